@@ -1,0 +1,46 @@
+# make serve                              serve the embedded digits model on http://127.0.0.1:8000
+# make train RECIPE=table DATA=rows.csv   train, and add the bundle to models/
+# make serve MODELS=models                serve what was trained
+# make test                               lint, types and tests
+# make test-all                           the same, with the long tests
+
+PYTHON ?= python3
+PORT   ?= 8000
+MODELS ?=
+RECIPE ?= digits
+DATA   ?=
+ARGS   ?=
+
+PIP := -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt
+
+.PHONY: serve train test test-all clean
+
+serve: .venv/serve/done
+	.venv/serve/bin/python -m service --port $(PORT) $(if $(MODELS),--models $(MODELS)) $(ARGS)
+
+train: .venv/train/done
+	.venv/train/bin/python -m training $(RECIPE) $(if $(DATA),--data $(DATA)) $(ARGS)
+
+test: .venv/test/done
+	.venv/test/bin/ruff check .
+	.venv/test/bin/ruff format --check .
+	.venv/test/bin/mypy
+	.venv/test/bin/coverage erase
+	.venv/test/bin/coverage run -m pytest $(if $(MARKERS),-m "$(MARKERS)",-m "not slow") $(ARGS)
+	.venv/test/bin/coverage combine --quiet
+	.venv/test/bin/coverage report
+
+test-all:
+	$(MAKE) test MARKERS="slow or not slow"
+
+clean:
+	rm -rf .venv build *.egg-info .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# An environment holds dependencies only: the code runs from this folder.
+.venv/serve/done: EXTRA :=
+.venv/train/done: EXTRA := [train]
+.venv/test/done:  EXTRA := [test]
+.venv/%/done: pyproject.toml .ci/constraints.txt
+	$(PYTHON) -m venv --clear .venv/$*
+	.venv/$*/bin/python $(PIP) --editable ".$(EXTRA)"
+	touch $@
