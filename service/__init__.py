@@ -1,0 +1,1 @@
+"""Lowerbound's service: encode, decode, sample and score with a variational autoencoder on ONNX Runtime."""

@@ -1,0 +1,36 @@
+"""Scores, and what they mean: conformal p-values against held-out normal data.
+
+Every score is a function of one row's bounds; larger is more anomalous.
+
+This module must not know about requests, graphs or torch.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+SCORES: dict[str, Callable[[Mapping[str, Array]], Array]] = {
+    "negative_elbo": lambda bounds: -bounds["elbo"],
+    "negative_log_evidence": lambda bounds: -bounds["log_evidence"],
+}
+
+
+def p_values(scores: Array, held_out: Array) -> npt.NDArray[np.float64]:
+    """Split-conformal p-values (Vovk et al. 2005; Bates et al. 2023, eq. 2): (1 + #{held-out ≥ score}) / (n + 1).
+
+    If a row is exchangeable with the held-out rows, its p-value is at most α with probability at most α, for every α;
+    the smallest possible value is 1 / (n + 1).
+
+    Args:
+        scores: Any shape.
+        held_out: Scores of n held-out normal rows, sorted ascending, shape (n,).
+
+    Returns:
+        One p-value in (0, 1] for each score, in the shape of `scores`.
+    """
+    at_least = held_out.size - np.searchsorted(held_out, scores, side="left")
+    return np.asarray((1.0 + at_least) / (held_out.size + 1.0), np.float64)

@@ -1,0 +1,103 @@
+"""Every exception the project raises on purpose, and the one table from exception to HTTP status.
+
+    LowerboundError
+    ├── BundleError             a bundle is damaged, tampered with, or of another format
+    ├── DeviceError             the device asked for cannot be used
+    ├── RequestError            the client's doing; may name the place in its data
+    │   ├── MalformedError      400  the bytes are not what their media type says
+    │   ├── NotFoundError       404  no such model, version or page
+    │   ├── NotAcceptableError  406  no answer in a media type the client accepts
+    │   ├── TooLargeError       413  more bytes, rows or draws than the service takes
+    │   ├── MediaTypeError      415  a body in a media type the endpoint does not read
+    │   └── InvalidError        422  readable, but not an instance of this model's data
+    └── ServiceError            the service's doing; the same request may succeed later
+        ├── OverloadedError     429  the queue is full; says when to come back
+        ├── NotReadyError       503  starting, draining, or failing its golden check
+        └── DeadlineError       504  the request's time ran out
+
+This module must not know about HTTP frameworks, models or arrays.
+"""
+
+from http import HTTPStatus
+
+
+class LowerboundError(Exception):
+    """Base of every error raised on purpose."""
+
+
+class BundleError(LowerboundError):
+    """A bundle that must not be served. The message names the file or field and what differs."""
+
+
+class DeviceError(LowerboundError):
+    """The device asked for cannot be used. The message says what is missing."""
+
+
+class RequestError(LowerboundError):
+    """A request that cannot be answered as it stands.
+
+    `location` is the place of the first offending value, in the client's own terms, as `instances[3][17]`,
+    `instances[3].age` or `query.num_draws`.
+    """
+
+    def __init__(self, detail: str, location: str | None = None) -> None:
+        super().__init__(detail if location is None else f"{location}: {detail}")
+        self.detail = detail
+        self.location = location
+
+
+class MalformedError(RequestError):
+    """The bytes are not what their media type says."""
+
+
+class NotFoundError(RequestError):
+    """No such model, version or page."""
+
+
+class NotAcceptableError(RequestError):
+    """No answer in a media type the client accepts."""
+
+
+class TooLargeError(RequestError):
+    """More bytes, rows or draws than the service takes."""
+
+
+class MediaTypeError(RequestError):
+    """A body in a media type the endpoint does not read."""
+
+
+class InvalidError(RequestError):
+    """Readable, but not an instance of this model's data."""
+
+
+class ServiceError(LowerboundError):
+    """The service cannot answer now; the same request may succeed later."""
+
+
+class OverloadedError(ServiceError):
+    """The queue is full. `retry_after` is the time in seconds that the queued work will take."""
+
+    def __init__(self, detail: str, retry_after: float) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class NotReadyError(ServiceError):
+    """The service is starting, draining, or its engine fails the golden check."""
+
+
+class DeadlineError(ServiceError):
+    """The request's time ran out before its rows were computed."""
+
+
+STATUS: dict[type[LowerboundError], HTTPStatus] = {
+    MalformedError: HTTPStatus.BAD_REQUEST,
+    NotFoundError: HTTPStatus.NOT_FOUND,
+    NotAcceptableError: HTTPStatus.NOT_ACCEPTABLE,
+    TooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    MediaTypeError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    InvalidError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    OverloadedError: HTTPStatus.TOO_MANY_REQUESTS,
+    NotReadyError: HTTPStatus.SERVICE_UNAVAILABLE,
+    DeadlineError: HTTPStatus.GATEWAY_TIMEOUT,
+}

@@ -1,0 +1,65 @@
+"""p-values are what they are defined to be, and false alarms come no more often than stated."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.calibration import SCORES, p_values
+from service.manifest import BOUNDS
+
+FEW_VALUES = st.integers(-3, 3).map(float)  # Few, so that ties are common.
+ANY_VALUES = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(
+    scores=st.lists(FEW_VALUES | ANY_VALUES, min_size=1, max_size=20),
+    held_out=st.lists(FEW_VALUES | ANY_VALUES, min_size=1, max_size=30),
+)
+def test_p_values_are_the_definition(scores: list[float], held_out: list[float]) -> None:
+    expected = [(1 + sum(other >= score for other in held_out)) / (len(held_out) + 1) for score in scores]
+    answer = p_values(np.array(scores), np.sort(held_out))
+    assert answer.dtype == np.float64
+    assert answer.tolist() == expected
+
+
+@given(scores=st.lists(ANY_VALUES, min_size=2, max_size=20), held_out=st.lists(ANY_VALUES, min_size=1, max_size=30))
+def test_stranger_rows_have_smaller_p_values(scores: list[float], held_out: list[float]) -> None:
+    answer = p_values(np.sort(scores), np.sort(held_out))
+    assert np.all(np.diff(answer) <= 0)
+    assert np.all((answer >= 1 / (len(held_out) + 1)) & (answer <= 1))
+
+
+def test_ties_count_as_at_least() -> None:
+    held_out = np.array([1.0, 2.0, 2.0, 2.0, 3.0])
+    assert (6 * p_values(np.array([0.5, 1.0, 2.0, 2.5, 3.0, 3.5]), held_out)).tolist() == [6, 6, 5, 2, 2, 1]
+
+
+def test_the_shape_is_that_of_the_scores() -> None:
+    held_out = np.arange(9.0)
+    assert p_values(np.float64(4.0), held_out).shape == ()
+    assert p_values(np.zeros((2, 0, 3)), held_out).shape == (2, 0, 3)
+    np.testing.assert_array_equal(p_values(np.array([[1.0, 9.0]]), held_out), [[0.9, 0.1]])
+
+
+@pytest.mark.parametrize("level", [0.01, 0.05, 0.1])
+@pytest.mark.parametrize("ties", [False, True])
+def test_false_alarms_come_no_more_often_than_stated(level: float, ties: bool) -> None:
+    """Exchangeable rows, 20,000 times a new calibration of 199: P(p ≤ α) = α exactly without ties, at most α with."""
+    rng = np.random.default_rng(5)
+    trials = 20_000
+    scores = rng.gamma(2.0, size=(trials, 200))
+    if ties:
+        scores = np.round(scores)
+    alarms = sum(p_values(row[:1], np.sort(row[1:]))[0] <= level for row in scores)
+    margin = 3 * np.sqrt(level * (1 - level) * trials)
+    assert alarms <= level * trials + margin
+    if not ties:
+        assert alarms >= level * trials - margin
+
+
+def test_scores_are_larger_for_worse_bounds() -> None:
+    better, worse = ({name: np.array([value]) for name in BOUNDS} for value in (-1.0, -100.0))
+    assert set(SCORES) == {"negative_elbo", "negative_log_evidence"}
+    for score in SCORES.values():
+        assert score(worse) > score(better)
