@@ -1,0 +1,59 @@
+"""The application: reads the models, wires the routes. Nothing happens at import."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import Depends, FastAPI
+
+from service.model import Limits
+from service.problems import Envelope, answer_with_problems
+from service.repository import Repository
+from service.routes import decode, elbo, encode, health, model, sample
+from service.routes.description import complete_openapi, named, versioned
+from service.settings import Settings
+
+logger = logging.getLogger("service")
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The service as an ASGI application, all models read, verified and on their device.
+
+    Raises:
+        BundleError: A bundle must not be served.
+        DeviceError: The device asked for cannot be used.
+    """
+    limits = Limits(settings.max_batch, settings.max_queue, settings.max_draws, settings.lanes)
+    repository = Repository(settings.models, settings.default_model, settings.device, limits)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        for served in repository:
+            served.start()
+            logger.info("serving %s %d on %s", served.manifest.name, served.manifest.version, served.engine.device)
+        yield
+        await asyncio.gather(*(served.stop() for served in repository))
+
+    app = FastAPI(
+        title="Lowerbound",
+        summary="Encode, decode, sample, and score by the evidence lower bound.",
+        lifespan=lifespan,
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+    )
+    app.state.settings = settings
+    app.state.repository = repository
+    by_name = [Depends(named)]
+    by_version = [Depends(named), Depends(versioned)]
+    for family in (encode, decode, sample, elbo, model):
+        app.include_router(family.router, tags=["default model"])
+        app.include_router(family.router, prefix="/models/{name}", dependencies=by_name, tags=["by name"])
+        app.include_router(
+            family.router, prefix="/models/{name}/versions/{version}", dependencies=by_version, tags=["by version"]
+        )
+    app.include_router(model.index, tags=["repository"])
+    app.include_router(health.router, tags=["health"])
+    complete_openapi(app)
+    answer_with_problems(app)
+    app.add_middleware(Envelope, timeout=settings.timeout)
+    return app

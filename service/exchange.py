@@ -1,0 +1,109 @@
+"""One exchange over HTTP: read the body within its limit, agree on media types, render the answer with its headers.
+
+This module must not know what the values mean or how they are computed.
+"""
+
+from fastapi import Request, Response
+
+from service.bundle import Array
+from service.codecs import READERS, WRITERS, Columns, Json, Npy, Png, Writer
+from service.errors import InvalidError, MediaTypeError, NotAcceptableError, TooLargeError
+from service.instances import picture, render_by_column, render_records
+from service.manifest import ImageInput, TabularInput
+from service.model import Model
+
+MODEL_HEADERS = {
+    "Lowerbound-Model": "The model's name.",
+    "Lowerbound-Version": "Its version.",
+    "Lowerbound-Bundle": "SHA-256 of its manifest.",
+    "Lowerbound-Device": "The device in use.",
+}
+
+
+async def read_body(request: Request, field: str) -> object:
+    """The values in a request's body, as its `Content-Type` says to read them; JSON where it says nothing.
+
+    Raises:
+        MediaTypeError: No codec reads that type, or the body is compressed.
+        TooLargeError: More bytes than `max_body`; the rest is not read.
+        MalformedError: See `Reader.decode`.
+        InvalidError: See `Reader.decode`.
+    """
+    media_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    reader = READERS.get(media_type)
+    if reader is None:
+        raise MediaTypeError(f"bodies of {media_type!r} are not read; send {', '.join(READERS)}", "header.Content-Type")
+    if encoding := request.headers.get("content-encoding"):
+        raise MediaTypeError(f"{encoding!r} bodies are not read; send it plain", "header.Content-Encoding")
+    limit: int = request.app.state.settings.max_body
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        raise TooLargeError(f"{int(declared):,} bytes; at most {limit:,} are read", "body")
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise TooLargeError(f"more than {limit:,} bytes, which is all that is read", "body")
+        chunks.append(chunk)
+    return reader.decode(b"".join(chunks), field)
+
+
+def choose_writer(request: Request, *extra: str) -> Writer:
+    """What writes the answer: the best match of the request's `Accept` among JSON, .npy and the types in `extra`.
+
+    Raises:
+        NotAcceptableError: The client accepts none of them.
+    """
+    offers = [Json.media_type, Npy.media_type, *extra]
+    ranges = _accepted(request.headers.get("accept", "*/*"))
+    best, quality = "", 0.0
+    for offer in offers:
+        matching = [(name.count("*"), -q) for name, q in ranges if _matches(offer, name)]
+        # The most specific range decides; among equals the first offer, JSON, wins.
+        offered = -min(matching)[1] if matching else 0.0
+        if offered > quality:
+            best, quality = offer, offered
+    if not best:
+        raise NotAcceptableError(f"the answers are {', '.join(offers)}", "header.Accept")
+    return WRITERS[best]
+
+
+def respond(model: Model, writer: Writer, columns: dict[str, Array]) -> Response:
+    """An answer, naming the model that gave it; a picture shows its `instances` and nothing else."""
+    data = model.manifest.input
+    shown: Columns = columns
+    if isinstance(data, ImageInput) and writer.media_type == Png.media_type:
+        shown = {"picture": picture(columns["instances"], data)}
+    elif isinstance(data, TabularInput) and writer.media_type == Json.media_type:
+        render = {"instances": render_records, "feature_log_likelihood": render_by_column}
+        shown = {name: render[name](x, data) if name in render else x for name, x in columns.items()}
+    return Response(writer.encode(shown), media_type=writer.media_type, headers=identify(model))
+
+
+def picture_type(model: Model) -> tuple[str, ...]:
+    """The media types, beside those of all answers, that instances of this model can be shown in."""
+    return (Png.media_type,) if isinstance(model.manifest.input, ImageInput) else ()
+
+
+def identify(model: Model) -> dict[str, str]:
+    """The headers that say which model answered, on what device."""
+    manifest = model.manifest
+    values = (manifest.name, str(manifest.version), model.bundle.digest, model.engine.device)
+    return dict(zip(MODEL_HEADERS, values, strict=True))
+
+
+def _accepted(header: str) -> list[tuple[str, float]]:
+    ranges = []
+    for part in header.split(","):
+        name, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        quality = next((value[2:] for value in parameters if value.startswith("q=")), "1")
+        try:
+            ranges.append((name, float(quality)))
+        except ValueError as error:
+            raise InvalidError(f"{quality!r} is no quality", "header.Accept") from error
+    return ranges
+
+
+def _matches(offer: str, accepted: str) -> bool:
+    return accepted in {offer, "*/*", offer.partition("/")[0] + "/*"}

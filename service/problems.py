@@ -1,0 +1,116 @@
+"""Errors as answers: every failure leaves as RFC 9457 problem+json, under the request's id.
+
+This module must not know about models.
+"""
+
+import asyncio
+import logging
+import math
+import re
+import uuid
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import STATUS, DeadlineError, LowerboundError, OverloadedError, RequestError
+from service.schemas import Problem
+
+PROBLEM_MEDIA_TYPE = "application/problem+json"
+REQUEST_ID_HEADER = "X-Request-ID"
+
+_REQUEST_ID = re.compile(r"[!-~]{1,128}")
+"""Ids that are echoed: visible ASCII, of a length that fits a log line; any other is replaced."""
+
+logger = logging.getLogger("service")
+
+
+class Envelope:
+    """ASGI middleware around every request: its id, its time limit, and an answer even to the unforeseen.
+
+    Args:
+        app: What is inside.
+        timeout: Seconds after which a request is given up.
+    """
+
+    def __init__(self, app: ASGIApp, timeout: float) -> None:
+        self._app = app
+        self._timeout = timeout
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        started = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+            await send(message)
+
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            if started:
+                raise
+            if isinstance(error, TimeoutError):
+                answer = _render(DeadlineError(f"not answered within {self._timeout:g} seconds"))
+            else:
+                logger.exception("request %s failed", request_id)
+                answer = _problem(
+                    HTTPStatus.INTERNAL_SERVER_ERROR, f"a fault of the service; see its log for {request_id}"
+                )
+            await answer(scope, receive, send_with_id)
+
+
+def answer_with_problems(app: FastAPI) -> None:
+    """Make every error of the application's handlers, and of FastAPI itself, a problem."""
+
+    @app.exception_handler(LowerboundError)
+    async def _(request: Request, error: LowerboundError) -> JSONResponse:
+        return _render(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def _(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        location = ".".join(str(part) for part in first["loc"])
+        return _problem(HTTPStatus.UNPROCESSABLE_ENTITY, first["msg"], location)
+
+    @app.exception_handler(HTTPException)
+    async def _(request: Request, error: HTTPException) -> JSONResponse:
+        answer = _problem(HTTPStatus(error.status_code), f"{request.method} {request.url.path}")
+        answer.headers.update(error.headers or {})
+        return answer
+
+
+def _render(error: LowerboundError) -> JSONResponse:
+    status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+    answer = (
+        _problem(status, error.detail, error.location)
+        if isinstance(error, RequestError)
+        else _problem(status, str(error))
+    )
+    if isinstance(error, OverloadedError):
+        answer.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    return answer
+
+
+def _problem(status: HTTPStatus, detail: str, location: str | None = None) -> JSONResponse:
+    problem = Problem(
+        title=status.phrase, status=status.value, detail=_writable(detail), location=location and _writable(location)
+    )
+    return JSONResponse(problem.model_dump(exclude_none=True), status, media_type=PROBLEM_MEDIA_TYPE)
+
+
+def _writable(text: str) -> str:
+    """The text with escapes for lone surrogates, which a client's JSON strings can hold and UTF-8 cannot."""
+    return text.encode(errors="backslashreplace").decode()

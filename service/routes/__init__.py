@@ -1,0 +1,1 @@
+"""The HTTP surface, one file per family. Every handler reads: parse → submit → render."""

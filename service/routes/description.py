@@ -1,0 +1,92 @@
+"""What the routes share in the OpenAPI page, and how a path finds its model."""
+
+import re
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Path, Request
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from service.codecs import READERS, Json
+from service.errors import STATUS, LowerboundError, NotFoundError, OverloadedError
+from service.exchange import MODEL_HEADERS
+from service.manifest import ModelName
+from service.model import Model
+from service.problems import PROBLEM_MEDIA_TYPE, REQUEST_ID_HEADER
+from service.repository import Repository
+from service.schemas import Instances, Latents, Problem
+
+_VERSION = re.compile(r"[1-9][0-9]{0,8}")
+_REFERENCE = "#/components/schemas/{model}"
+_UNSEEN = (Problem, Instances, Latents)
+_BINARY = {"type": "string", "format": "binary"}
+
+
+async def served_model(request: Request) -> Model:
+    """The model that the path names: `/models/{name}[/versions/{version}]`, or the default."""
+    repository: Repository = request.app.state.repository
+    name, version = request.path_params.get("name"), request.path_params.get("version")
+    if version is not None and not _VERSION.fullmatch(version):
+        raise NotFoundError(f"{version!r} is no version", "path.version")
+    return repository.get(name, version and int(version))
+
+
+ServedModel = Annotated[Model, Depends(served_model)]
+
+
+async def named(name: Annotated[ModelName, Path(description="The model.")]) -> None:
+    """Describes the path parameter `name`."""
+
+
+async def versioned(version: Annotated[int, Path(ge=1, description="Its version.")]) -> None:
+    """Describes the path parameter `version`."""
+
+
+def complete_openapi(app: FastAPI) -> None:
+    """Add to the OpenAPI page the schemas that handlers refer to but FastAPI does not see: it reads no body here."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            page = FastAPI.openapi(app)
+            _, schemas = models_json_schema([(model, "validation") for model in _UNSEEN], ref_template=_REFERENCE)
+            page["components"]["schemas"] |= schemas["$defs"]
+        return app.openapi_schema or {}
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def body(schema: type[BaseModel]) -> dict[str, Any]:
+    """An OpenAPI request body: `schema` as JSON, or one array in a binary format."""
+    content = {name: {"schema": _refer(schema) if name == Json.media_type else _BINARY} for name in READERS}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def answers(schema: type[BaseModel], *media_types: str) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI responses of an endpoint that computes: its answer in each media type, and every problem."""
+    content = {name: {"schema": _BINARY} for name in ("application/x-npy", *media_types)}
+    ok = {"model": schema, "content": content, "headers": _headers(MODEL_HEADERS)}
+    return {200: ok} | problems(*STATUS)
+
+
+def problems(*errors: type[LowerboundError]) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI responses for these errors."""
+    described: dict[int | str, dict[str, Any]] = {}
+    for error in errors:
+        headers = {"Retry-After": "Seconds after which to try again."} if error is OverloadedError else {}
+        described[STATUS[error].value] = {
+            "description": (error.__doc__ or "").partition("\n")[0],
+            "content": {PROBLEM_MEDIA_TYPE: {"schema": _refer(Problem)}},
+            "headers": _headers(headers),
+        }
+    return described
+
+
+def _refer(schema: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": _REFERENCE.format(model=schema.__name__)}
+
+
+def _headers(described: dict[str, str]) -> dict[str, Any]:
+    everywhere = {REQUEST_ID_HEADER: "The request's own, or a new one."}
+    return {
+        name: {"description": text, "schema": {"type": "string"}} for name, text in (described | everywhere).items()
+    }

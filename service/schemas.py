@@ -1,0 +1,154 @@
+"""Request and response bodies and query parameters: shapes, units and limits, as the OpenAPI page shows them.
+
+Bodies are read and written by the codecs; these classes describe them to people and to client generators.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.manifest import Category, Manifest
+
+Rows = Annotated[list[float], Field(description="One value per instance.")]
+NullableRows = list[float | None]
+Nested = list[float] | list[list[float]] | list[list[list[float]]]
+TableRecord = dict[str, Category | None]
+
+Seed = Annotated[int | None, Field(ge=0, lt=2**32, description="Names the random numbers; the bundle's own if absent.")]
+NumDraws = Annotated[int | None, Field(ge=1, description="K, draws of z per row; the bundle's own if absent.")]
+
+
+class Query(BaseModel):
+    """Base of the query parameters: an unknown one is an error, not a default in disguise."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EncodeQuery(Query):
+    """Parameters of `POST /encode`."""
+
+    num_draws: int = Field(default=0, ge=0, description="S, posterior draws per row to add to the answer.")
+    seed: Seed = None
+
+
+class DecodeQuery(Query):
+    """Parameters of `POST /decode`."""
+
+    draw: bool = Field(default=False, description="Draw from p(x|z) instead of taking its expectation.")
+    seed: Seed = None
+
+
+class SampleQuery(Query):
+    """Parameters of `GET /sample`."""
+
+    n: int = Field(default=16, ge=1, description="How many instances.")
+    seed: Seed = None
+    temperature: float = Field(default=1.0, ge=0, le=100, description="Factor on the prior's standard deviation.")
+
+
+class ElboQuery(Query):
+    """Parameters of `POST /elbo`."""
+
+    num_draws: NumDraws = None
+    seed: Seed = None
+    score: Literal["negative_elbo", "negative_log_evidence"] | None = Field(
+        default=None, description="Which score to report; the bundle's default if absent."
+    )
+    explain: bool = Field(default=False, description="Add where the bound comes from, by feature and by latent.")
+
+
+class Instances(BaseModel):
+    """Raw data in the units of the training file."""
+
+    instances: Annotated[
+        list[TableRecord] | list[list[float | Category | None]] | list[Nested], Field(min_length=1)
+    ] = Field(
+        description="Images: nested arrays (height, width[, channels]) of pixel values. Tables: records by column "
+        "name, or arrays in column order; null where a value is missing."
+    )
+
+
+class Latents(BaseModel):
+    """Points of the latent space."""
+
+    latents: Annotated[list[list[float]], Field(min_length=1)] = Field(description="Shape (batch, L).")
+
+
+class EncodeAnswer(BaseModel):
+    """The approximate posterior q(z|x) = N(mean, diag exp(log_variance)) of each instance."""
+
+    mean: list[list[float]] = Field(description="Shape (batch, L).")
+    log_variance: list[list[float]] = Field(description="Shape (batch, L).")
+    draws: list[list[list[float]]] | None = Field(default=None, description="Shape (batch, S, L), with num_draws=S.")
+
+
+class DecodeAnswer(BaseModel):
+    """Instances in data units."""
+
+    instances: list[TableRecord] | list[Nested] = Field(
+        description="E[x|z], or draws from p(x|z). Tables: records; a categorical column's expectation is its most "
+        "probable category."
+    )
+
+
+class SampleAnswer(DecodeAnswer):
+    """Latents from the prior and the instances decoded from them."""
+
+    latents: list[list[float]] = Field(description="Shape (n, L).")
+
+
+class ElboAnswer(BaseModel):
+    """Bounds on log p(x) in nats per instance; p is a density in the units sent, with all normalising constants."""
+
+    elbo: Rows = Field(description="log_likelihood - kl: the evidence lower bound, mean over the K draws.")
+    log_likelihood: Rows = Field(description="Mean of log p(x|z) over the draws.")
+    kl: Rows = Field(description="KL(q(z|x) || p(z)).")
+    standard_error: NullableRows = Field(
+        description="Of log_likelihood, as if draws were independent: Sobol draws do better. null for K = 1."
+    )
+    log_evidence: Rows = Field(description="The importance-weighted bound: log of the mean weight p(x,z)/q(z|x).")
+    ess: Rows = Field(description="Effective share of the draws, (sum w)^2 / (K sum w^2), 1/K to 1.")
+    score: Rows = Field(description="The chosen score; larger is more anomalous.")
+    p_value: NullableRows = Field(
+        description="(1 + number of held-out scores at least as large) / (n + 1). null under draws, a seed or a score "
+        "other than the calibrated ones, where it would not be valid."
+    )
+    feature_log_likelihood: list[Nested] | list[dict[str, float]] | None = Field(
+        default=None, description="With explain: by pixel or column, nats; adds up to log_likelihood."
+    )
+    latent_kl: list[list[float]] | None = Field(
+        default=None, description="With explain: shape (batch, L); adds up to kl."
+    )
+
+
+class ModelAnswer(BaseModel):
+    """What is being served."""
+
+    manifest: Manifest
+    bundle: str = Field(description="SHA-256 of manifest.json, which holds the digest of every other file.")
+    device: str = Field(description="The device in use.")
+    golden_error: float | None = Field(
+        description="Largest error of the golden ELBOs now, as a share of the tolerance; null if no number."
+    )
+
+
+class ModelsAnswer(BaseModel):
+    """The served versions of every model, oldest first."""
+
+    models: dict[str, list[int]]
+
+
+class Health(BaseModel):
+    """A health check's answer."""
+
+    status: Literal["live", "ready"]
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details."""
+
+    type: Literal["about:blank"] = "about:blank"
+    title: str = Field(description="The status in words.")
+    status: int
+    detail: str = Field(description="What is wrong, for people.")
+    location: str | None = Field(default=None, description="The first offending value, as instances[3][17].")

@@ -1,0 +1,40 @@
+"""Every option of the service: one field, one environment variable `LOWERBOUND_*`, one command-line flag."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.engine import Device
+from service.noise import MAX_DRAWS
+from service.repository import DEFAULT_REPOSITORY
+
+
+class Settings(BaseSettings):
+    """Serve variational autoencoders: encode, decode, sample, and score by the evidence lower bound."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LOWERBOUND_",
+        frozen=True,
+        cli_prog_name="python -m service",
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+    )
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    models: Path = Field(default=DEFAULT_REPOSITORY, description="Folder of bundles, <name>/<version>/.")
+    default_model: str | None = Field(
+        default=None, description="Model of the paths that name none, where there are several."
+    )
+    device: Device = Field(default="auto", description="cpu; cuda, which refuses to start without a GPU; or auto.")
+    lanes: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="Batches computed at once.")
+    max_batch: int = Field(default=512, ge=1, description="Most rows x draws in one engine call.")
+    max_queue: int = Field(default=2**18, ge=1, description="Most rows x draws waiting, and in one request.")
+    max_draws: int = Field(default=4096, ge=1, le=MAX_DRAWS, description="Most draws for one row.")
+    max_body: int = Field(default=64 * 2**20, ge=1, description="Most bytes in a request's body.")
+    timeout: float = Field(default=30.0, gt=0, description="Seconds after which a request is given up.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What is logged.")

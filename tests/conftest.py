@@ -1,0 +1,62 @@
+"""Fixtures shared by all tests: real server processes, and the client that talks to them."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+Serve = Callable[..., AbstractContextManager[httpx.Client]]
+
+
+@contextmanager
+def run_server(*arguments: str, log: Path) -> Iterator[httpx.Client]:
+    """Run `python -m service` with these arguments on a free port, and give a client of it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "service", "--port", str(port), *arguments]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("LOWERBOUND_")}
+    with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output, env=environment) as process:
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+                _wait_until_ready(client, process, log)
+                yield client
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+
+
+def _wait_until_ready(client: httpx.Client, process: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(600):
+        if process.poll() is not None:
+            break
+        try:
+            if client.get("/health/ready").is_success:
+                return
+        except httpx.TransportError:
+            time.sleep(0.1)
+    pytest.fail(f"the service did not start:\n{log.read_text()}")
+
+
+@pytest.fixture(scope="session")
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Serve:
+    """Start a server for a `with` block: `with serve("--models", folder) as client`."""
+
+    def start(*arguments: str) -> AbstractContextManager[httpx.Client]:
+        return run_server(*arguments, log=tmp_path_factory.mktemp("server") / "log")
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def digits(serve: Serve) -> Iterator[httpx.Client]:
+    """A client of a server of the embedded default bundle."""
+    with serve() as client:
+        yield client

@@ -1,0 +1,136 @@
+"""Imports point downward only, and nothing of training is among them."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import service
+
+ROOT = Path(service.__file__).parent
+FORBIDDEN = ("torch", "training", "onnx", "sklearn", "pyarrow", "accelerate")
+
+LAYERS = [
+    {"errors", "calibration", "noise"},
+    {"manifest"},
+    {"bundle"},
+    {"engine", "codecs", "instances"},
+    {"batcher"},
+    {"model"},
+    {"repository"},
+    {"schemas", "settings", "exchange"},
+    {"problems"},
+    {"routes.description"},
+    {"routes.decode", "routes.elbo", "routes.encode", "routes.health", "routes.model", "routes.sample"},
+    {"app"},
+    {"__main__"},
+]
+"""A module imports from the layers above it in this list, never from its own or from those below."""
+
+HTTP = {"fastapi", "starlette", "uvicorn", "httpx"}
+MUST_NOT_KNOW = {
+    "errors": HTTP | {"numpy"},
+    "manifest": HTTP | {"onnxruntime", "os", "io"},
+    "bundle": HTTP | {"onnxruntime"},
+    "noise": HTTP | {"onnxruntime"},
+    "calibration": HTTP | {"onnxruntime"},
+    "codecs": HTTP | {"onnxruntime"},
+    "instances": HTTP | {"onnxruntime", "json", "orjson"},
+    "engine": HTTP | {"asyncio"},
+    "batcher": HTTP | {"onnxruntime"},
+    "model": HTTP | {"onnxruntime", "json", "orjson"},
+    "repository": HTTP,
+}
+"""What the modules' docstrings say, in imports."""
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the service but the packages' own, which only hold a docstring."""
+    paths = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in ROOT.rglob("*.py")}
+    return {name: path for name, path in paths.items() if not name.endswith("__init__")}
+
+
+def imports(path: Path) -> set[str]:
+    """The full names of what a file imports, wherever in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def of_service(path: Path) -> set[str]:
+    """The modules of the service that a file imports."""
+    names = {name.removeprefix("service.") for name in imports(path) if name.startswith("service.")}
+    return {module for module in modules() for name in names if f"{name}.".startswith(f"{module}.")}
+
+
+def test_every_module_has_its_layer() -> None:
+    listed = [module for layer in LAYERS for module in layer]
+    assert sorted(listed) == sorted(modules())
+
+
+@pytest.mark.parametrize("module", modules())
+def test_imports_point_downward(module: str) -> None:
+    below: set[str] = set()
+    for layer in LAYERS:
+        if module in layer:
+            break
+        below |= layer
+    assert of_service(modules()[module]) <= below
+
+
+def test_imports_are_found() -> None:
+    assert of_service(modules()["app"]) >= {"model", "repository", "routes.elbo", "settings"}
+    assert of_service(modules()["model"]) >= {"noise", "batcher", "bundle"}
+
+
+@pytest.mark.parametrize("module", MUST_NOT_KNOW)
+def test_modules_do_not_know_what_they_must_not(module: str) -> None:
+    known = {name.partition(".")[0] for name in imports(modules()[module])}
+    assert not known & MUST_NOT_KNOW[module]
+
+
+@pytest.mark.parametrize("module", modules())
+def test_nothing_of_training_is_named(module: str) -> None:
+    assert not {name.partition(".")[0] for name in imports(modules()[module])} & set(FORBIDDEN)
+
+
+HOOK = f"""
+import importlib.abc, runpy, sys
+
+class Refuse(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {FORBIDDEN!r}:
+            raise ImportError(name + " must not be imported")
+
+sys.meta_path.insert(0, Refuse())
+"""
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", HOOK + code]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_the_hook_refuses() -> None:
+    assert "torch must not be imported" in run("import torch").stderr
+    assert "training must not be imported" in run("import training.recipes").stderr
+
+
+def test_the_service_runs_where_training_cannot_be_imported() -> None:
+    names = ", ".join(f"service.{name}" for name in modules() if name != "__main__")
+    process = run(f"import {names}\nservice.app.create_app(service.settings.Settings())\nprint('made')")
+    assert (process.returncode, process.stdout, process.stderr) == (0, "made\n", "")
+
+
+def test_the_command_line_runs_where_training_cannot_be_imported() -> None:
+    process = run("sys.argv = ['service', '--help']\nrunpy.run_module('service', run_name='__main__')")
+    assert process.returncode == 0, process.stderr
+    for option in ("--models", "--device", "--max-queue", "--timeout", "--default-model"):
+        assert option in process.stdout
