@@ -1,0 +1,25 @@
+"""Data sources: each reads one kind of file into a `Dataset`, schema and rows together, or names what is wrong.
+
+A new source is one class in its own file and one entry in `AnySource`. This package must not know about torch.
+"""
+
+from typing import Annotated, get_args
+
+from pydantic import Field
+
+from training.datasets.digits import Digits
+from training.datasets.idx import Idx
+from training.datasets.image_folder import ImageFolder
+from training.datasets.numpy_arrays import NumpyArrays
+from training.datasets.source import DataError, Dataset, Source
+from training.datasets.splits import SplitRecipe, Splits, split
+from training.datasets.table import Table
+
+AnySource = Annotated[Digits | Idx | ImageFolder | NumpyArrays | Table, Field(discriminator="kind")]
+"""Any source, as a field of a recipe: `kind` chooses the class, the other keys are its options."""
+
+DATASETS: dict[str, type[Source]] = {
+    source.model_fields["kind"].default: source for source in get_args(get_args(AnySource)[0])
+}
+
+__all__ = ["DATASETS", "AnySource", "DataError", "Dataset", "Source", "SplitRecipe", "Splits", "split"]

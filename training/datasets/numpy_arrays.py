@@ -1,0 +1,82 @@
+"""NumPy files: a table of numbers, or images."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from service.manifest import NumericColumn, TabularInput
+from training.datasets.source import DataError, Dataset, Source, existing, image_dataset, inexact, reading
+
+
+class NumpyArrays(Source):
+    """A `.npy` file, or the array named `X` or `x`, or else the only one, of an `.npz` file.
+
+    Two dimensions are a table of numeric columns `x0`, `x1`, …, NaN where a cell is missing. Three or four are images
+    (rows, height, width) or (rows, height, width, channels): whole numbers are levels from 0 to 255, booleans levels
+    from 0 to 1, and floating-point numbers lie in [0, 1] and become float32.
+    """
+
+    kind: Literal["numpy"] = "numpy"
+
+    def load(self, path: Path | None) -> Dataset:
+        path = existing(path)
+        array = _read(path)
+        if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+            raise DataError(f"{path}: dtype {array.dtype} is not of real numbers of at most 64 bits")
+        if not array.size:
+            raise DataError(f"{path}: shape {array.shape} holds nothing")
+        if array.dtype.kind == "f":
+            _refuse(path, array, np.isinf(array), "is infinite")
+        return _table(path, array) if array.ndim == 2 else _images(path, array)
+
+
+def _read(path: Path) -> npt.NDArray[Any]:
+    with reading(path):
+        match path.suffix.lower():
+            case ".npy":
+                with path.open("rb") as file:
+                    array: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+                    if file.read(1):
+                        raise DataError(f"{path}: trailing bytes after the array")
+                return array
+            case ".npz":
+                with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
+                    names = [name for name in ("X", "x") if name in archive.files] or archive.files
+                    if len(names) != 1:
+                        raise DataError(f"{path}: holds {', '.join(archive.files) or 'nothing'}; name one array X")
+                    return np.asarray(archive[names[0]])
+    raise DataError(f"{path}: neither .npy nor .npz")
+
+
+def _table(path: Path, array: npt.NDArray[Any]) -> Dataset:
+    if array.dtype.kind in "iu":
+        _refuse(path, array, inexact(array), "is a whole number that float64 cannot hold exactly")
+    rows = array.astype(np.float64)
+    missing = np.isnan(rows)
+    # Processors give NaNs of either sign: rows that differ in nothing else are the same row.
+    rows[missing] = np.nan
+    if (empty := np.flatnonzero(missing.all(axis=0))).size:
+        raise DataError(f"{path}: column {empty[0]} has no value in any row")
+    return Dataset(TabularInput(columns=tuple(NumericColumn(name=f"x{i}") for i in range(rows.shape[1]))), rows)
+
+
+def _images(path: Path, array: npt.NDArray[Any]) -> Dataset:
+    match array.dtype.kind:
+        case "b":
+            return image_dataset(path, array.astype(np.uint8), high=1)
+        case "f":
+            # Negated, so that NaN is outside too.
+            _refuse(path, array, ~((array >= 0) & (array <= 1)), "is not in [0, 1], where floating-point pixels lie")
+            return image_dataset(path, array.astype(np.float32), high=1)
+        case _:
+            _refuse(path, array, (array < 0) | (array > 255), "is not a level from 0 to 255")
+            return image_dataset(path, array.astype(np.uint8))
+
+
+def _refuse(path: Path, array: npt.NDArray[Any], where: npt.NDArray[np.bool_], reason: str) -> None:
+    """Raise a DataError that names the first place, if any, where the mask is true."""
+    if where.any():
+        index = np.unravel_index(np.argmax(where), where.shape)
+        raise DataError(f"{path}: [{', '.join(map(str, index))}] = {array[index]} {reason}")

@@ -1,0 +1,108 @@
+"""What every data source gives: a `Dataset`, all its rows in memory with their schema, or a `DataError`.
+
+This module must not know about torch, splits, or any particular file format.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+
+from service.errors import LowerboundError
+from service.manifest import ImageInput, TabularInput
+
+EXACT = 2**53
+"""Beyond it float64 skips whole numbers."""
+
+
+class DataError(LowerboundError):
+    """A data file that can't be used. The message names the file and, where they apply, the row and the column."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """All rows of a source, in data units."""
+
+    input: ImageInput | TabularInput
+    rows: npt.NDArray[Any]
+    """(N, *input.shape), of dtype `input.dtype`; NaN is a missing cell of a table."""
+    num_test: int = 0
+    """The last `num_test` rows are the source's own test set."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, of the schema (its JSON) and of the rows' dtype, shape and bytes in C order."""
+        digest = hashlib.sha256(f"{self.input.model_dump_json()}\n{self.rows.dtype.str}{self.rows.shape}\n".encode())
+        digest.update(np.ascontiguousarray(self.rows).data)
+        return digest.hexdigest()
+
+
+class Source(BaseModel, ABC):
+    """Where data comes from and how to read it. The fields of a subclass are its options in a recipe."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+
+    @abstractmethod
+    def load(self, path: Path | None) -> Dataset:
+        """Read the data at `path`, which is None for a source that needs no file.
+
+        Raises:
+            DataError: The data is absent, damaged, or not what this source reads.
+        """
+
+
+def existing(path: Path | None) -> Path:
+    """Return the path, for a source that can't do without.
+
+    Raises:
+        DataError: There is none, or nothing lies there.
+    """
+    if path is None:
+        raise DataError("this kind of data needs a path")
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder")
+    return path
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn whatever a reader raises for a damaged file into a DataError that names the file."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:  # The decoders raise a dozen kinds for damaged files.
+        # The text of an OSError may repeat the path; a decoder's own has no strerror.
+        raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def image_dataset(path: Path, rows: npt.NDArray[Any], high: float = 255, num_test: int = 0) -> Dataset:
+    """Images (N, height, width) or (N, height, width, channels), uint8 or float32, whose values lie in [0, high].
+
+    Raises:
+        DataError: The array has another number of dimensions, a size of zero, or neither 1 nor 3 channels.
+    """
+    if rows.ndim not in (3, 4) or not rows.size:
+        raise DataError(f"{path}: shape {rows.shape} is not (rows, height, width) or (rows, height, width, channels)")
+    if rows.ndim == 4 and rows.shape[3] not in (1, 3):
+        raise DataError(f"{path}: shape {rows.shape} has {rows.shape[3]} channels; channels come last and are 1 or 3")
+    schema = {"shape": rows.shape[1:], "dtype": rows.dtype.name, "low": 0, "high": high}
+    return Dataset(ImageInput.model_validate(schema), rows, num_test)
+
+
+def inexact(numbers: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Which integers float64 cannot hold: those whose odd part needs more than 53 bits. Any shape."""
+    # The smallest int64 is its own absolute value, and wraps to the right 2**63.
+    size = np.abs(numbers).astype(np.uint64)
+    lowest_bit = size & (~size + np.uint64(1))
+    return np.asarray(size // np.maximum(lowest_bit, np.uint64(1)) >= EXACT)

@@ -1,0 +1,97 @@
+"""Disjoint parts of a dataset, such that no two identical rows lie in different parts.
+
+This module must not know where rows come from or what is done with the parts.
+"""
+
+import hashlib
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
+
+from service import manifest
+from training.datasets.source import DataError, Dataset
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Indices = npt.NDArray[np.int64]
+
+
+class SplitRecipe(BaseModel):
+    """The share of the rows that each part gets; what is left is for training."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    validation: Fraction = 0.1
+    calibration: Fraction = 0.2
+    test: Fraction = 0.2
+    seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _leaves_training_rows(self) -> Self:
+        if self.validation + self.calibration + self.test >= 1:
+            raise ValueError("validation, calibration and test must add up to less than 1: the rest is for training")
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """Row numbers of each part, ascending. The parts are disjoint and cover all rows."""
+
+    train: Indices
+    validation: Indices
+    calibration: Indices
+    test: Indices
+
+    def record(self) -> dict[str, manifest.Split]:
+        """Every part's size and the SHA-256 of its row numbers as little-endian int64."""
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            name: manifest.Split(rows=len(rows), sha256=hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest())
+            for name, rows in parts.items()
+        }
+
+
+def split(dataset: Dataset, recipe: SplitRecipe) -> Splits:
+    """Divide the rows at random; the same dataset and recipe always give the same parts.
+
+    Byte-identical rows stay together, so that a part's size may miss its share by half such a group. A source's own
+    test set is the test part, whole, whether or not it repeats other rows, because published figures are made on it as
+    it is; the fractions for validation and calibration are then of the other rows.
+
+    Raises:
+        DataError: There are fewer distinct rows than parts.
+    """
+    num_rows = len(dataset.rows) - dataset.num_test
+    fractions = {"validation": recipe.validation, "calibration": recipe.calibration}
+    if not dataset.num_test:
+        fractions["test"] = recipe.test
+    parts = _divide(dataset.rows[:num_rows], np.array(list(fractions.values())), recipe.seed)
+    official = {"test": np.arange(num_rows, len(dataset.rows))} if dataset.num_test else {}
+    return Splits(**dict(zip((*fractions, "train"), parts, strict=True)), **official)
+
+
+def _divide(rows: npt.NDArray[Any], fractions: npt.NDArray[np.float64], seed: int) -> list[Indices]:
+    """Row numbers for each fraction of the (N, ...) rows and, last, for the remainder."""
+    num_cuts = len(fractions)
+    if len(rows) <= num_cuts:
+        raise DataError(f"{len(rows)} rows are too few for {num_cuts + 1} parts")
+    flat = np.ascontiguousarray(rows).reshape(len(rows), -1)
+    # Compared as bytes, a missing cell (NaN) equals itself.
+    keys = flat.view(np.dtype((np.void, flat.itemsize * flat.shape[1])))[:, 0]
+    _, group, sizes = np.unique(keys, return_inverse=True, return_counts=True)
+    num_groups = len(sizes)
+    if num_groups <= num_cuts:
+        raise DataError(f"{num_groups} distinct rows are too few for {num_cuts + 1} parts")
+
+    order = np.random.default_rng(seed).permutation(num_groups)
+    middles = np.cumsum(sizes[order]) - sizes[order] / 2
+    cuts = np.searchsorted(middles, np.cumsum(fractions) * len(rows))
+    # Move the cuts apart so that every part has a group.
+    steps = np.arange(1, num_cuts + 1)
+    cuts = np.clip(np.maximum.accumulate(cuts - steps), 0, num_groups - num_cuts - 1) + steps
+    rank = np.empty(num_groups, np.int64)
+    rank[order] = np.arange(num_groups)
+    part = np.searchsorted(cuts, rank, side="right")[group]
+    return [np.flatnonzero(part == number) for number in range(num_cuts + 1)]
