@@ -1,0 +1,72 @@
+"""Runs of the trainer as a user starts them, shared by the tests of what they leave behind."""
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.oracle.linear_gaussian import LinearGaussian
+
+SOURCE = LinearGaussian.make(
+    bias=np.array([-40.0, 0.0, 3.0, 1000.0]),
+    sigma=np.array([2.0, 0.5, 0.1, 30.0]),
+    strengths=np.array([3.0, 1.5]),
+)
+ROWS = 6000
+EPOCHS = 5
+
+ARGUMENTS = (
+    *("--fit.epochs", str(EPOCHS), "--fit.batch_size", "16", "--fit.warmup_epochs", "3"),
+    *("--model.widths", "[32,32]", "--model.latent_size", "2", "--bound.num_draws", "8"),
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _calm_torch() -> None:
+    """No threads, which would only wait for one another on networks this small, and no compiler's trace in the log."""
+    torch.set_num_threads(1)
+    logging.getLogger("torch.__trace").propagate = False
+
+
+def start(*arguments: str, folder: Path) -> subprocess.Popen[str]:
+    """`python -m training` with these arguments, its models and runs under `folder`."""
+    command = [sys.executable, "-m", "training", *arguments]
+    places = ["--out", str(folder / "models"), "--runs", str(folder / "runs")]
+    return subprocess.Popen(
+        [*command, *places],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"COLUMNS": "200", "OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).parents[2],
+    )
+
+
+def run(*arguments: str, folder: Path) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of a whole run."""
+    with start(*arguments, folder=folder) as process:
+        output, errors = process.communicate(timeout=300)
+    return process.returncode, output, errors
+
+
+@pytest.fixture(scope="session")
+def source_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A `.npy` table drawn from `SOURCE`."""
+    path = tmp_path_factory.mktemp("rows") / "rows.npy"
+    np.save(path, SOURCE.sample(ROWS, seed=0))
+    return path
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(source_rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a whole run of the recipe `arrays` on `source_rows`: runs/arrays/1 and models/arrays/1."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    status, output, errors = run("arrays", "--data", str(source_rows), *ARGUMENTS, folder=folder)
+    assert status == 0, errors
+    assert output.strip() == str(folder / "models" / "arrays" / "1")
+    return folder

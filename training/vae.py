@@ -1,0 +1,94 @@
+"""The variational autoencoder and its bounds (Kingma and Welling 2014; Burda et al. 2016), written once.
+
+    ε_k ~ N(0, I)                      z_k = μ(x) + σ(x) ε_k
+    log w_k = log p(x|z_k) + log p(z_k) − log q(z_k|x)
+    elbo = mean_k log p(x|z_k) − KL(q ‖ p)        log_evidence = log mean_k w_k
+
+Everything is in nats, and log p(x) is the log-density of x in data units. Networks compute in float32; sums over
+features, latents and draws in float64, since differences between bounds are what people look at.
+
+This module must not know about training, files or ONNX.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from training.likelihoods import Likelihood
+from training.priors import Prior
+
+LOG_VARIANCE_RANGE = (-10.0, 4.0)
+"""Of log σ²: the bound is exact for any σ; outside this range the gradient would be useless."""
+
+
+class Bounds(NamedTuple):
+    """What `/elbo` answers for each row: shape (B,), float64, nats; `ess` is a share of the draws, 1/K to 1."""
+
+    elbo: Tensor
+    log_likelihood: Tensor
+    kl: Tensor
+    standard_error: Tensor
+    log_evidence: Tensor
+    ess: Tensor
+
+
+class VAE(nn.Module):
+    """q(z|x) = N(μ(x), diag σ²(x)), p(z), p(x|z).
+
+    Args:
+        features: x (B, *shape) → what the encoder sees (B, F).
+        encoder: (B, F) → (B, 2L), mean and log-variance.
+        decoder: (B, L) → (B, likelihood.num_params).
+        likelihood: p(x|z).
+        prior: p(z).
+    """
+
+    def __init__(
+        self, features: nn.Module, encoder: nn.Module, decoder: nn.Module, likelihood: Likelihood, prior: Prior
+    ) -> None:
+        super().__init__()
+        self.features = features
+        self.encoder = encoder
+        self.decoder = decoder
+        self.likelihood = likelihood
+        self.prior = prior
+
+    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of q(z|x), each (B, L)."""
+        mean, log_variance = self.encoder(self.features(x)).chunk(2, dim=1)
+        return mean, log_variance.clamp(*LOG_VARIANCE_RANGE)
+
+    def draws(self, mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
+        """Z = μ + σ ε, shape (B, K, L), for noise of shape (K, L), shared by all rows, or (B, K, L)."""
+        return mean[:, None] + torch.exp(0.5 * log_variance)[:, None] * noise
+
+    def feature_log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
+        """Log p(x_d|z) for each feature, shape (B, K, D), for z of shape (B, K, L)."""
+        params = self.decoder(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+        return self.likelihood.log_prob(params, x.flatten(1)[:, None])
+
+    def bounds(self, x: Tensor, noise: Tensor) -> Bounds:
+        """Every bound for x (B, *shape), with draws made from `noise`, (K, L) or (B, K, L)."""
+        mean, log_variance = self.posterior(x)
+        z = self.draws(mean, log_variance, noise)
+        log_likelihood = self.feature_log_likelihood(x, z).double().sum(-1)  # (B, K): log p(x|z_k)
+        log_prior = self.prior.log_prob(z.double())  # (B, K): log p(z_k)
+        # log q(z_k|x), from the noise itself: (z − μ)/σ would lose digits.
+        log_posterior = -0.5 * (noise.double() ** 2 + math.log(2 * math.pi) + log_variance.double()[:, None]).sum(-1)
+        log_weight = log_likelihood + log_prior - log_posterior
+
+        kl = self.prior.kl(mean.double(), log_variance.double()).sum(-1)
+        centred = log_likelihood - log_likelihood.mean(1, keepdim=True)
+        num_draws = log_likelihood.shape[1]
+        variance = (centred**2).sum(1) / (num_draws - 1)
+        weight = torch.exp(log_weight - log_weight.amax(1, keepdim=True))
+        return Bounds(
+            elbo=log_likelihood.mean(1) - kl,
+            log_likelihood=log_likelihood.mean(1),
+            kl=kl,
+            standard_error=torch.sqrt(variance / num_draws),
+            log_evidence=log_weight.amax(1) + torch.log(weight.mean(1)),
+            ess=weight.sum(1) ** 2 / (num_draws * (weight**2).sum(1)),
+        )
