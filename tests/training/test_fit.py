@@ -1,0 +1,282 @@
+"""The loop: it learns, stops in time, keeps the best, and is the same loop after it was killed."""
+
+import csv
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from service import noise
+from service.manifest import NumericColumn, TabularInput
+from tests.training.conftest import ARGUMENTS, EPOCHS, SOURCE, run, start
+from training import __main__ as command_line
+from training.build import build
+from training.fit import ACTIVE, BEST, METRICS, Epoch, Objective, fit
+from training.recipes import FitRecipe, ModelRecipe, Recipe, RecipeError
+from training.runs import open_run
+from training.vae import VAE
+
+L = 2
+BANK = torch.from_numpy(noise.bank(0, 128, L))
+SCHEMA = TabularInput(columns=tuple(NumericColumn(name=f"x{i}") for i in range(4)))
+TRAIN, HELD_OUT = SOURCE.sample(2000, seed=1), SOURCE.sample(500, seed=2)
+
+
+def new_vae(latent_size: int = L) -> VAE:
+    recipe = ModelRecipe(widths=(32,), latent_size=latent_size, likelihood="gaussian")
+    return build(recipe, SCHEMA, TRAIN, seed=0)
+
+
+def train(run: Path, vae: VAE | None = None, rows: int = 2000, **options: Any) -> tuple[VAE, list[Epoch]]:
+    vae = vae or new_vae()
+    run.mkdir(parents=True, exist_ok=True)
+    recipe = FitRecipe.model_validate(options)
+    return vae, fit(vae, torch.from_numpy(TRAIN[:rows]), torch.from_numpy(HELD_OUT), BANK, recipe, run)
+
+
+def metrics(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def but_seconds(path: Path) -> list[dict[str, str]]:
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in metrics(path)]
+
+
+def held_out_elbo(vae: VAE) -> float:
+    with torch.no_grad():
+        return vae.bounds(torch.from_numpy(HELD_OUT), BANK).elbo.mean().item()
+
+
+def test_learns_a_known_distribution(tmp_path: Path) -> None:
+    _, history = train(tmp_path, epochs=25, batch_size=32, learning_rate=3e-3)
+    elbos = [epoch.held_out_elbo for epoch in history]
+    truth = SOURCE.log_evidence(HELD_OUT).mean()
+    # No model beats the truth by more than the chance of 500 rows and 128 draws; this one comes close, from far away.
+    assert truth - 0.1 < max(elbos) < truth + 0.03
+    assert elbos[0] < truth - 0.5
+    best = max(history, key=lambda epoch: epoch.held_out_elbo)
+    assert best.active_units == L
+    assert best.held_out_elbo == pytest.approx(best.held_out_log_likelihood - best.held_out_kl, abs=1e-9)
+
+
+def test_early_stopping_keeps_the_best_weights(tmp_path: Path) -> None:
+    # So few rows and so large steps that it overfits at once.
+    vae, history = train(tmp_path, rows=24, epochs=200, patience=4, batch_size=8, learning_rate=0.02)
+    best = max(history, key=lambda epoch: epoch.held_out_elbo)
+    assert len(history) == best.epoch + 4 < 200
+    assert history[-1].held_out_elbo < best.held_out_elbo
+    assert not vae.training
+    assert held_out_elbo(vae) == pytest.approx(best.held_out_elbo, abs=1e-6)
+    saved = load_file(tmp_path / BEST)
+    assert saved.keys() == vae.state_dict().keys()
+    assert all(torch.equal(saved[name], tensor) for name, tensor in vae.state_dict().items())
+
+
+@pytest.mark.parametrize(("warmup", "weights"), [(0, [1, 1, 1]), (2, [0.5, 1, 1]), (4, [0.25, 0.5, 0.75])])
+def test_kl_weight_rises_over_the_warmup(warmup: int, weights: list[float], tmp_path: Path) -> None:
+    _, history = train(tmp_path, rows=64, epochs=3, warmup_epochs=warmup)
+    assert [epoch.kl_weight for epoch in history] == weights
+    for epoch in history:
+        assert epoch.loss == pytest.approx(-epoch.log_likelihood + epoch.kl_weight * epoch.kl, rel=1e-4)
+
+
+@pytest.mark.parametrize(("free_bits", "kl_weight"), [(0.0, 1.0), (0.5, 1.0), (0.5, 0.3), (100.0, 0.3)])
+@torch.no_grad()
+def test_the_objective_is_its_formula(free_bits: float, kl_weight: float) -> None:
+    vae, x = new_vae(), torch.from_numpy(TRAIN[:50])
+    own_noise = torch.randn(50, 1, L, generator=torch.Generator().manual_seed(0))
+    loss, log_likelihood, kl = (float(value) for value in Objective(vae, free_bits)(x, own_noise, kl_weight))
+    mean, log_variance = (tensor.double().numpy() for tensor in vae.posterior(x))
+    by_latent = 0.5 * (mean**2 + np.exp(log_variance) - 1 - log_variance).mean(0)
+    z = mean + np.exp(0.5 * log_variance) * own_noise[:, 0].numpy()
+    fields: Any = vae.likelihood
+    params = vae.decoder(torch.from_numpy(z).float()).double().numpy()
+    sigma = (fields.scale * fields.log_sigma().exp()).numpy()
+    residual = (TRAIN[:50] - fields.location.numpy() - fields.scale.numpy() * params) / sigma
+    expected = (-0.5 * residual**2 - np.log(sigma) - 0.5 * math.log(2 * math.pi)).sum(1).mean()
+    assert log_likelihood == pytest.approx(expected, rel=1e-5)
+    assert kl == pytest.approx(by_latent.sum(), rel=1e-5)
+    assert loss == pytest.approx(-expected + kl_weight * np.maximum(by_latent, free_bits).sum(), rel=1e-5)
+
+
+def test_free_bits_keep_latents_alive(tmp_path: Path) -> None:
+    """Where a latent's KL costs nothing there is no pressure on it; where it costs much, it dies."""
+    _, free = train(tmp_path / "free", vae=new_vae(), epochs=3, free_bits=2.0)
+    _, dear = train(tmp_path / "dear", vae=new_vae(), epochs=3)
+    assert free[-1].kl > dear[-1].kl
+    assert free[-1].loss >= -free[-1].log_likelihood + 2.0 * L - 1e-3
+
+
+def test_active_units_are_those_whose_mean_varies(tmp_path: Path) -> None:
+    vae = new_vae()
+    with torch.no_grad():
+        vae.encoder[-1].weight[0] = 0  # type: ignore[index, union-attr]
+        spread = vae.posterior(torch.from_numpy(HELD_OUT))[0].var(0)
+    assert spread[0] < ACTIVE < spread[1]
+    _, history = train(tmp_path, vae=vae, rows=16, epochs=1, learning_rate=1e-9)
+    assert history[0].active_units == 1
+
+
+def test_the_run_s_folder(tmp_path: Path) -> None:
+    _, history = train(tmp_path, rows=64, epochs=3)
+    rows = metrics(tmp_path / METRICS)
+    assert list(rows[0]) == [
+        *("epoch", "seconds", "kl_weight", "loss", "log_likelihood", "kl"),
+        *("held_out_elbo", "held_out_log_likelihood", "held_out_kl", "active_units"),
+    ]
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
+    assert [float(row["held_out_elbo"]) for row in rows] == [epoch.held_out_elbo for epoch in history]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [BEST, "checkpoint-3", METRICS, "tensorboard"]
+    events = [path for path in (tmp_path / "tensorboard").rglob("events.out.tfevents.*") if path.is_file()]
+    content = b"".join(path.read_bytes() for path in events)
+    assert b"held_out_elbo" in content
+    assert b"active_units" in content
+
+
+def test_the_same_seed_is_the_same_run_and_another_is_not(tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(tmp_path / name, rows=100, epochs=2, batch_size=32, seed=seed)
+    assert but_seconds(tmp_path / "a" / METRICS) == but_seconds(tmp_path / "b" / METRICS)
+    assert (tmp_path / "a" / BEST).read_bytes() == (tmp_path / "b" / BEST).read_bytes()
+    assert but_seconds(tmp_path / "a" / METRICS) != but_seconds(tmp_path / "c" / METRICS)
+
+
+def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    train(tmp_path / "whole", rows=100, epochs=4)
+    train(tmp_path / "cut", rows=100, epochs=2)
+    (tmp_path / "cut" / "checkpoint-3").mkdir()
+    (tmp_path / "cut" / "checkpoint-3" / "model.safetensors").write_bytes(b"half of it")
+    train(tmp_path / "cut", rows=100, epochs=4)
+    assert but_seconds(tmp_path / "cut" / METRICS) == but_seconds(tmp_path / "whole" / METRICS)
+    assert (tmp_path / "cut" / BEST).read_bytes() == (tmp_path / "whole" / BEST).read_bytes()
+
+
+# The command line
+
+
+def wait_for_epoch(process: subprocess.Popen[str], path: Path, epoch: int) -> None:
+    """Until so many epochs are recorded, and the next is under way."""
+    for _ in range(6000):
+        if path.exists() and len(metrics(path)) >= epoch:
+            time.sleep(0.1)
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    pytest.fail(f"{path} never had {epoch} epochs")
+
+
+def test_interrupted_and_killed_runs_end_as_if_nothing_had_happened(
+    source_rows: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    arguments = ("arrays", "--data", str(source_rows), *ARGUMENTS)
+    folder = tmp_path / "runs" / "arrays" / "1"
+
+    with start(*arguments, folder=tmp_path) as process:
+        wait_for_epoch(process, folder / METRICS, 1)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert not output
+    assert "Traceback" not in errors
+    hint = re.search(r"Go on with: (python -m training arrays .*--resume)$", errors, re.MULTILINE)
+    assert hint
+    assert str(source_rows) in hint[1]
+
+    with start(*arguments, "--resume", folder=tmp_path) as process:
+        wait_for_epoch(process, folder / METRICS, 3)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert 3 <= len(metrics(folder / METRICS)) < EPOCHS
+    assert not (tmp_path / "models").exists()
+
+    status, output, errors = run(*arguments, "--resume", folder=tmp_path)
+    assert status == 0, errors
+    whole = uninterrupted / "runs" / "arrays" / "1"
+    assert but_seconds(folder / METRICS) == but_seconds(whole / METRICS)
+    assert len(metrics(folder / METRICS)) == EPOCHS
+    assert (folder / BEST).read_bytes() == (whole / BEST).read_bytes()
+    assert [path.name for path in folder.parent.iterdir()] == ["1"]
+    for graph in ("encoder.onnx", "elbo.onnx", "weights.bin", "calibration.npz"):
+        first, second = (root / "models" / "arrays" / "1" / graph for root in (tmp_path, uninterrupted))
+        assert first.read_bytes() == second.read_bytes()
+
+
+def digits(tmp_path: Path, *arguments: str) -> Recipe:
+    return Recipe.read("digits", ["--runs", str(tmp_path), *arguments])
+
+
+def test_resume_needs_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(RecipeError, match="no run to resume"):
+        open_run(digits(tmp_path, "--resume"), "0" * 64)
+    assert command_line.main(["digits", "--runs", str(tmp_path), "--resume"]) == 1
+    assert "error: " in (message := capsys.readouterr().err)
+    assert f"{tmp_path / 'digits'}: no run to resume" in message
+
+
+def test_resume_needs_the_same_recipe_and_data(tmp_path: Path) -> None:
+    first = open_run(digits(tmp_path), "0" * 64)
+    assert open_run(digits(tmp_path, "--resume"), "0" * 64) == first
+    with pytest.raises(RecipeError, match=r"another fit\.batch_size, model\.widths; give the same"):
+        open_run(digits(tmp_path, "--resume", "--fit.batch_size", "7", "--model.widths", "[9]"), "0" * 64)
+    with pytest.raises(RecipeError, match="another data_sha256"):
+        open_run(digits(tmp_path, "--resume"), "1" * 64)
+
+
+def test_every_run_has_a_folder_and_the_latest_is_resumed(tmp_path: Path) -> None:
+    folders = [open_run(digits(tmp_path, "--fit.seed", str(seed)), "0" * 64) for seed in range(11)]
+    assert [int(folder.name) for folder in folders] == list(range(1, 12))
+    assert open_run(digits(tmp_path, "--fit.seed", "10", "--resume"), "0" * 64) == folders[-1]
+    with pytest.raises(RecipeError, match=r"11 was run with another fit\.seed"):
+        open_run(digits(tmp_path, "--resume"), "0" * 64)
+
+
+def test_without_a_recipe_there_is_advice(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line.main([]) == 2
+    assert "recipes: arrays, digits" in " ".join(capsys.readouterr().err.split())
+    assert command_line.main(["--help"]) == 0
+    assert command_line.main(["nothing"]) == 1
+    assert "no recipe 'nothing'" in capsys.readouterr().err
+
+
+WORKER = """
+import sys
+from pathlib import Path
+import torch
+from tests.training import test_fit
+test_fit.train(Path(sys.argv[1]), rows=1001, epochs=2, batch_size=50, seed=0)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_model(tmp_path: Path) -> None:
+    _, alone = train(tmp_path / "alone", rows=1001, epochs=2, batch_size=50, seed=0)
+    (tmp_path / "worker.py").write_text(WORKER)
+    root = Path(__file__).parents[2]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*launch, str(tmp_path / "worker.py"), str(tmp_path / "both")],
+        cwd=root,
+        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    # Each process leaves its own random state: there were two.
+    states = list((tmp_path / "both" / "checkpoint-2").glob("random_states_*.pkl"))
+    assert len(states) == 2
+    for first, second in zip(alone, metrics(tmp_path / "both" / METRICS), strict=True):
+        assert float(second["held_out_elbo"]) == pytest.approx(first.held_out_elbo, abs=0.02)
+        assert float(second["loss"]) == pytest.approx(first.loss, abs=0.02)

@@ -1,0 +1,55 @@
+"""What a person sees while a model trains: a bar with the time left on a terminal, and a line per epoch.
+
+This module must not know about models.
+"""
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class Display:
+    """A progress display; a context manager.
+
+    Args:
+        epochs: At most so many will be trained.
+        steps: Steps in an epoch.
+        done: Epochs trained before this display began.
+        shown: Whether this process shows anything.
+    """
+
+    def __init__(self, epochs: int, steps: int, done: int, shown: bool) -> None:
+        self._console = Console(stderr=True, quiet=not shown, soft_wrap=True)
+        self._progress = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TextColumn("left, at most"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=self._console,
+            transient=True,
+        )
+        self._task = self._progress.add_task("", total=epochs * steps, completed=done * steps, epoch=done + 1)
+        self._steps = steps
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def step(self) -> None:
+        """One step is done."""
+        self._progress.advance(self._task)
+
+    def epoch(self, number: int, figures: dict[str, float], best: bool) -> None:
+        """An epoch is done; its figures in nats per row, `best` if it is the best so far."""
+        text = "  ".join(f"{name} {value:,.4g}" for name, value in figures.items())
+        self._console.print(f"epoch {number:>4}  {text}{'  ← best' if best else ''}", highlight=False)
+        self._progress.update(self._task, completed=number * self._steps, epoch=number + 1)

@@ -1,0 +1,49 @@
+"""Runs: a numbered folder for each, so that nothing is overwritten and an interrupted one can be taken up again.
+
+This module must not know about models or data.
+"""
+
+import json
+from pathlib import Path
+
+from training.recipes import Recipe, RecipeError
+
+RECORD = "run.json"
+
+
+def open_run(recipe: Recipe, fingerprint: str) -> Path:
+    """The folder `<runs>/<name>/<number>` of a new run, or of the latest one where the recipe says to resume.
+
+    Args:
+        recipe: What is to be run.
+        fingerprint: Digest of the data.
+
+    Raises:
+        RecipeError: There is no run to resume, or it was of another recipe or other data; names the fields that differ.
+    """
+    parent = recipe.runs / recipe.name
+    numbers = sorted(int(path.parent.name) for path in parent.glob(f"*/{RECORD}"))
+    record = _flatten(recipe.record()) | {"data_sha256": fingerprint}
+    if not recipe.resume:
+        folder = parent / str(max(numbers, default=0) + 1)
+        folder.mkdir(parents=True)
+        (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+        return folder
+    if not numbers:
+        raise RecipeError(f"{parent}: no run to resume")
+    folder = parent / str(numbers[-1])
+    earlier = json.loads((folder / RECORD).read_text())
+    if differing := sorted(key for key in earlier.keys() | record.keys() if earlier.get(key) != record.get(key)):
+        raise RecipeError(f"{folder} was run with another {', '.join(differing)}; give the same, or leave out --resume")
+    return folder
+
+
+def _flatten(values: dict[str, object], prefix: str = "") -> dict[str, object]:
+    """Nested sections as dotted fields, as the command line names them."""
+    flat: dict[str, object] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
