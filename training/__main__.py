@@ -1,0 +1,66 @@
+"""`python -m training RECIPE [--data PATH] [--out FOLDER] [--resume] [--any.field value]`: from data to a bundle."""
+
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from rich.console import Console
+
+from service import noise
+from service.errors import LowerboundError
+from training.build import build
+from training.datasets import split
+from training.datasets.table import describe
+from training.fit import fit
+from training.publish import publish
+from training.recipes import Recipe, names
+from training.runs import open_run
+
+console = Console(stderr=True, soft_wrap=True)
+
+
+def main(arguments: list[str]) -> int:
+    """Train, and print the bundle's folder; returns the exit status."""
+    if not arguments or arguments[0].startswith("-"):
+        console.print(f"{__doc__}\nrecipes: {', '.join(names())}, or a .yaml file; RECIPE --help lists the fields")
+        return 0 if arguments in (["-h"], ["--help"]) else 2
+    try:
+        if folder := train(Recipe.read(arguments[0], arguments[1:])):
+            print(folder)
+    except (LowerboundError, OSError) as error:
+        console.print(f"error: {error}", style="red", markup=False)
+        return 1
+    except KeyboardInterrupt:
+        resume = " ".join(["python -m training", *(a for a in arguments if a != "--resume"), "--resume"])
+        console.print(f"interrupted; every finished epoch is kept. Go on with: {resume}", markup=False)
+        return 130
+    return 0
+
+
+def train(recipe: Recipe) -> Path | None:
+    """Everything from the recipe to the written bundle, top to bottom.
+
+    Among several processes (`accelerate launch`, `torchrun`) all train, and the first one keeps the run's folder,
+    speaks, and writes the bundle; the others return None.
+    """
+    first = PartialState().is_main_process
+    console.quiet = not first
+    dataset = recipe.dataset.load(recipe.data)
+    splits = split(dataset, recipe.split)
+    console.print(describe(dataset) if dataset.input.kind == "tabular" else f"images of shape {dataset.input.shape}")
+    console.print(", ".join(f"{name}: {part.rows:,} rows" for name, part in splits.record().items()))
+
+    rows = dataset.rows[splits.train]
+    vae = build(recipe.model, dataset.input, rows, recipe.fit.seed)
+    bank = torch.from_numpy(noise.bank(recipe.bound.seed, recipe.bound.num_draws, recipe.model.latent_size))
+    held_out = torch.from_numpy(dataset.rows[splits.validation])
+    (run,) = broadcast_object_list([open_run(recipe, dataset.fingerprint) if first else None])
+    console.print(f"run: {run}", markup=False)
+    history = fit(vae, torch.from_numpy(rows), held_out, bank, recipe.fit, run)
+    return publish(vae, dataset, splits, recipe, history) if first else None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

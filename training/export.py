@@ -1,0 +1,224 @@
+"""From a trained VAE to a bundle: ONNX graphs, shared weights, and the proof that they compute what torch computes.
+
+This module must not know about the training loop or about HTTP.
+"""
+
+import logging
+import warnings
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto
+from torch import Tensor, nn
+
+from service import noise
+from service.bundle import WEIGHTS, Array
+from service.engine import RELATIVE_TOLERANCE, Engine
+from service.errors import LowerboundError
+from service.manifest import Graph, ImageInput, TabularInput, signature
+from training.invariance import make_position_invariant
+from training.vae import VAE
+
+OPSET = 23
+TOLERANCE = 1e-3
+"""Nats by which a graph may differ from torch, beside `RELATIVE_TOLERANCE` of the value."""
+
+SHARED_FROM = 256
+"""Bytes from which a tensor is kept in the shared weights file instead of in the graph."""
+
+_ALIGNMENT = 64
+
+
+class ExportError(LowerboundError):
+    """A graph that does not compute what torch computes. The message names the graph, the output and the error."""
+
+
+class _Graph(nn.Module):
+    """A function of the VAE as a module that `torch.onnx.export` takes."""
+
+    def __init__(self, vae: VAE, function: Callable[..., tuple[Tensor, ...]]) -> None:
+        super().__init__()
+        self.vae = vae
+        self.function = function
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return self.function(*inputs)
+
+
+def graph_modules(vae: VAE, data: ImageInput | TabularInput) -> dict[str, nn.Module]:
+    """Every graph of the contract as a torch module with the contract's inputs and outputs, in order."""
+
+    def in_data_units(values: Tensor) -> Tensor:
+        return values.unflatten(-1, data.shape).to(torch.float64 if data.kind == "tabular" else torch.float32)
+
+    def decoder(z: Tensor) -> tuple[Tensor, ...]:
+        return (in_data_units(vae.likelihood.mean(vae.decoder(z))),)
+
+    def explain(x: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        mean, log_variance = vae.posterior(x)
+        features = vae.feature_log_likelihood(x, vae.draws(mean, log_variance, noise)).double().mean(1)
+        return features.unflatten(-1, data.shape), vae.prior.kl(mean.double(), log_variance.double())
+
+    def draw(z: Tensor, normal: Tensor, uniform: Tensor) -> tuple[Tensor, ...]:
+        return (in_data_units(vae.likelihood.sample(vae.decoder(z), normal, uniform)),)
+
+    functions: dict[str, Callable[..., tuple[Tensor, ...]]] = {
+        "encoder": vae.posterior,
+        "decoder": decoder,
+        "elbo": vae.bounds,
+        "explain": explain,
+        "draw": draw,
+    }
+    return {name: _Graph(vae, function).eval() for name, function in functions.items()}
+
+
+def to_onnx(module: nn.Module, graph: Graph) -> onnx.ModelProto:
+    """Export a module with these inputs and outputs; sizes given by name may vary at run time."""
+    sizes = {"batch": 3, "draws": 5}
+    dynamic = {name: torch.export.Dim(name, max=2**24) for name in sizes}
+    example = tuple(
+        torch.zeros([sizes[s] if isinstance(s, str) else s for s in tensor.shape], dtype=getattr(torch, tensor.dtype))
+        for tensor in graph.inputs
+    )
+    shapes = tuple(
+        {i: dynamic[size] for i, size in enumerate(tensor.shape) if isinstance(size, str)} for tensor in graph.inputs
+    )
+    with warnings.catch_warnings():
+        # The exporter warns of its own use of PyTorch, and that "batch" is the name of more than one axis.
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module,
+            example,
+            dynamo=True,
+            verbose=False,
+            opset_version=OPSET,
+            input_names=[tensor.name for tensor in graph.inputs],
+            output_names=[tensor.name for tensor in graph.outputs],
+            dynamic_shapes=(shapes,),
+            external_data=False,
+        )
+    if program is None:
+        raise ExportError("torch.onnx.export gave nothing")
+    model = program.model_proto
+    make_position_invariant(model)
+    for node in model.graph.node:
+        node.ClearField("metadata_props")  # Python tracebacks with the machine's paths.
+    del model.metadata_props[:]
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def share_weights(models: Mapping[str, onnx.ModelProto]) -> dict[str, bytes]:
+    """The bundle's graph files and the one file of weights that they share; equal tensors are stored once."""
+    weights = bytearray()
+    offsets: dict[bytes, int] = {}
+    for model in models.values():
+        for tensor in model.graph.initializer:
+            raw = tensor.raw_data
+            if len(raw) < SHARED_FROM:
+                continue
+            if raw not in offsets:
+                weights.extend(bytes(-len(weights) % _ALIGNMENT))
+                offsets[raw] = len(weights)
+                weights.extend(raw)
+            tensor.ClearField("raw_data")
+            tensor.data_location = TensorProto.EXTERNAL
+            for key, value in (("location", WEIGHTS), ("offset", offsets[raw]), ("length", len(raw))):
+                tensor.external_data.add(key=key, value=str(value))
+    files = {f"{name}.onnx": model.SerializeToString(deterministic=True) for name, model in models.items()}
+    return files | ({WEIGHTS: bytes(weights)} if weights else {})
+
+
+def export_graphs(vae: VAE, data: ImageInput | TabularInput) -> tuple[dict[str, Graph], dict[str, bytes]]:
+    """Every graph's signature, and the files that compute it."""
+    latent_size = vae.prior.latent_size
+    # The exporter logs which optional packages it does without.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    modules = graph_modules(vae, data)
+    graphs = {name: signature(name, data, latent_size) for name in modules}
+    return graphs, share_weights({name: to_onnx(module, graphs[name]) for name, module in modules.items()})
+
+
+def graph_inputs(
+    graph: str, x: Array, bank: Array, latents: Array, seed: int = 0
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """What a graph of the contract is fed: inputs with an entry per row, and inputs shared by all rows.
+
+    Args:
+        graph: Its name.
+        x: Raw rows, (batch, *shape).
+        bank: Noise of the bounds, (K, L).
+        latents: A z for each row, (batch, L).
+        seed: Of the noise that draws from p(x|z).
+    """
+    match graph:
+        case "encoder":
+            return {"x": x}, {}
+        case "decoder":
+            return {"z": latents}, {}
+        case "draw":
+            shape = (len(x), x[0].size)
+            return {
+                "z": latents,
+                "normal": noise.standard_normal(seed, shape),
+                "uniform": noise.uniform(seed, shape),
+            }, {}
+        case _:
+            return {"x": x}, {"noise": bank}
+
+
+def verify(vae: VAE, data: ImageInput | TabularInput, engine: Engine, x: Array, bank: Array) -> dict[str, float]:
+    """Hold every graph to torch, and every row's answer to itself in other batches.
+
+    Args:
+        vae: The original.
+        data: What kind of data.
+        engine: Runs the exported graphs on the CPU.
+        x: Held-out rows, at least 2.
+        bank: Noise, (K, L).
+
+    Returns:
+        For each graph the largest difference from torch over its outputs, in their units.
+
+    Raises:
+        ExportError: A difference exceeds `TOLERANCE` + `RELATIVE_TOLERANCE` of the value, or a row's answer depends on
+            the rows beside it.
+    """
+    largest: dict[str, float] = {}
+    with torch.no_grad():
+        latents = vae.posterior(torch.from_numpy(x))[0].numpy()
+        for name, module in graph_modules(vae, data).items():
+            for rows, draws in ((1, 1), (2, 3), (len(x), len(bank))):
+                by_row, shared = graph_inputs(name, x[:rows], bank[:draws], latents[:rows])
+                answer = engine.run(name, by_row | shared)
+                expected = module(*(torch.from_numpy(array) for array in (by_row | shared).values()))
+                for (output, values), original in zip(answer.items(), expected, strict=True):
+                    error = _largest_error(
+                        values, original.numpy(), f"{name}.onnx, {output}, {rows} rows, {draws} draws"
+                    )
+                    largest[name] = max(largest.get(name, 0.0), error)
+            for draws in (3, len(bank)):
+                _compare_with_itself(name, engine, *graph_inputs(name, x, bank[:draws], latents))
+    return largest
+
+
+def _compare_with_itself(graph: str, engine: Engine, by_row: dict[str, Array], shared: dict[str, Array]) -> None:
+    together = engine.run(graph, by_row | shared)
+    for i in range(len(next(iter(by_row.values())))):
+        alone = engine.run(graph, {name: array[i : i + 1].copy() for name, array in by_row.items()} | shared)
+        for output, values in alone.items():
+            if values[0].tobytes() != together[output][i].tobytes():
+                raise ExportError(f"{graph}.onnx: {output} of a row alone is not its {output} among others")
+
+
+def _largest_error(values: Array, expected: Array, where: str) -> float:
+    if values.shape != expected.shape:
+        raise ExportError(f"{where}: shape {values.shape} where torch has {expected.shape}")
+    # Where torch has no number (the standard error of one draw), the graph must have none either.
+    same = (np.isnan(values) & np.isnan(expected)) | (values == expected)
+    error = np.where(same, 0.0, np.abs(values - expected))
+    if not np.all(error <= TOLERANCE + RELATIVE_TOLERANCE * np.abs(np.nan_to_num(expected))):
+        raise ExportError(f"{where}: differs from torch by up to {np.max(error):.3g}")
+    return float(error.max(initial=0.0))

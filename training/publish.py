@@ -1,0 +1,104 @@
+"""The last stage of a run: export, verify, calibrate, measure, and write the bundle.
+
+Golden rows, calibration and figures come from the service's own engine and the exported graphs, never from torch.
+
+This module must not know about the training loop.
+"""
+
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from service import noise
+from service.bundle import Array, describe_files, write_arrays, write_bundle
+from service.calibration import SCORES
+from service.engine import OnnxEngine
+from service.manifest import CALIBRATION, FORMAT_VERSION, GOLDEN, Graph, Manifest, Provenance
+from training.datasets import Dataset, Splits
+from training.evaluate import bounds, held_out_metrics
+from training.export import TOLERANCE, export_graphs, graph_inputs, verify
+from training.fit import Epoch
+from training.recipes import Recipe
+from training.vae import VAE
+
+GOLDEN_ROWS = 4
+VERIFIED_ROWS = 64
+_PACKAGES = ("torch", "onnx", "onnxscript", "numpy", "scipy", "scikit-learn", "pyarrow", "pillow")
+
+
+def publish(vae: VAE, dataset: Dataset, splits: Splits, recipe: Recipe, history: list[Epoch]) -> Path:
+    """Write a trained VAE as the next version of its bundle, and return the bundle's folder.
+
+    Raises:
+        ExportError: A graph does not compute what torch computes; nothing is written.
+    """
+    vae = vae.cpu().eval()
+    graphs, files = export_graphs(vae, dataset.input)
+    engine = OnnxEngine(graphs, files, "cpu")
+    bank = noise.bank(recipe.bound.seed, recipe.bound.num_draws, recipe.model.latent_size)
+    test = dataset.rows[splits.test]
+    errors = verify(vae, dataset.input, engine, test[:VERIFIED_ROWS], bank)
+
+    calibration = bounds(engine, dataset.rows[splits.calibration], bank)
+    scores = {name: np.sort(score(calibration)) for name, score in SCORES.items()}
+    best = max(history, key=lambda epoch: epoch.held_out_elbo)
+    metrics = held_out_metrics(bounds(engine, test, bank)) | {
+        "validation_elbo": best.held_out_elbo,
+        "active_units": best.active_units,
+        "epochs": len(history),
+        "seconds_per_epoch": float(np.median([epoch.seconds for epoch in history])),
+        **{f"{graph}_largest_error": error for graph, error in errors.items()},
+    }
+    files |= {
+        CALIBRATION: write_arrays({"noise": bank, **scores}),
+        GOLDEN: write_arrays(_golden(engine, graphs, test[:GOLDEN_ROWS], bank)),
+    }
+    taken = [int(path.name) for path in (recipe.out / recipe.name).glob("*") if path.name.isdecimal()]
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        name=recipe.name,
+        version=max(taken, default=0) + 1,
+        created=datetime.now(UTC),
+        input=dataset.input,
+        latent_size=recipe.model.latent_size,
+        likelihood=recipe.model.likelihood,
+        prior=recipe.model.prior,
+        num_draws=recipe.bound.num_draws,
+        seed=recipe.bound.seed,
+        scores=tuple(SCORES),
+        default_score="negative_elbo",
+        tolerance=TOLERANCE,
+        graphs=graphs,
+        files=describe_files(files),
+        metrics=metrics,
+        provenance=Provenance(
+            recipe=recipe.record(),
+            data_sha256=dataset.fingerprint,
+            splits=splits.record(),
+            commit=_commit(),
+            packages={package: version(package) for package in _PACKAGES},
+        ),
+    )
+    return write_bundle(recipe.out, manifest, files)
+
+
+def _golden(engine: OnnxEngine, graphs: dict[str, Graph], x: Array, bank: Array) -> dict[str, Array]:
+    latents = engine.run("encoder", {"x": x})["mean"]
+    tensors: dict[str, Array] = {}
+    for graph in graphs:
+        by_row, shared = graph_inputs(graph, x, bank, latents)
+        inputs = by_row | shared
+        tensors |= {f"{graph}.{name}": array for name, array in (inputs | engine.run(graph, inputs)).items()}
+    return tensors
+
+
+def _commit() -> str | None:
+    """The revision of the trainer's source, marked where it was changed since; None outside a checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    done = subprocess.run(  # noqa: S603 - fixed words
+        command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or None
