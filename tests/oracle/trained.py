@@ -1,0 +1,85 @@
+"""The oracle's models as the trainer would have them: PyTorch modules set to the closed form, exported to bundles."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from service import noise
+from service.bundle import describe_files, write_arrays, write_bundle
+from service.calibration import SCORES
+from service.engine import OnnxEngine
+from service.manifest import CALIBRATION, FORMAT_VERSION, GOLDEN, ImageInput, Manifest, TabularInput
+from tests.oracle.linear_gaussian import Array, LinearGaussian
+from training.export import TOLERANCE, export_graphs, graph_inputs
+from training.features import ImageFeatures, TableFeatures
+from training.likelihoods import Gaussian
+from training.priors import StandardNormal
+from training.vae import VAE
+
+
+def linear_vae(truth: LinearGaussian, data: ImageInput | TabularInput, rows: Array) -> VAE:
+    """A VAE of linear networks that is the oracle; `rows` only set its scales, as training rows would."""
+    features: ImageFeatures | TableFeatures
+    if isinstance(data, ImageInput):
+        features, seen_from, seen_scale = ImageFeatures(data), np.array(data.low), np.array(data.high - data.low)
+    else:
+        features = TableFeatures(data, rows)
+        seen_from, seen_scale = features.location.numpy(), features.scale.numpy()
+    likelihood = Gaussian(data, rows)
+    size, latent_size = truth.weight.shape
+    shift, scale = likelihood.location.numpy(), likelihood.scale.numpy()
+
+    encoder, decoder = nn.Linear(size, 2 * latent_size), nn.Linear(latent_size, size)
+    slope = np.concatenate([truth.slope * seen_scale, np.zeros_like(truth.slope)])
+    centre = truth.slope @ np.broadcast_to(seen_from, size) + truth.offset
+    log_sigma = torch.from_numpy(np.log(truth.sigma / scale)) - likelihood.floor
+    with torch.no_grad():
+        _set(encoder.weight, slope)
+        _set(encoder.bias, np.concatenate([centre, np.log(truth.variance)]))
+        _set(decoder.weight, truth.weight / scale[:, None])
+        _set(decoder.bias, (truth.bias - shift) / scale)
+        # The inverse of floor + softplus(free − floor).
+        _set(likelihood.free_log_sigma, (likelihood.floor + torch.log(torch.expm1(log_sigma))).numpy())
+    return VAE(features, encoder, decoder, likelihood, StandardNormal(latent_size)).eval()
+
+
+def _set(parameter: Tensor, values: Array) -> None:
+    assert parameter.shape == values.shape
+    parameter.copy_(torch.from_numpy(values))
+
+
+def write(repository: Path, name: str, vae: VAE, data: ImageInput | TabularInput, rows: Array, num_draws: int) -> Path:
+    """Write the VAE's bundle, calibrated on `rows`, in the graphs' dtype."""
+    latent_size = vae.prior.latent_size
+    graphs, files = export_graphs(vae, data)
+    engine = OnnxEngine(graphs, files, "cpu")
+    bank = noise.bank(0, num_draws, latent_size)
+    held_out = engine.run("elbo", {"x": rows, "noise": bank})
+    scores = {score: np.sort(function(held_out)) for score, function in SCORES.items()}
+    golden: dict[str, Array] = {}
+    for graph in graphs:
+        by_row, shared = graph_inputs(graph, rows[:4], bank, np.zeros((4, latent_size), np.float32))
+        tensors = by_row | shared
+        golden |= {f"{graph}.{key}": array for key, array in (tensors | engine.run(graph, tensors)).items()}
+    files |= {CALIBRATION: write_arrays({"noise": bank, **scores}), GOLDEN: write_arrays(golden)}
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        name=name,
+        version=1,
+        created=datetime.now(UTC),
+        input=data,
+        latent_size=latent_size,
+        likelihood="gaussian",
+        prior="standard_normal",
+        num_draws=num_draws,
+        seed=0,
+        scores=tuple(scores),
+        default_score="negative_elbo",
+        tolerance=TOLERANCE,
+        graphs=graphs,
+        files=describe_files(files),
+    )
+    return write_bundle(repository, manifest, files)
