@@ -1,0 +1,130 @@
+"""The README is held to the code: its commands run, its outputs are real, its tables are complete."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from service.manifest import BOUNDS, OPTIONAL_GRAPHS, REQUIRED_GRAPHS, ImageInput, signature
+from service.settings import Settings
+from training.architectures import ARCHITECTURES
+from training.likelihoods import LIKELIHOODS
+from training.priors import PRIORS
+from training.recipes import names
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+URL = "http://127.0.0.1:8000"
+
+
+def section(title: str) -> str:
+    return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def first_column(text: str) -> list[str]:
+    """The code words that open the rows of the tables in a text."""
+    return re.findall(r"^\| `([^`]+)`", text, re.MULTILINE)
+
+
+def assert_nearly_equal(real: Any, shown: Any) -> None:
+    match real:
+        case dict():
+            assert real.keys() == shown.keys()
+            for key, value in real.items():
+                assert_nearly_equal(value, shown[key])
+        case list():
+            assert len(real) == len(shown)
+            for value, other in zip(real, shown, strict=True):
+                assert_nearly_equal(value, other)
+        case float():
+            assert real == pytest.approx(shown, rel=1e-3, abs=1e-3)
+        case _:
+            assert real == shown
+
+
+def test_the_curl_example_is_real(digits: httpx.Client) -> None:
+    (block,) = blocks("console")
+    command, shown = re.fullmatch(r"\$ (curl .*?')\n(\{.*\})\n", block, re.DOTALL).groups()  # type: ignore[union-attr]
+    done = subprocess.run(
+        ["bash", "-c", command.replace(URL, str(digits.base_url).rstrip("/"))], capture_output=True, check=True
+    )
+    assert_nearly_equal(json.loads(done.stdout), json.loads(shown))
+
+
+def test_the_python_example_is_real(digits: httpx.Client) -> None:
+    (code,) = blocks("python")
+    (shown,) = blocks("text")
+    code = code.replace(URL, str(digits.base_url).rstrip("/"))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert done.stdout == shown
+
+
+def test_make_knows_the_commands() -> None:
+    commands = re.findall(r"^make .*?(?=\s+#|$)", blocks("sh")[0], re.MULTILINE)
+    assert len(commands) == 4
+    for command in commands:
+        done = subprocess.run([*command.split(), "--dry-run"], cwd=ROOT, capture_output=True, check=True, text=True)
+        assert re.search(r"-m (service|training|pytest|venv)", done.stdout)
+
+
+def test_the_file_table_is_complete() -> None:
+    listed = first_column(section("The code"))
+    real = [str(path.relative_to(ROOT)) for folder in ("service", "training") for path in (ROOT / folder).rglob("*.py")]
+    assert sorted(listed) == sorted(path for path in real if not path.endswith("__init__.py"))
+
+
+def test_the_option_table_is_complete() -> None:
+    text = section("Serve")
+    assert first_column(text) == [f"--{name.replace('_', '-')}" for name in Settings.model_fields]
+    for name, field in Settings.model_fields.items():
+        assert f"| `LOWERBOUND_{name.upper()}` |" in text
+        assert field.description is not None
+        assert field.description in text
+
+
+def test_the_endpoint_table_is_complete(digits: httpx.Client) -> None:
+    listed = {tuple(row.split(" ")) for row in first_column(section("HTTP"))}
+    paths = digits.get("/openapi.json").json()["paths"]
+    real = {(method.upper(), path) for path, methods in paths.items() for method in methods if "{" not in path}
+    assert listed == real
+
+
+def test_every_parameter_and_field_is_named(digits: httpx.Client) -> None:
+    text = section("HTTP")
+    paths = digits.get("/openapi.json").json()["paths"]
+    for methods in paths.values():
+        for operation in methods.values():
+            for parameter in operation.get("parameters", []):
+                assert f"`{parameter['name']}" in text or parameter["in"] == "path"
+    for name in (*BOUNDS, "score", "p_value", "mean", "log_variance", "draws", "instances", "latents"):
+        assert f"`{name}`" in text
+
+
+def test_the_recipe_and_model_tables_are_complete() -> None:
+    text = section("Train")
+    assert set(first_column(text)) - {"model.likelihood"} == {*names(), *LIKELIHOODS}
+    for name in (*ARCHITECTURES, *PRIORS):
+        assert f"`{name}`" in text
+
+
+def test_the_bundle_table_is_complete() -> None:
+    listed = first_column(section("Bring your own VAE"))
+    graphs = [f"{graph}.onnx" for graph in REQUIRED_GRAPHS + OPTIONAL_GRAPHS]
+    assert listed == [*graphs, "weights.bin", "calibration.npz", "golden.npz", "manifest.json"]
+    for graph in REQUIRED_GRAPHS + OPTIONAL_GRAPHS:
+        contract = signature(graph, ImageInput(shape=(8, 8), dtype="uint8", low=0, high=16), 2)
+        tensors = (
+            ", ".join(f"`{t.name}`" for t in contract.inputs)
+            + " → "
+            + ", ".join(f"`{t.name}`" for t in contract.outputs)
+        )
+        assert tensors in section("Bring your own VAE")
