@@ -47,7 +47,7 @@ def _wait_until_ready(client: httpx.Client, process: subprocess.Popen[bytes], lo
 
 @pytest.fixture(scope="session")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Serve:
-    """What starts a server for a `with` block: `with serve("--models", folder) as client`."""
+    """What starts a server of its own, given flags, for the length of a `with` block."""
 
     def start(*arguments: str) -> AbstractContextManager[httpx.Client]:
         return run_server(*arguments, log=tmp_path_factory.mktemp("server") / "log")
