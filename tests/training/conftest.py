@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,8 @@ def start(*arguments: str, folder: Path) -> subprocess.Popen[str]:
     places = ["--out", str(folder / "models"), "--runs", str(folder / "runs")]
     return subprocess.Popen(
         [*command, *places],
+        # A shell starts background jobs deaf to Ctrl-C, and children inherit it; a person's terminal does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
