@@ -12,8 +12,9 @@ import math
 import time
 from collections import deque
 from collections.abc import Hashable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from queue import SimpleQueue
+from threading import Lock, Thread
 
 import numpy as np
 
@@ -83,7 +84,10 @@ class _Piece:
 
 
 class Batcher:
-    """Feeds one engine from many requests. Lives on one event loop: start it and submit to it there.
+    """Feeds one engine from many requests.
+
+    Works are submitted on one event loop. Each lane is a thread that takes what waits, computes it, and hands the
+    answers back to the loop: between two batches the engine waits for nobody.
 
     Args:
         engine: What computes.
@@ -96,27 +100,32 @@ class Batcher:
         self._engine = engine
         self._max_batch = max_batch
         self._max_queue = max_queue
-        self._lanes = lanes
         self._waiting: deque[_Job] = deque()
+        self._taking = Lock()
+        self._wake: SimpleQueue[bool] = SimpleQueue()
         self._admitted = 0
         self._open: set[_Job] = set()
         self._rate = 0.0
-        self._wake = asyncio.Semaphore(0)
-        self._pool = ThreadPoolExecutor(lanes, thread_name_prefix="engine")
-        self._tasks: list[asyncio.Task[None]] = []
+        self._announced = False
+        self._num_lanes = lanes
+        self._lanes: list[Thread] = []
 
     def start(self) -> None:
-        """Begin to compute."""
-        self._tasks = [asyncio.create_task(self._lane(), name=f"batcher-{i}") for i in range(self._lanes)]
+        """Begin to compute; called on the loop that works will be submitted on."""
+        loop = asyncio.get_running_loop()
+        self._lanes = [
+            Thread(target=self._lane, args=[loop], name=f"lane-{i}", daemon=True) for i in range(self._num_lanes)
+        ]
+        for lane in self._lanes:
+            lane.start()
 
     async def stop(self) -> None:
         """Stop computing; whatever is not yet answered is refused."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for _ in self._lanes:
+            self._wake.put(False)
+        await asyncio.gather(*(asyncio.to_thread(lane.join) for lane in self._lanes))
         for job in self._open:
             job.fail(NotReadyError("the service is shutting down"))
-        self._pool.shutdown()
 
     async def submit(self, work: Work) -> dict[str, Array]:
         """Every output of the work's graph, row i answering row i; the work has at least one row.
@@ -134,28 +143,40 @@ class Batcher:
         self._admitted += cost
         self._open.add(job)
         self._waiting.append(job)
-        self._wake.release()
+        if not self._announced:
+            self._announced = True
+            asyncio.get_running_loop().call_soon(self._announce)
         try:
             return await job.future
         finally:
             self._admitted -= cost
             self._open.discard(job)
 
-    async def _lane(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._wake.acquire()
-            batch = self._take()
-            if not batch:
-                continue
-            started = time.perf_counter()
-            try:
-                answer = await loop.run_in_executor(self._pool, self._compute, batch)
-            except Exception as error:
-                await self._compute_apart(batch, error)
-                continue
-            self._measure(batch, time.perf_counter() - started)
-            _scatter(batch, answer)
+    def _announce(self) -> None:
+        """Wake a lane, after every request that the loop had at hand has been submitted: they share a batch."""
+        self._announced = False
+        self._wake.put(True)
+
+    def _lane(self, loop: asyncio.AbstractEventLoop) -> None:
+        while self._wake.get():
+            with self._taking:
+                batch = self._take()
+            if batch:
+                self._answer(batch, loop)
+
+    def _answer(self, batch: list[_Piece], loop: asyncio.AbstractEventLoop) -> None:
+        """Compute a batch and hand its answers to the loop; after a failure each piece alone, one being at fault."""
+        started = time.perf_counter()
+        try:
+            answer = self._compute(batch)
+        except Exception as error:
+            if len(batch) == 1:
+                loop.call_soon_threadsafe(batch[0].job.fail, error)
+            else:
+                for piece in batch:
+                    self._answer([piece], loop)
+        else:
+            loop.call_soon_threadsafe(self._scatter, batch, answer, time.perf_counter() - started)
 
     def _take(self) -> list[_Piece]:
         """The next batch: the longest-waiting job's rows, filled up with rows that can share its engine call.
@@ -169,7 +190,7 @@ class Batcher:
         first = self._waiting[0].work
         room = max(1, self._max_batch // first.draws)
         batch: list[_Piece] = []
-        passed_over: deque[_Job] = deque()
+        passed_over: list[_Job] = []
         unfinished: list[_Job] = []
         while self._waiting and room:
             job = self._waiting.popleft()
@@ -184,10 +205,10 @@ class Batcher:
             room -= rows
             if job.handed_out < job.work.num_rows:
                 unfinished.append(job)
-        self._waiting = passed_over + self._waiting
+        self._waiting.extendleft(reversed(passed_over))
         self._waiting.extend(unfinished)
         if self._waiting:
-            self._wake.release()
+            self._wake.put(True)
         return batch
 
     def _compute(self, batch: list[_Piece]) -> dict[str, Array]:
@@ -200,31 +221,19 @@ class Batcher:
         }
         return self._engine.run(first.graph, {**rows, **first.shared})
 
-    async def _compute_apart(self, batch: list[_Piece], error: Exception) -> None:
-        """After a failed call: each job again on its own, so that only the one at fault fails."""
-        loop = asyncio.get_running_loop()
+    def _scatter(self, batch: list[_Piece], answer: Mapping[str, Array], seconds: float) -> None:
+        self._measure(batch, seconds)
+        offset = 0
         for piece in batch:
-            if len(batch) > 1:
-                try:
-                    _scatter([piece], await loop.run_in_executor(self._pool, self._compute, [piece]))
-                except Exception as alone:
-                    piece.job.fail(alone)
-            else:
-                piece.job.fail(error)
+            rows = piece.stop - piece.start
+            piece.job.put(piece.start, {name: values[offset : offset + rows] for name, values in answer.items()})
+            offset += rows
 
     def _measure(self, batch: list[_Piece], seconds: float) -> None:
         done = sum(piece.stop - piece.start for piece in batch) * batch[0].job.work.draws
-        newest = self._lanes * done / max(seconds, 1e-9)
+        newest = self._num_lanes * done / max(seconds, 1e-9)
         self._rate = (
             newest
             if not self._rate
             else math.exp((1 - _SMOOTHING) * math.log(self._rate) + _SMOOTHING * math.log(newest))
         )
-
-
-def _scatter(batch: list[_Piece], answer: Mapping[str, Array]) -> None:
-    offset = 0
-    for piece in batch:
-        rows = piece.stop - piece.start
-        piece.job.put(piece.start, {name: values[offset : offset + rows] for name, values in answer.items()})
-        offset += rows

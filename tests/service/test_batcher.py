@@ -191,7 +191,7 @@ def test_large_jobs_and_small_ones_take_turns() -> None:
         await asyncio.sleep(0)
         engine.may_go_on.set()
         done, _ = await asyncio.wait([large, small], return_when=asyncio.FIRST_COMPLETED)
-        assert done == {small}
+        assert small in done
         np.testing.assert_array_equal((await large)["value"], 2 * np.arange(10, 22))
         assert [len(rows) for _, rows in engine.calls] == [4, 4, 2, 4]
 
@@ -272,7 +272,7 @@ def test_an_idle_service_takes_a_request_of_any_size() -> None:
     with_batcher(scenario, max_queue=10)
 
 
-def test_stop_refuses_what_waits_and_what_is_under_way() -> None:
+def test_stop_answers_what_is_under_way_and_refuses_what_waits() -> None:
     async def scenario(batcher: Batcher, engine: Arithmetic) -> None:
         engine.may_go_on.clear()
         requests = [asyncio.create_task(batcher.submit(work(1, 2)))]
@@ -285,7 +285,7 @@ def test_stop_refuses_what_waits_and_what_is_under_way() -> None:
         threading.Timer(0.05, engine.may_go_on.set).start()
         await batcher.stop()
         answers = await asyncio.wait_for(asyncio.gather(*requests, return_exceptions=True), 10)
-        assert [type(answer) for answer in answers] == [NotReadyError] * 3
+        assert [type(answer) for answer in answers] == [dict, NotReadyError, NotReadyError]
 
     with_batcher(scenario)
 
