@@ -59,7 +59,8 @@ def test_every_codec_is_listed_by_its_type() -> None:
 def test_json_reads_what_is_written(values: Any) -> None:
     for ascii_only in (True, False):
         body = json.dumps({"instances": values}, ensure_ascii=ascii_only).encode()
-        assert Json().decode(body, "instances") == values
+        read = Json().decode(body, "instances")
+        assert (read.tolist() if isinstance(read, np.ndarray) else read) == values
 
 
 @given(values=VALUES, cut=st.integers(1))
@@ -268,3 +269,33 @@ def test_numbers_survive_the_way_back() -> None:
     answer = json.loads(Json().encode({"x": np.array(values)}))["x"]
     assert answer == values
     assert math.copysign(1, answer[3]) == -1
+
+
+@pytest.mark.parametrize("shape", [(1,), (3,), (1, 1), (2, 5), (3, 2, 2), (2, 3, 4, 3)])
+def test_regular_numbers_are_read_without_python_objects(shape: tuple[int, ...]) -> None:
+    x = np.random.default_rng(0).normal(size=shape)
+    for body in (json.dumps({"instances": x.tolist()}), json.dumps({"instances": x.tolist()}, indent=1)):
+        read = Json().decode(body.encode(), "instances")
+        assert isinstance(read, np.ndarray)
+        assert read.tolist() == x.tolist()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[[1, 2], [3]]", "[[1], 2]", "[1, [2]]", "[[], []]", "[[1, 2], []]", "[1, true]", "[1, null]", '[1, "2"]',
+        "[12345678901234567890123]", "[[[[[1]]]]]",
+    ],
+)  # fmt: skip
+def test_whatever_is_not_a_regular_array_is_left_to_the_exact_reader(text: str) -> None:
+    assert Json().decode(f'{{"instances": {text}}}'.encode(), "instances") == json.loads(text)
+
+
+@given(st.binary(max_size=40))
+def test_no_bytes_are_mistaken_for_a_regular_array(noise: bytes) -> None:
+    body = b'{"instances": [' + noise + b"]}"
+    try:
+        read = Json().decode(body, "instances")
+    except (MalformedError, InvalidError):
+        return
+    assert (read.tolist() if isinstance(read, np.ndarray) else read) == json.loads(body)["instances"]
