@@ -23,7 +23,8 @@ def main() -> int:
         return _refuse("; ".join(problems))
     except LowerboundError as error:
         return _refuse(str(error))
-    uvicorn.run(app, host=settings.host, port=settings.port, log_config=None)
+    sys.setswitchinterval(2e-4)
+    uvicorn.run(app, host=settings.host, port=settings.port, log_config=None, access_log=settings.log_level == "debug")
     return 0
 
 

@@ -43,14 +43,16 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.settings = settings
     app.state.repository = repository
-    by_name = [Depends(named)]
-    by_version = [Depends(named), Depends(versioned)]
-    for family in (encode, decode, sample, elbo, model):
-        app.include_router(family.router, tags=["default model"])
-        app.include_router(family.router, prefix="/models/{name}", dependencies=by_name, tags=["by name"])
-        app.include_router(
-            family.router, prefix="/models/{name}/versions/{version}", dependencies=by_version, tags=["by version"]
-        )
+    named_model, versioned_model = [Depends(named)], [Depends(named), Depends(versioned)]
+    for prefix, dependencies, tag in (
+        ("", [], "default model"),
+        ("/models/{name}", named_model, "by name"),
+        ("/models/{name}/versions/{version}", versioned_model, "by version"),
+    ):
+        # Routes are tried in order: the busiest first.
+        for family in (elbo, encode, decode, sample):
+            app.router.routes.append(family.OPERATION.route(prefix, dependencies, tag))
+        app.include_router(model.router, prefix=prefix, dependencies=dependencies, tags=[tag])
     app.include_router(model.index, tags=["repository"])
     app.include_router(health.router, tags=["health"])
     complete_openapi(app)

@@ -3,6 +3,8 @@
 This module must not know what the values mean or how they are computed.
 """
 
+from functools import lru_cache
+
 from fastapi import Request, Response
 
 from service.bundle import Array
@@ -55,18 +57,7 @@ def choose_writer(request: Request, *extra: str) -> Writer:
     Raises:
         NotAcceptableError: The client accepts none of them.
     """
-    offers = [Json.media_type, Npy.media_type, *extra]
-    ranges = _accepted(request.headers.get("accept", "*/*"))
-    best, quality = "", 0.0
-    for offer in offers:
-        matching = [(name.count("*"), -q) for name, q in ranges if _matches(offer, name)]
-        # The most specific range decides; among equals the first offer, JSON, wins.
-        offered = -min(matching)[1] if matching else 0.0
-        if offered > quality:
-            best, quality = offer, offered
-    if not best:
-        raise NotAcceptableError(f"the answers are {', '.join(offers)}", "header.Accept")
-    return WRITERS[best]
+    return WRITERS[_best(request.headers.get("accept", "*/*"), (Json.media_type, Npy.media_type, *extra))]
 
 
 def respond(model: Model, writer: Writer, columns: dict[str, Array]) -> Response:
@@ -91,6 +82,21 @@ def identify(model: Model) -> dict[str, str]:
     manifest = model.manifest
     values = (manifest.name, str(manifest.version), model.bundle.digest, model.engine.device)
     return dict(zip(MODEL_HEADERS, values, strict=True))
+
+
+@lru_cache(maxsize=256)
+def _best(accept: str, offers: tuple[str, ...]) -> str:
+    ranges = _accepted(accept)
+    best, quality = "", 0.0
+    for offer in offers:
+        matching = [(name.count("*"), -q) for name, q in ranges if _matches(offer, name)]
+        # The most specific range decides; among equals the first offer, JSON, wins.
+        offered = -min(matching)[1] if matching else 0.0
+        if offered > quality:
+            best, quality = offer, offered
+    if not best:
+        raise NotAcceptableError(f"the answers are {', '.join(offers)}", "header.Accept")
+    return best
 
 
 def _accepted(header: str) -> list[tuple[str, float]]:

@@ -130,6 +130,10 @@ def _check_array(array: Array, shape: tuple[int, ...], name: str) -> Array:
 
 
 def _check_pixels(pixels: Array, data: ImageInput) -> Array:
+    if data.low <= pixels.min() and pixels.max() <= data.high:  # No NaN compares so.
+        x = pixels.astype(data.dtype, copy=False)
+        if data.dtype == "float32" or pixels.dtype.kind != "f" or np.array_equal(x, pixels):
+            return x
     if pixels.dtype.kind == "f":
         _refuse(~np.isfinite(pixels), pixels, "instances", "is not a finite number")
     outside = (pixels < data.low) | (pixels > data.high)

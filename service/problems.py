@@ -6,8 +6,8 @@ This module must not know about models.
 import asyncio
 import logging
 import math
+import os
 import re
-import uuid
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request
@@ -46,7 +46,7 @@ class Envelope:
             await self._app(scope, receive, send)
             return
         given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id = given if _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
         started = False
 
         async def send_with_id(message: Message) -> None:

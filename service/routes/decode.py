@@ -2,20 +2,21 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 
 from service.exchange import choose_writer, picture_type, read_body, respond
 from service.instances import parse_latents
-from service.routes.description import ServedModel, answers, body
+from service.routes.description import ServedModel
+from service.routes.operation import Operation
 from service.schemas import DecodeAnswer, DecodeQuery, Latents
 
-router = APIRouter()
 
-
-@router.post("/decode", responses=answers(DecodeAnswer, "image/png"), openapi_extra=body(Latents))
 async def decode(request: Request, model: ServedModel, query: Annotated[DecodeQuery, Query()]) -> Response:
     """The expectation of x given each z, in data units, or one draw from p(x|z)."""
     writer = choose_writer(request, *picture_type(model))
     z = parse_latents(await read_body(request, "latents"), model.manifest.latent_size)
     x = await (model.draw(z, query.seed) if query.draw else model.decode(z))
     return respond(model, writer, {"instances": x})
+
+
+OPERATION = Operation("POST", "/decode", decode, DecodeAnswer, Latents, media_types=["image/png"])

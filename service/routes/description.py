@@ -22,7 +22,7 @@ _UNSEEN = (Problem, Instances, Latents)
 _BINARY = {"type": "string", "format": "binary"}
 
 
-async def served_model(request: Request) -> Model:
+def served_model(request: Request) -> Model:
     """The model that the path names: `/models/{name}[/versions/{version}]`, or the default."""
     repository: Repository = request.app.state.repository
     name, version = request.path_params.get("name"), request.path_params.get("version")

@@ -2,17 +2,15 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 
 from service.exchange import choose_writer, read_body, respond
 from service.instances import parse_instances
-from service.routes.description import ServedModel, answers, body
+from service.routes.description import ServedModel
+from service.routes.operation import Operation
 from service.schemas import ElboAnswer, ElboQuery, Instances
 
-router = APIRouter()
 
-
-@router.post("/elbo", responses=answers(ElboAnswer), openapi_extra=body(Instances))
 async def elbo(request: Request, model: ServedModel, query: Annotated[ElboQuery, Query()]) -> Response:
     """Bounds on log p(x) in nats, higher is more usual; `score` and `p_value` say how strange each instance is.
 
@@ -22,3 +20,6 @@ async def elbo(request: Request, model: ServedModel, query: Annotated[ElboQuery,
     x = parse_instances(await read_body(request, "instances"), model.manifest.input)
     columns = await model.elbo(x, num_draws=query.num_draws, seed=query.seed, score=query.score, explain=query.explain)
     return respond(model, writer, columns)
+
+
+OPERATION = Operation("POST", "/elbo", elbo, ElboAnswer, Instances)

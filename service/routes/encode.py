@@ -2,19 +2,20 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 
 from service.exchange import choose_writer, read_body, respond
 from service.instances import parse_instances
-from service.routes.description import ServedModel, answers, body
+from service.routes.description import ServedModel
+from service.routes.operation import Operation
 from service.schemas import EncodeAnswer, EncodeQuery, Instances
 
-router = APIRouter()
 
-
-@router.post("/encode", responses=answers(EncodeAnswer), openapi_extra=body(Instances))
 async def encode(request: Request, model: ServedModel, query: Annotated[EncodeQuery, Query()]) -> Response:
     """The posterior q(z|x) of each instance: its mean and log-variance, and draws from it on request."""
     writer = choose_writer(request)
     x = parse_instances(await read_body(request, "instances"), model.manifest.input)
     return respond(model, writer, await model.encode(x, query.num_draws, query.seed))
+
+
+OPERATION = Operation("POST", "/encode", encode, EncodeAnswer, Instances)

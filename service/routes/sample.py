@@ -2,17 +2,18 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 
 from service.exchange import choose_writer, picture_type, respond
-from service.routes.description import ServedModel, answers
+from service.routes.description import ServedModel
+from service.routes.operation import Operation
 from service.schemas import SampleAnswer, SampleQuery
 
-router = APIRouter()
 
-
-@router.get("/sample", responses=answers(SampleAnswer, "image/png"))
 async def sample(request: Request, model: ServedModel, query: Annotated[SampleQuery, Query()]) -> Response:
     """Latents from the prior and the expectation of x given each; as `image/png`, the pictures side by side."""
     writer = choose_writer(request, *picture_type(model))
     return respond(model, writer, await model.sample(query.n, query.seed, query.temperature))
+
+
+OPERATION = Operation("GET", "/sample", sample, SampleAnswer, media_types=["image/png"])

@@ -1,0 +1,75 @@
+"""Operations: what the endpoints that compute have in common.
+
+FastAPI solves a handler's parameters anew for each request, which takes longer than a small model. An operation's route
+appears in the OpenAPI page like any other, described by its handler's signature, but calls the handler itself.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, get_type_hints
+from urllib.parse import parse_qsl
+
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.params import Depends
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
+from starlette.types import Receive, Scope, Send
+
+from service.routes.description import answers, body, served_model
+from service.schemas import Query
+
+
+@dataclass(frozen=True)
+class Operation:
+    """An endpoint that computes.
+
+    Attributes:
+        method: `GET` or `POST`.
+        path: Without the prefix that names a model.
+        handler: Takes the request, the model and the query.
+        answer: Schema of the answer.
+        body: Schema of the body, if there is one.
+        media_types: Of the answer, beside JSON and .npy.
+    """
+
+    method: str
+    path: str
+    handler: Callable[..., Awaitable[Response]]
+    answer: type[BaseModel]
+    body: type[BaseModel] | None = None
+    media_types: Sequence[str] = ()
+
+    def route(self, prefix: str, dependencies: Sequence[Depends], tag: str) -> APIRoute:
+        """The operation under a prefix; `dependencies` describe the prefix's path parameters."""
+        return _DirectRoute(
+            prefix + self.path,
+            self.handler,
+            methods=[self.method],
+            responses=answers(self.answer, *self.media_types),
+            openapi_extra=body(self.body) if self.body else None,
+            dependencies=dependencies,
+            tags=[tag],
+        )
+
+
+class _DirectRoute(APIRoute):
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+        schema: type[Query] = get_type_hints(endpoint)["query"]
+
+        @lru_cache(maxsize=256)
+        def parse(text: bytes) -> Query:
+            try:
+                return schema.model_validate(dict(parse_qsl(text.decode("latin-1"), keep_blank_values=True)))
+            except ValidationError as error:
+                problems = [{**problem, "loc": ("query", *problem["loc"])} for problem in error.errors()]
+                raise RequestValidationError(problems) from error
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            request = Request(scope, receive, send)
+            response: Response = await endpoint(request, served_model(request), parse(scope["query_string"]))
+            await response(scope, receive, send)
+
+        self.app = app
