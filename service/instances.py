@@ -119,13 +119,21 @@ def _check_nested(value: object, shape: tuple[int, ...], place: str) -> None:
 
 
 def _check_array(array: Array, shape: tuple[int, ...], name: str) -> Array:
+    """Refuse an array of anything but numbers, or of another shape, as `_check_nested` would the same nested lists."""
     if array.dtype.kind not in "iuf":
         raise InvalidError(f"must hold real numbers, not {array.dtype}", name)
-    if array.shape[1:] != shape or array.ndim == 0:
-        wanted = ", ".join(["batch", *map(str, shape)])
-        raise InvalidError(f"must have shape ({wanted}), not {array.shape}", name)
+    if not array.ndim:
+        raise InvalidError("must be an array of instances, not a number", name)
     if not len(array):
         raise InvalidError("must hold at least one instance", name)
+    for axis, size in enumerate(shape, start=1):
+        place = name + "[0]" * axis
+        if axis == array.ndim:
+            raise InvalidError(f"must be an array of {size} values, not a number", place)
+        if array.shape[axis] != size:
+            raise InvalidError(f"must have {size} values, not {array.shape[axis]}", place)
+    if array.ndim > len(shape) + 1:
+        raise InvalidError("must be a number, not an array", name + "[0]" * (len(shape) + 1))
     return array
 
 
@@ -236,7 +244,7 @@ def _refuse(wrong: Array, values: Array, name: str, problem: str) -> None:
     if wrong.any():
         index = np.unravel_index(int(np.argmax(wrong)), wrong.shape)
         place = name + "".join(f"[{i}]" for i in index)
-        raise InvalidError(f"{values[index]!s} {problem}", place)
+        raise InvalidError(f"{str(values[index]).removesuffix('.0')} {problem}", place)
 
 
 def picture(x: Array, data: ImageInput) -> Array:

@@ -565,8 +565,8 @@ def test_wrong_bodies(digits: httpx.Client, body: bytes, status: int, detail: st
 @pytest.mark.parametrize(
     ("array", "status", "detail", "location"),
     [
-        (np.zeros((2, 8, 9), np.uint8), 422, r"shape \(batch, 8, 8\), not \(2, 8, 9\)", "instances"),
-        (np.zeros((8, 8), np.uint8), 422, r"shape \(batch, 8, 8\), not \(8, 8\)", "instances"),
+        (np.zeros((2, 8, 9), np.uint8), 422, "8 values, not 9", "instances[0][0]"),
+        (np.zeros((8, 8), np.uint8), 422, "an array of 8 values, not a number", "instances[0][0]"),
         (np.zeros((0, 8, 8), np.uint8), 422, "at least one instance", "instances"),
         (np.zeros((1, 8, 8), bool), 422, "real numbers, not bool", "instances"),
         (np.zeros((1, 8, 8), complex), 422, "real numbers, not complex", "instances"),
@@ -595,12 +595,9 @@ def test_wrong_latents(digits: httpx.Client, z: Array, latent_size: int) -> None
         wrong[3, 7] = value
         answer = post(digits, "/decode", wrong, binary=True)
         assert_problem(answer, 422, f"{detail} is not a finite number in float32", "latents[3][7]")
-    assert_problem(
-        post(digits, "/decode", z[:, :-1]), 422, f"{latent_size} values, not {latent_size - 1}", "latents[0]"
-    )
-    assert_problem(
-        post(digits, "/decode", z[:, :-1], binary=True), 422, rf"shape \(batch, {latent_size}\), not", "latents"
-    )
+    for binary in (False, True):
+        answer = post(digits, "/decode", z[:, :-1], binary=binary)
+        assert_problem(answer, 422, f"{latent_size} values, not {latent_size - 1}", "latents[0]")
     answer = digits.post("/decode", json={"instances": z.tolist()})
     assert_problem(answer, 422, 'the one key "latents"', "body")
 

@@ -66,7 +66,7 @@ def test_colours_are_the_last_axis() -> None:
     np.testing.assert_array_equal(parse_instances(pixels.tolist(), COLOUR), pixels)
     assert refusal(pixels[..., :2].tolist(), COLOUR).location == "instances[0][0][0]"
     assert refusal(pixels[..., 0].tolist(), COLOUR).location == "instances[0][0][0]"
-    assert refusal(pixels[..., :2], COLOUR).location == "instances"
+    assert refusal(pixels[..., :2], COLOUR).location == "instances[0][0][0]"
 
 
 @pytest.mark.parametrize(
@@ -160,9 +160,6 @@ def test_a_long_string_costs_no_more_than_itself() -> None:
 @pytest.mark.parametrize(
     ("array", "detail"),
     [
-        (np.zeros((1, 3, 2)), "must have shape (batch, 2, 3), not (1, 3, 2)"),
-        (np.zeros((2, 3)), "must have shape (batch, 2, 3), not (2, 3)"),
-        (np.zeros((1, 2, 3, 1)), "must have shape (batch, 2, 3), not (1, 2, 3, 1)"),
         (np.zeros((0, 2, 3)), "must hold at least one instance"),
         (np.zeros((1, 2, 3), bool), "must hold real numbers, not bool"),
         (np.zeros((1, 2, 3), complex), "must hold real numbers, not complex128"),
@@ -174,6 +171,26 @@ def test_a_long_string_costs_no_more_than_itself() -> None:
 def test_a_wrong_array_is_refused(array: Array, detail: str) -> None:
     error = refusal(array, GREY)
     assert (error.location, error.detail) == ("instances", detail)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "location", "detail"),
+    [
+        ((1, 3, 2), "instances[0]", "must have 2 values, not 3"),
+        ((1, 2, 2), "instances[0][0]", "must have 3 values, not 2"),
+        ((2, 3), "instances[0]", "must have 2 values, not 3"),
+        ((1, 2), "instances[0][0]", "must be an array of 3 values, not a number"),
+        ((2,), "instances[0]", "must be an array of 2 values, not a number"),
+        ((1, 2, 3, 1), "instances[0][0][0]", "must be a number, not an array"),
+    ],
+)
+def test_an_array_of_another_shape_is_found(
+    shape: tuple[int, ...], location: str, detail: str, *, nested: bool
+) -> None:
+    array = np.zeros(shape)
+    error = refusal(array.tolist() if nested else array, GREY)
+    assert (error.location, error.detail) == (location, detail)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -284,7 +301,7 @@ def test_numbers_of_a_table_may_be_missing_but_not_infinite() -> None:
     assert refusal(np.array([[1, 0, np.inf]]), TABLE).location == "instances[0].a.b[0]"
     np.testing.assert_array_equal(parse_instances(np.full((1, 3), np.nan), TABLE), np.full((1, 3), np.nan))
     np.testing.assert_array_equal(parse_instances(np.array([[3, 5, 7]], ">i2"), TABLE), [[3.0, 5.0, 7.0]])
-    assert refusal(np.zeros((1, 2)), TABLE).location == "instances"
+    assert refusal(np.zeros((1, 2)), TABLE).location == "instances[0]"
 
 
 @given(
@@ -353,8 +370,8 @@ def test_latents_are_taken_as_they_are(z: Array) -> None:
         ([[1, 2, 3], [1, 1e39, 3]], "latents[1][1]"),
         (np.array([[1, 2, 3], [1, np.nan, 3]]), "latents[1][1]"),
         (np.array([[1, 2, 3], [1, -1e39, 3]]), "latents[1][1]"),
-        (np.zeros((1, 4)), "latents"),
-        (np.zeros(3), "latents"),
+        (np.zeros((1, 4)), "latents[0]"),
+        (np.zeros(3), "latents[0]"),
         (np.zeros((0, 3)), "latents"),
         (np.zeros((1, 3), bool), "latents"),
     ],

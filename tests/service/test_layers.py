@@ -23,6 +23,7 @@ LAYERS = [
     {"schemas", "settings", "exchange"},
     {"problems"},
     {"routes.description"},
+    {"routes.operation"},
     {"routes.decode", "routes.elbo", "routes.encode", "routes.health", "routes.model", "routes.sample"},
     {"app"},
     {"__main__"},

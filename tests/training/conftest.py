@@ -41,7 +41,7 @@ def start(*arguments: str, folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*command, *places],
         # A shell starts background jobs deaf to Ctrl-C, and children inherit it; a person's terminal does not.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - nothing but this
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
