@@ -8,6 +8,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -94,25 +95,19 @@ class Npy:
     media_type: ClassVar[str] = "application/x-npy"
 
     def decode(self, body: bytes, field: str) -> object:
-        buffer = io.BytesIO(body)
-        try:
-            version = np.lib.format.read_magic(buffer)
-            shape, fortran, dtype = _HEADERS[version](buffer)
-        except Exception as error:  # NumPy raises several kinds for damaged headers.
-            raise MalformedError(f"not a readable .npy array: {error}") from error
+        size = _header_size(body)
+        shape, fortran, dtype = _read_header(body[:size])
         if dtype.hasobject:
             raise MalformedError("an .npy array of Python objects (pickled): send plain numbers")
         if dtype.names is not None or dtype.subdtype is not None or not shape:
             raise InvalidError(
                 f"must be a plain array with one instance per entry, not {dtype} of shape {shape}", field
             )
-        size, expected = len(body) - buffer.tell(), dtype.itemsize
-        for length in shape:
-            expected *= length
-        if size != expected:
-            raise MalformedError(f"not a readable .npy array: {size} bytes of data, {expected} expected")
+        expected = math.prod(shape) * dtype.itemsize
+        if len(body) - size != expected:
+            raise MalformedError(f"not a readable .npy array: {len(body) - size} bytes of data, {expected} expected")
         try:
-            array = np.frombuffer(body, dtype, offset=buffer.tell()).reshape(shape, order="F" if fortran else "C")
+            array = np.frombuffer(body, dtype, offset=size).reshape(shape, order="F" if fortran else "C")
         except (ValueError, TypeError) as error:  # Shapes and dtypes that a header can say and no array can have.
             raise MalformedError(f"not a readable .npy array: {error}") from error
         return array.astype(dtype.newbyteorder("="), order="C", copy=False)
@@ -122,13 +117,10 @@ class Npy:
         if len(arrays) == 1:
             table = np.ascontiguousarray(arrays[0])
         else:
-            fields = [(name, array.dtype, array.shape[1:]) for name, array in columns.items()]
-            table = np.empty(len(arrays[0]), fields)
+            table = np.empty(len(arrays[0]), _record(tuple((n, a.dtype, a.shape[1:]) for n, a in columns.items())))
             for name, array in columns.items():
                 table[name] = array
-        buffer = io.BytesIO()
-        np.lib.format.write_array(buffer, table, allow_pickle=False)
-        return buffer.getvalue()
+        return _write_header(table.dtype, table.shape) + table.tobytes()
 
 
 class Png:
@@ -146,10 +138,44 @@ class Png:
 READERS: dict[str, Reader] = {codec.media_type: codec for codec in (Json(), Npy())}
 WRITERS: dict[str, Writer] = {codec.media_type: codec for codec in (Json(), Npy(), Png())}
 
-_HEADERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
+
+def _header_size(body: bytes) -> int:
+    """Bytes up to the data, for the two versions of the format that plain arrays come in; 0 for anything else."""
+    match body[:8]:
+        case b"\x93NUMPY\x01\x00":
+            return 10 + int.from_bytes(body[8:10], "little")
+        case b"\x93NUMPY\x02\x00":
+            return 12 + int.from_bytes(body[8:12], "little")
+        case _:
+            return 0
+
+
+# Headers are Python literals, slower to parse than a small array is to compute with; clients send the same few.
+
+
+@lru_cache(maxsize=256)
+def _read_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in Fortran's order, and dtype."""
+    buffer = io.BytesIO(header)
+    try:
+        if np.lib.format.read_magic(buffer) == (1, 0):
+            return np.lib.format.read_array_header_1_0(buffer)
+        return np.lib.format.read_array_header_2_0(buffer)
+    except Exception as error:  # NumPy raises several kinds for damaged headers.
+        raise MalformedError(f"not a readable .npy array: {error}") from error
+
+
+@lru_cache(maxsize=256)
+def _write_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    buffer = io.BytesIO()
+    description = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, description)
+    return buffer.getvalue()
+
+
+@lru_cache(maxsize=256)
+def _record(fields: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]) -> np.dtype[Any]:
+    return np.dtype(list(fields))
 
 
 _NUMBERS_AND_SPACE = b"0123456789+-.eE \t\r\n"
