@@ -10,7 +10,7 @@ from fastapi import Depends, FastAPI
 from service.model import Limits
 from service.problems import Envelope, answer_with_problems
 from service.repository import Repository
-from service.routes import decode, elbo, encode, health, model, sample
+from service.routes import decode, elbo, encode, health, model, sample, v2
 from service.routes.description import complete_openapi, named, versioned
 from service.settings import Settings
 
@@ -39,10 +39,12 @@ def create_app(settings: Settings) -> FastAPI:
         title="Lowerbound",
         summary="Encode, decode, sample, and score by the evidence lower bound.",
         lifespan=lifespan,
+        redirect_slashes=False,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
     app.state.settings = settings
     app.state.repository = repository
+    app.state.statistics = {}
     named_model, versioned_model = [Depends(named)], [Depends(named), Depends(versioned)]
     for prefix, dependencies, tag in (
         ("", [], "default model"),
@@ -55,6 +57,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(model.router, prefix=prefix, dependencies=dependencies, tags=[tag])
     app.include_router(model.index, tags=["repository"])
     app.include_router(health.router, tags=["health"])
+    app.include_router(v2.router, tags=["Open Inference Protocol"])
     complete_openapi(app)
     answer_with_problems(app)
     app.add_middleware(Envelope, timeout=settings.timeout)

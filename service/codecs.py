@@ -53,30 +53,9 @@ class Json:
 
     def decode(self, body: bytes, field: str) -> object:
         array = _regular_array(body, field)
-        return self._decode_exactly(body, field) if array is None else array
-
-    def _decode_exactly(self, body: bytes, field: str) -> object:
-        """Whatever is in the body, or the exact reason why nothing is."""
-        repeated: list[tuple[dict[str, Any], str]] = []
-
-        def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-            members = dict(pairs)
-            if len(members) < len(pairs):
-                ((key, _),) = Counter(key for key, _ in pairs).most_common(1)
-                repeated.append((members, key))
-            return members
-
-        try:
-            document = json.loads(body.decode(), object_pairs_hook=unique, parse_constant=_refuse_constant)
-        except UnicodeDecodeError as error:
-            raise MalformedError(f"not UTF-8: {error.reason} at byte {error.start}") from error
-        except RecursionError as error:
-            raise MalformedError("not readable JSON: nested too deeply") from error
-        except ValueError as error:
-            raise MalformedError(f"not readable JSON: {error}") from error
-        if repeated:
-            members, key = repeated[0]
-            raise MalformedError(f"the key {key!r} occurs twice", _place_of(members, document) or None)
+        if array is not None:
+            return array
+        document = read_json(body)
         if not isinstance(document, dict) or document.keys() != {field}:
             raise InvalidError(f'must be an object with the one key "{field}"', "body")
         return document[field]
@@ -133,6 +112,36 @@ class Png:
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "png")
         return buffer.getvalue()
+
+
+def read_json(body: bytes, *, constants: bool = False) -> Any:
+    """A JSON document; with `constants`, NaN and the infinities are numbers.
+
+    Raises:
+        MalformedError: It is not JSON, or a key occurs twice in an object.
+    """
+    repeated: list[tuple[dict[str, Any], str]] = []
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        members = dict(pairs)
+        if len(members) < len(pairs):
+            ((key, _),) = Counter(key for key, _ in pairs).most_common(1)
+            repeated.append((members, key))
+        return members
+
+    constant = float if constants else _refuse_constant
+    try:
+        document = json.loads(body.decode(), object_pairs_hook=unique, parse_constant=constant)
+    except UnicodeDecodeError as error:
+        raise MalformedError(f"not UTF-8: {error.reason} at byte {error.start}") from error
+    except RecursionError as error:
+        raise MalformedError("not readable JSON: nested too deeply") from error
+    except ValueError as error:
+        raise MalformedError(f"not readable JSON: {error}") from error
+    if repeated:
+        members, key = repeated[0]
+        raise MalformedError(f"the key {key!r} occurs twice", _place_of(members, document) or None)
+    return document
 
 
 READERS: dict[str, Reader] = {codec.media_type: codec for codec in (Json(), Npy())}

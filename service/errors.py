@@ -9,6 +9,7 @@
     │   ├── NotAcceptableError  406  no answer in a media type the client accepts
     │   ├── TooLargeError       413  more bytes, rows or draws than the service takes
     │   ├── MediaTypeError      415  a body in a media type the endpoint does not read
+    │   │   └── EncodingError   415  a body compressed in a way the endpoint does not read; says which it does
     │   └── InvalidError        422  readable, but not an instance of this model's data
     └── ServiceError            the service's doing; the same request may succeed later
         ├── OverloadedError     429  the queue is full; says when to come back
@@ -64,6 +65,14 @@ class TooLargeError(RequestError):
 
 class MediaTypeError(RequestError):
     """A body in a media type the endpoint does not read."""
+
+
+class EncodingError(MediaTypeError):
+    """A body compressed in a way the endpoint does not read. `known` are the ways that it does."""
+
+    def __init__(self, detail: str, location: str, known: tuple[str, ...]) -> None:
+        super().__init__(f"{detail}; send {', '.join(known)}, or plain", location)
+        self.known = known
 
 
 class InvalidError(RequestError):

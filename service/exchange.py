@@ -37,6 +37,15 @@ async def read_body(request: Request, field: str) -> object:
         raise MediaTypeError(f"bodies of {media_type!r} are not read; send {', '.join(READERS)}", "header.Content-Type")
     if encoding := request.headers.get("content-encoding"):
         raise MediaTypeError(f"{encoding!r} bodies are not read; send it plain", "header.Content-Encoding")
+    return reader.decode(await read_bytes(request), field)
+
+
+async def read_bytes(request: Request) -> bytes:
+    """A request's body, as it came.
+
+    Raises:
+        TooLargeError: More bytes than `max_body`; the rest is not read.
+    """
     limit: int = request.app.state.settings.max_body
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
@@ -48,7 +57,7 @@ async def read_body(request: Request, field: str) -> object:
         if size > limit:
             raise TooLargeError(f"more than {limit:,} bytes, which is all that is read", "body")
         chunks.append(chunk)
-    return reader.decode(b"".join(chunks), field)
+    return b"".join(chunks)
 
 
 def choose_writer(request: Request, *extra: str) -> Writer:

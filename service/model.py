@@ -3,6 +3,7 @@
 This module must not know about HTTP, bytes or devices.
 """
 
+import asyncio
 import functools
 import logging
 import math
@@ -15,7 +16,7 @@ from service.batcher import Batcher, Work
 from service.bundle import Array, Bundle
 from service.calibration import SCORES, p_values
 from service.engine import Engine, golden_error
-from service.errors import BundleError, InvalidError, TooLargeError
+from service.errors import BundleError, InvalidError, NotReadyError, TooLargeError
 
 logger = logging.getLogger("service")
 
@@ -69,6 +70,17 @@ class Model:
         except Exception:
             logger.exception("%s %d: the engine fails its golden rows", self.manifest.name, self.manifest.version)
             return math.inf
+
+    async def check(self) -> None:
+        """Compute the golden rows now.
+
+        Raises:
+            NotReadyError: The answer is not the bundle's.
+        """
+        error = await asyncio.to_thread(self.golden_error)
+        if not error <= 1:
+            name = f"{self.manifest.name} {self.manifest.version}"
+            raise NotReadyError(f"{name}: the golden ELBOs are {error:.3g} times the tolerance away")
 
     async def encode(self, x: Array, num_draws: int = 0, seed: int | None = None) -> dict[str, Array]:
         """The posterior of each row: `mean` and `log_variance` (batch, L), and `draws` (batch, num_draws, L) if any."""

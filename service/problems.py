@@ -1,4 +1,4 @@
-"""Errors as answers: every failure leaves as RFC 9457 problem+json, under the request's id.
+"""Errors as answers: every failure leaves as RFC 9457 problem+json, or as `{"error": "..."}` under /v2, with an id.
 
 This module must not know about models.
 """
@@ -17,7 +17,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import STATUS, DeadlineError, LowerboundError, OverloadedError, RequestError
+from service.errors import STATUS, DeadlineError, EncodingError, LowerboundError, OverloadedError, RequestError
+from service.protocol import ProtocolError
 from service.schemas import Problem
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
@@ -25,6 +26,12 @@ REQUEST_ID_HEADER = "X-Request-ID"
 
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 """Ids that are echoed: visible ASCII, of a length that fits a log line; any other is replaced."""
+
+_PROTOCOL_STATUS = {
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: HTTPStatus.NOT_IMPLEMENTED,
+    HTTPStatus.UNPROCESSABLE_ENTITY: HTTPStatus.BAD_REQUEST,
+}
+"""The statuses that the Open Inference Protocol has others for."""
 
 logger = logging.getLogger("service")
 
@@ -63,48 +70,54 @@ class Envelope:
             if started:
                 raise
             if isinstance(error, TimeoutError):
-                answer = _render(DeadlineError(f"not answered within {self._timeout:g} seconds"))
+                answer = _render(scope, DeadlineError(f"not answered within {self._timeout:g} seconds"))
             else:
                 logger.exception("request %s failed", request_id)
-                answer = _problem(
-                    HTTPStatus.INTERNAL_SERVER_ERROR, f"a fault of the service; see its log for {request_id}"
-                )
+                detail = f"a fault of the service; see its log for {request_id}"
+                answer = _answer(scope, HTTPStatus.INTERNAL_SERVER_ERROR, detail)
             await answer(scope, receive, send_with_id)
 
 
 def answer_with_problems(app: FastAPI) -> None:
-    """Make every error of the application's handlers, and of FastAPI itself, a problem."""
+    """Make every error of the application's handlers, and of FastAPI itself, an answer of that shape."""
 
     @app.exception_handler(LowerboundError)
     async def _(request: Request, error: LowerboundError) -> JSONResponse:
-        return _render(error)
+        return _render(request.scope, error)
 
     @app.exception_handler(RequestValidationError)
     async def _(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         location = ".".join(str(part) for part in first["loc"])
-        return _problem(HTTPStatus.UNPROCESSABLE_ENTITY, first["msg"], location)
+        return _answer(request.scope, HTTPStatus.UNPROCESSABLE_ENTITY, first["msg"], location)
 
     @app.exception_handler(HTTPException)
     async def _(request: Request, error: HTTPException) -> JSONResponse:
-        answer = _problem(HTTPStatus(error.status_code), f"{request.method} {request.url.path}")
+        answer = _answer(request.scope, HTTPStatus(error.status_code), f"{request.method} {request.url.path}")
         answer.headers.update(error.headers or {})
         return answer
 
 
-def _render(error: LowerboundError) -> JSONResponse:
+def _render(scope: Scope, error: LowerboundError) -> JSONResponse:
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
     answer = (
-        _problem(status, error.detail, error.location)
+        _answer(scope, status, error.detail, error.location)
         if isinstance(error, RequestError)
-        else _problem(status, str(error))
+        else _answer(scope, status, str(error))
     )
+    if isinstance(error, EncodingError):
+        answer.headers["Accept-Encoding"] = ", ".join(error.known)
     if isinstance(error, OverloadedError):
         answer.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     return answer
 
 
-def _problem(status: HTTPStatus, detail: str, location: str | None = None) -> JSONResponse:
+def _answer(scope: Scope, status: HTTPStatus, detail: str, location: str | None = None) -> JSONResponse:
+    """A failure in the shape that its path asks for: the Open Inference Protocol's under /v2, elsewhere a problem."""
+    if f"{scope['path']}/".startswith("/v2/"):
+        status = _PROTOCOL_STATUS.get(status, status)
+        text = ProtocolError(error=_writable(f"{location or status.phrase}: {detail}"))
+        return JSONResponse(text.model_dump(), status)
     problem = Problem(
         title=status.phrase, status=status.value, detail=_writable(detail), location=location and _writable(location)
     )

@@ -17,6 +17,11 @@ TableRecord = dict[str, Category | None]
 Seed = Annotated[int | None, Field(ge=0, lt=2**32, description="Names the random numbers; the bundle's own if absent.")]
 NumDraws = Annotated[int | None, Field(ge=1, description="K, draws of z per row; the bundle's own if absent.")]
 
+Score = Annotated[
+    Literal["negative_elbo", "negative_log_evidence"] | None,
+    Field(description="Which score to report; the bundle's default if absent."),
+]
+
 
 class Query(BaseModel):
     """Base of the query parameters: an unknown one is an error, not a default in disguise."""
@@ -51,9 +56,7 @@ class ElboQuery(Query):
 
     num_draws: NumDraws = None
     seed: Seed = None
-    score: Literal["negative_elbo", "negative_log_evidence"] | None = Field(
-        default=None, description="Which score to report; the bundle's default if absent."
-    )
+    score: Score = None
     explain: bool = Field(default=False, description="Add where the bound comes from, by feature and by latent.")
 
 

@@ -19,7 +19,7 @@ from training.recipes import names
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-URL = "http://127.0.0.1:8000"
+ADDRESS = "127.0.0.1:8000"
 
 
 def section(title: str) -> str:
@@ -51,19 +51,20 @@ def assert_nearly_equal(real: Any, shown: Any) -> None:
             assert real == shown
 
 
+def address(client: httpx.Client) -> str:
+    return f"{client.base_url.host}:{client.base_url.port}"
+
+
 def test_the_curl_example_is_real(digits: httpx.Client) -> None:
     (block,) = blocks("console")
     command, shown = re.fullmatch(r"\$ (curl .*?')\n(\{.*\})\n", block, re.DOTALL).groups()  # type: ignore[union-attr]
-    done = subprocess.run(
-        ["bash", "-c", command.replace(URL, str(digits.base_url).rstrip("/"))], capture_output=True, check=True
-    )
+    done = subprocess.run(["bash", "-c", command.replace(ADDRESS, address(digits))], capture_output=True, check=True)
     assert_nearly_equal(json.loads(done.stdout), json.loads(shown))
 
 
-def test_the_python_example_is_real(digits: httpx.Client) -> None:
-    (code,) = blocks("python")
-    (shown,) = blocks("text")
-    code = code.replace(URL, str(digits.base_url).rstrip("/"))
+@pytest.mark.parametrize(("code", "shown"), list(zip(blocks("python"), blocks("text"), strict=True)))
+def test_the_python_examples_are_real(digits: httpx.Client, code: str, shown: str) -> None:
+    code = code.replace(ADDRESS, address(digits))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     assert done.stdout == shown
 

@@ -1,6 +1,7 @@
 """What the routes share in the OpenAPI page, and how a path finds its model."""
 
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Path, Request
@@ -13,19 +14,25 @@ from service.exchange import MODEL_HEADERS
 from service.manifest import ModelName
 from service.model import Model
 from service.problems import PROBLEM_MEDIA_TYPE, REQUEST_ID_HEADER
+from service.protocol import InferRequest, ProtocolError
 from service.repository import Repository
 from service.schemas import Instances, Latents, Problem
 
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 _REFERENCE = "#/components/schemas/{model}"
-_UNSEEN = (Problem, Instances, Latents)
+_UNSEEN = (Problem, Instances, Latents, InferRequest, ProtocolError)
 _BINARY = {"type": "string", "format": "binary"}
 
 
 def served_model(request: Request) -> Model:
     """The model that the path names: `/models/{name}[/versions/{version}]`, or the default."""
+    return find_model(request, request.path_params.get("name"))
+
+
+def find_model(request: Request, name: str | None) -> Model:
+    """The model of that name, or the default, in the version that the path names, or the latest."""
     repository: Repository = request.app.state.repository
-    name, version = request.path_params.get("name"), request.path_params.get("version")
+    version = request.path_params.get("version")
     if version is not None and not _VERSION.fullmatch(version):
         raise NotFoundError(f"{version!r} is no version", "path.version")
     return repository.get(name, version and int(version))
@@ -55,16 +62,16 @@ def complete_openapi(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def body(schema: type[BaseModel]) -> dict[str, Any]:
+def body(schema: type[BaseModel], media_types: Iterable[str] = READERS) -> dict[str, Any]:
     """An OpenAPI request body: `schema` as JSON, or one array in a binary format."""
-    content = {name: {"schema": _refer(schema) if name == Json.media_type else _BINARY} for name in READERS}
+    content = {name: {"schema": _refer(schema) if name == Json.media_type else _BINARY} for name in media_types}
     return {"requestBody": {"required": True, "content": content}}
 
 
 def answers(schema: type[BaseModel], *media_types: str) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI responses of an endpoint that computes: its answer in each media type, and every problem."""
     content = {name: {"schema": _BINARY} for name in ("application/x-npy", *media_types)}
-    ok = {"model": schema, "content": content, "headers": _headers(MODEL_HEADERS)}
+    ok = {"model": schema, "content": content, "headers": describe_headers(MODEL_HEADERS)}
     return {200: ok} | problems(*STATUS)
 
 
@@ -76,16 +83,27 @@ def problems(*errors: type[LowerboundError]) -> dict[int | str, dict[str, Any]]:
         described[STATUS[error].value] = {
             "description": (error.__doc__ or "").partition("\n")[0],
             "content": {PROBLEM_MEDIA_TYPE: {"schema": _refer(Problem)}},
-            "headers": _headers(headers),
+            "headers": describe_headers(headers),
         }
     return described
+
+
+def failure() -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI response for whatever goes wrong in the Open Inference Protocol."""
+    content = {Json.media_type: {"schema": _refer(ProtocolError)}}
+    headers = {
+        "Retry-After": "With 429: seconds after which to try again.",
+        "Accept-Encoding": "With 501: how a body may be compressed.",
+    }
+    return {"default": {"description": "Any failure.", "content": content, "headers": describe_headers(headers)}}
 
 
 def _refer(schema: type[BaseModel]) -> dict[str, str]:
     return {"$ref": _REFERENCE.format(model=schema.__name__)}
 
 
-def _headers(described: dict[str, str]) -> dict[str, Any]:
+def describe_headers(described: dict[str, str]) -> dict[str, Any]:
+    """The OpenAPI headers of an answer."""
     everywhere = {REQUEST_ID_HEADER: "The request's own, or a new one."}
     return {
         name: {"description": text, "schema": {"type": "string"}} for name, text in (described | everywhere).items()

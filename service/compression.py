@@ -1,0 +1,40 @@
+"""Compressed bodies: the content codings that requests may come in, undone within a limit.
+
+This module must not know about HTTP frameworks or what the bytes mean.
+"""
+
+import zlib
+
+from service.errors import EncodingError, MalformedError, TooLargeError
+
+_WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+"""What zlib calls them; `deflate` is in zlib's wrapping, as RFC 9110 has it."""
+
+
+def decompress(body: bytes, encoding: str, limit: int) -> bytes:
+    """The bytes that were compressed, at most `limit` of them; no more than that is ever held.
+
+    Args:
+        body: As it came.
+        encoding: `gzip`, `deflate`, or `identity`, which leaves the body alone.
+        limit: Most bytes to make.
+
+    Raises:
+        EncodingError: Another coding than gzip or deflate.
+        MalformedError: The bytes are damaged, cut off, or followed by others.
+        TooLargeError: There are more than `limit`.
+    """
+    if encoding in {"", "identity"}:
+        return body
+    if encoding not in _WINDOW_BITS:
+        raise EncodingError(f"{encoding!r} bodies are not read", "header.Content-Encoding", tuple(_WINDOW_BITS))
+    stream = zlib.decompressobj(_WINDOW_BITS[encoding])
+    try:
+        plain = stream.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise MalformedError(f"not a {encoding} body: {error}", "body") from error
+    if len(plain) > limit:
+        raise TooLargeError(f"more than {limit:,} bytes when decompressed, which is all that is read", "body")
+    if not stream.eof or stream.unused_data:
+        raise MalformedError(f"not one {encoding} body: {'bytes follow it' if stream.eof else 'cut off'}", "body")
+    return plain

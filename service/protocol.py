@@ -1,0 +1,226 @@
+"""The messages of the Open Inference Protocol, under /v2: checked by its codec, described on the OpenAPI page.
+
+This module must not know about bytes, models or HTTP.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from service.errors import InvalidError
+from service.schemas import NumDraws, Score, Seed
+
+Shape = list[Annotated[int, Field(ge=0, lt=2**63)]]
+
+
+class Checked(BaseModel):
+    """Base of what clients send within a larger document: closed, and read as it stands, without conversions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    @classmethod
+    def check(cls, document: object, place: str = "") -> Self:
+        """The document, which stands at `place` of the body, as an instance of this class.
+
+        Raises:
+            InvalidError: Names the first wrong place, as `inputs[0].shape[1]`.
+        """
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            steps = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in first["loc"])
+            raise InvalidError(first["msg"], (place + steps).removeprefix(".") or "body") from error
+
+
+class InputParameters(Checked):
+    """How an input's values are sent."""
+
+    binary_data_size: int | None = Field(default=None, ge=0, description="Bytes of this input's data after the JSON.")
+
+
+class InferInput(Checked):
+    """One input tensor."""
+
+    name: str
+    shape: Shape = Field(max_length=8)
+    datatype: str = Field(description="UINT8 to UINT64, INT8 to INT64, FP16, FP32 or FP64.")
+    parameters: InputParameters = InputParameters()
+    data: list[Any] | None = Field(default=None, description="The values, flat or nested; null and NaN are missing.")
+
+
+class OutputParameters(Checked):
+    """How an output is wanted."""
+
+    binary_data: bool | None = Field(default=None, description="After the JSON rather than in it.")
+    classification: int | None = Field(default=None, description="Refused: no output is a class.")
+
+
+class InferOutput(Checked):
+    """One output that is wanted."""
+
+    name: str
+    parameters: OutputParameters = OutputParameters()
+
+
+class InferRequest(Checked):
+    """The JSON part of a request; the binary inputs' bytes follow it, in order."""
+
+    id: str | None = Field(default=None, max_length=1024, description="Echoed.")
+    parameters: dict[str, Any] = Field(
+        default={},
+        description="binary_data_output, timeout (microseconds) and priority (of no effect); for the bounds num_draws, "
+        "seed and score, for explanations num_draws and seed, for draws seed. Others are refused.",
+    )
+    inputs: list[InferInput]
+    outputs: list[InferOutput] = Field(default=[], description="The outputs wanted; all if empty.")
+
+
+class InferParameters(Checked):
+    """Parameters of every request."""
+
+    binary_data_output: bool = False
+    timeout: int = Field(default=0, ge=0)
+    priority: int = Field(default=0, ge=0)
+
+
+class DrawParameters(InferParameters):
+    """Parameters of a graph that draws."""
+
+    seed: Seed = None
+
+
+class ExplainParameters(DrawParameters):
+    """Parameters of a graph that averages over draws."""
+
+    num_draws: NumDraws = None
+
+
+class BoundParameters(ExplainParameters):
+    """Parameters of the bounds."""
+
+    score: Score = None
+
+
+class InferAnswerOutput(BaseModel):
+    """One output tensor."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: list[float | None] | None = Field(default=None, description="The values, flat, row-major; NaN is null.")
+    parameters: InputParameters | None = None
+
+
+class InferAnswer(BaseModel):
+    """The JSON part of an answer; the binary outputs' bytes follow it, in order."""
+
+    id: str | None = Field(default=None, description="The request's.")
+    model_name: str
+    model_version: str
+    outputs: list[InferAnswerOutput]
+
+
+class ServerLive(BaseModel):
+    """The process answers."""
+
+    live: Literal[True] = True
+
+
+class ServerReady(BaseModel):
+    """Every model, or the one asked about, answers its golden rows as it should."""
+
+    ready: Literal[True] = True
+
+
+class ServerMetadata(BaseModel):
+    """The server and the extensions of the protocol that it has."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class TensorMetadata(BaseModel):
+    """An input or output."""
+
+    name: str
+    datatype: str
+    shape: list[int] = Field(description="-1 is the batch.")
+
+
+class ModelMetadata(BaseModel):
+    """A model's inputs and outputs."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+class TensorConfig(BaseModel):
+    """An input or output, without the batch."""
+
+    name: str
+    data_type: str
+    dims: list[int]
+
+
+class ModelConfiguration(BaseModel):
+    """The part of a Triton model's configuration that load generators read."""
+
+    name: str
+    platform: str
+    backend: str
+    max_batch_size: int = Field(description="Most rows in one request under the bundle's own draws.")
+    dynamic_batching: dict[str, int] = Field(default={}, description="Present: requests share batches.")
+    input: list[TensorConfig]
+    output: list[TensorConfig]
+
+
+class Duration(BaseModel):
+    """So many, in so much time."""
+
+    count: int = 0
+    ns: int = 0
+
+    def add(self, ns: int) -> None:
+        """One more."""
+        self.count += 1
+        self.ns += ns
+
+
+class Durations(BaseModel):
+    """Time by outcome. Stages are not timed apart: queue and compute_* stay zero."""
+
+    success: Duration = Field(default_factory=Duration)
+    fail: Duration = Field(default_factory=Duration)
+    queue: Duration = Field(default_factory=Duration)
+    compute_input: Duration = Field(default_factory=Duration)
+    compute_infer: Duration = Field(default_factory=Duration)
+    compute_output: Duration = Field(default_factory=Duration)
+
+
+class ModelStatistics(BaseModel):
+    """What a model has answered under /v2 since the start."""
+
+    name: str
+    version: str
+    last_inference: int = Field(default=0, description="Milliseconds since 1970.")
+    inference_count: int = Field(default=0, description="Rows.")
+    execution_count: int = Field(default=0, description="Requests; how they shared engine calls is not told apart.")
+    inference_stats: Durations = Field(default_factory=Durations)
+    batch_stats: list[dict[str, int]] = []
+
+
+class Statistics(BaseModel):
+    """Statistics of models."""
+
+    model_stats: list[ModelStatistics]
+
+
+class ProtocolError(BaseModel):
+    """Any failure under /v2."""
+
+    error: str = Field(description="The place of the first offending value, or the status in words; what is wrong.")
