@@ -1,0 +1,195 @@
+"""The serving benchmark: one command, one table.
+
+    python3 -m venv .venv/peers && .venv/peers/bin/pip install -r tests/benchmarks/serving/peers/requirements.txt
+    .venv/test/bin/python -m tests.benchmarks.serving                       # all of it: about half an hour
+    .venv/test/bin/python -m tests.benchmarks.serving table --seconds 1     # a quick look
+
+`table` compares the service with its peers, with HTTP alone and with ONNX Runtime alone, in rounds, every server
+started anew in each; `stages` says where the time of a request goes; `memory` watches a long run. Linux, two cores or
+more: the server has core 0, the load generator core 1; nothing else should run.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from tests.benchmarks.serving.ceiling import BATCHES
+from tests.benchmarks.serving.load import Load, LoadError, run
+from tests.benchmarks.serving.memory import soak
+from tests.benchmarks.serving.reference import Reference, write_reference
+from tests.benchmarks.serving.servers import (
+    HTTP,
+    LOAD_CORE,
+    OURS,
+    SERVER_CORE,
+    SERVERS,
+    NotInstalledError,
+    Server,
+    on_core,
+    serve,
+)
+from tests.benchmarks.serving.stages import profile
+
+WARM_UP = 1.0
+PARTS = ("table", "stages", "memory")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One kind of load: a column of the table."""
+
+    form: str
+    rows: int
+    connections: int
+
+    def __str__(self) -> str:
+        return f"{self.rows}-row {self.form}, {self.connections} conn."
+
+
+ALONE = Cell("json", 1, 1)
+CELLS = (ALONE, Cell("json", 1, 32), Cell("json", 64, 8), Cell("binary", 1, 32), Cell("binary", 64, 8))
+
+Results = dict[str, dict[Cell, list[Load]]]
+"""By server and load, one for each round."""
+
+
+def main() -> int:
+    """Run what was asked for; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help="table, stages, memory; all if none is given")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--minutes", type=float, default=10.0, help="of the memory run")
+    parser.add_argument("--peers", type=Path, default=Path(".venv/peers/bin/python"), help="the peers' interpreter")
+    parser.add_argument("--only", nargs="*", default=[], help="servers by name, beside Lowerbound; all if not given")
+    given = parser.parse_args()
+    parts = given.parts or PARTS
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    if not {SERVER_CORE, LOAD_CORE} <= os.sched_getaffinity(0):
+        parser.error(f"needs the cores {SERVER_CORE} and {LOAD_CORE}")
+    os.sched_setaffinity(0, {LOAD_CORE})
+    python = given.peers.absolute()
+    servers = [server for server in SERVERS if server is OURS or not given.only or server.name in given.only]
+
+    with tempfile.TemporaryDirectory() as folder:
+        reference = write_reference(Path(folder))
+        print(f"{platform.machine()}, Python {platform.python_version()}, {os.cpu_count()} cores; one for each side\n")
+        if "table" in parts:
+            results, ceilings, absent = _measure(servers, reference, python, given.seconds, given.rounds)
+            print("Rows a second, of bare uvicorn requests a second;", end=" ")
+            print(f"median of {given.rounds} x {given.seconds:g} s (least to most).\n")
+            print(_table(results, ceilings, absent), end="\n\n")
+            print(
+                f"Milliseconds of a request: median, 99th percentile. Generator at most {_busiest(results):.0%} busy.\n"
+            )
+            print(_latencies(results), end="\n\n")
+        if "stages" in parts:
+            print("Microseconds of a single-row JSON request.\n")
+            print(profile(reference, given.seconds), end="\n\n")
+        if "memory" in parts:
+            print(soak(reference, given.minutes, python))
+    return 0
+
+
+def _measure(
+    servers: list[Server], reference: Reference, python: Path, seconds: float, rounds: int
+) -> tuple[Results, dict[int, list[float]], dict[str, str]]:
+    """Round by round, so that a slow minute of the machine falls on all alike."""
+    results: Results = defaultdict(lambda: defaultdict(list))
+    ceilings: dict[int, list[float]] = defaultdict(list)
+    absent: dict[str, str] = {}
+    for number in range(rounds):
+        for batch, rate in _ceiling(reference, seconds).items():
+            ceilings[batch].append(rate)
+        for server in servers:
+            _progress(f"round {number + 1} of {rounds}: {server.name}")
+            try:
+                with serve(server, reference, python) as (port, _):
+                    for cell in CELLS:
+                        if cell.form in server.requests:
+                            exchanges = server.exchanges(reference.rows, cell.rows, cell.form)
+                            load = run(port, exchanges, cell.connections, seconds, min(WARM_UP, seconds))
+                            results[server.name][cell].append(load)
+            except NotInstalledError:
+                absent[server.name] = "not installed"
+            except (LoadError, OSError) as error:
+                absent[server.name] = "failed"
+                _progress(f"{server.name}: {error}")
+    return results, ceilings, absent
+
+
+def _ceiling(reference: Reference, seconds: float) -> dict[int, float]:
+    command = [sys.executable, str(Path(__file__).parent / "ceiling.py"), str(reference.peers), str(seconds)]
+    with on_core(SERVER_CORE):
+        done = subprocess.run(command, capture_output=True, check=True, text=True)
+    rates: dict[str, float] = json.loads(done.stdout)
+    return {int(batch): rate for batch, rate in rates.items()}
+
+
+def _table(results: Results, ceilings: dict[int, list[float]], absent: dict[str, str]) -> str:
+    lines = [_line("", *CELLS), "|---|" + "---:|" * len(CELLS)]
+    for name, cells in results.items():
+        values = [_spread([load.rows_per_second for load in cells[cell]]) if cells.get(cell) else "" for cell in CELLS]
+        lines.append(_line(name, *values))
+    # One connection leaves nothing to batch; elsewhere whatever waits can be one batch.
+    rates = {cell: ceilings[min(BATCHES) if cell == ALONE else max(BATCHES)] for cell in CELLS}
+    lines.append(_line("ONNX Runtime alone", *(_spread(rates[cell]) for cell in CELLS)))
+    lines.extend(_line(name, problem, *[""] * (len(CELLS) - 1)) for name, problem in absent.items())
+    ours = results[OURS.name]
+    for name, cells in results.items():
+        if name not in (OURS.name, HTTP.name):
+            lines.append(_line(f"**Lowerbound / {name}**", *(_ratio(ours, cells, cell) for cell in CELLS)))
+    shares = [f"**{_rate(ours, cell) / median(rates[cell]):.2f}**" if ours.get(cell) else "" for cell in CELLS]
+    lines.append(_line("**Lowerbound / ONNX Runtime alone**", *shares))
+    return "\n".join(lines)
+
+
+def _latencies(results: Results) -> str:
+    lines = [_line("", *CELLS), "|---|" + "---:|" * len(CELLS)]
+    for name, cells in results.items():
+        values = []
+        for cell in CELLS:
+            loads = cells.get(cell, [])
+            quantiles = (1e3 * median(load.quantile(share) for load in loads) for share in (0.5, 0.99)) if loads else ()
+            values.append(", ".join(f"{quantile:,.2f}" for quantile in quantiles))
+        lines.append(_line(name, *values))
+    return "\n".join(lines)
+
+
+def _rate(cells: dict[Cell, list[Load]], cell: Cell) -> float:
+    return median(load.rows_per_second for load in cells[cell])
+
+
+def _ratio(ours: dict[Cell, list[Load]], theirs: dict[Cell, list[Load]], cell: Cell) -> str:
+    if not (ours.get(cell) and theirs.get(cell)):
+        return ""
+    return f"**{_rate(ours, cell) / _rate(theirs, cell):.2f}**"
+
+
+def _spread(rates: list[float]) -> str:
+    return f"{median(rates):,.0f} ({min(rates):,.0f} to {max(rates):,.0f})"
+
+
+def _busiest(results: Results) -> float:
+    return max((load.busy for cells in results.values() for loads in cells.values() for load in loads), default=0.0)
+
+
+def _line(*cells: object) -> str:
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def _progress(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
