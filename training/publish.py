@@ -96,9 +96,10 @@ def _golden(engine: OnnxEngine, graphs: dict[str, Graph], x: Array, bank: Array)
 
 
 def _commit() -> str | None:
-    """The revision of the trainer's source, marked where it was changed since; None outside a checkout."""
+    """The revision of the trainer's source, marked where it was changed since; None where git knows of none."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    done = subprocess.run(  # noqa: S603 - fixed words
-        command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or None
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)  # noqa: S603
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
