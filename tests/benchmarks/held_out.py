@@ -1,7 +1,7 @@
 """Score a served model's own test rows over HTTP, and scrambled copies of them.
 
     make train RECIPE=fashion-mnist && make serve MODELS=models &
-    .venv/test/bin/python tests/benchmarks/held_out.py http://127.0.0.1:8000
+    .venv/test/bin/python -m tests.benchmarks.held_out http://127.0.0.1:8000
 
 The rows are found again from the recipe in the served manifest. Prints the mean ELBO beside the manifest's, which was
 computed without HTTP; the AUROC of the default score for telling scrambled rows (the values of each row in another
