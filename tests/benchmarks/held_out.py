@@ -38,7 +38,7 @@ def score(client: httpx.Client, rows: npt.NDArray[np.generic]) -> npt.NDArray[np
     return np.concatenate(answers)
 
 
-def main(url: str) -> None:
+def main(url: str = "http://127.0.0.1:8000") -> None:
     """Print the table."""
     client = httpx.Client(base_url=url, timeout=120)
     served = client.get("/model").raise_for_status().json()
@@ -69,4 +69,4 @@ def main(url: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
