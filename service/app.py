@@ -1,18 +1,22 @@
 """The application: reads the models, wires the routes. Nothing happens at import."""
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI
 
-from service.model import Limits
+from service.errors import NotFoundError
+from service.model import Limits, Model
 from service.problems import Envelope, answer_with_problems
 from service.repository import Repository
 from service.routes import decode, elbo, encode, health, model, sample, v2
 from service.routes.description import complete_openapi, named, versioned
 from service.settings import Settings
+
+OPERATIONS = (elbo.OPERATION, encode.OPERATION, decode.OPERATION, sample.OPERATION)
 
 logger = logging.getLogger("service")
 
@@ -51,14 +55,28 @@ def create_app(settings: Settings) -> FastAPI:
         ("/models/{name}", named_model, "by name"),
         ("/models/{name}/versions/{version}", versioned_model, "by version"),
     ):
-        # Routes are tried in order: the busiest first.
-        for family in (elbo, encode, decode, sample):
-            app.router.routes.append(family.OPERATION.route(prefix, dependencies, tag))
+        for operation in OPERATIONS:
+            app.router.routes.append(operation.route(prefix, dependencies, tag))
         app.include_router(model.router, prefix=prefix, dependencies=dependencies, tags=[tag])
     app.include_router(model.index, tags=["repository"])
     app.include_router(health.router, tags=["health"])
     app.include_router(v2.router, tags=["Open Inference Protocol"])
     complete_openapi(app)
     answer_with_problems(app)
-    app.add_middleware(Envelope, timeout=settings.timeout)
+    direct = {
+        (operation.method, prefix + operation.path): operation.on(served)
+        for prefix, served in _addresses(repository)
+        for operation in OPERATIONS
+    }
+    app.add_middleware(Envelope, timeout=settings.timeout, direct=direct)
     return app
+
+
+def _addresses(repository: Repository) -> Iterator[tuple[str, Model]]:
+    """Every prefix that names a model; a model may have several."""
+    with contextlib.suppress(NotFoundError):  # Several models, and none of them the default.
+        yield "", repository.get()
+    for name, versions in repository.names().items():
+        yield f"/models/{name}", repository.get(name)
+        for version in versions:
+            yield f"/models/{name}/versions/{version}", repository.get(name, version)

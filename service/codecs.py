@@ -4,6 +4,7 @@ This module must not know about HTTP, models or what the values mean.
 """
 
 import io
+import itertools
 import json
 import math
 from collections import Counter
@@ -187,38 +188,40 @@ def _record(fields: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]) -> n
     return np.dtype(list(fields))
 
 
-_NUMBERS_AND_SPACE = b"0123456789+-.eE \t\r\n"
-_MAX_DEPTH = 4  # batch, height, width, channels
-
-
 def _regular_array(body: bytes, field: str) -> Array | None:
     """The array in `{field: ...}` if it is nested lists of numbers, all of one shape, and None for anything else.
 
-    simdjson reads the numbers without making a Python object of each, but flattens nested lists silently. What is left
-    of a body without its numbers and white space, its skeleton, must therefore be that of an array of some shape, byte
-    for byte: nothing ragged, repeated or non-numeric has such a skeleton.
+    simdjson reads the numbers without making a Python object of each, but flattens nested lists silently. Therefore all
+    lists of one level must be of one length, and no others may be in the body.
     """
-    skeleton = body.translate(None, _NUMBERS_AND_SPACE)
-    opening = f'{{"{field}":'.encode().translate(None, _NUMBERS_AND_SPACE)
-    nesting = skeleton[len(opening) :]
-    depth = len(nesting) - len(nesting.lstrip(b"["))
-    if not 0 < depth <= _MAX_DEPTH:
-        return None
-    shape: list[int] = []
-    unit = b""
-    for level in range(depth):  # From the innermost lists outwards, how many units the first list of each level has.
-        start, end = depth - level - 1, nesting.find(b"]" * (level + 1)) + level + 1
-        shape.insert(0, (end - start - 1) // (len(unit) + 1))
-        unit = b"[" + b",".join([unit] * shape[0]) + b"]"
-    if skeleton != opening + unit + b"}":
-        return None
     try:
         document: Any = simdjson.Parser().parse(body)
+        shape, lists = _regular_shape(document[field])
+        if len(document) != 1 or lists != body.count(b"["):
+            return None
         flat: Array = np.frombuffer(document[field].as_buffer(of_type="d"))
-    except (ValueError, KeyError, TypeError, RuntimeError):  # The last is a number of more than 64 bits.
+        return flat.reshape(shape)
+    except (ValueError, KeyError, TypeError, IndexError, RuntimeError):  # The last: a number of more than 64 bits.
         return None
-    # An empty list and a list of one number have the same skeleton.
-    return flat.reshape(shape) if flat.size == math.prod(shape) else None
+
+
+def _regular_shape(array: Any) -> tuple[list[int], int]:
+    """The lengths of a list, of its first element, and so on; and how many lists there are down to that level.
+
+    Raises:
+        ValueError: Lists of one level differ in length.
+        TypeError: Something beside lists is in a level above the last.
+    """
+    shape: list[int] = []
+    lists = 0
+    level = [array]
+    while True:
+        (length,) = set(map(len, level))
+        shape.append(length)
+        lists += len(level)
+        if not isinstance(level[0][0], simdjson.Array):
+            return shape, lists
+        level = list(itertools.chain.from_iterable(level))
 
 
 def _refuse_constant(name: str) -> None:

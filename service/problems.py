@@ -4,16 +4,17 @@ This module must not know about models.
 """
 
 import asyncio
+import itertools
 import logging
 import math
 import os
 import re
+from collections.abc import Iterable, Iterator, Mapping
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -24,7 +25,8 @@ from service.schemas import Problem
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 REQUEST_ID_HEADER = "X-Request-ID"
 
-_REQUEST_ID = re.compile(r"[!-~]{1,128}")
+_REQUEST_ID_KEY = REQUEST_ID_HEADER.lower().encode()
+_REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 """Ids that are echoed: visible ASCII, of a length that fits a log line; any other is replaced."""
 
 _PROTOCOL_STATUS = {
@@ -42,60 +44,80 @@ class Envelope:
     Args:
         app: What is inside.
         timeout: Seconds after which a request is given up.
+        direct: By method and path, what answers without the layers of `app`.
     """
 
-    def __init__(self, app: ASGIApp, timeout: float) -> None:
+    def __init__(self, app: ASGIApp, timeout: float, direct: Mapping[tuple[str, str], ASGIApp]) -> None:
         self._app = app
         self._timeout = timeout
+        self._direct = direct
+        self._ids = _unique_ids()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
+        app = self._direct.get((scope["method"], scope["path"]), self._app)
+        request_id = _given_id(scope["headers"]) or next(self._ids)
         started = False
 
         async def send_with_id(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+                message["headers"] = [*message["headers"], (_REQUEST_ID_KEY, request_id)]
             await send(message)
 
         try:
             async with asyncio.timeout(self._timeout):
-                await self._app(scope, receive, send_with_id)
+                await app(scope, receive, send_with_id)
         except Exception as error:
             if started:
                 raise
-            if isinstance(error, TimeoutError):
-                answer = _render(scope, DeadlineError(f"not answered within {self._timeout:g} seconds"))
-            else:
-                logger.exception("request %s failed", request_id)
+            await self._failed(scope, error, request_id.decode())(scope, receive, send_with_id)
+
+    def _failed(self, scope: Scope, error: Exception, request_id: str) -> JSONResponse:
+        match error:
+            case LowerboundError():
+                return _render(scope, error)
+            case RequestValidationError():
+                first = error.errors()[0]
+                location = ".".join(str(part) for part in first["loc"])
+                return _answer(scope, HTTPStatus.UNPROCESSABLE_ENTITY, first["msg"], location)
+            case TimeoutError():
+                return _render(scope, DeadlineError(f"not answered within {self._timeout:g} seconds"))
+            case _:
+                logger.error("request %s failed", request_id, exc_info=error)
                 detail = f"a fault of the service; see its log for {request_id}"
-                answer = _answer(scope, HTTPStatus.INTERNAL_SERVER_ERROR, detail)
-            await answer(scope, receive, send_with_id)
+                return _answer(scope, HTTPStatus.INTERNAL_SERVER_ERROR, detail)
 
 
 def answer_with_problems(app: FastAPI) -> None:
-    """Make every error of the application's handlers, and of FastAPI itself, an answer of that shape."""
-
-    @app.exception_handler(LowerboundError)
-    async def _(request: Request, error: LowerboundError) -> JSONResponse:
-        return _render(request.scope, error)
+    """Leave FastAPI's invalid requests to the envelope, and give its other errors the shape of all."""
 
     @app.exception_handler(RequestValidationError)
     async def _(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        location = ".".join(str(part) for part in first["loc"])
-        return _answer(request.scope, HTTPStatus.UNPROCESSABLE_ENTITY, first["msg"], location)
+        raise error
 
     @app.exception_handler(HTTPException)
     async def _(request: Request, error: HTTPException) -> JSONResponse:
         answer = _answer(request.scope, HTTPStatus(error.status_code), f"{request.method} {request.url.path}")
         answer.headers.update(error.headers or {})
         return answer
+
+
+def _given_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+    """The request's own id, if it has one that can be echoed."""
+    for name, value in headers:
+        if name == _REQUEST_ID_KEY:
+            return value if _REQUEST_ID.fullmatch(value) else None
+    return None
+
+
+def _unique_ids() -> Iterator[bytes]:
+    """32 hexadecimal digits: half of them this process's, the rest a count."""
+    process = os.urandom(8).hex()
+    return (f"{process}{number:016x}".encode() for number in itertools.count())
 
 
 def _render(scope: Scope, error: LowerboundError) -> JSONResponse:
