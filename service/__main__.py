@@ -30,7 +30,14 @@ def main() -> int:
     sys.setswitchinterval(SWITCH_INTERVAL)
     gc.collect()
     gc.freeze()  # What is loaded by now stays: a full collection need not walk it, which takes tens of milliseconds.
-    uvicorn.run(app, host=settings.host, port=settings.port, log_config=None, access_log=settings.log_level == "debug")
+    uvicorn.run(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=settings.log_level == "debug",
+        proxy_headers=False,  # Who asks from behind a proxy makes no difference.
+    )
     return 0
 
 

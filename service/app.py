@@ -3,10 +3,11 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import NotFoundError
 from service.model import Limits, Model
@@ -19,6 +20,20 @@ from service.settings import Settings
 OPERATIONS = (elbo.OPERATION, encode.OPERATION, decode.OPERATION, sample.OPERATION)
 
 logger = logging.getLogger("service")
+
+
+class _Application(FastAPI):
+    """FastAPI, but requests that `direct` knows, by method and path, go past its layers."""
+
+    direct: Mapping[tuple[str, str], ASGIApp] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self.direct.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
+        if app is None:
+            await super().__call__(scope, receive, send)
+        else:
+            scope["app"] = self
+            await app(scope, receive, send)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -39,7 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
         yield
         await asyncio.gather(*(served.stop() for served in repository))
 
-    app = FastAPI(
+    app = _Application(
         title="Lowerbound",
         summary="Encode, decode, sample, and score by the evidence lower bound.",
         lifespan=lifespan,
@@ -63,12 +78,12 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(v2.router, tags=["Open Inference Protocol"])
     complete_openapi(app)
     answer_with_problems(app)
-    direct = {
-        (operation.method, prefix + operation.path): operation.on(served)
+    app.add_middleware(Envelope, timeout=settings.timeout)
+    app.direct = {
+        (operation.method, prefix + operation.path): Envelope(operation.on(served), settings.timeout)
         for prefix, served in _addresses(repository)
         for operation in OPERATIONS
     }
-    app.add_middleware(Envelope, timeout=settings.timeout, direct=direct)
     return app
 
 

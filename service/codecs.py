@@ -62,11 +62,7 @@ class Json:
         return document[field]
 
     def encode(self, columns: Columns) -> bytes:
-        contiguous = {
-            name: np.ascontiguousarray(values) if isinstance(values, np.ndarray) else values
-            for name, values in columns.items()
-        }
-        return orjson.dumps(contiguous, option=orjson.OPT_SERIALIZE_NUMPY)
+        return orjson.dumps(columns, _contiguous, orjson.OPT_SERIALIZE_NUMPY)
 
 
 class Npy:
@@ -222,6 +218,11 @@ def _regular_shape(array: Any) -> tuple[list[int], int]:
         if not isinstance(level[0][0], simdjson.Array):
             return shape, lists
         level = list(itertools.chain.from_iterable(level))
+
+
+def _contiguous(values: Array) -> Array:
+    """What orjson asks for where it cannot write an array as it lies in memory."""
+    return np.ascontiguousarray(values)
 
 
 def _refuse_constant(name: str) -> None:

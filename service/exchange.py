@@ -6,6 +6,7 @@ This module must not know what the values mean or how they are computed.
 from functools import lru_cache
 
 from fastapi import Request, Response
+from starlette.requests import ClientDisconnect
 
 from service.bundle import Array
 from service.codecs import READERS, WRITERS, Columns, Json, Npy, Png, Writer
@@ -52,12 +53,16 @@ async def read_bytes(request: Request) -> bytes:
         raise TooLargeError(f"{int(declared):,} bytes; at most {limit:,} are read", "body")
     chunks: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
         if size > limit:
             raise TooLargeError(f"more than {limit:,} bytes, which is all that is read", "body")
-        chunks.append(chunk)
-    return b"".join(chunks)
+        if not message.get("more_body", False):
+            return b"".join(chunks)
 
 
 def choose_writer(request: Request, *extra: str) -> Writer:

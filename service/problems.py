@@ -9,8 +9,10 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from http import HTTPStatus
+from types import TracebackType
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -44,20 +46,17 @@ class Envelope:
     Args:
         app: What is inside.
         timeout: Seconds after which a request is given up.
-        direct: By method and path, what answers without the layers of `app`.
     """
 
-    def __init__(self, app: ASGIApp, timeout: float, direct: Mapping[tuple[str, str], ASGIApp]) -> None:
+    def __init__(self, app: ASGIApp, timeout: float) -> None:
         self._app = app
-        self._timeout = timeout
-        self._direct = direct
+        self._time_limit = _TimeLimit(timeout)
         self._ids = _unique_ids()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        app = self._direct.get((scope["method"], scope["path"]), self._app)
         request_id = _given_id(scope["headers"]) or next(self._ids)
         started = False
 
@@ -69,8 +68,8 @@ class Envelope:
             await send(message)
 
         try:
-            async with asyncio.timeout(self._timeout):
-                await app(scope, receive, send_with_id)
+            with self._time_limit:
+                await self._app(scope, receive, send_with_id)
         except Exception as error:
             if started:
                 raise
@@ -84,12 +83,51 @@ class Envelope:
                 first = error.errors()[0]
                 location = ".".join(str(part) for part in first["loc"])
                 return _answer(scope, HTTPStatus.UNPROCESSABLE_ENTITY, first["msg"], location)
-            case TimeoutError():
-                return _render(scope, DeadlineError(f"not answered within {self._timeout:g} seconds"))
             case _:
                 logger.error("request %s failed", request_id, exc_info=error)
                 detail = f"a fault of the service; see its log for {request_id}"
                 return _answer(scope, HTTPStatus.INTERNAL_SERVER_ERROR, detail)
+
+
+class _TimeLimit:
+    """As `asyncio.timeout`, but always of the same length, so that what entered first is due first.
+
+    One timer serves all; one for each request would cost as much as the rest of the envelope.
+
+    Raises:
+        DeadlineError: On leaving, where the time ran out.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._due: dict[asyncio.Task[Any] | None, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._due[asyncio.current_task()] = loop.time() + self._seconds
+        if self._timer is None:
+            self._timer = loop.call_later(self._seconds, self._give_up, loop)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        task = asyncio.current_task()
+        if self._due.pop(task, None) is None and task is not None:  # Given up, and so cancelled.
+            task.uncancel()
+            if kind is asyncio.CancelledError:
+                raise DeadlineError(f"not answered within {self._seconds:g} seconds") from error
+
+    def _give_up(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Cancel the tasks whose time has run out, and wait for the next one's."""
+        for task, due in list(self._due.items()):
+            if due > loop.time():
+                self._timer = loop.call_at(due, self._give_up, loop)
+                return
+            del self._due[task]
+            if task is not None:
+                task.cancel()
+        self._timer = None
 
 
 def answer_with_problems(app: FastAPI) -> None:
