@@ -17,8 +17,12 @@ import orjson
 import simdjson
 from PIL import Image
 
+from service.arrow import read_stream, write_stream
 from service.bundle import Array
-from service.errors import InvalidError, MalformedError
+from service.errors import InvalidError, MalformedError, RequestError, TooLargeError
+
+MAX_PIXELS = 2**24
+"""Most pixels of a picture, whatever it takes in bytes."""
 
 Columns = Mapping[str, Any]
 """An answer: by field an array (or for JSON any list) whose entry i belongs to instance i."""
@@ -99,10 +103,57 @@ class Npy:
         return _write_header(table.dtype, table.shape) + table.tobytes()
 
 
-class Png:
-    """A picture: the only column is uint8 of shape (height, width) or (height, width, 3)."""
+class Arrow:
+    """An Arrow IPC stream: fixed-size lists are an array, columns by name records; out, a column for each field."""
+
+    media_type: ClassVar[str] = "application/vnd.apache.arrow.stream"
+
+    def decode(self, body: bytes, field: str) -> object:
+        return read_stream(body, field)
+
+    def encode(self, columns: Columns) -> bytes:
+        return write_stream(columns)
+
+
+class _Picture:
+    """One instance in: uint8 of shape (1, height, width), or (1, height, width, 3) where it has colours."""
+
+    media_type: ClassVar[str]
+    _format: ClassVar[str]
+
+    def decode(self, body: bytes, field: str) -> object:
+        try:
+            with Image.open(io.BytesIO(body), formats=[self._format]) as picture:
+                self._check(picture, f"{field}[0]")
+                plain = picture.convert({"1": "L", "P": "RGB"}.get(picture.mode, picture.mode))
+                return np.asarray(plain)[None]
+        except RequestError:
+            raise
+        except Exception as error:  # Pillow raises several kinds for damaged files.
+            raise MalformedError(f"not a readable {self.media_type}: {error}") from error
+
+    @staticmethod
+    def _check(picture: Image.Image, place: str) -> None:
+        """Refuse what cannot be read, of which no pixel has been made yet."""
+        width, height = picture.size
+        if width * height > MAX_PIXELS:
+            raise TooLargeError(f"{width:,} × {height:,} pixels; at most {MAX_PIXELS:,} are read", place)
+        if picture.mode not in {"1", "L", "RGB", "P"} or "transparency" in picture.info:
+            raise InvalidError(f"must be grey or in colours, 8 bits each, and opaque, not {picture.mode}", place)
+
+
+class Jpeg(_Picture):
+    """A JPEG picture, in."""
+
+    media_type: ClassVar[str] = "image/jpeg"
+    _format = "JPEG"
+
+
+class Png(_Picture):
+    """A PNG picture; out: the only column is uint8 of shape (height, width) or (height, width, 3)."""
 
     media_type: ClassVar[str] = "image/png"
+    _format = "PNG"
 
     def encode(self, columns: Columns) -> bytes:
         (pixels,) = columns.values()
@@ -141,8 +192,13 @@ def read_json(body: bytes, *, constants: bool = False) -> Any:
     return document
 
 
-READERS: dict[str, Reader] = {codec.media_type: codec for codec in (Json(), Npy())}
-WRITERS: dict[str, Writer] = {codec.media_type: codec for codec in (Json(), Npy(), Png())}
+READERS: dict[str, Reader] = {codec.media_type: codec for codec in (Json(), Npy(), Arrow())}
+"""Of any field."""
+
+PICTURE_READERS: dict[str, Reader] = {codec.media_type: codec for codec in (Png(), Jpeg())}
+"""Of instances only."""
+
+WRITERS: dict[str, Writer] = {codec.media_type: codec for codec in (Json(), Npy(), Arrow(), Png())}
 
 
 def _header_size(body: bytes) -> int:

@@ -9,7 +9,7 @@ from fastapi import Request, Response
 from starlette.requests import ClientDisconnect
 
 from service.bundle import Array
-from service.codecs import READERS, WRITERS, Columns, Json, Npy, Png, Writer
+from service.codecs import PICTURE_READERS, READERS, WRITERS, Arrow, Columns, Json, Npy, Png, Writer
 from service.errors import InvalidError, MediaTypeError, NotAcceptableError, TooLargeError
 from service.instances import picture, render_by_column, render_records
 from service.manifest import ImageInput, TabularInput
@@ -33,9 +33,10 @@ async def read_body(request: Request, field: str) -> object:
         InvalidError: See `Reader.decode`.
     """
     media_type = _header(request, b"content-type", Json.media_type).partition(";")[0].strip().lower()
-    reader = READERS.get(media_type)
+    readers = READERS | PICTURE_READERS if field == "instances" else READERS
+    reader = readers.get(media_type)
     if reader is None:
-        raise MediaTypeError(f"bodies of {media_type!r} are not read; send {', '.join(READERS)}", "header.Content-Type")
+        raise MediaTypeError(f"bodies of {media_type!r} are not read; send {', '.join(readers)}", "header.Content-Type")
     if encoding := _header(request, b"content-encoding"):
         raise MediaTypeError(f"{encoding!r} bodies are not read; send it plain", "header.Content-Encoding")
     return reader.decode(await read_bytes(request), field)
@@ -66,12 +67,13 @@ async def read_bytes(request: Request) -> bytes:
 
 
 def choose_writer(request: Request, *extra: str) -> Writer:
-    """What writes the answer: the best match of the request's `Accept` among JSON, .npy and the types in `extra`.
+    """What writes the answer: the best match of `Accept` among JSON, .npy, Arrow and the types in `extra`.
 
     Raises:
         NotAcceptableError: The client accepts none of them.
     """
-    return WRITERS[_best(_header(request, b"accept", "*/*"), (Json.media_type, Npy.media_type, *extra))]
+    offers = (Json.media_type, Npy.media_type, *extra, Arrow.media_type)
+    return WRITERS[_best(_header(request, b"accept", "*/*"), offers)]
 
 
 def respond(model: Model, writer: Writer, columns: dict[str, Array]) -> Response:
@@ -80,7 +82,7 @@ def respond(model: Model, writer: Writer, columns: dict[str, Array]) -> Response
     shown: Columns = columns
     if isinstance(data, ImageInput) and writer.media_type == Png.media_type:
         shown = {"picture": picture(columns["instances"], data)}
-    elif isinstance(data, TabularInput) and writer.media_type == Json.media_type:
+    elif isinstance(data, TabularInput) and writer.media_type != Npy.media_type:
         render = {"instances": render_records, "feature_log_likelihood": render_by_column}
         shown = {name: render[name](x, data) if name in render else x for name, x in columns.items()}
     return _Answer(writer.encode(shown), _heading(model, writer.media_type))
