@@ -27,4 +27,4 @@ def build(recipe: ModelRecipe, data: ImageInput | TabularInput, rows: npt.NDArra
     networks = ARCHITECTURES[recipe.architecture](
         data, features.num_features, likelihood.num_params, recipe.latent_size, recipe.widths
     )
-    return VAE(features, *networks, likelihood, PRIORS[recipe.prior](recipe.latent_size))
+    return VAE(features, *networks, likelihood, PRIORS[recipe.prior](recipe.latent_size, recipe.components))

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from scipy import stats
 
 from service import noise
 from service.manifest import NumericColumn, TabularInput
@@ -96,7 +97,8 @@ def test_kl_weight_rises_over_the_warmup(warmup: int, weights: list[float], tmp_
 def test_the_objective_is_its_formula(free_bits: float, kl_weight: float) -> None:
     vae, x = new_vae(), torch.from_numpy(TRAIN[:50])
     own_noise = torch.randn(50, 1, L, generator=torch.Generator().manual_seed(0))
-    loss, log_likelihood, kl = (float(value) for value in Objective(vae, free_bits)(x, own_noise, kl_weight))
+    objective = Objective(vae, FitRecipe(free_bits=free_bits))
+    loss, log_likelihood, kl = (float(value) for value in objective(x, own_noise, kl_weight))
     mean, log_variance = (tensor.double().numpy() for tensor in vae.posterior(x))
     by_latent = 0.5 * (mean**2 + np.exp(log_variance) - 1 - log_variance).mean(0)
     z = mean + np.exp(0.5 * log_variance) * own_noise[:, 0].numpy()
@@ -108,6 +110,38 @@ def test_the_objective_is_its_formula(free_bits: float, kl_weight: float) -> Non
     assert log_likelihood == pytest.approx(expected, rel=1e-5)
     assert kl == pytest.approx(by_latent.sum(), rel=1e-5)
     assert loss == pytest.approx(-expected + kl_weight * np.maximum(by_latent, free_bits).sum(), rel=1e-5)
+
+
+@pytest.mark.parametrize("kl_weight", [1.0, 0.3])
+@torch.no_grad()
+def test_the_importance_weighted_objective_is_its_formula(kl_weight: float) -> None:
+    vae, x = new_vae(), torch.from_numpy(TRAIN[:50])
+    own_noise = torch.randn(50, 6, L, generator=torch.Generator().manual_seed(0))
+    recipe = FitRecipe(objective="importance_weighted", num_draws=6)
+    loss, log_likelihood, _ = (float(value) for value in Objective(vae, recipe)(x, own_noise, kl_weight))
+    if kl_weight == 1:
+        assert loss == pytest.approx(-vae.bounds(x, own_noise).log_evidence.mean().item(), rel=1e-5)
+    mean, log_variance = (tensor.double().numpy() for tensor in vae.posterior(x))
+    deviation = np.exp(0.5 * log_variance)[:, None]
+    z = mean[:, None] + deviation * own_noise.numpy()
+    log_ratio = (stats.norm.logpdf(z) - stats.norm.logpdf(z, mean[:, None], deviation)).sum(-1)
+    features = vae.feature_log_likelihood(x, torch.from_numpy(z).float()).sum(-1).double().numpy()
+    expected = np.log(np.mean(np.exp(features + kl_weight * log_ratio), axis=1)).mean()
+    assert loss == pytest.approx(-expected, rel=1e-5)
+    assert log_likelihood == pytest.approx(features.mean(), rel=1e-5)
+
+
+def test_the_importance_weighted_objective_learns_a_known_distribution(tmp_path: Path) -> None:
+    options = {"objective": "importance_weighted", "num_draws": 8, "batch_size": 32, "learning_rate": 3e-3}
+    _, history = train(tmp_path, epochs=15, schedule="cosine", **options)
+    truth = SOURCE.log_evidence(HELD_OUT).mean()
+    assert truth - 0.1 < max(epoch.held_out_log_evidence for epoch in history) < truth + 0.03
+
+
+@pytest.mark.parametrize("beta", [0.5, 4.0])
+def test_beta_is_the_weight_of_the_kl_after_the_warmup(beta: float, tmp_path: Path) -> None:
+    _, history = train(tmp_path, rows=64, epochs=3, warmup_epochs=2, beta=beta)
+    assert [epoch.kl_weight for epoch in history] == [beta / 2, beta, beta]
 
 
 def test_free_bits_keep_latents_alive(tmp_path: Path) -> None:
@@ -133,7 +167,7 @@ def test_the_run_s_folder(tmp_path: Path) -> None:
     rows = metrics(tmp_path / METRICS)
     assert list(rows[0]) == [
         *("epoch", "seconds", "kl_weight", "loss", "log_likelihood", "kl"),
-        *("held_out_elbo", "held_out_log_likelihood", "held_out_kl", "active_units"),
+        *("held_out_elbo", "held_out_log_likelihood", "held_out_kl", "held_out_log_evidence", "active_units"),
     ]
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
     assert [float(row["held_out_elbo"]) for row in rows] == [epoch.held_out_elbo for epoch in history]
