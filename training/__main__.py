@@ -52,6 +52,14 @@ def train(recipe: Recipe) -> Path | None:
     console.print(describe(dataset) if dataset.input.kind == "tabular" else f"images of shape {dataset.input.shape}")
     console.print(", ".join(f"{name}: {part.rows:,} rows" for name, part in splits.record().items()))
 
+    if (smallest := 1 / (len(splits.calibration) + 1)) > recipe.bound.level:
+        console.print(
+            f"warning: with {len(splits.calibration):,} calibration rows no p-value is below {smallest:.2g}, and "
+            f"bound.level asks for {recipe.bound.level:.2g}: raise split.calibration, or bring more data",
+            style="yellow",
+            markup=False,
+        )
+
     rows = dataset.rows[splits.train]
     vae = build(recipe.model, dataset.input, rows, recipe.fit.seed)
     bank = torch.from_numpy(noise.bank(recipe.bound.seed, recipe.bound.num_draws, recipe.model.latent_size))

@@ -14,6 +14,7 @@ from rich.progress import track
 from service.bundle import Array
 from service.engine import Engine
 from service.manifest import BOUNDS
+from service.refinement import Ascent
 
 ROW_DRAWS = 512
 """Rows × draws in one engine call: as the service's batches."""
@@ -35,6 +36,22 @@ def compute(
 def bounds(engine: Engine, x: Array, bank: Array) -> dict[str, Array]:
     """The bounds of rows x under the noise bank (K, L), as `/elbo` answers them."""
     return compute(engine, "elbo", {"x": x}, {"noise": bank}, len(bank))
+
+
+def refined(engine: Engine, x: Array, bank: Array, steps: int, amortised: Mapping[str, Array]) -> dict[str, Array]:
+    """The bounds of rows x after so many steps of refinement, and their regret, as `/elbo?refine=` answers them.
+
+    Args:
+        engine: Runs the bundle's graphs.
+        x: Rows, (batch, *shape).
+        bank: Noise, (K, L).
+        steps: T.
+        amortised: The rows' bounds as `bounds` has them.
+    """
+    ascent = Ascent(compute(engine, "encoder", {"x": x}, {}), amortised)
+    for _ in range(steps + 1):
+        ascent.take(compute(engine, "refine", {"x": x, **ascent.state}, {"noise": bank}, len(bank)))
+    return ascent.bounds
 
 
 def held_out_metrics(held_out: Mapping[str, Array]) -> dict[str, float]:

@@ -18,7 +18,9 @@ from service.bundle import WEIGHTS, Array
 from service.engine import RELATIVE_TOLERANCE, Engine
 from service.errors import LowerboundError
 from service.manifest import Graph, ImageInput, TabularInput, signature
+from service.refinement import first_state
 from training.invariance import make_position_invariant
+from training.refinement import Refinement, traced
 from training.vae import VAE
 
 OPSET = 23
@@ -29,6 +31,8 @@ SHARED_FROM = 256
 """Bytes from which a tensor is kept in the shared weights file instead of in the graph."""
 
 _ALIGNMENT = 64
+_SIZES = {"batch": 10_007, "draws": 10_009}
+"""Of the examples that are traced, without being computed: unlike any size of a model."""
 
 
 class ExportError(LowerboundError):
@@ -57,12 +61,14 @@ def graph_modules(vae: VAE, data: ImageInput | TabularInput) -> dict[str, nn.Mod
         return (in_data_units(vae.likelihood.mean(vae.decoder(z))),)
 
     def explain(x: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
-        mean, log_variance = vae.posterior(x)
-        features = vae.feature_log_likelihood(x, vae.draws(mean, log_variance, noise)).double().mean(1)
-        return features.unflatten(-1, data.shape), vae.prior.kl(mean.double(), log_variance.double())
+        features, latents = vae.explanation(x, noise)
+        return features.unflatten(-1, data.shape), latents
 
     def draw(z: Tensor, normal: Tensor, uniform: Tensor) -> tuple[Tensor, ...]:
         return (in_data_units(vae.likelihood.sample(vae.decoder(z), normal, uniform)),)
+
+    def prior(normal: Tensor, uniform: Tensor) -> tuple[Tensor, ...]:
+        return (vae.prior.sample(normal, uniform),)
 
     functions: dict[str, Callable[..., tuple[Tensor, ...]]] = {
         "encoder": vae.posterior,
@@ -70,18 +76,23 @@ def graph_modules(vae: VAE, data: ImageInput | TabularInput) -> dict[str, nn.Mod
         "elbo": vae.bounds,
         "explain": explain,
         "draw": draw,
+        "prior": prior,
     }
-    return {name: _Graph(vae, function).eval() for name, function in functions.items()}
+    graphs: dict[str, nn.Module] = {name: _Graph(vae, function) for name, function in functions.items()}
+    return {name: module.eval() for name, module in (graphs | {"refine": Refinement(vae)}).items()}
 
 
 def to_onnx(module: nn.Module, graph: Graph) -> onnx.ModelProto:
     """Export a module with these inputs and outputs; sizes given by name may vary at run time."""
-    sizes = {"batch": 3, "draws": 5}
-    dynamic = {name: torch.export.Dim(name, max=2**24) for name in sizes}
+    dynamic = {name: torch.export.Dim(name, max=2**24) for name in _SIZES}
     example = tuple(
-        torch.zeros([sizes[s] if isinstance(s, str) else s for s in tensor.shape], dtype=getattr(torch, tensor.dtype))
+        torch.zeros(1, dtype=getattr(torch, tensor.dtype)).expand(
+            [_SIZES[s] if isinstance(s, str) else s for s in tensor.shape]
+        )
         for tensor in graph.inputs
     )
+    if isinstance(module, Refinement):
+        module = traced(module, example)
     shapes = tuple(
         {i: dynamic[size] for i, size in enumerate(tensor.shape) if isinstance(size, str)} for tensor in graph.inputs
     )
@@ -94,20 +105,35 @@ def to_onnx(module: nn.Module, graph: Graph) -> onnx.ModelProto:
             dynamo=True,
             verbose=False,
             opset_version=OPSET,
-            input_names=[tensor.name for tensor in graph.inputs],
-            output_names=[tensor.name for tensor in graph.outputs],
-            dynamic_shapes=(shapes,),
+            dynamic_shapes=(shapes,) if isinstance(module, _Graph) else shapes,
             external_data=False,
         )
     if program is None:
         raise ExportError("torch.onnx.export gave nothing")
     model = program.model_proto
+    _name_values(model, graph)
     make_position_invariant(model)
     for node in model.graph.node:
         node.ClearField("metadata_props")  # Python tracebacks with the machine's paths.
     del model.metadata_props[:]
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def _name_values(model: onnx.ModelProto, graph: Graph) -> None:
+    """Give inputs and outputs the contract's names, and all between them names that are none of the contract's."""
+    ends = [(value.name, tensor.name) for value, tensor in zip(model.graph.input, graph.inputs, strict=True)]
+    ends += [(value.name, tensor.name) for value, tensor in zip(model.graph.output, graph.outputs, strict=True)]
+    names = dict(ends) | {"": ""}
+
+    def renamed(name: str) -> str:
+        return names.get(name, f"inner_{name}")
+
+    for node in model.graph.node:
+        node.input[:] = map(renamed, node.input)
+        node.output[:] = map(renamed, node.output)
+    for named in (*model.graph.input, *model.graph.output, *model.graph.initializer, *model.graph.value_info):
+        named.name = renamed(named.name)
 
 
 def share_weights(models: Mapping[str, onnx.ModelProto]) -> dict[str, bytes]:
@@ -165,6 +191,14 @@ def graph_inputs(
                 "normal": noise.standard_normal(seed, shape),
                 "uniform": noise.uniform(seed, shape),
             }, {}
+        case "prior":
+            return {
+                "normal": noise.standard_normal(seed, latents.shape),
+                "uniform": noise.uniform(seed, (len(x), 1)),
+            }, {}
+        case "refine":
+            state = first_state({"mean": latents, "log_variance": np.zeros_like(latents)})
+            return {"x": x, **state}, {"noise": bank}
         case _:
             return {"x": x}, {"noise": bank}
 
@@ -190,10 +224,12 @@ def verify(vae: VAE, data: ImageInput | TabularInput, engine: Engine, x: Array, 
     with torch.no_grad():
         latents = vae.posterior(torch.from_numpy(x))[0].numpy()
         for name, module in graph_modules(vae, data).items():
+            order = [tensor.name for tensor in signature(name, data, latents.shape[1]).inputs]
             for rows, draws in ((1, 1), (2, 3), (len(x), len(bank))):
                 by_row, shared = graph_inputs(name, x[:rows], bank[:draws], latents[:rows])
-                answer = engine.run(name, by_row | shared)
-                expected = module(*(torch.from_numpy(array) for array in (by_row | shared).values()))
+                inputs = by_row | shared
+                answer = engine.run(name, inputs)
+                expected = module(*(torch.from_numpy(inputs[tensor]) for tensor in order))
                 for (output, values), original in zip(answer.items(), expected, strict=True):
                     error = _largest_error(
                         values, original.numpy(), f"{name}.onnx, {output}, {rows} rows, {draws} draws"

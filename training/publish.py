@@ -16,11 +16,11 @@ from service import noise
 from service.bundle import Array, describe_files, write_arrays, write_bundle
 from service.calibration import SCORES
 from service.engine import OnnxEngine
-from service.manifest import CALIBRATION, FORMAT_VERSION, GOLDEN, Graph, Manifest, Provenance
+from service.manifest import CALIBRATION, FORMAT_VERSION, GOLDEN, Calibration, Graph, Manifest, Provenance
 from training.datasets import Dataset, Splits
-from training.evaluate import bounds, held_out_metrics
+from training.evaluate import bounds, held_out_metrics, refined
 from training.export import TOLERANCE, export_graphs, graph_inputs, verify
-from training.fit import Epoch
+from training.fit import Epoch, Progress
 from training.recipes import Recipe
 from training.vae import VAE
 
@@ -42,9 +42,9 @@ def publish(vae: VAE, dataset: Dataset, splits: Splits, recipe: Recipe, history:
     test = dataset.rows[splits.test]
     errors = verify(vae, dataset.input, engine, test[:VERIFIED_ROWS], bank)
 
-    calibration = bounds(engine, dataset.rows[splits.calibration], bank)
-    scores = {name: np.sort(score(calibration)) for name, score in SCORES.items()}
-    best = max(history, key=lambda epoch: epoch.held_out_elbo)
+    scores = _calibrate(engine, dataset.rows[splits.calibration], bank, recipe.bound.refine)
+    best = Progress(recipe.fit, history).best
+    assert best is not None  # noqa: S101 - there is an epoch
     metrics = held_out_metrics(bounds(engine, test, bank)) | {
         "validation_elbo": best.held_out_elbo,
         "active_units": best.active_units,
@@ -68,8 +68,9 @@ def publish(vae: VAE, dataset: Dataset, splits: Splits, recipe: Recipe, history:
         prior=recipe.model.prior,
         num_draws=recipe.bound.num_draws,
         seed=recipe.bound.seed,
-        scores=tuple(SCORES),
+        scores=tuple(scores),
         default_score="negative_elbo",
+        calibration=Calibration.of(len(splits.calibration), recipe.bound.refine),
         tolerance=TOLERANCE,
         graphs=graphs,
         files=describe_files(files),
@@ -83,6 +84,14 @@ def publish(vae: VAE, dataset: Dataset, splits: Splits, recipe: Recipe, history:
         ),
     )
     return write_bundle(recipe.out, manifest, files)
+
+
+def _calibrate(engine: OnnxEngine, x: Array, bank: Array, refine: int) -> dict[str, Array]:
+    """Every score of held-out rows x, sorted ascending; the regret where steps of refinement are asked for."""
+    columns = bounds(engine, x, bank)
+    if refine:
+        columns = columns | {"regret": refined(engine, x, bank, refine, columns)["regret"]}
+    return {name: np.sort(score(columns)) for name, score in SCORES.items() if name != "regret" or refine}
 
 
 def _golden(engine: OnnxEngine, graphs: dict[str, Graph], x: Array, bank: Array) -> dict[str, Array]:

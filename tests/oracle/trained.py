@@ -11,13 +11,17 @@ from service import noise
 from service.bundle import describe_files, write_arrays, write_bundle
 from service.calibration import SCORES
 from service.engine import OnnxEngine
-from service.manifest import CALIBRATION, FORMAT_VERSION, GOLDEN, ImageInput, Manifest, TabularInput
+from service.manifest import CALIBRATION, FORMAT_VERSION, GOLDEN, Calibration, ImageInput, Manifest, TabularInput
 from tests.oracle.linear_gaussian import Array, LinearGaussian
+from training.evaluate import bounds, refined
 from training.export import TOLERANCE, export_graphs, graph_inputs
 from training.features import ImageFeatures, TableFeatures
 from training.likelihoods import Gaussian
 from training.priors import StandardNormal
 from training.vae import VAE
+
+REFINE = 3
+"""Steps of the calibrated regret."""
 
 
 def linear_vae(truth: LinearGaussian, data: ImageInput | TabularInput, rows: Array) -> VAE:
@@ -43,7 +47,7 @@ def linear_vae(truth: LinearGaussian, data: ImageInput | TabularInput, rows: Arr
         _set(decoder.bias, (truth.bias - shift) / scale)
         # The inverse of floor + softplus(free − floor).
         _set(likelihood.free_log_sigma, (likelihood.floor + torch.log(torch.expm1(log_sigma))).numpy())
-    return VAE(features, encoder, decoder, likelihood, StandardNormal(latent_size)).eval()
+    return VAE(features, encoder, decoder, likelihood, StandardNormal(latent_size, 1)).eval()
 
 
 def _set(parameter: Tensor, values: Array) -> None:
@@ -57,7 +61,8 @@ def write(repository: Path, name: str, vae: VAE, data: ImageInput | TabularInput
     graphs, files = export_graphs(vae, data)
     engine = OnnxEngine(graphs, files, "cpu")
     bank = noise.bank(0, num_draws, latent_size)
-    held_out = engine.run("elbo", {"x": rows, "noise": bank})
+    held_out = bounds(engine, rows, bank)
+    held_out |= refined(engine, rows, bank, REFINE, held_out)
     scores = {score: np.sort(function(held_out)) for score, function in SCORES.items()}
     golden: dict[str, Array] = {}
     for graph in graphs:
@@ -78,6 +83,7 @@ def write(repository: Path, name: str, vae: VAE, data: ImageInput | TabularInput
         seed=0,
         scores=tuple(scores),
         default_score="negative_elbo",
+        calibration=Calibration.of(len(rows), REFINE),
         tolerance=TOLERANCE,
         graphs=graphs,
         files=describe_files(files),
