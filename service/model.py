@@ -152,7 +152,8 @@ class Model:
         if refine is None:
             refine = self.manifest.calibration.refine if score == "regret" else 0
         self._check_can(score, refine=refine, explain=explain)
-        self._check_size(len(x), draws * (1 + refine), "query.refine" if refine else "query.num_draws")
+        self._check_size(len(x), draws, "query.num_draws")
+        self._check_size(len(x) * (1 + refine), draws, "query.refine")
 
         def work(graph: str, **state: Array) -> Work:
             return Work(graph, {"x": x, **state}, {"noise": self._bank(seed, draws)}, (seed, draws), draws)

@@ -92,10 +92,10 @@ def traced(refinement: Refinement, inputs: tuple[Tensor, ...]) -> nn.Module:
     module = make_fx(function, tracing_mode="symbolic", decomposition_table=decompositions)(*state.values(), *inputs)
     # Parameters had to be inputs to be traced; exporters want them, and constants such as indices, as buffers.
     for i, (node, tensor) in enumerate(zip(module.graph.find_nodes(op="placeholder"), state.values(), strict=False)):
+        module.register_buffer(f"state_{i}", tensor)
         with module.graph.inserting_before(node):
             node.replace_all_uses_with(module.graph.get_attr(f"state_{i}"))
         module.graph.erase_node(node)
-        module.register_buffer(f"state_{i}", tensor)
     for node in module.graph.find_nodes(op="get_attr"):
         if not node.target.startswith("state_"):
             constant = getattr(module, node.target)
