@@ -27,6 +27,7 @@ BANK = noise.bank(0, 16, L)
 FIRST = {
     "discretized_logistic": "colour levels",
     "gaussian_shared": "continuous image",
+    "gaussian_optimal": "numbers",
     "gaussian_heteroscedastic": "numbers",
     "categorical": "grey levels",
     "mixed_heteroscedastic": "mixed table",

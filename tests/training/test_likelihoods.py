@@ -14,13 +14,14 @@ from service.manifest import CategoricalColumn, ImageInput, TabularInput
 from tests.training.kinds import KINDS, Kind, accepted, make
 from training.likelihoods import LIKELIHOODS, Likelihood, LikelihoodError
 from training.likelihoods.categorical import Categorical
-from training.likelihoods.gaussian import Gaussian, GaussianFixed, GaussianShared, resolution
+from training.likelihoods.gaussian import Gaussian, GaussianFixed, GaussianOptimal, GaussianShared, resolution
 
 Array = npt.NDArray[Any]
 IMAGES = {"binary image", "grey levels", "colour levels", "continuous image"}
 TAKES = {
     "gaussian": IMAGES | {"numbers"},
     "gaussian_shared": IMAGES | {"numbers"},
+    "gaussian_optimal": IMAGES | {"numbers"},
     "gaussian_heteroscedastic": IMAGES | {"numbers"},
     "gaussian_fixed": IMAGES | {"numbers"},
     "bernoulli": {"binary image"},
@@ -223,7 +224,7 @@ def test_resolution(column: Array, step: float) -> None:
     assert resolution(column.astype(np.float64)) == pytest.approx(step, rel=1e-2, abs=0)
 
 
-LEARNED = ["gaussian", "gaussian_shared", "gaussian_heteroscedastic"]
+LEARNED = ["gaussian", "gaussian_shared", "gaussian_optimal", "gaussian_heteroscedastic"]
 
 
 def collapsed(name: str, data: ImageInput | TabularInput, rows: Array) -> tuple[Likelihood, Tensor]:
@@ -278,6 +279,56 @@ def test_a_constant_column_has_a_finite_density() -> None:
     log_prob = likelihood.log_prob(torch.zeros(80, 3), torch.from_numpy(rows))
     assert log_prob.isfinite().all()
     assert likelihood.mean(torch.zeros(3))[1] == pytest.approx(3.5)
+
+
+def optimal(kind: str, seed: int) -> tuple[GaussianOptimal, Tensor, Tensor]:
+    """A likelihood in training, decoder outputs (80, 2, D) and rows (80, 1, D)."""
+    likelihood, example = make("gaussian_optimal", kind)
+    assert isinstance(likelihood, GaussianOptimal)
+    generator = torch.Generator().manual_seed(seed)
+    params = torch.randn(80, 2, likelihood.num_params, generator=generator).requires_grad_()
+    return likelihood.train(), params, torch.from_numpy(example.rows).flatten(1)[:, None]
+
+
+@pytest.mark.parametrize("kind", ["numbers", "continuous image"])
+def test_the_optimal_sigma_is_the_batch_s_own(kind: str) -> None:
+    likelihood, params, x = optimal(kind, 0)
+    squares = ((x - likelihood.location) / likelihood.scale - params) ** 2
+    best = squares.nanmean()
+    observed = ~squares.isnan()
+    log_likelihood = likelihood.log_prob(params, x).double().sum()
+    # −D/2 log MSE and constants, one for each observed cell.
+    expected = -0.5 * observed.sum() * (best.log() + 1 + math.log(2 * math.pi))
+    expected -= (observed * likelihood.scale.log()).sum()
+    torch.testing.assert_close(log_likelihood, expected, rtol=1e-6, atol=0)
+    (gradient,) = torch.autograd.grad(log_likelihood, params)
+    # The gradient is that at a constant σ, which the optimum has none in.
+    (other,) = torch.autograd.grad(-0.5 * squares[observed].sum() / best.detach(), params)
+    torch.testing.assert_close(gradient[observed], other[observed], rtol=1e-4, atol=1e-5)
+    assert (gradient[~observed] == 0).all()
+    # No other σ makes the batch more likely: the learned one at its best comes to the same.
+    for factor in (0.99, 1.01):
+        fixed = -0.5 * observed.sum() * (best.log() + 2 * math.log(factor) + factor**-2 + math.log(2 * math.pi))
+        assert fixed - (observed * likelihood.scale.log()).sum() < log_likelihood
+
+
+def test_evaluation_has_the_running_mean_of_the_optimal_sigma() -> None:
+    likelihood, params, x = optimal("numbers", 1)
+    squares = ((x - likelihood.location) / likelihood.scale - params) ** 2
+    batches = range(0, 80, 16)
+    for i in batches:
+        likelihood.log_prob(params[i : i + 16], x[i : i + 16])
+    likelihood.log_prob(params[:2], torch.full((2, 1, 3), math.nan, dtype=torch.float64))
+    mean = torch.stack([squares[i : i + 16].nanmean() for i in batches]).mean()
+    np.testing.assert_allclose(sigma(likelihood), mean.sqrt().detach(), rtol=1e-5)
+    state = {name: tensor.clone() for name, tensor in likelihood.state_dict().items()}
+    likelihood.eval()
+    assert torch.equal(likelihood.log_prob(params, x)[:5], likelihood.log_prob(params[:5], x[:5]))
+    assert all(torch.equal(tensor, state[name]) for name, tensor in likelihood.state_dict().items())
+    likelihood.train()
+    for _ in range(700):  # What is older than a few hundred steps is forgotten.
+        likelihood.log_prob(params[:16], x[:16])
+    np.testing.assert_allclose(sigma(likelihood), squares[:16].nanmean().sqrt().detach(), rtol=1e-3)
 
 
 def test_mixed_has_the_categorical_for_its_categories() -> None:

@@ -5,6 +5,7 @@ from training.likelihoods.gaussian import (
     Gaussian,
     GaussianFixed,
     GaussianHeteroscedastic,
+    GaussianOptimal,
     GaussianShared,
 )
 from training.likelihoods.likelihood import Likelihood, LikelihoodError
@@ -14,6 +15,7 @@ from training.likelihoods.pixels import Bernoulli, DiscretizedLogistic
 LIKELIHOODS: dict[str, type[Likelihood]] = {
     "gaussian": Gaussian,
     "gaussian_shared": GaussianShared,
+    "gaussian_optimal": GaussianOptimal,
     "gaussian_heteroscedastic": GaussianHeteroscedastic,
     "gaussian_fixed": GaussianFixed,
     "bernoulli": Bernoulli,
