@@ -29,6 +29,7 @@ FIRST = {
     "gaussian_shared": "continuous image",
     "gaussian_optimal": "numbers",
     "gaussian_heteroscedastic": "numbers",
+    "continuous_bernoulli": "continuous image",
     "categorical": "grey levels",
     "mixed_heteroscedastic": "mixed table",
 }

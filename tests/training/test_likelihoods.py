@@ -15,6 +15,7 @@ from tests.training.kinds import KINDS, Kind, accepted, make
 from training.likelihoods import LIKELIHOODS, Likelihood, LikelihoodError
 from training.likelihoods.categorical import Categorical
 from training.likelihoods.gaussian import Gaussian, GaussianFixed, GaussianOptimal, GaussianShared, resolution
+from training.likelihoods.pixels import ContinuousBernoulli
 
 Array = npt.NDArray[Any]
 IMAGES = {"binary image", "grey levels", "colour levels", "continuous image"}
@@ -25,6 +26,7 @@ TAKES = {
     "gaussian_heteroscedastic": IMAGES | {"numbers"},
     "gaussian_fixed": IMAGES | {"numbers"},
     "bernoulli": {"binary image"},
+    "continuous_bernoulli": IMAGES,
     "discretized_logistic": {"binary image", "grey levels", "colour levels"},
     "categorical": {"binary image", "grey levels", "colour levels", "categories"},
     "mixed": {"numbers", "categories", "mixed table"},
@@ -74,8 +76,12 @@ def density(likelihood: Likelihood, params: Tensor, feature: int, values: Array,
         return likelihood.log_prob(params.expand(len(values), -1), x)[:, feature].double().exp().numpy()
 
 
-def grid(drawn: Array) -> Array:
+def grid(likelihood: Likelihood, data: ImageInput | TabularInput, drawn: Array) -> Array:
     """Points so far and so fine that the trapezoidal rule over them is exact to six digits."""
+    if isinstance(likelihood, ContinuousBernoulli):
+        assert isinstance(data, ImageInput)
+        assert data.low <= drawn.min() < drawn.max() <= data.high
+        return np.linspace(data.low, data.high, 10_001)
     reach = np.ptp(drawn)
     return np.linspace(drawn.min() - 2 * reach, drawn.max() + 2 * reach, 10_001)
 
@@ -105,7 +111,7 @@ def test_sums_to_one_and_its_mean_and_draws_are_its_own(name: str, kind: str, se
             else:
                 assert means[i] == probabilities.argmax()
         else:
-            points = grid(drawn[:, i])
+            points = grid(likelihood, example.data, drawn[:, i])
             curve = density(likelihood, params, i, points, features)
             cumulative = integrate.cumulative_trapezoid(curve, points, initial=0)
             assert cumulative[-1] == pytest.approx(1, abs=1e-4)
@@ -329,6 +335,30 @@ def test_evaluation_has_the_running_mean_of_the_optimal_sigma() -> None:
     for _ in range(700):  # What is older than a few hundred steps is forgotten.
         likelihood.log_prob(params[:16], x[:16])
     np.testing.assert_allclose(sigma(likelihood), squares[:16].nanmean().sqrt().detach(), rtol=1e-3)
+
+
+def test_the_continuous_bernoulli_is_its_formula_on_both_sides_of_a_half() -> None:
+    likelihood, _ = make("continuous_bernoulli", "continuous image")
+    for logit in (0.0, 1e-6, 1e-3, 0.0099, 0.0101, 0.3, 0.9999, 1.0001, 7.0, 45.0, 300.0):
+        for eta in (logit, -logit):
+            params, top = torch.full((3, 6), eta), float(eta > 0)
+            y = torch.tensor([0.0, 0.3, 1.0])[:, None].expand(3, 6)
+            # ∫ e^{ηy} dy over [0, 1], by a Gauss-Legendre rule; for η > 0 over e^η, which could overflow.
+            points, weights = special.roots_legendre(200)
+            points, weights = (points + 1) / 2, weights / 2
+            mass = weights * np.exp(eta * (points - top))
+            log_prob = eta * (y.double() - top) - math.log(mass.sum()) - math.log(4)
+            torch.testing.assert_close(likelihood.log_prob(params, 4 * y - 1).double(), log_prob, rtol=2e-6, atol=2e-6)
+            mean = -1 + 4 * (mass @ points) / mass.sum()
+            np.testing.assert_allclose(likelihood.mean(params), mean, atol=4e-6)
+            for v in (1e-7, 0.2, 0.999):
+                drawn = (likelihood.sample(params, params, torch.full((3, 6), v)) + 1) / 4
+                below = np.log1p((1 - v if eta > 0 else v) * np.expm1(-abs(eta))) / -abs(eta) if eta else v
+                exact = 1 - below if eta > 0 else below
+                np.testing.assert_allclose(drawn, exact, atol=1e-4)
+            params.requires_grad_()
+            (slope,) = torch.autograd.grad(likelihood.log_prob(params, 4 * y - 1).sum(), params)
+            np.testing.assert_allclose(slope, y - (mean + 1) / 4, atol=2e-5)
 
 
 def test_mixed_has_the_categorical_for_its_categories() -> None:

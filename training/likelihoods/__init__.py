@@ -10,7 +10,7 @@ from training.likelihoods.gaussian import (
 )
 from training.likelihoods.likelihood import Likelihood, LikelihoodError
 from training.likelihoods.mixed import Mixed, MixedHeteroscedastic
-from training.likelihoods.pixels import Bernoulli, DiscretizedLogistic
+from training.likelihoods.pixels import Bernoulli, ContinuousBernoulli, DiscretizedLogistic
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {
     "gaussian": Gaussian,
@@ -19,6 +19,7 @@ LIKELIHOODS: dict[str, type[Likelihood]] = {
     "gaussian_heteroscedastic": GaussianHeteroscedastic,
     "gaussian_fixed": GaussianFixed,
     "bernoulli": Bernoulli,
+    "continuous_bernoulli": ContinuousBernoulli,
     "discretized_logistic": DiscretizedLogistic,
     "categorical": Categorical,
     "mixed": Mixed,
