@@ -16,7 +16,7 @@ from tests.oracle.linear_gaussian import Array, LinearGaussian
 from training.evaluate import bounds, refined
 from training.export import TOLERANCE, export_graphs, graph_inputs
 from training.features import ImageFeatures, TableFeatures
-from training.likelihoods import Gaussian
+from training.likelihoods.gaussian import Gaussian
 from training.priors import StandardNormal
 from training.vae import VAE
 
@@ -39,14 +39,13 @@ def linear_vae(truth: LinearGaussian, data: ImageInput | TabularInput, rows: Arr
     encoder, decoder = nn.Linear(size, 2 * latent_size), nn.Linear(latent_size, size)
     slope = np.concatenate([truth.slope * seen_scale, np.zeros_like(truth.slope)])
     centre = truth.slope @ np.broadcast_to(seen_from, size) + truth.offset
-    log_sigma = torch.from_numpy(np.log(truth.sigma / scale)) - likelihood.floor
     with torch.no_grad():
         _set(encoder.weight, slope)
         _set(encoder.bias, np.concatenate([centre, np.log(truth.variance)]))
         _set(decoder.weight, truth.weight / scale[:, None])
         _set(decoder.bias, (truth.bias - shift) / scale)
-        # The inverse of floor + softplus(free − floor).
-        _set(likelihood.free_log_sigma, (likelihood.floor + torch.log(torch.expm1(log_sigma))).numpy())
+        # The inverse of σ = floor + e^free.
+        _set(likelihood.free_log_sigma, np.log(truth.sigma / scale - np.exp(likelihood.log_floor.numpy())))
     return VAE(features, encoder, decoder, likelihood, StandardNormal(latent_size, 1)).eval()
 
 

@@ -24,7 +24,15 @@ from training.vae import VAE
 
 L = 3
 BANK = noise.bank(0, 16, L)
-FIRST = {"discretized_logistic": "colour levels", "gaussian_shared": "continuous image"}
+FIRST = {
+    "discretized_logistic": "colour levels",
+    "gaussian_shared": "continuous image",
+    "gaussian_optimal": "numbers",
+    "gaussian_heteroscedastic": "numbers",
+    "continuous_bernoulli": "continuous image",
+    "categorical": "grey levels",
+    "mixed_heteroscedastic": "mixed table",
+}
 """Kinds of data to prefer to the first that a likelihood takes."""
 ARCHITECTURE = {"discretized_logistic": "convolutional", "bernoulli": "convolutional", "mixed": "residual_mlp"}
 
