@@ -16,6 +16,7 @@ from training.datasets.table import describe
 from training.fit import fit
 from training.publish import publish
 from training.recipes import Recipe, names
+from training.resampling import training_rows
 from training.runs import open_run
 
 console = Console(stderr=True, soft_wrap=True)
@@ -66,7 +67,7 @@ def train(recipe: Recipe) -> Path | None:
     held_out = torch.from_numpy(dataset.rows[splits.validation])
     (run,) = broadcast_object_list([open_run(recipe, dataset.fingerprint) if first else None])
     console.print(f"run: {run}", markup=False)
-    history = fit(vae, torch.from_numpy(rows), held_out, bank, recipe.fit, run)
+    history = fit(vae, training_rows(dataset, splits.train), held_out, bank, recipe.fit, run)
     return publish(vae, dataset, splits, recipe, history) if first else None
 
 

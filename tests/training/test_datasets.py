@@ -211,6 +211,21 @@ def test_idx_folder_with_official_test_set(end: str, tmp_path: Path) -> None:
     assert dataset.input == ImageInput(shape=(4, 5), dtype="uint8", low=0, high=255)
 
 
+def test_idx_binarized(tmp_path: Path) -> None:
+    train, test = images(30, 6, 5), images(8, 6, 5, seed=1)
+    write(tmp_path / "train-images-idx3-ubyte", idx_bytes(train))
+    write(tmp_path / "t10k-images-idx3-ubyte", idx_bytes(test))
+    dataset = Idx(binarize="dynamic").load(tmp_path)
+    assert dataset.input == ImageInput(shape=(6, 5), dtype="uint8", low=0, high=1)
+    assert dataset.levels is not None
+    np.testing.assert_array_equal(dataset.levels, np.concatenate([train, test]))
+    # The protocol of the published figures, in its authors' words.
+    np.random.seed(777)  # noqa: NPY002
+    np.testing.assert_array_equal(dataset.rows[30:], np.random.binomial(1, test / 255.0))  # noqa: NPY002
+    assert dataset.num_test == 8
+    assert Idx().load(tmp_path).levels is None
+
+
 def test_idx_in_colour(tmp_path: Path) -> None:
     dataset = Idx().load(write(tmp_path / "x", idx_bytes(images(2, 4, 5, 3))))
     assert dataset.input.shape == (4, 5, 3)

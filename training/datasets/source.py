@@ -36,6 +36,8 @@ class Dataset:
     """(N, *input.shape), of dtype `input.dtype`; NaN is a missing cell of a table."""
     num_test: int = 0
     """The last `num_test` rows are the source's own test set."""
+    levels: npt.NDArray[Any] | None = None
+    """Grey levels in 255ths, uint8, in the shape of `rows`, where these are one black-and-white draw from them."""
 
     @cached_property
     def fingerprint(self) -> str:
