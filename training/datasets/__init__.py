@@ -7,6 +7,7 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
+from training.datasets.alignment import aligned
 from training.datasets.digits import Digits
 from training.datasets.idx import Idx
 from training.datasets.image_folder import ImageFolder
@@ -22,4 +23,15 @@ DATASETS: dict[str, type[Source]] = {
     source.model_fields["kind"].default: source for source in get_args(get_args(AnySource)[0])
 }
 
-__all__ = ["DATASETS", "AnySource", "DataError", "Dataset", "Indices", "Source", "SplitRecipe", "Splits", "split"]
+__all__ = [
+    "DATASETS",
+    "AnySource",
+    "DataError",
+    "Dataset",
+    "Indices",
+    "Source",
+    "SplitRecipe",
+    "Splits",
+    "aligned",
+    "split",
+]
