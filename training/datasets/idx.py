@@ -40,14 +40,14 @@ class Idx(Source):
 
 def _load(path: Path) -> Dataset:
     if not path.is_dir():
-        return image_dataset(path, _read(path))
+        return image_dataset(path, read_idx(path))
     train, test = _find(path, "train"), _find(path, "t10k")
     if train is None:
         raise DataError(f"{path}: holds no train-images-idx3-ubyte or train-images-idx3-ubyte.gz")
-    rows = _read(train)
+    rows = read_idx(train)
     if test is None:
         return image_dataset(train, rows)
-    official = _read(test)
+    official = read_idx(test)
     if official.shape[1:] != rows.shape[1:]:
         raise DataError(f"{test}: images of shape {official.shape[1:]}; {train.name} has {rows.shape[1:]}")
     return image_dataset(path, np.concatenate([rows, official]), num_test=len(official))
@@ -68,7 +68,7 @@ def _find(folder: Path, part: str) -> Path | None:
     return min(matches, default=None)
 
 
-def _read(path: Path) -> npt.NDArray[Any]:
+def read_idx(path: Path) -> npt.NDArray[Any]:
     """Read an array, uint8: two zero bytes, type, number of dimensions, big-endian sizes, values."""
     with reading(path):
         data = path.read_bytes()
