@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from training.display import Display
 from training.recipes import FitRecipe
+from training.resampling import GreyLevels, take
 from training.vae import VAE, log_normal
 
 BEST = "best.safetensors"
@@ -119,14 +120,16 @@ class Objective(nn.Module):
         return loss, log_likelihood.mean(), latent_kl.sum()
 
 
-def fit(vae: VAE, train: Tensor, held_out: Tensor, bank: Tensor, recipe: FitRecipe, run: Path) -> list[Epoch]:
+def fit(
+    vae: VAE, train: Tensor | GreyLevels, held_out: Tensor, bank: Tensor, recipe: FitRecipe, run: Path
+) -> list[Epoch]:
     """Train until the held-out bound stops rising, and leave the best weights in `vae`.
 
     Continues where the checkpoint in `run` stands, if there is one.
 
     Args:
         vae: Trained in place.
-        train: Raw training rows, (N, *shape).
+        train: Raw training rows, (N, *shape), or what they are drawn from at each epoch.
         held_out: Raw rows that decide when to stop and which epoch was best.
         bank: Noise of the held-out bound, (K, L).
         recipe: How to train.
@@ -188,7 +191,7 @@ def fit(vae: VAE, train: Tensor, held_out: Tensor, bank: Tensor, recipe: FitReci
 
 
 def epoch_batches(
-    rows: Tensor, latent_size: int, epoch: int, recipe: FitRecipe, accelerator: Accelerator
+    rows: Tensor | GreyLevels, latent_size: int, epoch: int, recipe: FitRecipe, accelerator: Accelerator
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The share of this process in every batch of an epoch, and its noise: (b, *shape) and (b, K, L).
 
@@ -202,7 +205,7 @@ def epoch_batches(
         share = slice(accelerator.process_index, None, accelerator.num_processes)
         # The last batch may be too small for every process to have a row of it.
         if len(batch) >= accelerator.num_processes:
-            yield rows[batch[share]].to(accelerator.device), noise[share].to(accelerator.device)
+            yield take(rows, batch, generator)[share].to(accelerator.device), noise[share].to(accelerator.device)
 
 
 @torch.no_grad()

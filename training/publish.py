@@ -17,8 +17,8 @@ from service.bundle import Array, describe_files, write_arrays, write_bundle
 from service.calibration import SCORES
 from service.engine import OnnxEngine
 from service.manifest import CALIBRATION, FORMAT_VERSION, GOLDEN, Calibration, Graph, Manifest, Provenance
+from training.bounds import bounds, held_out_metrics, refined
 from training.datasets import Dataset, Splits
-from training.evaluate import bounds, held_out_metrics, refined
 from training.export import TOLERANCE, export_graphs, graph_inputs, verify
 from training.fit import Epoch, Progress
 from training.recipes import Recipe

@@ -13,7 +13,7 @@ from service.calibration import SCORES
 from service.engine import OnnxEngine
 from service.manifest import CALIBRATION, FORMAT_VERSION, GOLDEN, Calibration, ImageInput, Manifest, TabularInput
 from tests.oracle.linear_gaussian import Array, LinearGaussian
-from training.evaluate import bounds, refined
+from training.bounds import bounds, refined
 from training.export import TOLERANCE, export_graphs, graph_inputs
 from training.features import ImageFeatures, TableFeatures
 from training.likelihoods.gaussian import Gaussian

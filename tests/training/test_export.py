@@ -15,8 +15,8 @@ from service.bundle import WEIGHTS, Array
 from service.engine import OnnxEngine
 from service.manifest import Graph
 from tests.training.kinds import KINDS, Kind, accepted
+from training.bounds import compute
 from training.build import build
-from training.evaluate import compute
 from training.export import SHARED_FROM, TOLERANCE, ExportError, export_graphs, graph_inputs, graph_modules, verify
 from training.likelihoods import LIKELIHOODS
 from training.recipes import ModelRecipe
