@@ -13,6 +13,7 @@ A bundle is a folder `<repository>/<name>/<version>/`:
     weights.bin      the graphs' large tensors, each stored once and shared by the graphs
     calibration.npz  `noise`, the default bank (K, L); `<score>`, held-out scores sorted ascending (n,)
     golden.npz       `<graph>.<tensor>`: a few rows, their noise, and what every graph answered
+    card/            the model card: index.html, and its pictures (optional)
 
 Everything is read into memory once and checked against the manifest's SHA-256; the graphs are then built from those
 very bytes, so what was verified is what runs and no path inside a graph reaches the disk.

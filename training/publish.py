@@ -22,6 +22,7 @@ from training.datasets import Dataset, Splits
 from training.export import TOLERANCE, export_graphs, graph_inputs, verify
 from training.fit import Epoch, Progress
 from training.recipes import Recipe
+from training.report import CardInputs, write_card
 from training.vae import VAE
 
 GOLDEN_ROWS = 4
@@ -45,15 +46,17 @@ def publish(vae: VAE, dataset: Dataset, splits: Splits, recipe: Recipe, history:
     scores = _calibrate(engine, dataset.rows[splits.calibration], bank, recipe.bound.refine)
     best = Progress(recipe.fit, history).best
     assert best is not None  # noqa: S101 - there is an epoch
-    metrics = held_out_metrics(bounds(engine, test, bank)) | {
+    held_out = bounds(engine, test, bank)
+    metrics = held_out_metrics(held_out) | {
         "validation_elbo": best.held_out_elbo,
         "active_units": best.active_units,
         "epochs": len(history),
         "seconds_per_epoch": float(np.median([epoch.seconds for epoch in history])),
         **{f"{graph}_largest_error": error for graph, error in errors.items()},
     }
+    calibrated = {"noise": bank, **scores}
     files |= {
-        CALIBRATION: write_arrays({"noise": bank, **scores}),
+        CALIBRATION: write_arrays(calibrated),
         GOLDEN: write_arrays(_golden(engine, graphs, test[:GOLDEN_ROWS], bank)),
     }
     taken = [int(path.name) for path in (recipe.out / recipe.name).glob("*") if path.name.isdecimal()]
@@ -83,7 +86,9 @@ def publish(vae: VAE, dataset: Dataset, splits: Splits, recipe: Recipe, history:
             packages={package: version(package) for package in _PACKAGES},
         ),
     )
-    return write_bundle(recipe.out, manifest, files)
+    test_scores = {name: score(held_out) for name, score in SCORES.items()}
+    files |= write_card(CardInputs(manifest, engine, calibrated, history, best, test, splits.test, test_scores))
+    return write_bundle(recipe.out, manifest.model_copy(update={"files": describe_files(files)}), files)
 
 
 def _calibrate(engine: OnnxEngine, x: Array, bank: Array, refine: int) -> dict[str, Array]:
