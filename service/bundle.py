@@ -9,6 +9,7 @@ A bundle is a folder `<repository>/<name>/<version>/`:
     explain.onnx     x, noise → feature_log_likelihood, latent_kl  where the bound comes from (optional)
     draw.onnx        z, normal, uniform → x                        a draw from p(x|z), in data units (optional)
     prior.onnx       normal, uniform → z                           a draw from p(z) (optional; else it is N(0, I))
+    scores.onnx      x → typicality; of images, coarse_error       further scores, of a single pass (optional)
     refine.onnx      x, noise, q, Adam's state → the next ones     a step of variational inference (optional)
     weights.bin      the graphs' large tensors, each stored once and shared by the graphs
     calibration.npz  `noise`, the default bank (K, L); `<score>`, held-out scores sorted ascending (n,)

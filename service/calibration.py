@@ -1,11 +1,11 @@
 """Scores, and what they mean: conformal p-values against held-out normal data.
 
-Every score is a function of one row's bounds; larger is more anomalous.
+Every score is a function of one row; larger is more anomalous.
 
 This module must not know about requests, graphs or torch.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,19 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-SCORES: dict[str, Callable[[Mapping[str, Array]], Array]] = {
-    "negative_elbo": lambda bounds: -bounds["elbo"],
-    "negative_log_evidence": lambda bounds: -bounds["log_evidence"],
-    "regret": lambda bounds: bounds["regret"],
+SCORES: dict[str, tuple[str, int]] = {
+    "negative_elbo": ("elbo", -1),
+    "negative_log_evidence": ("log_evidence", -1),
+    "regret": ("regret", 1),
+    "typicality": ("typicality", 1),
+    "coarse_error": ("coarse_error", 1),
 }
+"""Each is a column of what is computed about a row, and its sign."""
+
+
+def scores(columns: Mapping[str, Array]) -> dict[str, Array]:
+    """Every score that these columns are enough for, each in the shape of its column."""
+    return {name: sign * columns[column] for name, (column, sign) in SCORES.items() if column in columns}
 
 
 def p_values(scores: Array, held_out: Array) -> npt.NDArray[np.float64]:

@@ -15,7 +15,7 @@ FORMAT_VERSION = "1.0"
 CALIBRATION = "calibration.npz"
 GOLDEN = "golden.npz"
 REQUIRED_GRAPHS = ("encoder", "decoder", "elbo")
-OPTIONAL_GRAPHS = ("explain", "draw", "prior", "refine")
+OPTIONAL_GRAPHS = ("explain", "draw", "prior", "refine", "scores")
 BOUNDS = ("elbo", "log_likelihood", "kl", "standard_error", "log_evidence", "ess")
 
 ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
@@ -175,6 +175,11 @@ class Manifest(Record):
     metrics: dict[str, float] = Field(default={}, description="Held-out figures, in nats per row where not said.")
     provenance: Provenance = Provenance()
 
+    @property
+    def graph_scores(self) -> set[str]:
+        """The scores that the graph `scores` gives, if there is one."""
+        return {tensor.name for tensor in self.graphs["scores"].outputs} if "scores" in self.graphs else set()
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if missing := [graph for graph in REQUIRED_GRAPHS if graph not in self.graphs]:
@@ -202,6 +207,9 @@ class Manifest(Record):
             raise ValueError("default_score: regret takes steps of refinement and is never the default")
         if "regret" in self.scores and not ("refine" in self.graphs and self.calibration.refine):
             raise ValueError("scores: regret is calibrated with a refine graph and at least one step of refinement")
+        given = self.graph_scores
+        if unmade := [score for score in self.scores if score in {"typicality", "coarse_error"} - given]:
+            raise ValueError(f"scores: no graph gives {', '.join(unmade)}")
         return self
 
 
@@ -242,6 +250,8 @@ def signature(graph: str, data: ImageInput | TabularInput, latent_size: int) -> 
         per_row("feature_log_likelihood", *data.shape, dtype="float64", unit="nats"),
         per_row("latent_kl", latent_size, dtype="float64", unit="nats"),
     )
+    typicality = per_row("typicality", dtype="float64", unit="squared standard deviations")
+    coarse_error = per_row("coarse_error", dtype="float64", unit="data")
     contract = {
         "encoder": Graph(inputs=(x,), outputs=(mean, log_variance)),
         "decoder": Graph(inputs=(z,), outputs=(x_mean,)),
@@ -250,5 +260,6 @@ def signature(graph: str, data: ImageInput | TabularInput, latent_size: int) -> 
         "draw": Graph(inputs=(z, normal(size), uniform(size)), outputs=(x_mean.model_copy(update={"name": "x"}),)),
         "prior": Graph(inputs=(normal(latent_size), uniform(1)), outputs=(z,)),
         "refine": Graph(inputs=(x, noise, *state), outputs=(*bounds, *next_state)),
+        "scores": Graph(inputs=(x,), outputs=(typicality, coarse_error) if data.kind == "image" else (typicality,)),
     }
     return contract[graph]

@@ -14,7 +14,7 @@ import numpy as np
 from service import noise
 from service.batcher import Batcher, Work
 from service.bundle import Array, Bundle
-from service.calibration import SCORES, discoveries, p_values
+from service.calibration import discoveries, p_values, scores
 from service.engine import Engine, golden_error
 from service.errors import BundleError, InvalidError, NotReadyError, TooLargeError
 from service.refinement import Ascent
@@ -170,7 +170,8 @@ class Model:
             columns = ascent.bounds
         if explain:
             columns |= await self._batcher.submit(work("explain"))
-        columns["score"] = SCORES[score](columns)
+        made = await self._batcher.submit(Work("scores", {"x": x})) if score in self.manifest.graph_scores else {}
+        columns["score"] = scores(columns | made)[score]
         calibrated = self._is_calibrated(score, draws, seed, refine)
         columns["p_value"] = (
             p_values(columns["score"], self.bundle.calibration[score]) if calibrated else np.full(len(x), np.nan)
@@ -193,9 +194,13 @@ class Model:
             raise InvalidError("this bundle has no graph that explains", "query.explain")
         if score == "regret" and not refine:
             raise InvalidError("regret is what refinement gains: ask for steps of it with refine", "query.score")
+        if score in {"typicality", "coarse_error"} - self.manifest.graph_scores:
+            raise InvalidError(f"this bundle has no graph that gives {score}", "query.score")
 
     def _is_calibrated(self, score: str, draws: int, seed: int, refine: int) -> bool:
         """Whether held-out scores made in the same way are at hand."""
+        if score in self.manifest.graph_scores:  # Made without draws.
+            return score in self.manifest.scores
         steps = self.manifest.calibration.refine if score == "regret" else 0
         made = (self.manifest.num_draws, self.manifest.seed, steps)
         return score in self.manifest.scores and (draws, seed, refine) == made

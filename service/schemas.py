@@ -18,7 +18,7 @@ Seed = Annotated[int | None, Field(ge=0, lt=2**32, description="Names the random
 NumDraws = Annotated[int | None, Field(ge=1, description="K, draws of z per row; the bundle's own if absent.")]
 
 Score = Annotated[
-    Literal["negative_elbo", "negative_log_evidence", "regret"] | None,
+    Literal["negative_elbo", "negative_log_evidence", "regret", "typicality", "coarse_error"] | None,
     Field(description="Which score to report; the bundle's default if absent."),
 ]
 

@@ -5,7 +5,7 @@ This module must not know about torch: what is measured is what will be served.
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -61,6 +61,29 @@ def refined(engine: Engine, x: Array, bank: Array, steps: int, amortised: Mappin
     for _ in range(steps + 1):
         ascent.take(compute(engine, "refine", {"x": x, **ascent.state}, {"noise": bank}, len(bank)))
     return ascent.bounds
+
+
+def score_columns(engine: Engine, graphs: Iterable[str], x: Array, bank: Array, refine: int) -> dict[str, Array]:
+    """Everything about rows x that scores are made of, each (batch,); see `service.calibration.scores`.
+
+    A row too far from all data for a finite bound has bounds that are no numbers, and no regret.
+
+    Args:
+        engine: Runs the bundle's graphs.
+        graphs: The bundle's graphs.
+        x: Rows, (batch, *shape).
+        bank: Noise, (K, L).
+        refine: Steps of refinement of the regret; without it for 0.
+    """
+    columns = bounds(engine, x, bank)
+    if "scores" in graphs:
+        columns |= compute(engine, "scores", {"x": x}, {})
+    if refine:
+        finite = np.isfinite(columns["elbo"]) & np.isfinite(columns["log_evidence"])
+        columns["regret"] = np.full(len(x), np.nan)
+        amortised = {name: columns[name][finite] for name in BOUNDS}
+        columns["regret"][finite] = refined(engine, x[finite], bank, refine, amortised)["regret"]
+    return columns
 
 
 def log_evidence(engine: Engine, x: Array, bank: Array, chunk: int = 500) -> Array:

@@ -21,13 +21,13 @@ from rich.table import Column, Table
 
 from service import noise
 from service.bundle import Array, Bundle, read_bundle
-from service.calibration import SCORES, p_values
+from service.calibration import p_values, scores
 from service.engine import Device, Engine, OnnxEngine
 from service.errors import LowerboundError
 from service.manifest import BOUNDS, ImageInput, TabularInput
 from service.noise import MAX_DRAWS
 from training.baselines import BASELINES, BaselineError, baseline_scores
-from training.bounds import bounds, compute, log_evidence, refined
+from training.bounds import bounds, compute, log_evidence, score_columns
 from training.datasets import Dataset, aligned, split
 from training.detection import LEVELS, detection_figures
 from training.recipes import Recipe
@@ -125,7 +125,7 @@ def evaluate(options: Evaluation) -> Report:
     if not finite.any():
         raise EvaluationError("every row is too far from the training data for a finite bound")
     bank = noise.bank(manifest.seed, options.num_draws, manifest.latent_size)
-    scores = _scores(bundle, engine, rows.x, held_out, finite)
+    by_score = _scores(bundle, engine, rows.x, finite)
     report: Report = {
         "bundle": {"name": manifest.name, "version": manifest.version, "sha256": bundle.digest},
         "device": engine.device,
@@ -140,14 +140,14 @@ def evaluate(options: Evaluation) -> Report:
             f"{level:.0%}": float(np.mean(p_values(values[normal], bundle.calibration[name]) <= level))
             for level in LEVELS
         }
-        for name, values in scores.items()
+        for name, values in by_score.items()
     }
     if rows.anomalous is not None:
-        report["detection"] = {name: detection_figures(values, rows.anomalous) for name, values in scores.items()}
+        report["detection"] = {name: detection_figures(values, rows.anomalous) for name, values in by_score.items()}
         if rows.train is not None:
             report["baselines"] = _baselines(manifest.input, rows.train, rows.x, rows.anomalous)
     if "explain" in manifest.graphs:
-        report["strangest"] = _strangest(bundle, engine, rows, scores[manifest.default_score], finite)
+        report["strangest"] = _strangest(bundle, engine, rows, by_score[manifest.default_score], finite)
     return report
 
 
@@ -192,15 +192,11 @@ def find_rows(bundle: Bundle, options: Evaluation) -> Rows:
     return Rows(x, numbers, anomalous, train if with_baselines else None)
 
 
-def _scores(bundle: Bundle, engine: Engine, x: Array, held_out: dict[str, Array], finite: Array) -> dict[str, Array]:
-    """Every calibrated score of rows x with these bounds; infinite for rows without finite ones."""
-    columns = {name: values[finite] for name, values in held_out.items()}
-    if steps := bundle.manifest.calibration.refine:
-        columns["regret"] = refined(engine, x[finite], bundle.calibration["noise"], steps, columns)["regret"]
-    scores = {name: np.full(len(x), math.inf) for name in bundle.manifest.scores}
-    for name, values in scores.items():
-        values[finite] = SCORES[name](columns)
-    return scores
+def _scores(bundle: Bundle, engine: Engine, x: Array, finite: Array) -> dict[str, Array]:
+    """Every calibrated score of rows x; infinite for rows without finite bounds."""
+    manifest = bundle.manifest
+    made = scores(score_columns(engine, manifest.graphs, x, bundle.calibration["noise"], manifest.calibration.refine))
+    return {name: np.where(finite, made[name], math.inf) for name in manifest.scores}
 
 
 def _means(held_out: dict[str, Array], finite: Array) -> dict[str, float]:

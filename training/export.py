@@ -20,6 +20,7 @@ from service.errors import LowerboundError
 from service.manifest import Graph, ImageInput, TabularInput, signature
 from service.refinement import first_state
 from training.invariance import make_position_invariant
+from training.one_pass import OnePassScores
 from training.refinement import Refinement, traced
 from training.vae import VAE
 
@@ -51,8 +52,14 @@ class _Graph(nn.Module):
         return self.function(*inputs)
 
 
-def graph_modules(vae: VAE, data: ImageInput | TabularInput) -> dict[str, nn.Module]:
-    """Every graph of the contract as a torch module with the contract's inputs and outputs, in order."""
+def graph_modules(vae: VAE, data: ImageInput | TabularInput, normal: Array) -> dict[str, nn.Module]:
+    """Every graph of the contract as a torch module with the contract's inputs and outputs, in order.
+
+    Args:
+        vae: Trained.
+        data: What kind of data.
+        normal: Held-out rows that neither train nor calibrate, raw, which say what is typical.
+    """
 
     def in_data_units(values: Tensor) -> Tensor:
         return values.unflatten(-1, data.shape).to(torch.float64 if data.kind == "tabular" else torch.float32)
@@ -79,7 +86,8 @@ def graph_modules(vae: VAE, data: ImageInput | TabularInput) -> dict[str, nn.Mod
         "prior": prior,
     }
     graphs: dict[str, nn.Module] = {name: _Graph(vae, function) for name, function in functions.items()}
-    return {name: module.eval() for name, module in (graphs | {"refine": Refinement(vae)}).items()}
+    graphs |= {"refine": Refinement(vae), "scores": OnePassScores(vae.eval(), data, normal)}
+    return {name: module.eval() for name, module in graphs.items()}
 
 
 def to_onnx(module: nn.Module, graph: Graph) -> onnx.ModelProto:
@@ -157,12 +165,12 @@ def share_weights(models: Mapping[str, onnx.ModelProto]) -> dict[str, bytes]:
     return files | ({WEIGHTS: bytes(weights)} if weights else {})
 
 
-def export_graphs(vae: VAE, data: ImageInput | TabularInput) -> tuple[dict[str, Graph], dict[str, bytes]]:
-    """Every graph's signature, and the files that compute it."""
-    latent_size = vae.prior.latent_size
+def export_graphs(
+    modules: Mapping[str, nn.Module], data: ImageInput | TabularInput, latent_size: int
+) -> tuple[dict[str, Graph], dict[str, bytes]]:
+    """The signature of every module that `graph_modules` gave, and the files that compute it."""
     # The exporter logs which optional packages it does without.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    modules = graph_modules(vae, data)
     graphs = {name: signature(name, data, latent_size) for name in modules}
     return graphs, share_weights({name: to_onnx(module, graphs[name]) for name, module in modules.items()})
 
@@ -180,7 +188,7 @@ def graph_inputs(
         seed: Of the noise that draws from p(x|z).
     """
     match graph:
-        case "encoder":
+        case "encoder" | "scores":
             return {"x": x}, {}
         case "decoder":
             return {"z": latents}, {}
@@ -203,11 +211,13 @@ def graph_inputs(
             return {"x": x}, {"noise": bank}
 
 
-def verify(vae: VAE, data: ImageInput | TabularInput, engine: Engine, x: Array, bank: Array) -> dict[str, float]:
+def verify(
+    modules: Mapping[str, nn.Module], data: ImageInput | TabularInput, engine: Engine, x: Array, bank: Array
+) -> dict[str, float]:
     """Hold every graph to torch, and every row's answer to itself in other batches.
 
     Args:
-        vae: The original.
+        modules: The originals, as `graph_modules` gave them.
         data: What kind of data.
         engine: Runs the exported graphs on the CPU.
         x: Held-out rows, at least 2.
@@ -222,8 +232,8 @@ def verify(vae: VAE, data: ImageInput | TabularInput, engine: Engine, x: Array, 
     """
     largest: dict[str, float] = {}
     with torch.no_grad():
-        latents = vae.posterior(torch.from_numpy(x))[0].numpy()
-        for name, module in graph_modules(vae, data).items():
+        latents = modules["encoder"](torch.from_numpy(x))[0].numpy()
+        for name, module in modules.items():
             order = [tensor.name for tensor in signature(name, data, latents.shape[1]).inputs]
             for rows, draws in ((1, 1), (2, 3), (len(x), len(bank))):
                 by_row, shared = graph_inputs(name, x[:rows], bank[:draws], latents[:rows])

@@ -14,12 +14,13 @@ import numpy as np
 
 from service import noise
 from service.bundle import Array, describe_files, write_arrays, write_bundle
-from service.calibration import SCORES
+from service.calibration import scores
 from service.engine import OnnxEngine
 from service.manifest import CALIBRATION, FORMAT_VERSION, GOLDEN, Calibration, Graph, Manifest, Provenance
-from training.bounds import bounds, held_out_metrics, refined
+from training.bounds import bounds, held_out_metrics, score_columns
 from training.datasets import Dataset, Splits
-from training.export import TOLERANCE, export_graphs, graph_inputs, verify
+from training.default_score import choose, sensitivities
+from training.export import TOLERANCE, export_graphs, graph_inputs, graph_modules, verify
 from training.fit import Epoch, Progress
 from training.recipes import Recipe
 from training.report import CardInputs, write_card
@@ -37,13 +38,19 @@ def publish(vae: VAE, dataset: Dataset, splits: Splits, recipe: Recipe, history:
         ExportError: A graph does not compute what torch computes; nothing is written.
     """
     vae = vae.cpu().eval()
-    graphs, files = export_graphs(vae, dataset.input)
+    validation = dataset.rows[splits.validation]
+    modules = graph_modules(vae, dataset.input, validation)
+    graphs, files = export_graphs(modules, dataset.input, recipe.model.latent_size)
     engine = OnnxEngine(graphs, files, "cpu")
     bank = noise.bank(recipe.bound.seed, recipe.bound.num_draws, recipe.model.latent_size)
     test = dataset.rows[splits.test]
-    errors = verify(vae, dataset.input, engine, test[:VERIFIED_ROWS], bank)
+    errors = verify(modules, dataset.input, engine, test[:VERIFIED_ROWS], bank)
 
-    scores = _calibrate(engine, dataset.rows[splits.calibration], bank, recipe.bound.refine)
+    def score(x: Array, refine: int = 0) -> dict[str, Array]:
+        return scores(score_columns(engine, graphs, x, bank, refine))
+
+    held_out_scores = score(dataset.rows[splits.calibration], recipe.bound.refine)
+    sensitivity = sensitivities(score, dataset.input, validation, recipe.bound.seed)
     best = Progress(recipe.fit, history).best
     assert best is not None  # noqa: S101 - there is an epoch
     held_out = bounds(engine, test, bank)
@@ -53,8 +60,9 @@ def publish(vae: VAE, dataset: Dataset, splits: Splits, recipe: Recipe, history:
         "epochs": len(history),
         "seconds_per_epoch": float(np.median([epoch.seconds for epoch in history])),
         **{f"{graph}_largest_error": error for graph, error in errors.items()},
+        **{f"sensitivity_{name}": auroc for name, auroc in sensitivity.items()},
     }
-    calibrated = {"noise": bank, **scores}
+    calibrated = {"noise": bank, **{name: np.sort(values) for name, values in held_out_scores.items()}}
     files |= {
         CALIBRATION: write_arrays(calibrated),
         GOLDEN: write_arrays(_golden(engine, graphs, test[:GOLDEN_ROWS], bank)),
@@ -71,8 +79,8 @@ def publish(vae: VAE, dataset: Dataset, splits: Splits, recipe: Recipe, history:
         prior=recipe.model.prior,
         num_draws=recipe.bound.num_draws,
         seed=recipe.bound.seed,
-        scores=tuple(scores),
-        default_score="negative_elbo",
+        scores=tuple(held_out_scores),
+        default_score=choose(sensitivity),
         calibration=Calibration.of(len(splits.calibration), recipe.bound.refine),
         tolerance=TOLERANCE,
         graphs=graphs,
@@ -86,17 +94,8 @@ def publish(vae: VAE, dataset: Dataset, splits: Splits, recipe: Recipe, history:
             packages={package: version(package) for package in _PACKAGES},
         ),
     )
-    test_scores = {name: score(held_out) for name, score in SCORES.items()}
-    files |= write_card(CardInputs(manifest, engine, calibrated, history, best, test, splits.test, test_scores))
+    files |= write_card(CardInputs(manifest, engine, calibrated, history, best, test, splits.test, score(test)))
     return write_bundle(recipe.out, manifest.model_copy(update={"files": describe_files(files)}), files)
-
-
-def _calibrate(engine: OnnxEngine, x: Array, bank: Array, refine: int) -> dict[str, Array]:
-    """Every score of held-out rows x, sorted ascending; the regret where steps of refinement are asked for."""
-    columns = bounds(engine, x, bank)
-    if refine:
-        columns = columns | {"regret": refined(engine, x, bank, refine, columns)["regret"]}
-    return {name: np.sort(score(columns)) for name, score in SCORES.items() if name != "regret" or refine}
 
 
 def _golden(engine: OnnxEngine, graphs: dict[str, Graph], x: Array, bank: Array) -> dict[str, Array]:

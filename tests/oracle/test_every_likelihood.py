@@ -79,7 +79,7 @@ def case(request: pytest.FixtureRequest) -> Case:
         {key: tensor.double().numpy() for key, tensor in vae.likelihood.state_dict().items()},
     )
     graphs = {"elbo": signature("elbo", kind.data, 1)}
-    model = to_onnx(graph_modules(vae, kind.data)["elbo"], graphs["elbo"])
+    model = to_onnx(graph_modules(vae, kind.data, kind.rows)["elbo"], graphs["elbo"])
     engine = OnnxEngine(graphs, share_weights({"elbo": model}), "cpu")
     answer = engine.run("elbo", {"x": kind.rows[:ROWS], "noise": noise.bank(0, MANY, 1)})
     expected = quadrature.truth(log_likelihood, log_prior, mean, log_variance)

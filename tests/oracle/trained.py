@@ -7,14 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from service import noise
+from service import calibration, noise
 from service.bundle import describe_files, write_arrays, write_bundle
-from service.calibration import SCORES
 from service.engine import OnnxEngine
 from service.manifest import CALIBRATION, FORMAT_VERSION, GOLDEN, Calibration, ImageInput, Manifest, TabularInput
 from tests.oracle.linear_gaussian import Array, LinearGaussian
-from training.bounds import bounds, refined
-from training.export import TOLERANCE, export_graphs, graph_inputs
+from training.bounds import score_columns
+from training.export import TOLERANCE, export_graphs, graph_inputs, graph_modules
 from training.features import ImageFeatures, TableFeatures
 from training.likelihoods.gaussian import Gaussian
 from training.priors import StandardNormal
@@ -57,12 +56,11 @@ def _set(parameter: Tensor, values: Array) -> None:
 def write(repository: Path, name: str, vae: VAE, data: ImageInput | TabularInput, rows: Array, num_draws: int) -> Path:
     """Write the VAE's bundle, calibrated on `rows`, in the graphs' dtype."""
     latent_size = vae.prior.latent_size
-    graphs, files = export_graphs(vae, data)
+    graphs, files = export_graphs(graph_modules(vae, data, rows), data, latent_size)
     engine = OnnxEngine(graphs, files, "cpu")
     bank = noise.bank(0, num_draws, latent_size)
-    held_out = bounds(engine, rows, bank)
-    held_out |= refined(engine, rows, bank, REFINE, held_out)
-    scores = {score: np.sort(function(held_out)) for score, function in SCORES.items()}
+    held_out = calibration.scores(score_columns(engine, graphs, rows, bank, REFINE))
+    scores = {name: np.sort(values) for name, values in held_out.items()}
     golden: dict[str, Array] = {}
     for graph in graphs:
         by_row, shared = graph_inputs(graph, rows[:4], bank, np.zeros((4, latent_size), np.float32))

@@ -20,13 +20,14 @@ from scipy.stats import betabinom
 
 from service import noise
 from service.bundle import Array, describe_files, read_bundle, write_arrays, write_bundle
-from service.calibration import SCORES, p_values
+from service.calibration import p_values, scores
 from service.engine import OnnxEngine
 from service.errors import BundleError
 from service.manifest import (
     CALIBRATION,
     FORMAT_VERSION,
     GOLDEN,
+    Calibration,
     CategoricalColumn,
     Graph,
     ImageInput,
@@ -38,11 +39,11 @@ from service.manifest import (
 )
 from service.repository import DEFAULT_REPOSITORY
 from tests.training.kinds import KINDS
+from training.bounds import held_out_metrics, score_columns
 from training.build import build
 from training.datasets import SplitRecipe, split
 from training.datasets.digits import Digits
-from training.bounds import bounds, held_out_metrics
-from training.export import export_graphs
+from training.export import export_graphs, graph_modules
 from training.fit import Epoch
 from training.recipes import ModelRecipe
 from training.report import CardInputs, write_card
@@ -67,8 +68,7 @@ def history() -> list[Epoch]:
 
 
 def card_inputs(manifest: Manifest, engine: OnnxEngine, calibration: Any, test: Array, **more: Any) -> CardInputs:
-    held_out = bounds(engine, test, calibration["noise"])
-    scores = {name: score(held_out) for name, score in SCORES.items()}
+    held_out = score_columns(engine, manifest.graphs, test, calibration["noise"], 0)
     manifest = manifest.model_copy(update={"metrics": held_out_metrics(held_out) | {"epochs": float(EPOCHS)}})
     epochs = history()
     return CardInputs(
@@ -97,11 +97,12 @@ class Untrained(NamedTuple):
 def untrained(data: ImageInput | TabularInput, rows: Array, likelihood: str, latent_size: int) -> Untrained:
     """A bundle of random weights, calibrated on every other row and tested on the rest."""
     recipe = ModelRecipe(widths=(16,), latent_size=latent_size, likelihood=likelihood)
-    graphs, files = export_graphs(build(recipe, data, rows, seed=0).eval(), data)
+    modules = graph_modules(build(recipe, data, rows, seed=0).eval(), data, rows)
+    graphs, files = export_graphs(modules, data, recipe.latent_size)
     engine = OnnxEngine(graphs, files, "cpu")
     bank = noise.bank(0, 8, latent_size)
-    held_out = bounds(engine, rows[1::2], bank)
-    calibration = {"noise": bank, **{name: np.sort(score(held_out)) for name, score in SCORES.items()}}
+    held_out = score_columns(engine, graphs, rows[1::2], bank, 0)
+    calibration = {"noise": bank, **{name: np.sort(values) for name, values in scores(held_out).items()}}
     files |= {CALIBRATION: write_arrays(calibration), GOLDEN: write_arrays(golden(engine, graphs, rows[:2], bank))}
     manifest = Manifest(
         format_version=FORMAT_VERSION,
@@ -114,7 +115,7 @@ def untrained(data: ImageInput | TabularInput, rows: Array, likelihood: str, lat
         prior="standard_normal",
         num_draws=8,
         seed=0,
-        scores=tuple(SCORES),
+        scores=tuple(scores(held_out)),
         default_score="negative_elbo",
         calibration=Calibration.of(len(rows[1::2])),
         tolerance=1e-3,
@@ -301,7 +302,7 @@ def test_alarms_are_counted_among_normal_rows(digits_inputs: CardInputs, case: s
     page = Page(card(inputs))
     normal = np.ones(len(inputs.test), bool) if inputs.labels is None else ~inputs.labels
     rows = iter(page.rows["scores"][1:])
-    for name in SCORES:
+    for name in inputs.scores:
         for level in LEVELS:
             row = next(rows)
             assert row[0] == f"{name}, {level} %"

@@ -12,19 +12,20 @@ import numpy as np
 import torch
 
 from service import noise
-from service.calibration import SCORES
-from service.manifest import ImageInput, TabularInput
+from service.calibration import scores
+from service.manifest import ImageInput, TabularInput, signature
 from tests.benchmarks.detection.tasks import Array, Task
 from training.baselines import BASELINES, baseline_scores
 from training.build import build
+from training.default_score import choose, sensitivities
 from training.fit import fit
+from training.one_pass import OnePassScores
 from training.recipes import Recipe
-from training.vae import VAE
 
 OURS = "Lowerbound"
 METHODS = (OURS, *BASELINES)
-ONE_PASS = ("negative_elbo", "negative_log_evidence")
-"""The scores of ours that are compared: those that one pass through the graphs gives."""
+ROW_DRAWS = 4096
+"""Rows × draws that are computed at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,17 +63,19 @@ def fit_and_score(
     bank = torch.from_numpy(noise.bank(recipe.bound.seed, recipe.bound.num_draws, recipe.model.latent_size))
     settings = recipe.fit.model_copy(update={"seed": seed})
     fit(vae, torch.from_numpy(fitted), torch.from_numpy(held_out), bank, settings, run)
-    bounds = bounds_of(vae, rows, bank)
-    # A row too far from all data for a finite bound is as strange as can be.
-    scores = {name: np.nan_to_num(SCORES[name](bounds), nan=math.inf, posinf=math.inf) for name in ONE_PASS}
-    return Scored(scores, "negative_elbo")
-
-
-@torch.no_grad()
-def bounds_of(vae: VAE, rows: Array, bank: torch.Tensor, row_draws: int = 4096) -> dict[str, Array]:
-    """The bounds of rows under a bank (K, L), in batches, on the device that the model is on."""
     device = next(vae.parameters()).device
-    batches = torch.from_numpy(np.ascontiguousarray(rows)).split(max(1, row_draws // len(bank)))
-    answers = [vae.bounds(batch.to(device), bank.to(device)) for batch in batches]
-    names = answers[0]._fields
-    return {name: torch.cat([getattr(answer, name) for answer in answers]).cpu().numpy() for name in names}
+    one_pass = OnePassScores(vae.cpu().eval(), data, held_out).to(device)
+    names = [tensor.name for tensor in signature("scores", data, recipe.model.latent_size).outputs]
+
+    @torch.no_grad()
+    def scored(rows: Array) -> dict[str, Array]:
+        batches = torch.from_numpy(np.ascontiguousarray(rows)).split(max(1, ROW_DRAWS // len(bank)))
+        answers = [
+            vae.bounds(x.to(device), bank.to(device))._asdict() | dict(zip(names, one_pass(x.to(device)), strict=True))
+            for x in batches
+        ]
+        columns = {name: torch.cat([answer[name] for answer in answers]).cpu().numpy() for name in answers[0]}
+        # A row too far from all data for a finite bound is as strange as can be.
+        return {name: np.nan_to_num(v, nan=math.inf, posinf=math.inf) for name, v in scores(columns).items()}
+
+    return Scored(scored(rows), choose(sensitivities(scored, data, held_out, seed)))

@@ -18,7 +18,7 @@ from tests.benchmarks.detection.report import line, spread
 from training.bounds import bounds, log_evidence
 from training.build import build
 from training.datasets.idx import Idx
-from training.export import export_graphs, verify
+from training.export import export_graphs, graph_modules, verify
 from training.fit import fit
 from training.recipes import Recipe
 from training.resampling import training_rows
@@ -48,9 +48,10 @@ def measure(recipe: Recipe, folder: Path, num_draws: int, num_rows: int, seed: i
         vae, training_rows(dataset, train), torch.from_numpy(rows[validation]), torch.from_numpy(bank), settings, run
     )
     vae = vae.cpu().eval()
-    graphs, files = export_graphs(vae, dataset.input)
+    modules = graph_modules(vae, dataset.input, rows[validation])
+    graphs, files = export_graphs(modules, dataset.input, size)
     x = rows[test[:num_rows]]
-    errors = verify(vae, dataset.input, OnnxEngine(graphs, files, "cpu"), x[:64], bank)
+    errors = verify(modules, dataset.input, OnnxEngine(graphs, files, "cpu"), x[:64], bank)
     engine = OnnxEngine(graphs, files)
     return {
         "nll": float(-log_evidence(engine, x, noise.bank(0, num_draws, size)).mean()),
