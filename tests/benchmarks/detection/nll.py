@@ -19,7 +19,7 @@ from training.bounds import bounds, log_evidence
 from training.build import build
 from training.datasets.idx import Idx
 from training.export import export_graphs, graph_modules, verify
-from training.fit import fit
+from training.fit import Progress, fit
 from training.recipes import Recipe
 from training.resampling import training_rows
 
@@ -47,6 +47,8 @@ def measure(recipe: Recipe, folder: Path, num_draws: int, num_rows: int, seed: i
     history = fit(
         vae, training_rows(dataset, train), torch.from_numpy(rows[validation]), torch.from_numpy(bank), settings, run
     )
+    best = Progress(settings, history).best
+    assert best is not None
     vae = vae.cpu().eval()
     modules = graph_modules(vae, dataset.input, rows[validation])
     graphs, files = export_graphs(modules, dataset.input, size)
@@ -57,7 +59,7 @@ def measure(recipe: Recipe, folder: Path, num_draws: int, num_rows: int, seed: i
         "nll": float(-log_evidence(engine, x, noise.bank(0, num_draws, size)).mean()),
         "negative_elbo": float(-bounds(engine, x, bank)["elbo"].mean()),
         "epochs": len(history),
-        "active_units": max(history, key=lambda epoch: epoch.held_out_elbo).active_units,
+        "active_units": best.active_units,
         "engine": engine.device,
         "largest_error": errors["elbo"],
     }
