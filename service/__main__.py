@@ -5,6 +5,7 @@ import logging
 import sys
 
 import uvicorn
+from fastapi import FastAPI
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
@@ -15,23 +16,53 @@ from service.settings import Settings
 SWITCH_INTERVAL = 2e-4
 """Seconds after which a thread gives way: at Python's 5 ms, finished batches wait for the event loop's next pause."""
 
+WORKER_PATIENCE = 60
+"""Seconds in which a worker must give a sign of life, or be replaced; imports alone take several on a busy machine."""
+
 
 def main() -> int:
     """Serve until told to stop; returns the exit status."""
     try:
         settings = CliApp.run(Settings)
-        logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        app = create_app(settings)
+        app = make_app()
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         return _refuse("; ".join(problems))
     except LowerboundError as error:
         return _refuse(str(error))
+    several = settings.workers > 1
+    if several:  # Each process makes the application for itself; this one has seen that they can.
+        del app
+        gc.unfreeze()
+        gc.collect()
+    uvicorn.run(
+        "service.__main__:make_app" if several else app,
+        factory=several,
+        workers=settings.workers,
+        timeout_worker_healthcheck=WORKER_PATIENCE,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=settings.log_level == "debug",
+        proxy_headers=False,  # Who asks from behind a proxy makes no difference.
+    )
+    return 0
+
+
+def make_app() -> FastAPI:
+    """The application as the command line and the environment say, and the process made ready for it.
+
+    Raises:
+        ValidationError: They do not make settings.
+        LowerboundError: See `create_app`.
+    """
+    settings = CliApp.run(Settings)
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    app = create_app(settings)
     sys.setswitchinterval(SWITCH_INTERVAL)
     gc.collect()
     gc.freeze()  # What is loaded by now stays: a full collection need not walk it, which takes tens of milliseconds.
-    uvicorn.run(app, host=settings.host, port=settings.port, log_config=None, access_log=settings.log_level == "debug")
-    return 0
+    return app
 
 
 def _refuse(problem: str) -> int:

@@ -1,20 +1,39 @@
 """The application: reads the models, wires the routes. Nothing happens at import."""
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.model import Limits
+from service.errors import NotFoundError
+from service.model import Limits, Model
 from service.problems import Envelope, answer_with_problems
 from service.repository import Repository
 from service.routes import decode, elbo, encode, health, model, sample, v2
 from service.routes.description import complete_openapi, named, versioned
 from service.settings import Settings
 
+OPERATIONS = (elbo.OPERATION, encode.OPERATION, decode.OPERATION, sample.OPERATION)
+
 logger = logging.getLogger("service")
+
+
+class _Application(FastAPI):
+    """FastAPI, but requests that `direct` knows, by method and path, go past its layers."""
+
+    direct: Mapping[tuple[str, str], ASGIApp] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self.direct.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
+        if app is None:
+            await super().__call__(scope, receive, send)
+        else:
+            scope["app"] = self
+            await app(scope, receive, send)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -35,7 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
         yield
         await asyncio.gather(*(served.stop() for served in repository))
 
-    app = FastAPI(
+    app = _Application(
         title="Lowerbound",
         summary="Encode, decode, sample, and score by the evidence lower bound.",
         lifespan=lifespan,
@@ -51,9 +70,8 @@ def create_app(settings: Settings) -> FastAPI:
         ("/models/{name}", named_model, "by name"),
         ("/models/{name}/versions/{version}", versioned_model, "by version"),
     ):
-        # Routes are tried in order: the busiest first.
-        for family in (elbo, encode, decode, sample):
-            app.router.routes.append(family.OPERATION.route(prefix, dependencies, tag))
+        for operation in OPERATIONS:
+            app.router.routes.append(operation.route(prefix, dependencies, tag))
         app.include_router(model.router, prefix=prefix, dependencies=dependencies, tags=[tag])
     app.include_router(model.index, tags=["repository"])
     app.include_router(health.router, tags=["health"])
@@ -61,4 +79,19 @@ def create_app(settings: Settings) -> FastAPI:
     complete_openapi(app)
     answer_with_problems(app)
     app.add_middleware(Envelope, timeout=settings.timeout)
+    app.direct = {
+        (operation.method, prefix + operation.path): Envelope(operation.on(served), settings.timeout)
+        for prefix, served in _addresses(repository)
+        for operation in OPERATIONS
+    }
     return app
+
+
+def _addresses(repository: Repository) -> Iterator[tuple[str, Model]]:
+    """Every prefix that names a model; a model may have several."""
+    with contextlib.suppress(NotFoundError):  # Several models, and none of them the default.
+        yield "", repository.get()
+    for name, versions in repository.names().items():
+        yield f"/models/{name}", repository.get(name)
+        for version in versions:
+            yield f"/models/{name}/versions/{version}", repository.get(name, version)

@@ -4,6 +4,7 @@ This module must not know about HTTP, models or what the values mean.
 """
 
 import io
+import itertools
 import json
 import math
 from collections import Counter
@@ -16,8 +17,12 @@ import orjson
 import simdjson
 from PIL import Image
 
+from service.arrow import read_stream, write_stream
 from service.bundle import Array
-from service.errors import InvalidError, MalformedError
+from service.errors import InvalidError, MalformedError, RequestError, TooLargeError
+
+MAX_PIXELS = 2**24
+"""Most pixels of a picture, whatever it takes in bytes."""
 
 Columns = Mapping[str, Any]
 """An answer: by field an array (or for JSON any list) whose entry i belongs to instance i."""
@@ -61,11 +66,7 @@ class Json:
         return document[field]
 
     def encode(self, columns: Columns) -> bytes:
-        contiguous = {
-            name: np.ascontiguousarray(values) if isinstance(values, np.ndarray) else values
-            for name, values in columns.items()
-        }
-        return orjson.dumps(contiguous, option=orjson.OPT_SERIALIZE_NUMPY)
+        return orjson.dumps(columns, _contiguous, orjson.OPT_SERIALIZE_NUMPY)
 
 
 class Npy:
@@ -102,10 +103,57 @@ class Npy:
         return _write_header(table.dtype, table.shape) + table.tobytes()
 
 
-class Png:
-    """A picture: the only column is uint8 of shape (height, width) or (height, width, 3)."""
+class Arrow:
+    """An Arrow IPC stream: fixed-size lists are an array, columns by name records; out, a column for each field."""
+
+    media_type: ClassVar[str] = "application/vnd.apache.arrow.stream"
+
+    def decode(self, body: bytes, field: str) -> object:
+        return read_stream(body, field)
+
+    def encode(self, columns: Columns) -> bytes:
+        return write_stream(columns)
+
+
+class _Picture:
+    """One instance in: uint8 of shape (1, height, width), or (1, height, width, 3) where it has colours."""
+
+    media_type: ClassVar[str]
+    _format: ClassVar[str]
+
+    def decode(self, body: bytes, field: str) -> object:
+        try:
+            with Image.open(io.BytesIO(body), formats=[self._format]) as picture:
+                self._check(picture, f"{field}[0]")
+                plain = picture.convert({"1": "L", "P": "RGB"}.get(picture.mode, picture.mode))
+                return np.asarray(plain)[None]
+        except RequestError:
+            raise
+        except Exception as error:  # Pillow raises several kinds for damaged files.
+            raise MalformedError(f"not a readable {self.media_type}: {error}") from error
+
+    @staticmethod
+    def _check(picture: Image.Image, place: str) -> None:
+        """Refuse what cannot be read, of which no pixel has been made yet."""
+        width, height = picture.size
+        if width * height > MAX_PIXELS:
+            raise TooLargeError(f"{width:,} × {height:,} pixels; at most {MAX_PIXELS:,} are read", place)
+        if picture.mode not in {"1", "L", "RGB", "P"} or "transparency" in picture.info:
+            raise InvalidError(f"must be grey or in colours, 8 bits each, and opaque, not {picture.mode}", place)
+
+
+class Jpeg(_Picture):
+    """A JPEG picture, in."""
+
+    media_type: ClassVar[str] = "image/jpeg"
+    _format = "JPEG"
+
+
+class Png(_Picture):
+    """A PNG picture; out: the only column is uint8 of shape (height, width) or (height, width, 3)."""
 
     media_type: ClassVar[str] = "image/png"
+    _format = "PNG"
 
     def encode(self, columns: Columns) -> bytes:
         (pixels,) = columns.values()
@@ -144,8 +192,13 @@ def read_json(body: bytes, *, constants: bool = False) -> Any:
     return document
 
 
-READERS: dict[str, Reader] = {codec.media_type: codec for codec in (Json(), Npy())}
-WRITERS: dict[str, Writer] = {codec.media_type: codec for codec in (Json(), Npy(), Png())}
+READERS: dict[str, Reader] = {codec.media_type: codec for codec in (Json(), Npy(), Arrow())}
+"""Of any field."""
+
+PICTURE_READERS: dict[str, Reader] = {codec.media_type: codec for codec in (Png(), Jpeg())}
+"""Of instances only."""
+
+WRITERS: dict[str, Writer] = {codec.media_type: codec for codec in (Json(), Npy(), Arrow(), Png())}
 
 
 def _header_size(body: bytes) -> int:
@@ -187,38 +240,45 @@ def _record(fields: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]) -> n
     return np.dtype(list(fields))
 
 
-_NUMBERS_AND_SPACE = b"0123456789+-.eE \t\r\n"
-_MAX_DEPTH = 4  # batch, height, width, channels
-
-
 def _regular_array(body: bytes, field: str) -> Array | None:
     """The array in `{field: ...}` if it is nested lists of numbers, all of one shape, and None for anything else.
 
-    simdjson reads the numbers without making a Python object of each, but flattens nested lists silently. What is left
-    of a body without its numbers and white space, its skeleton, must therefore be that of an array of some shape, byte
-    for byte: nothing ragged, repeated or non-numeric has such a skeleton.
+    simdjson reads the numbers without making a Python object of each, but flattens nested lists silently. Therefore all
+    lists of one level must be of one length, and no others may be in the body.
     """
-    skeleton = body.translate(None, _NUMBERS_AND_SPACE)
-    opening = f'{{"{field}":'.encode().translate(None, _NUMBERS_AND_SPACE)
-    nesting = skeleton[len(opening) :]
-    depth = len(nesting) - len(nesting.lstrip(b"["))
-    if not 0 < depth <= _MAX_DEPTH:
-        return None
-    shape: list[int] = []
-    unit = b""
-    for level in range(depth):  # From the innermost lists outwards, how many units the first list of each level has.
-        start, end = depth - level - 1, nesting.find(b"]" * (level + 1)) + level + 1
-        shape.insert(0, (end - start - 1) // (len(unit) + 1))
-        unit = b"[" + b",".join([unit] * shape[0]) + b"]"
-    if skeleton != opening + unit + b"}":
-        return None
     try:
         document: Any = simdjson.Parser().parse(body)
+        shape, lists = _regular_shape(document[field])
+        if len(document) != 1 or lists != body.count(b"["):
+            return None
         flat: Array = np.frombuffer(document[field].as_buffer(of_type="d"))
-    except (ValueError, KeyError, TypeError, RuntimeError):  # The last is a number of more than 64 bits.
+        return flat.reshape(shape)
+    except (ValueError, KeyError, TypeError, IndexError, RuntimeError):  # The last: a number of more than 64 bits.
         return None
-    # An empty list and a list of one number have the same skeleton.
-    return flat.reshape(shape) if flat.size == math.prod(shape) else None
+
+
+def _regular_shape(array: Any) -> tuple[list[int], int]:
+    """The lengths of a list, of its first element, and so on; and how many lists there are down to that level.
+
+    Raises:
+        ValueError: Lists of one level differ in length.
+        TypeError: Something beside lists is in a level above the last.
+    """
+    shape: list[int] = []
+    lists = 0
+    level = [array]
+    while True:
+        (length,) = set(map(len, level))
+        shape.append(length)
+        lists += len(level)
+        if not isinstance(level[0][0], simdjson.Array):
+            return shape, lists
+        level = list(itertools.chain.from_iterable(level))
+
+
+def _contiguous(values: Array) -> Array:
+    """What orjson asks for where it cannot write an array as it lies in memory."""
+    return np.ascontiguousarray(values)
 
 
 def _refuse_constant(name: str) -> None:

@@ -6,9 +6,10 @@ This module must not know what the values mean or how they are computed.
 from functools import lru_cache
 
 from fastapi import Request, Response
+from starlette.requests import ClientDisconnect
 
 from service.bundle import Array
-from service.codecs import READERS, WRITERS, Columns, Json, Npy, Png, Writer
+from service.codecs import PICTURE_READERS, READERS, WRITERS, Arrow, Columns, Json, Npy, Png, Writer
 from service.errors import InvalidError, MediaTypeError, NotAcceptableError, TooLargeError
 from service.instances import picture, render_by_column, render_records
 from service.manifest import ImageInput, TabularInput
@@ -31,11 +32,12 @@ async def read_body(request: Request, field: str) -> object:
         MalformedError: See `Reader.decode`.
         InvalidError: See `Reader.decode`.
     """
-    media_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-    reader = READERS.get(media_type)
+    media_type = _header(request, b"content-type", Json.media_type).partition(";")[0].strip().lower()
+    readers = READERS | PICTURE_READERS if field == "instances" else READERS
+    reader = readers.get(media_type)
     if reader is None:
-        raise MediaTypeError(f"bodies of {media_type!r} are not read; send {', '.join(READERS)}", "header.Content-Type")
-    if encoding := request.headers.get("content-encoding"):
+        raise MediaTypeError(f"bodies of {media_type!r} are not read; send {', '.join(readers)}", "header.Content-Type")
+    if encoding := _header(request, b"content-encoding"):
         raise MediaTypeError(f"{encoding!r} bodies are not read; send it plain", "header.Content-Encoding")
     return reader.decode(await read_bytes(request), field)
 
@@ -47,26 +49,31 @@ async def read_bytes(request: Request) -> bytes:
         TooLargeError: More bytes than `max_body`; the rest is not read.
     """
     limit: int = request.app.state.settings.max_body
-    declared = request.headers.get("content-length", "")
+    declared = _header(request, b"content-length")
     if declared.isdecimal() and int(declared) > limit:
         raise TooLargeError(f"{int(declared):,} bytes; at most {limit:,} are read", "body")
     chunks: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
         if size > limit:
             raise TooLargeError(f"more than {limit:,} bytes, which is all that is read", "body")
-        chunks.append(chunk)
-    return b"".join(chunks)
+        if not message.get("more_body", False):
+            return b"".join(chunks)
 
 
 def choose_writer(request: Request, *extra: str) -> Writer:
-    """What writes the answer: the best match of the request's `Accept` among JSON, .npy and the types in `extra`.
+    """What writes the answer: the best match of `Accept` among JSON, .npy, Arrow and the types in `extra`.
 
     Raises:
         NotAcceptableError: The client accepts none of them.
     """
-    return WRITERS[_best(request.headers.get("accept", "*/*"), (Json.media_type, Npy.media_type, *extra))]
+    offers = (Json.media_type, Npy.media_type, *extra, Arrow.media_type)
+    return WRITERS[_best(_header(request, b"accept", "*/*"), offers)]
 
 
 def respond(model: Model, writer: Writer, columns: dict[str, Array]) -> Response:
@@ -75,10 +82,27 @@ def respond(model: Model, writer: Writer, columns: dict[str, Array]) -> Response
     shown: Columns = columns
     if isinstance(data, ImageInput) and writer.media_type == Png.media_type:
         shown = {"picture": picture(columns["instances"], data)}
-    elif isinstance(data, TabularInput) and writer.media_type == Json.media_type:
+    elif isinstance(data, TabularInput) and writer.media_type != Npy.media_type:
         render = {"instances": render_records, "feature_log_likelihood": render_by_column}
         shown = {name: render[name](x, data) if name in render else x for name, x in columns.items()}
-    return Response(writer.encode(shown), media_type=writer.media_type, headers=identify(model))
+    return _Answer(writer.encode(shown), _heading(model, writer.media_type))
+
+
+class _Answer(Response):
+    """A response whose headers, but for the length, were made before."""
+
+    def __init__(self, content: bytes, heading: list[tuple[bytes, bytes]]) -> None:
+        self.status_code = 200
+        self.background = None
+        self.body = content
+        self.raw_headers = [*heading, (b"content-length", b"%d" % len(content))]
+
+
+@lru_cache(maxsize=256)
+def _heading(model: Model, media_type: str) -> list[tuple[bytes, bytes]]:
+    """The headers of every answer of this type by this model, as they go over the wire."""
+    headers = identify(model) | {"content-type": media_type}
+    return [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
 
 
 def picture_type(model: Model) -> tuple[str, ...]:
@@ -91,6 +115,14 @@ def identify(model: Model) -> dict[str, str]:
     manifest = model.manifest
     values = (manifest.name, str(manifest.version), model.bundle.digest, model.engine.device)
     return dict(zip(MODEL_HEADERS, values, strict=True))
+
+
+def _header(request: Request, name: bytes, absent: str = "") -> str:
+    """A header's first value; a loop over the few that there are, where Starlette makes an object first."""
+    for key, value in request.scope["headers"]:
+        if key == name:
+            return str(value, "latin-1")
+    return absent
 
 
 @lru_cache(maxsize=256)

@@ -138,10 +138,14 @@ def _check_array(array: Array, shape: tuple[int, ...], name: str) -> Array:
 
 
 def _check_pixels(pixels: Array, data: ImageInput) -> Array:
-    if data.low <= pixels.min() and pixels.max() <= data.high:  # No NaN compares so.
-        x = pixels.astype(data.dtype, copy=False)
-        if data.dtype == "float32" or pixels.dtype.kind != "f" or np.array_equal(x, pixels):
-            return x
+    if data.dtype == "uint8" and pixels.dtype.kind == "f":
+        with np.errstate(invalid="ignore"):
+            levels = pixels.astype(np.uint8)
+        if (levels == pixels).all():  # All are whole and in the type's range; narrow numbers compare faster.
+            pixels = levels
+    readable = data.dtype == "float32" or pixels.dtype.kind != "f"
+    if readable and data.low <= pixels.min() and pixels.max() <= data.high:  # No NaN compares so.
+        return pixels.astype(data.dtype, copy=False)
     if pixels.dtype.kind == "f":
         _refuse(~np.isfinite(pixels), pixels, "instances", "is not a finite number")
     outside = (pixels < data.low) | (pixels > data.high)

@@ -4,16 +4,19 @@ This module must not know about models.
 """
 
 import asyncio
+import itertools
 import logging
 import math
 import os
 import re
+from collections.abc import Iterable, Iterator
 from http import HTTPStatus
+from types import TracebackType
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -24,7 +27,8 @@ from service.schemas import Problem
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 REQUEST_ID_HEADER = "X-Request-ID"
 
-_REQUEST_ID = re.compile(r"[!-~]{1,128}")
+_REQUEST_ID_KEY = REQUEST_ID_HEADER.lower().encode()
+_REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 """Ids that are echoed: visible ASCII, of a length that fits a log line; any other is replaced."""
 
 _PROTOCOL_STATUS = {
@@ -46,56 +50,112 @@ class Envelope:
 
     def __init__(self, app: ASGIApp, timeout: float) -> None:
         self._app = app
-        self._timeout = timeout
+        self._time_limit = _TimeLimit(timeout)
+        self._ids = _unique_ids()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
+        request_id = _given_id(scope["headers"]) or next(self._ids)
         started = False
 
         async def send_with_id(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+                message["headers"] = [*message["headers"], (_REQUEST_ID_KEY, request_id)]
             await send(message)
 
         try:
-            async with asyncio.timeout(self._timeout):
+            with self._time_limit:
                 await self._app(scope, receive, send_with_id)
         except Exception as error:
             if started:
                 raise
-            if isinstance(error, TimeoutError):
-                answer = _render(scope, DeadlineError(f"not answered within {self._timeout:g} seconds"))
-            else:
-                logger.exception("request %s failed", request_id)
+            await self._failed(scope, error, request_id.decode())(scope, receive, send_with_id)
+
+    def _failed(self, scope: Scope, error: Exception, request_id: str) -> JSONResponse:
+        match error:
+            case LowerboundError():
+                return _render(scope, error)
+            case RequestValidationError():
+                first = error.errors()[0]
+                location = ".".join(str(part) for part in first["loc"])
+                return _answer(scope, HTTPStatus.UNPROCESSABLE_ENTITY, first["msg"], location)
+            case _:
+                logger.error("request %s failed", request_id, exc_info=error)
                 detail = f"a fault of the service; see its log for {request_id}"
-                answer = _answer(scope, HTTPStatus.INTERNAL_SERVER_ERROR, detail)
-            await answer(scope, receive, send_with_id)
+                return _answer(scope, HTTPStatus.INTERNAL_SERVER_ERROR, detail)
+
+
+class _TimeLimit:
+    """As `asyncio.timeout`, but always of the same length, so that what entered first is due first.
+
+    One timer serves all; one for each request would cost as much as the rest of the envelope.
+
+    Raises:
+        DeadlineError: On leaving, where the time ran out.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._due: dict[asyncio.Task[Any] | None, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._due[asyncio.current_task()] = loop.time() + self._seconds
+        if self._timer is None:
+            self._timer = loop.call_later(self._seconds, self._give_up, loop)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        task = asyncio.current_task()
+        if self._due.pop(task, None) is None and task is not None:  # Given up, and so cancelled.
+            task.uncancel()
+            if kind is asyncio.CancelledError:
+                raise DeadlineError(f"not answered within {self._seconds:g} seconds") from error
+
+    def _give_up(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Cancel the tasks whose time has run out, and wait for the next one's."""
+        for task, due in list(self._due.items()):
+            if due > loop.time():
+                self._timer = loop.call_at(due, self._give_up, loop)
+                return
+            del self._due[task]
+            if task is not None:
+                task.cancel()
+        self._timer = None
 
 
 def answer_with_problems(app: FastAPI) -> None:
-    """Make every error of the application's handlers, and of FastAPI itself, an answer of that shape."""
-
-    @app.exception_handler(LowerboundError)
-    async def _(request: Request, error: LowerboundError) -> JSONResponse:
-        return _render(request.scope, error)
+    """Leave FastAPI's invalid requests to the envelope, and give its other errors the shape of all."""
 
     @app.exception_handler(RequestValidationError)
     async def _(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        location = ".".join(str(part) for part in first["loc"])
-        return _answer(request.scope, HTTPStatus.UNPROCESSABLE_ENTITY, first["msg"], location)
+        raise error
 
     @app.exception_handler(HTTPException)
     async def _(request: Request, error: HTTPException) -> JSONResponse:
         answer = _answer(request.scope, HTTPStatus(error.status_code), f"{request.method} {request.url.path}")
         answer.headers.update(error.headers or {})
         return answer
+
+
+def _given_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+    """The request's own id, if it has one that can be echoed."""
+    for name, value in headers:
+        if name == _REQUEST_ID_KEY:
+            return value if _REQUEST_ID.fullmatch(value) else None
+    return None
+
+
+def _unique_ids() -> Iterator[bytes]:
+    """32 hexadecimal digits: half of them this process's, the rest a count."""
+    process = os.urandom(8).hex()
+    return (f"{process}{number:016x}".encode() for number in itertools.count())
 
 
 def _render(scope: Scope, error: LowerboundError) -> JSONResponse:

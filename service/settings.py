@@ -31,9 +31,14 @@ class Settings(BaseSettings):
         default=None, description="Model of the paths that name none, where there are several."
     )
     device: Device = Field(default="auto", description="cpu; cuda, which refuses to start without a GPU; or auto.")
-    lanes: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="Batches computed at once.")
+    workers: int = Field(default=1, ge=1, description="Processes, each with engines of its own.")
+    lanes: int = Field(
+        default_factory=lambda given: max(1, (os.cpu_count() or 1) // given.get("workers", 1)),
+        ge=1,
+        description="Batches that a process computes at once.",
+    )
     max_batch: int = Field(default=512, ge=1, description="Most rows x draws in one engine call.")
-    max_queue: int = Field(default=2**18, ge=1, description="Most rows x draws waiting, and in one request.")
+    max_queue: int = Field(default=2**18, ge=1, description="Most rows x draws waiting in a process, and in a request.")
     max_draws: int = Field(default=4096, ge=1, le=MAX_DRAWS, description="Most draws for one row.")
     max_body: int = Field(default=64 * 2**20, ge=1, description="Most bytes in a request's body.")
     timeout: float = Field(default=30.0, gt=0, description="Seconds after which a request is given up.")

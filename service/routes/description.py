@@ -8,7 +8,7 @@ from fastapi import Depends, FastAPI, Path, Request
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from service.codecs import READERS, Json
+from service.codecs import PICTURE_READERS, READERS, Arrow, Json, Npy
 from service.errors import STATUS, LowerboundError, NotFoundError, OverloadedError
 from service.exchange import MODEL_HEADERS
 from service.manifest import ModelName
@@ -62,15 +62,17 @@ def complete_openapi(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def body(schema: type[BaseModel], media_types: Iterable[str] = READERS) -> dict[str, Any]:
-    """An OpenAPI request body: `schema` as JSON, or one array in a binary format."""
+def body(schema: type[BaseModel], media_types: Iterable[str] | None = None) -> dict[str, Any]:
+    """An OpenAPI request body: `schema` as JSON, or the same in a binary format; of all that are read if not told."""
+    if media_types is None:
+        media_types = READERS | PICTURE_READERS if schema is Instances else READERS
     content = {name: {"schema": _refer(schema) if name == Json.media_type else _BINARY} for name in media_types}
     return {"requestBody": {"required": True, "content": content}}
 
 
 def answers(schema: type[BaseModel], *media_types: str) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI responses of an endpoint that computes: its answer in each media type, and every problem."""
-    content = {name: {"schema": _BINARY} for name in ("application/x-npy", *media_types)}
+    content = {name: {"schema": _BINARY} for name in (Npy.media_type, Arrow.media_type, *media_types)}
     ok = {"model": schema, "content": content, "headers": describe_headers(MODEL_HEADERS)}
     return {200: ok} | problems(*STATUS)
 

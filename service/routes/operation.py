@@ -1,12 +1,14 @@
 """Operations: what the endpoints that compute have in common.
 
-FastAPI solves a handler's parameters anew for each request, which takes longer than a small model. An operation's route
-appears in the OpenAPI page like any other, described by its handler's signature, but calls the handler itself.
+FastAPI solves a handler's parameters anew for each request, and tries one route after the other, which takes longer
+than a small model. An operation's route appears in the OpenAPI page like any other, described by its handler's
+signature, but calls the handler itself; and since all models are known from the start, what answers a path of one of
+them is made then, to be looked up.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, get_type_hints
 from urllib.parse import parse_qsl
 
@@ -15,8 +17,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.params import Depends
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.model import Model
 from service.routes.description import answers, body, served_model
 from service.schemas import Query
 
@@ -44,6 +47,7 @@ class Operation:
     def route(self, prefix: str, dependencies: Sequence[Depends], tag: str) -> APIRoute:
         """The operation under a prefix; `dependencies` describe the prefix's path parameters."""
         return _DirectRoute(
+            self,
             prefix + self.path,
             self.handler,
             methods=[self.method],
@@ -53,23 +57,39 @@ class Operation:
             tags=[tag],
         )
 
-
-class _DirectRoute(APIRoute):
-    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        super().__init__(path, endpoint, **options)
-        schema: type[Query] = get_type_hints(endpoint)["query"]
-
-        @lru_cache(maxsize=256)
-        def parse(text: bytes) -> Query:
-            try:
-                return schema.model_validate(dict(parse_qsl(text.decode("latin-1"), keep_blank_values=True)))
-            except ValidationError as error:
-                problems = [{**problem, "loc": ("query", *problem["loc"])} for problem in error.errors()]
-                raise RequestValidationError(problems) from error
+    def on(self, model: Model) -> ASGIApp:
+        """The operation on one model."""
+        parse = _parser(self.handler)
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             request = Request(scope, receive, send)
-            response: Response = await endpoint(request, served_model(request), parse(scope["query_string"]))
+            response = await self.handler(request, model, parse(scope["query_string"]))
             await response(scope, receive, send)
 
+        return app
+
+
+class _DirectRoute(APIRoute):
+    def __init__(self, operation: Operation, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await operation.on(served_model(Request(scope)))(scope, receive, send)
+
         self.app = app
+
+
+@cache
+def _parser(handler: Callable[..., Awaitable[Response]]) -> Callable[[bytes], Query]:
+    """From a query string to the handler's parameter `query`."""
+    schema: type[Query] = get_type_hints(handler)["query"]
+
+    @lru_cache(maxsize=256)
+    def parse(text: bytes) -> Query:
+        try:
+            return schema.model_validate(dict(parse_qsl(text.decode("latin-1"), keep_blank_values=True)))
+        except ValidationError as error:
+            problems = [{**problem, "loc": ("query", *problem["loc"])} for problem in error.errors()]
+            raise RequestValidationError(problems) from error
+
+    return parse

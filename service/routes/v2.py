@@ -138,7 +138,9 @@ Named = Annotated[Graph, Depends(named)]
 @router.get("")
 async def metadata(request: Request) -> ServerMetadata:
     """The server's name and version, and the extensions of the protocol that it has."""
-    extensions = ["binary_tensor_data", "model_configuration", "statistics"]
+    extensions = ["binary_tensor_data", "model_configuration"]
+    if request.app.state.settings.workers == 1:
+        extensions.append("statistics")
     return ServerMetadata(name="lowerbound", version=request.app.version, extensions=extensions)
 
 
@@ -159,6 +161,7 @@ async def ready(request: Request) -> ServerReady:
 @router.get("/models/stats")
 async def all_statistics(request: Request) -> Statistics:
     """What every model has answered under /v2 since the start."""
+    _check_whole(request)
     served = [Graph(model, graph) for model in request.app.state.repository for graph in _served(model)]
     return Statistics(model_stats=[_statistics(request, graph) for graph in served])
 
@@ -210,6 +213,7 @@ async def configuration(request: Request, graph: Named) -> ModelConfiguration:
 @graphs.get("/stats")
 async def statistics(request: Request, graph: Named) -> Statistics:
     """What the model has answered under /v2 since the start."""
+    _check_whole(request)
     return Statistics(model_stats=[_statistics(request, graph)])
 
 
@@ -280,6 +284,13 @@ def _wanted(inference: Inference, graph: Graph) -> dict[str, bool | None]:
         if name not in known:
             raise InvalidError(f"no output is named {name!r}; there are {', '.join(known)}", f"outputs[{i}].name")
     return dict(inference.outputs) or dict.fromkeys(known)
+
+
+def _check_whole(request: Request) -> None:
+    """Refuse statistics where other processes have a part of them: a part would pass for the whole."""
+    workers = request.app.state.settings.workers
+    if workers > 1:
+        raise NotFoundError(f"each of {workers} processes counts what it answers; there are no statistics of all")
 
 
 def _statistics(request: Request, graph: Graph) -> ModelStatistics:

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from service.codecs import READERS, WRITERS, Json, Npy, Png
-from service.errors import InvalidError, MalformedError, RequestError
+from service.codecs import MAX_PIXELS, PICTURE_READERS, READERS, WRITERS, Json, Npy, Png
+from service.errors import InvalidError, MalformedError, RequestError, TooLargeError
 
 Array = npt.NDArray[Any]
 
@@ -46,9 +46,10 @@ def header(descr: object, shape: object, *, fortran: bool = False, data: int = 0
 
 
 def test_every_codec_is_listed_by_its_type() -> None:
-    assert set(READERS) == {"application/json", "application/x-npy"}
+    assert set(READERS) == {"application/json", "application/x-npy", "application/vnd.apache.arrow.stream"}
+    assert set(PICTURE_READERS) == {"image/png", "image/jpeg"}
     assert set(WRITERS) == {*READERS, "image/png"}
-    for codecs in (READERS, WRITERS):
+    for codecs in (READERS, PICTURE_READERS, WRITERS):
         assert all(codec.media_type == name for name, codec in codecs.items())
 
 
@@ -72,7 +73,7 @@ def test_no_part_of_json_is_json(values: Any, cut: int) -> None:
 
 @given(body=st.binary(max_size=200) | st.text('{}[]",:0123456789eE+-.truefalsn \\ u').map(str.encode))
 def test_any_bytes_are_read_or_refused(body: bytes) -> None:
-    for codec in (Json(), Npy()):
+    for codec in (READERS | PICTURE_READERS).values():
         with pytest.raises(RequestError):
             codec.decode(body, "a field that no random text has")
 
@@ -299,3 +300,64 @@ def test_no_bytes_are_mistaken_for_a_regular_array(noise: bytes) -> None:
     except (MalformedError, InvalidError):
         return
     assert (read.tolist() if isinstance(read, np.ndarray) else read) == json.loads(body)["instances"]
+
+
+# Pictures
+
+
+def encoded(picture: Image.Image, form: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3)])
+def test_a_picture_is_one_instance(shape: tuple[int, ...]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    read = PICTURE_READERS["image/png"].decode(encoded(Image.fromarray(pixels), "PNG"), "instances")
+    np.testing.assert_array_equal(read, pixels[None])
+    smooth = np.full(shape, 77, np.uint8)
+    near = PICTURE_READERS["image/jpeg"].decode(encoded(Image.fromarray(smooth), "JPEG", quality=95), "instances")
+    assert np.shape(near) == (1, *shape)
+    assert np.abs(np.asarray(near, int) - 77).max() <= 2
+
+
+@pytest.mark.parametrize("mode", ["1", "P"])
+def test_two_levels_and_palettes_are_pictures_too(mode: str) -> None:
+    picture = Image.fromarray(np.diag([0, 255, 255]).astype(np.uint8)).convert(mode)
+    read = PICTURE_READERS["image/png"].decode(encoded(picture, "PNG"), "instances")
+    grey = np.asarray(read).reshape(3, 3, -1)[..., 0]
+    np.testing.assert_array_equal(grey, np.diag([0, 255, 255]))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "I;16"])
+def test_pictures_that_are_not_plain_are_refused(mode: str) -> None:
+    body = encoded(Image.new(mode, (2, 2)), "PNG")
+    with pytest.raises(InvalidError, match=r"^instances\[0\]: must be grey or in colours, .* not ") as info:
+        PICTURE_READERS["image/png"].decode(body, "instances")
+    assert info.value.location == "instances[0]"
+
+
+def test_a_picture_s_size_is_looked_at_before_it_is_made() -> None:
+    body = encoded(Image.new("1", (2**12 + 1, 2**12)), "PNG")
+    assert len(body) < 2**14
+    tracemalloc.start()
+    with pytest.raises(TooLargeError, match=f"4,097 × 4,096 pixels; at most {MAX_PIXELS:,} are read"):
+        PICTURE_READERS["image/png"].decode(body, "instances")
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("form", "sent_as"), [("PNG", "image/jpeg"), ("JPEG", "image/png")])
+def test_a_picture_of_another_kind_is_refused(form: str, sent_as: str) -> None:
+    body = encoded(Image.new("L", (2, 2)), form)
+    with pytest.raises(MalformedError, match=f"not a readable {sent_as}"):
+        PICTURE_READERS[sent_as].decode(body, "instances")
+
+
+@pytest.mark.parametrize(("form", "media_type"), [("PNG", "image/png"), ("JPEG", "image/jpeg")])
+def test_part_of_a_picture_is_none(form: str, media_type: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40), np.uint8)
+    body = encoded(Image.fromarray(noise), form)
+    with pytest.raises(MalformedError):
+        PICTURE_READERS[media_type].decode(body[: len(body) // 2], "instances")

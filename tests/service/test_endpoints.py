@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -29,6 +30,7 @@ Serve = Callable[..., AbstractContextManager[httpx.Client]]
 Refused = Callable[..., CompletedProcess[str]]
 
 NPY = "application/x-npy"
+ARROW = "application/vnd.apache.arrow.stream"
 PNG = "image/png"
 JSON = "application/json"
 PROBLEM = "application/problem+json"
@@ -388,7 +390,7 @@ def test_accept_decides(digits: httpx.Client, accept: str | None, media_type: st
 @pytest.mark.parametrize("accept", ["text/html", "image/jpeg", "application/x-npy;q=0", "text/*", "*/*;q=0"])
 def test_what_cannot_be_had_is_said(digits: httpx.Client, accept: str) -> None:
     answer = digits.get("/sample", headers={"Accept": accept})
-    assert_problem(answer, 406, "the answers are application/json, application/x-npy, image/png", "header.Accept")
+    assert_problem(answer, 406, f"the answers are {JSON}, {NPY}, {PNG}, {ARROW}", "header.Accept")
 
 
 def test_bounds_are_no_picture(digits: httpx.Client, x: Array) -> None:
@@ -401,7 +403,7 @@ def test_a_quality_is_a_number(digits: httpx.Client) -> None:
     assert_problem(answer, 422, "'high' is no quality", "header.Accept")
 
 
-@pytest.mark.parametrize("media_type", ["text/plain", PNG, "application/x-www-form-urlencoded", "json", ""])
+@pytest.mark.parametrize("media_type", ["text/plain", "image/gif", "application/x-www-form-urlencoded", "json", ""])
 def test_unread_media_types(digits: httpx.Client, media_type: str) -> None:
     answer = digits.post("/elbo", content=b"{}", headers={"Content-Type": media_type})
     assert_problem(answer, 415, f"bodies of '{media_type}' are not read", "header.Content-Type")
@@ -808,8 +810,78 @@ def test_what_a_bundle_has_no_graph_for(several: httpx.Client) -> None:
 
 def test_a_table_is_no_picture(several: httpx.Client) -> None:
     answer = several.get("/models/people/sample", headers={"Accept": PNG})
-    assert_problem(answer, 406, "the answers are application/json, application/x-npy$", "header.Accept")
+    assert_problem(answer, 406, f"the answers are {JSON}, {NPY}, {ARROW}$", "header.Accept")
     assert len(several.get("/models/people/sample").json()["instances"]) == 16
+
+
+# Arrow and pictures
+
+
+def arrow(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    with pa.ipc.new_stream(buffer, table.schema) as writer:
+        writer.write_table(table)
+    return buffer.getvalue()
+
+
+def post_arrow(client: httpx.Client, path: str, table: pa.Table, accept: str = ARROW) -> httpx.Response:
+    headers = {"Content-Type": ARROW, "Accept": accept}
+    return client.post(path, content=arrow(table), headers=headers)
+
+
+def test_arrow_in_and_out(digits: httpx.Client, x: Array, z: Array) -> None:
+    images = pa.table({"instances": pa.FixedShapeTensorArray.from_numpy_ndarray(x)})
+    answer = post_arrow(digits, "/elbo", images).raise_for_status()
+    assert answer.headers["Content-Type"] == ARROW
+    read = pa.ipc.open_stream(answer.content).read_all()
+    expected = ask(digits, "/elbo", x, binary=True)
+    assert read.column_names == list(expected)
+    assert_same({name: read.column(name).to_numpy() for name in expected}, expected)
+
+    latents = pa.table({"latents": pa.FixedSizeListArray.from_arrays(pa.array(z.ravel()), z.shape[1])})
+    decoded = pa.ipc.open_stream(post_arrow(digits, "/decode", latents).raise_for_status().content).read_all()
+    pixels = np.array(decoded.column("instances").to_pylist(), np.float32)
+    np.testing.assert_array_equal(pixels, ask(digits, "/decode", z, binary=True)["instances"])
+
+
+def test_arrow_tables_go_by_column_name(several: httpx.Client) -> None:
+    people = pa.table({"colour": pa.array(["red", None, "blue"]).dictionary_encode(), "age": [1.5, 2.0, None]})
+    read = pa.ipc.open_stream(post_arrow(several, "/models/people/elbo", people).raise_for_status().content).read_all()
+    records = [{"age": 1.5, "colour": "red"}, {"age": 2, "colour": None}, {"age": None, "colour": "blue"}]
+    assert read.column("elbo").to_pylist() == table(several, "elbo", records).json()["elbo"]
+    dreamt = several.get("/models/people/sample", params={"n": 3, "seed": 1}, headers={"Accept": ARROW})
+    struct = pa.ipc.open_stream(dreamt.raise_for_status().content).read_all().column("instances")
+    assert struct.to_pylist() == several.get("/models/people/sample", params={"n": 3, "seed": 1}).json()["instances"]
+
+
+def test_arrow_s_errors_name_the_place(several: httpx.Client, digits: httpx.Client) -> None:
+    path = "/models/people/elbo"
+    age = post_arrow(several, path, pa.table({"age": ["old"], "colour": ["red"]}))
+    assert_problem(age, 422, "must be a number, not a string", "instances[0].age")
+    colour = post_arrow(several, path, pa.table({"age": [1.0, 2.0], "colour": ["red", "mauve"]}))
+    assert_problem(colour, 422, "'mauve' is not a known category", "instances[1].colour")
+    assert_problem(post_arrow(several, path, pa.table({"age": [1.0]})), 422, "is absent", "instances[0].colour")
+    pixels = pa.table({"instances": pa.array([[[0.0] * 8] * 8, [[0.0] * 8] * 7 + [[99.0] * 8]])})
+    assert_problem(post_arrow(digits, "/elbo", pixels), 422, "99 is outside", "instances[1][7][0]")
+    answer = digits.post("/elbo", content=b"no stream", headers={"Content-Type": ARROW})
+    assert_problem(answer, 400, "not a readable Arrow stream", None)
+
+
+def test_a_picture_is_an_instance(digits: httpx.Client, x: Array, z: Array) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(x[0]).save(buffer, "png")
+    answer = digits.post("/elbo", content=buffer.getvalue(), headers={"Content-Type": PNG, "Accept": NPY})
+    assert_same(columns(answer), ask(digits, "/elbo", x[:1], binary=True))
+    white = io.BytesIO()
+    Image.new("L", (8, 8), 255).save(white, "jpeg")
+    refused = digits.post("/elbo", content=white.getvalue(), headers={"Content-Type": "image/jpeg"})
+    assert_problem(refused, 422, "255 is outside", "instances[0][0][0]")
+    wide = io.BytesIO()
+    Image.new("L", (9, 8)).save(wide, "png")
+    refused = digits.post("/elbo", content=wide.getvalue(), headers={"Content-Type": PNG})
+    assert_problem(refused, 422, "must have 8 values, not 9", "instances[0][0]")
+    latent = digits.post("/decode", content=buffer.getvalue(), headers={"Content-Type": PNG})
+    assert_problem(latent, 415, f"bodies of '{PNG}' are not read", "header.Content-Type")
 
 
 # Starting

@@ -10,14 +10,14 @@ import pytest
 import service
 
 ROOT = Path(service.__file__).parent
-FORBIDDEN = ("torch", "training", "onnx", "sklearn", "pyarrow", "accelerate")
+FORBIDDEN = ("torch", "training", "onnx", "sklearn", "accelerate")
 
 LAYERS = [
     {"errors", "calibration", "noise"},
     {"manifest"},
     {"bundle"},
-    {"engine", "codecs", "instances"},
-    {"batcher"},
+    {"engine", "arrow", "instances"},
+    {"batcher", "codecs"},
     {"model"},
     {"repository"},
     {"schemas", "settings", "exchange", "compression"},
@@ -38,6 +38,7 @@ MUST_NOT_KNOW = {
     "bundle": HTTP | {"onnxruntime"},
     "noise": HTTP | {"onnxruntime"},
     "calibration": HTTP | {"onnxruntime"},
+    "arrow": HTTP | {"onnxruntime"},
     "codecs": HTTP | {"onnxruntime"},
     "instances": HTTP | {"onnxruntime", "json", "orjson"},
     "tensors": HTTP | {"onnxruntime"},

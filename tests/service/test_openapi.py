@@ -16,6 +16,7 @@ from service.exchange import MODEL_HEADERS
 from service.problems import PROBLEM_MEDIA_TYPE, REQUEST_ID_HEADER
 
 JSON, NPY, PNG = "application/json", "application/x-npy", "image/png"
+ARROW, JPEG = "application/vnd.apache.arrow.stream", "image/jpeg"
 PREFIXES = ["", "/models/{name}", "/models/{name}/versions/{version}"]
 COMPUTING = {"/encode": "post", "/decode": "post", "/sample": "get", "/elbo": "post"}
 PROBLEMS = {"400", "404", "406", "413", "415", "422", "429", "503", "504"}
@@ -87,7 +88,7 @@ def test_computing_endpoints_are_described(page: dict[str, Any], prefix: str, fa
     responses = operation["responses"]
     assert set(responses) == {"200"} | PROBLEMS
     pictures = {PNG} if family in {"/decode", "/sample"} else set()
-    assert set(responses["200"]["content"]) == {JSON, NPY} | pictures
+    assert set(responses["200"]["content"]) == {JSON, NPY, ARROW} | pictures
     answer = resolve(page, responses["200"]["content"][JSON]["schema"]["$ref"])
     assert all(field.get("description") for field in answer["properties"].values())
     assert set(responses["200"]["headers"]) == {*MODEL_HEADERS, REQUEST_ID_HEADER}
@@ -105,7 +106,8 @@ def test_computing_endpoints_are_described(page: dict[str, Any], prefix: str, fa
 def test_bodies_are_described(page: dict[str, Any], family: str) -> None:
     body = page["paths"][family]["post"]["requestBody"]
     assert body["required"]
-    assert set(body["content"]) == {JSON, NPY}
+    pictures = set() if family == "/decode" else {PNG, JPEG}
+    assert set(body["content"]) == {JSON, NPY, ARROW} | pictures
     field = "latents" if family == "/decode" else "instances"
     schema = resolve(page, body["content"][JSON]["schema"]["$ref"])
     assert schema["required"] == [field]

@@ -5,8 +5,8 @@
     .venv/test/bin/python -m tests.benchmarks.serving table --seconds 1     # a quick look
 
 `table` compares the service with its peers, with HTTP alone and with ONNX Runtime alone, in rounds, every server
-started anew in each; `stages` says where the time of a request goes; `memory` watches a long run. Linux, two cores or
-more: the server has core 0, the load generator core 1; nothing else should run.
+started anew in each; `stages` says where the time of a request goes; `workers` what a second process brings; `memory`
+watches a long run. Linux, two cores or more: the server has core 0, the load generator core 1; nothing else should run.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from tests.benchmarks.serving.ceiling import BATCHES
 from tests.benchmarks.serving.load import Load, LoadError, run
 from tests.benchmarks.serving.memory import soak
 from tests.benchmarks.serving.reference import Reference, write_reference
+from tests.benchmarks.serving.scaling import scaling
 from tests.benchmarks.serving.servers import (
     HTTP,
     LOAD_CORE,
@@ -33,13 +34,13 @@ from tests.benchmarks.serving.servers import (
     SERVERS,
     NotInstalledError,
     Server,
-    on_core,
+    on_cores,
     serve,
 )
 from tests.benchmarks.serving.stages import profile
 
 WARM_UP = 1.0
-PARTS = ("table", "stages", "memory")
+PARTS = ("table", "stages", "workers", "memory")
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ Results = dict[str, dict[Cell, list[Load]]]
 def main() -> int:
     """Run what was asked for; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help="table, stages, memory; all if none is given")
+    parser.add_argument("parts", nargs="*", metavar="PART", help="table, stages, workers, memory; all if none is given")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=10.0, help="of the memory run")
@@ -95,6 +96,9 @@ def main() -> int:
         if "stages" in parts:
             print("Microseconds of a single-row JSON request.\n")
             print(profile(reference, given.seconds), end="\n\n")
+        if "workers" in parts:
+            print(f"Rows a second; median of {given.rounds} x {given.seconds:g} s.\n")
+            print(scaling(reference, given.seconds, given.rounds), end="\n\n")
         if "memory" in parts:
             print(soak(reference, given.minutes, python))
     return 0
@@ -129,7 +133,7 @@ def _measure(
 
 def _ceiling(reference: Reference, seconds: float) -> dict[int, float]:
     command = [sys.executable, str(Path(__file__).parent / "ceiling.py"), str(reference.peers), str(seconds)]
-    with on_core(SERVER_CORE):
+    with on_cores({SERVER_CORE}):
         done = subprocess.run(command, capture_output=True, check=True, text=True)
     rates: dict[str, float] = json.loads(done.stdout)
     return {int(batch): rate for batch, rate in rates.items()}

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,14 +66,16 @@ class Server:
 
 
 @contextlib.contextmanager
-def started(command: list[str], prove: Callable[[], object]) -> Iterator[subprocess.Popen[bytes]]:
-    """A server's process on its core, from the first time `prove` does not raise; ended afterwards.
+def started(
+    command: list[str], prove: Callable[[], object], cores: AbstractSet[int] = frozenset({SERVER_CORE})
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A server's process on its cores, from the first time `prove` does not raise; ended afterwards.
 
     Raises:
         LoadError: It ended by itself, or did not answer in `PATIENCE` seconds; with the end of what it printed.
     """
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(_ROOT)}
-    with tempfile.TemporaryFile() as printed, on_core(SERVER_CORE):
+    with tempfile.TemporaryFile() as printed, on_cores(cores):
         process = subprocess.Popen(
             command,
             cwd=_ROOT,
@@ -101,9 +104,9 @@ def started(command: list[str], prove: Callable[[], object]) -> Iterator[subproc
 
 
 @contextlib.contextmanager
-def on_core(core: int) -> Iterator[None]:
-    """Keep this process, and those that it starts, on one core; on the generator's afterwards."""
-    os.sched_setaffinity(0, {core})
+def on_cores(cores: AbstractSet[int]) -> Iterator[None]:
+    """Keep this process, and those that it starts, on some cores; on the generator's afterwards."""
+    os.sched_setaffinity(0, cores)
     try:
         yield
     finally:
@@ -224,7 +227,12 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _ours(reference: Reference, port: int, python: Path) -> list[str]:
-    return [sys.executable, "-m", "service", *service_arguments(reference, port)]
+    return service_command(reference, port)
+
+
+def service_command(reference: Reference, port: int, *arguments: str) -> list[str]:
+    """What starts the service, with more arguments than those it always has here."""
+    return [sys.executable, "-m", "service", *service_arguments(reference, port), *arguments]
 
 
 def service_arguments(reference: Reference, port: int) -> list[str]:

@@ -1,0 +1,177 @@
+"""Arrow IPC streams: between the bytes of one and arrays, or records by column name.
+
+    one column, `instances`, of fixed-size lists of numbers, nested or as `arrow.fixed_shape_tensor`: an array
+    one column, `instances`, of anything else: a list of its values
+    other columns: a list of records by column name
+
+Values of dictionaries are read as what they stand for, a null as None. Compressed streams are refused, because a few
+bytes of them can claim any size.
+
+pyarrow is large (170 MB), but the smaller readers, nanoarrow and arro3, end the process at streams of which one byte
+was changed.
+
+This module must not know about HTTP, models or what the values mean.
+"""
+
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from service.bundle import Array
+from service.errors import InvalidError, MalformedError, TooLargeError
+
+MAX_VALUES = 2**24
+"""Most values that are made into Python objects: columns of bits hold eight in each byte."""
+
+
+def read_stream(body: bytes, field: str) -> object:
+    """The values in a stream, as the module says; an array is a view of the body where one batch holds it all.
+
+    Raises:
+        MalformedError: The bytes are no Arrow stream, or a compressed one.
+        TooLargeError: They are more than `MAX_VALUES`, and no array.
+        InvalidError: There is no column, or one of a type that is not read.
+    """
+    try:
+        compressed = _is_compressed(body)
+        table = pa.table({}) if compressed else pa.ipc.open_stream(body).read_all()
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError, struct.error, NotImplementedError) as error:
+        raise MalformedError(f"not a readable Arrow stream: {error}") from error
+    if compressed:
+        raise MalformedError("a compressed Arrow stream: send it plain")
+    names = table.column_names
+    if not names or len(set(names)) < len(names):
+        raise InvalidError(f"must have columns, of different names, not {names}", "body")
+    try:
+        array = _array(table.column(0)) if names == [field] else None
+    except (NotImplementedError, ValueError) as error:
+        raise MalformedError(f"not a readable tensor: {error}", field) from error
+    if array is not None:
+        return array
+    if sum(_count(chunk, name) for name in names for chunk in table.column(name).chunks) > MAX_VALUES:
+        raise TooLargeError(f"more than {MAX_VALUES:,} values that are no array; send fixed-size lists", field)
+    try:
+        return table.column(0).to_pylist() if names == [field] else table.to_pylist()
+    except ValueError as error:
+        raise MalformedError(f"not a readable Arrow stream: {error}") from error
+
+
+def write_stream(columns: Mapping[str, Any]) -> bytes:
+    """One batch with a column for each field: numbers, fixed-size lists of them, or records.
+
+    Records that are all there is are a column for each key instead, as they would be sent; words in records are
+    dictionary-encoded, and NaN is null in them.
+
+    Raises:
+        InvalidError: Values of one key are of kinds that no column can hold together, as words and numbers.
+    """
+    arrays = {name: _column(x) if isinstance(x, np.ndarray) else _records(x) for name, x in columns.items()}
+    alone = next(iter(arrays.values()))
+    whole = len(arrays) == 1 and pa.types.is_struct(alone.type)
+    batch = pa.RecordBatch.from_struct_array(alone) if whole else pa.RecordBatch.from_pydict(arrays)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    written: bytes = sink.getvalue().to_pybytes()
+    return written
+
+
+def _array(column: Any) -> Array | None:
+    """The values of fixed-size lists of numbers, or of numbers; None where there are others, or nulls."""
+    shape = [len(column)]
+    tensor = column.type if isinstance(column.type, pa.FixedShapeTensorType) else None
+    values = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # Combining one would copy it.
+    if tensor is not None:
+        if tensor.permutation not in (None, list(range(len(tensor.shape)))):
+            raise NotImplementedError("its elements are permuted")
+        values = values.storage
+    while pa.types.is_fixed_size_list(values.type) and not values.null_count:
+        shape.append(values.type.list_size)
+        values = values.flatten()
+    if values.null_count or not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
+        return None
+    flat: Array = values.to_numpy(zero_copy_only=len(values) > 0)
+    return flat.reshape(shape if tensor is None else [len(column), *tensor.shape])
+
+
+def _count(values: Any, place: str) -> int:
+    """How many values there are, with those inside them.
+
+    Raises:
+        InvalidError: They are of a type that is not read; some hold any number of values in no bytes at all.
+    """
+    kind, inside = values.type, []
+    if pa.types.is_dictionary(kind):
+        inside = [values.dictionary]
+    elif pa.types.is_struct(kind):
+        inside = [values.field(i) for i in range(kind.num_fields)]
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        inside = [values.values]
+    elif not (
+        pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_boolean(kind)
+        or pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_string_view(kind)
+    ):
+        raise InvalidError(f"columns of {kind} are not read", place)
+    return len(values) + sum(_count(array, place) for array in inside)
+
+
+def _column(values: Array) -> Any:
+    array = pa.array(np.ascontiguousarray(values).reshape(-1))
+    for size in values.shape[:0:-1]:
+        array = pa.FixedSizeListArray.from_arrays(array, size)
+    return array
+
+
+def _records(records: Sequence[Mapping[str, Any]]) -> Any:
+    columns = {key: _values([record[key] for record in records], key) for key in records[0]}
+    return pa.StructArray.from_arrays(columns.values(), names=columns.keys())
+
+
+def _values(values: Sequence[Any], key: str) -> Any:
+    try:
+        array = pa.array([None if isinstance(value, float) and math.isnan(value) else value for value in values])
+    except pa.ArrowException as error:
+        raise InvalidError(f"values of {key!r} make no Arrow column: {error}", "header.Accept") from error
+    return array.dictionary_encode() if pa.types.is_string(array.type) else array
+
+
+def _is_compressed(body: bytes) -> bool:
+    """Whether any batch of the stream is; reading it would make whatever size it claims."""
+    return any(_batch_is_compressed(message) for message in pa.ipc.MessageReader.open_stream(body))
+
+
+def _batch_is_compressed(message: Any) -> bool:
+    """Whether a message's `RecordBatch` has the field `compression`; what pyarrow verified, but does not tell."""
+    if message.type not in {"record batch", "dictionary"}:
+        return False
+    table: bytes = message.metadata.to_pybytes()
+    batch = _follow(table, _follow(table, 0), 2)  # Message.header
+    if message.type == "dictionary":
+        batch = _follow(table, batch, 1)  # DictionaryBatch.data
+    return bool(_place(table, batch, 3))  # RecordBatch.compression
+
+
+def _follow(buffer: bytes, table: int, number: int | None = None) -> int:
+    """Where what a FlatBuffers table's field of that number refers to is; without one, what the buffer begins with."""
+    place = table if number is None else _place(buffer, table, number)
+    (offset,) = struct.unpack_from("<I", buffer, place)
+    return place + int(offset)
+
+
+def _place(buffer: bytes, table: int, number: int) -> int:
+    """Where a FlatBuffers table's field of that number is; 0 where it is absent."""
+    (back,) = struct.unpack_from("<i", buffer, table)
+    (size,) = struct.unpack_from("<H", buffer, table - back)
+    if 6 + 2 * number > size:
+        return 0
+    (offset,) = struct.unpack_from("<H", buffer, table - back + 4 + 2 * number)
+    return table + int(offset) if offset else 0

@@ -1,0 +1,147 @@
+"""Several processes on one port: all answer, one that ends is replaced, and all stop together."""
+
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from service.bundle import Bundle
+
+if sys.platform != "linux":
+    pytest.skip("processes are looked up under /proc", allow_module_level=True)
+
+NPY = {"Content-Type": "application/x-npy", "Accept": "application/x-npy"}
+
+
+@dataclass(frozen=True)
+class Workers:
+    """A service of two workers."""
+
+    parent: subprocess.Popen[bytes]
+    url: str
+
+    def pids(self) -> set[int]:
+        """The processes that serve; the parent has another child, which looks after its resources."""
+        children = Path(f"/proc/{self.parent.pid}/task/{self.parent.pid}/children").read_text().split()
+        return {int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+
+    def ask(self, method: str = "GET", path: str = "/health/live", **options: Any) -> httpx.Response:
+        """On a connection of its own, which any of the workers may accept."""
+        return httpx.request(method, self.url + path, timeout=30, **options)
+
+    @contextmanager
+    def only(self, pid: int) -> Iterator[None]:
+        """Let none but one accept, for less time than after which the parent replaces the others."""
+        others = self.pids() - {pid}
+        for other in others:
+            os.kill(other, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for other in others:
+                os.kill(other, signal.SIGCONT)
+
+
+def until(condition: Callable[[], Any], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            if condition():
+                return
+        except (httpx.TransportError, OSError):
+            pass
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def start(tmp_path: Path, *arguments: str) -> Workers:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("LOWERBOUND_")}
+    # The second option reaches the workers by the environment, the others by the command line.
+    environment["LOWERBOUND_DEVICE"] = "cpu"
+    command = [sys.executable, "-m", "service", "--workers", "2", "--port", str(port), *arguments]
+    with (tmp_path / "log").open("wb") as log:
+        parent = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+    return Workers(parent, f"http://127.0.0.1:{port}")
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
+    started = start(tmp_path_factory.mktemp("workers"))
+    try:
+        until(lambda: len(started.pids()) == 2)
+        for pid in started.pids():
+            until(lambda pid=pid: is_serving(started, pid))
+        yield started
+    finally:
+        started.parent.terminate()
+        started.parent.wait(timeout=60)
+
+
+def is_serving(workers: Workers, pid: int) -> bool:
+    with workers.only(pid):
+        return httpx.get(workers.url + "/health/ready", timeout=2).is_success
+
+
+def npy(rows: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, rows)
+    return buffer.getvalue()
+
+
+def test_both_answer_the_same_bits(workers: Workers, digits_bundle: Bundle) -> None:
+    body = npy(digits_bundle.golden["elbo"]["x"])
+    answers = []
+    for pid in workers.pids():
+        with workers.only(pid):
+            answer = workers.ask("POST", "/elbo", content=body, headers=NPY).raise_for_status()
+        assert answer.headers["Lowerbound-Device"] == "cpu"
+        answers.append(answer.content)
+    assert len(answers) == 2
+    assert answers[0] == answers[1]
+
+
+def test_one_that_is_killed_is_replaced(workers: Workers) -> None:
+    before = workers.pids()
+    killed, stays = sorted(before)
+    os.kill(killed, signal.SIGKILL)
+    until(lambda: len(workers.pids() - {killed}) == 2)
+    (new,) = workers.pids() - before
+    until(lambda: is_serving(workers, new))
+    assert stays in workers.pids()
+    assert workers.parent.poll() is None
+
+
+def test_no_statistics_pass_for_those_of_all(workers: Workers) -> None:
+    assert "statistics" not in workers.ask(path="/v2").json()["extensions"]
+    for path in ("/v2/models/stats", "/v2/models/digits/stats"):
+        answer = workers.ask(path=path)
+        assert answer.status_code == 404
+        assert "each of 2 processes counts what it answers" in answer.json()["error"]
+
+
+def test_what_cannot_be_served_is_refused_at_once(tmp_path: Path) -> None:
+    refused = start(tmp_path, "--models", str(tmp_path))
+    assert refused.parent.wait(timeout=60) == 1
+    assert (tmp_path / "log").read_text().startswith("lowerbound does not start: ")
+
+
+def test_all_stop_together(workers: Workers) -> None:
+    pids = workers.pids()  # The last test: none is left for another.
+    workers.parent.send_signal(signal.SIGTERM)
+    assert workers.parent.wait(timeout=60) == 0
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
