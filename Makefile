@@ -40,6 +40,7 @@ clean:
 .venv/serve/done: EXTRA :=
 .venv/train/done: EXTRA := [train]
 .venv/test/done:  EXTRA := [test]
+.venv/benchmark/done: EXTRA := [benchmark]
 .venv/%/done: pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv --clear .venv/$*
 	.venv/$*/bin/python $(PIP) --editable ".$(EXTRA)"

@@ -8,9 +8,13 @@ A bundle is a folder `<repository>/<name>/<version>/`:
     elbo.onnx        x, noise → the per-row bounds                 see `signature`
     explain.onnx     x, noise → feature_log_likelihood, latent_kl  where the bound comes from (optional)
     draw.onnx        z, normal, uniform → x                        a draw from p(x|z), in data units (optional)
+    prior.onnx       normal, uniform → z                           a draw from p(z) (optional; else it is N(0, I))
+    scores.onnx      x → typicality; of images, coarse_error       further scores, of a single pass (optional)
+    refine.onnx      x, noise, q, Adam's state → the next ones     a step of variational inference (optional)
     weights.bin      the graphs' large tensors, each stored once and shared by the graphs
     calibration.npz  `noise`, the default bank (K, L); `<score>`, held-out scores sorted ascending (n,)
     golden.npz       `<graph>.<tensor>`: a few rows, their noise, and what every graph answered
+    card/            the model card: index.html, and its pictures (optional)
 
 Everything is read into memory once and checked against the manifest's SHA-256; the graphs are then built from those
 very bytes, so what was verified is what runs and no path inside a graph reaches the disk.
@@ -200,12 +204,13 @@ def _check_arrays(bundle: Bundle) -> None:
         held_out = bundle.calibration.get(score)
         if (
             held_out is None
-            or held_out.ndim != 1
-            or not held_out.size
+            or held_out.shape != (manifest.calibration.rows,)
             or not np.all(np.isfinite(held_out))
             or np.any(np.diff(held_out) < 0)
         ):
-            raise BundleError(f"{CALIBRATION}: {score} must hold at least one finite score, sorted ascending")
+            raise BundleError(
+                f"{CALIBRATION}: {score} must hold {manifest.calibration.rows} finite scores, sorted ascending"
+            )
     for name, graph in manifest.graphs.items():
         named: dict[str, int] = {}
         for tensor in graph.inputs + graph.outputs:

@@ -1,11 +1,11 @@
 """Scores, and what they mean: conformal p-values against held-out normal data.
 
-Every score is a function of one row's bounds; larger is more anomalous.
+Every score is a function of one row; larger is more anomalous.
 
 This module must not know about requests, graphs or torch.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,19 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-SCORES: dict[str, Callable[[Mapping[str, Array]], Array]] = {
-    "negative_elbo": lambda bounds: -bounds["elbo"],
-    "negative_log_evidence": lambda bounds: -bounds["log_evidence"],
+SCORES: dict[str, tuple[str, int]] = {
+    "negative_elbo": ("elbo", -1),
+    "negative_log_evidence": ("log_evidence", -1),
+    "regret": ("regret", 1),
+    "typicality": ("typicality", 1),
+    "coarse_error": ("coarse_error", 1),
 }
+"""Each is a column of what is computed about a row, and its sign."""
+
+
+def scores(columns: Mapping[str, Array]) -> dict[str, Array]:
+    """Every score that these columns are enough for, each in the shape of its column."""
+    return {name: sign * columns[column] for name, (column, sign) in SCORES.items() if column in columns}
 
 
 def p_values(scores: Array, held_out: Array) -> npt.NDArray[np.float64]:
@@ -34,3 +43,19 @@ def p_values(scores: Array, held_out: Array) -> npt.NDArray[np.float64]:
     """
     at_least = held_out.size - np.searchsorted(held_out, scores, side="left")
     return np.asarray((1.0 + at_least) / (held_out.size + 1.0), np.float64)
+
+
+def discoveries(p: npt.NDArray[np.float64], fdr: float) -> npt.NDArray[np.bool_]:
+    """Which rows to call anomalous so that the expected share of false calls among them is at most `fdr`.
+
+    Benjamini and Hochberg's (1995) step-up rule: the k rows of the smallest p-values, for the largest k whose k-th
+    p-value is at most k·fdr/m. Conformal p-values that share their held-out rows are positively dependent in the way
+    that keeps the bound (Bates et al. 2023, theorem 2): on average over held-out rows, not for each set of them.
+
+    Args:
+        p: P-values of m rows, shape (m,).
+        fdr: The share allowed, between 0 and 1.
+    """
+    ascending = np.sort(p)
+    passing = np.flatnonzero(ascending <= fdr * np.arange(1, p.size + 1) / p.size)
+    return np.asarray(p <= ascending[passing[-1]] if passing.size else np.zeros(p.shape), np.bool_)

@@ -15,7 +15,7 @@ FORMAT_VERSION = "1.0"
 CALIBRATION = "calibration.npz"
 GOLDEN = "golden.npz"
 REQUIRED_GRAPHS = ("encoder", "decoder", "elbo")
-OPTIONAL_GRAPHS = ("explain", "draw")
+OPTIONAL_GRAPHS = ("explain", "draw", "prior", "refine", "scores")
 BOUNDS = ("elbo", "log_likelihood", "kl", "standard_error", "log_evidence", "ess")
 
 ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
@@ -140,6 +140,19 @@ class Provenance(Record):
     packages: dict[str, str] = {}
 
 
+class Calibration(Record):
+    """The held-out rows that p-values compare with."""
+
+    rows: int = Field(ge=1, description="n.")
+    resolution: float = Field(gt=0, lt=1, description="The smallest p-value, 1 / (n + 1).")
+    refine: int = Field(default=0, ge=0, description="Steps of refinement of the calibrated regret.")
+
+    @classmethod
+    def of(cls, rows: int, refine: int = 0) -> Self:
+        """By `rows` held-out rows."""
+        return cls(rows=rows, resolution=1 / (rows + 1), refine=refine)
+
+
 class Manifest(Record):
     """Everything the service knows about a bundle."""
 
@@ -155,11 +168,17 @@ class Manifest(Record):
     seed: int = Field(ge=0, lt=2**32, description="The seed of the calibrated scores' noise.")
     scores: tuple[str, ...] = Field(description="The calibrated scores; larger is more anomalous.")
     default_score: str
+    calibration: Calibration
     tolerance: float = Field(gt=0, description="Nats by which a device may miss the golden ELBOs, beside 1e-5 of each.")
     graphs: dict[str, Graph]
     files: dict[str, File]
     metrics: dict[str, float] = Field(default={}, description="Held-out figures, in nats per row where not said.")
     provenance: Provenance = Provenance()
+
+    @property
+    def graph_scores(self) -> set[str]:
+        """The scores that the graph `scores` gives, if there is one."""
+        return {tensor.name for tensor in self.graphs["scores"].outputs} if "scores" in self.graphs else set()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -176,10 +195,21 @@ class Manifest(Record):
         wanted = {f"{graph}.onnx" for graph in self.graphs} | {CALIBRATION, GOLDEN}
         if missing := sorted(wanted - self.files.keys()):
             raise ValueError(f"files: {', '.join(missing)} missing")
+        return self
+
+    @model_validator(mode="after")
+    def _consistent_scores(self) -> Self:
         if unknown := [score for score in self.scores if score not in SCORES]:
             raise ValueError(f"scores: {', '.join(unknown)} unknown; known are {', '.join(SCORES)}")
         if self.default_score not in self.scores:
             raise ValueError(f"default_score: {self.default_score!r} is not among the calibrated scores")
+        if self.default_score == "regret":
+            raise ValueError("default_score: regret takes steps of refinement and is never the default")
+        if "regret" in self.scores and not ("refine" in self.graphs and self.calibration.refine):
+            raise ValueError("scores: regret is calibrated with a refine graph and at least one step of refinement")
+        given = self.graph_scores
+        if unmade := [score for score in self.scores if score in {"typicality", "coarse_error"} - given]:
+            raise ValueError(f"scores: no graph gives {', '.join(unmade)}")
         return self
 
 
@@ -194,24 +224,42 @@ def signature(graph: str, data: ImageInput | TabularInput, latent_size: int) -> 
     answer: Literal["float32", "float64"] = "float64" if data.kind == "tabular" else "float32"
     z = per_row("z", latent_size, dtype="float32", unit="latent")
     noise = Tensor(name="noise", dtype="float32", shape=("draws", latent_size), unit="standard deviations")
-    match graph:
-        case "encoder":
-            mean = per_row("mean", latent_size, dtype="float32", unit="latent")
-            log_variance = per_row("log_variance", latent_size, dtype="float32", unit="log latent²")
-            return Graph(inputs=(x,), outputs=(mean, log_variance))
-        case "decoder":
-            return Graph(inputs=(z,), outputs=(per_row("x_mean", *data.shape, dtype=answer, unit="data"),))
-        case "elbo":
-            bounds = (
-                per_row(name, dtype="float64", unit="share of draws" if name == "ess" else "nats") for name in BOUNDS
-            )
-            return Graph(inputs=(x, noise), outputs=tuple(bounds))
-        case "explain":
-            features = per_row("feature_log_likelihood", *data.shape, dtype="float64", unit="nats")
-            latents = per_row("latent_kl", latent_size, dtype="float64", unit="nats")
-            return Graph(inputs=(x, noise), outputs=(features, latents))
-        case "draw":
-            normal = per_row("normal", len(data.features), dtype="float32", unit="standard deviations")
-            uniform = per_row("uniform", len(data.features), dtype="float32", unit="probability")
-            return Graph(inputs=(z, normal, uniform), outputs=(per_row("x", *data.shape, dtype=answer, unit="data"),))
-    raise ValueError(f"no graph is named {graph!r}")
+    bounds = tuple(
+        per_row(name, dtype="float64", unit="share of draws" if name == "ess" else "nats") for name in BOUNDS
+    )
+    mean = per_row("mean", latent_size, dtype="float32", unit="latent")
+    log_variance = per_row("log_variance", latent_size, dtype="float32", unit="log latent²")
+    x_mean = per_row("x_mean", *data.shape, dtype=answer, unit="data")
+    state = (
+        mean,
+        log_variance,
+        per_row("first_moment", 2 * latent_size, dtype="float32", unit="nats per unit of mean and of log_variance"),
+        per_row("second_moment", 2 * latent_size, dtype="float32", unit="those of first_moment, squared"),
+        per_row("step", dtype="float32", unit="steps"),
+    )
+    next_state = tuple(tensor.model_copy(update={"name": f"next_{tensor.name}"}) for tensor in state)
+
+    def normal(size: int) -> Tensor:
+        return per_row("normal", size, dtype="float32", unit="standard deviations")
+
+    def uniform(size: int) -> Tensor:
+        return per_row("uniform", size, dtype="float32", unit="probability")
+
+    size = len(data.features)
+    explanation = (
+        per_row("feature_log_likelihood", *data.shape, dtype="float64", unit="nats"),
+        per_row("latent_kl", latent_size, dtype="float64", unit="nats"),
+    )
+    typicality = per_row("typicality", dtype="float64", unit="squared standard deviations")
+    coarse_error = per_row("coarse_error", dtype="float64", unit="data")
+    contract = {
+        "encoder": Graph(inputs=(x,), outputs=(mean, log_variance)),
+        "decoder": Graph(inputs=(z,), outputs=(x_mean,)),
+        "elbo": Graph(inputs=(x, noise), outputs=bounds),
+        "explain": Graph(inputs=(x, noise), outputs=explanation),
+        "draw": Graph(inputs=(z, normal(size), uniform(size)), outputs=(x_mean.model_copy(update={"name": "x"}),)),
+        "prior": Graph(inputs=(normal(latent_size), uniform(1)), outputs=(z,)),
+        "refine": Graph(inputs=(x, noise, *state), outputs=(*bounds, *next_state)),
+        "scores": Graph(inputs=(x,), outputs=(typicality, coarse_error) if data.kind == "image" else (typicality,)),
+    }
+    return contract[graph]

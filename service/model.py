@@ -14,9 +14,10 @@ import numpy as np
 from service import noise
 from service.batcher import Batcher, Work
 from service.bundle import Array, Bundle
-from service.calibration import SCORES, p_values
+from service.calibration import discoveries, p_values, scores
 from service.engine import Engine, golden_error
 from service.errors import BundleError, InvalidError, NotReadyError, TooLargeError
+from service.refinement import Ascent
 
 logger = logging.getLogger("service")
 
@@ -110,10 +111,17 @@ class Model:
         return answer["x"]
 
     async def sample(self, n: int, seed: int | None = None, temperature: float = 1.0) -> dict[str, Array]:
-        """`latents` (n, L) from the prior, spread by `temperature`, and the `instances` decoded from them."""
+        """`latents` (n, L) from the prior, spread by `temperature`, and the `instances` decoded from them.
+
+        Of a prior with components each keeps its centre, and the temperature is that of the spread around it.
+        """
         self._check_size(n, 1, "query.n")
-        latents = temperature * noise.standard_normal(self._seed(seed), (n, self.manifest.latent_size))
-        latents = latents.astype(np.float32)
+        seed = self._seed(seed)
+        normal = noise.standard_normal(seed, (n, self.manifest.latent_size))
+        latents = (temperature * normal).astype(np.float32)
+        if "prior" in self.manifest.graphs:
+            uniform = noise.uniform(seed, (n, 1), 1)
+            latents = (await self._batcher.submit(Work("prior", {"normal": latents, "uniform": uniform})))["z"]
         return {"latents": latents, "instances": await self.decode(latents)}
 
     async def elbo(
@@ -123,39 +131,79 @@ class Model:
         num_draws: int | None = None,
         seed: int | None = None,
         score: str | None = None,
+        refine: int | None = None,
         explain: bool = False,
+        fdr: float | None = None,
     ) -> dict[str, Array]:
         """The bounds of each row, its score and its conformal p-value, each of shape (batch,), float64.
 
-        The p-value is NaN where it would not be valid: under draws or a seed other than those of the calibration, or
-        for a score that this bundle does not calibrate. `explain` adds `feature_log_likelihood` (batch, *input.shape)
-        and `latent_kl` (batch, L), which add up to `log_likelihood` and `kl`.
+        The p-value is NaN where it would not be valid: under draws, a seed or steps of refinement other than those of
+        the calibration, or for a score that this bundle does not calibrate. `refine` adds `regret`, and has the bounds
+        at the best posterior found in so many steps; `explain` adds `feature_log_likelihood` (batch, *input.shape) and
+        `latent_kl` (batch, L), which add up to the encoder's own `log_likelihood` and `kl`; `fdr` adds `discovery`.
 
         Raises:
-            InvalidError: A bound is not a finite number, the row being too far from all data for floating point.
+            InvalidError: The bundle cannot do what is asked; or a bound is not a finite number, the row being too far
+                from all data for floating point.
         """
-        if explain and "explain" not in self.manifest.graphs:
-            raise InvalidError("this bundle has no graph that explains", "query.explain")
-        draws, seed, score = (
-            num_draws or self.manifest.num_draws,
-            self._seed(seed),
-            score or self.manifest.default_score,
-        )
+        draws = num_draws or self.manifest.num_draws
+        seed = self._seed(seed)
+        score = score or self.manifest.default_score
+        if refine is None:
+            refine = self.manifest.calibration.refine if score == "regret" else 0
+        self._check_can(score, refine=refine, explain=explain)
         self._check_size(len(x), draws, "query.num_draws")
-        graphs = ["elbo", "explain"] if explain else ["elbo"]
-        epsilon = self._bank(seed, draws)
-        works = [Work(graph, {"x": x}, {"noise": epsilon}, key=(seed, draws), draws=draws) for graph in graphs]
-        answers = [await self._batcher.submit(work) for work in works]  # In turn: together they may be too much.
-        columns = {name: values for answer in answers for name, values in answer.items()}
+        self._check_size(len(x) * (1 + refine), draws, "query.refine")
+
+        def work(graph: str, **state: Array) -> Work:
+            return Work(graph, {"x": x, **state}, {"noise": self._bank(seed, draws)}, (seed, draws), draws)
+
+        # In turn: together they may be too much.
+        columns = await self._batcher.submit(work("elbo"))
         lost = ~(np.isfinite(columns["elbo"]) & np.isfinite(columns["log_evidence"]))
         if lost.any():
             raise InvalidError("too far from the training data for a finite bound", f"instances[{np.argmax(lost)}]")
-        columns["score"] = SCORES[score](columns)
-        calibrated = score in self.manifest.scores and (seed, draws) == (self.manifest.seed, self.manifest.num_draws)
+        if refine:
+            ascent = Ascent(await self._batcher.submit(Work("encoder", {"x": x})), columns)
+            for _ in range(refine + 1):
+                ascent.take(await self._batcher.submit(work("refine", **ascent.state)))
+            columns = ascent.bounds
+        if explain:
+            columns |= await self._batcher.submit(work("explain"))
+        made = await self._batcher.submit(Work("scores", {"x": x})) if score in self.manifest.graph_scores else {}
+        columns["score"] = scores(columns | made)[score]
+        calibrated = self._is_calibrated(score, draws, seed, refine)
         columns["p_value"] = (
             p_values(columns["score"], self.bundle.calibration[score]) if calibrated else np.full(len(x), np.nan)
         )
+        if fdr is not None:
+            if not calibrated:
+                raise InvalidError(
+                    "without valid p-values no false-discovery rate can be kept: ask for a calibrated score, with the "
+                    "bundle's own draws, seed and refinement",
+                    "query.fdr",
+                )
+            columns["discovery"] = discoveries(columns["p_value"], fdr)
         return columns
+
+    def _check_can(self, score: str, *, refine: int, explain: bool) -> None:
+        """Refuse what this bundle has no graphs for."""
+        if refine and "refine" not in self.manifest.graphs:
+            raise InvalidError("this bundle has no graph that refines", "query.refine")
+        if explain and "explain" not in self.manifest.graphs:
+            raise InvalidError("this bundle has no graph that explains", "query.explain")
+        if score == "regret" and not refine:
+            raise InvalidError("regret is what refinement gains: ask for steps of it with refine", "query.score")
+        if score in {"typicality", "coarse_error"} - self.manifest.graph_scores:
+            raise InvalidError(f"this bundle has no graph that gives {score}", "query.score")
+
+    def _is_calibrated(self, score: str, draws: int, seed: int, refine: int) -> bool:
+        """Whether held-out scores made in the same way are at hand."""
+        if score in self.manifest.graph_scores:  # Made without draws.
+            return score in self.manifest.scores
+        steps = self.manifest.calibration.refine if score == "regret" else 0
+        made = (self.manifest.num_draws, self.manifest.seed, steps)
+        return score in self.manifest.scores and (draws, seed, refine) == made
 
     def _check_size(self, rows: int, draws: int, place: str) -> None:
         """Refuse, before anything of its size is made, what could never be computed."""

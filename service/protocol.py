@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.errors import InvalidError
-from service.schemas import NumDraws, Score, Seed
+from service.schemas import NumDraws, Refine, Score, Seed
 
 Shape = list[Annotated[int, Field(ge=0, lt=2**63)]]
 
@@ -70,7 +70,7 @@ class InferRequest(Checked):
     parameters: dict[str, Any] = Field(
         default={},
         description="binary_data_output, timeout (microseconds) and priority (of no effect); for the bounds num_draws, "
-        "seed and score, for explanations num_draws and seed, for draws seed. Others are refused.",
+        "seed, score and refine, for explanations num_draws and seed, for draws seed. Others are refused.",
     )
     inputs: list[InferInput]
     outputs: list[InferOutput] = Field(default=[], description="The outputs wanted; all if empty.")
@@ -100,6 +100,7 @@ class BoundParameters(ExplainParameters):
     """Parameters of the bounds."""
 
     score: Score = None
+    refine: Refine = None
 
 
 class InferAnswerOutput(BaseModel):

@@ -18,8 +18,18 @@ Seed = Annotated[int | None, Field(ge=0, lt=2**32, description="Names the random
 NumDraws = Annotated[int | None, Field(ge=1, description="K, draws of z per row; the bundle's own if absent.")]
 
 Score = Annotated[
-    Literal["negative_elbo", "negative_log_evidence"] | None,
+    Literal["negative_elbo", "negative_log_evidence", "regret", "typicality", "coarse_error"] | None,
     Field(description="Which score to report; the bundle's default if absent."),
+]
+
+
+Refine = Annotated[
+    int | None,
+    Field(
+        ge=0,
+        description="T, steps up the ELBO's gradient from the encoder's answer, for each instance; 0 if absent, or for "
+        "the score regret the bundle's own.",
+    ),
 ]
 
 
@@ -57,7 +67,11 @@ class ElboQuery(Query):
     num_draws: NumDraws = None
     seed: Seed = None
     score: Score = None
+    refine: Refine = None
     explain: bool = Field(default=False, description="Add where the bound comes from, by feature and by latent.")
+    fdr: float | None = Field(
+        default=None, gt=0, lt=1, description="Add discovery: whom to call anomalous at this false-discovery rate."
+    )
 
 
 class Instances(BaseModel):
@@ -113,14 +127,18 @@ class ElboAnswer(BaseModel):
     ess: Rows = Field(description="Effective share of the draws, (sum w)^2 / (K sum w^2), 1/K to 1.")
     score: Rows = Field(description="The chosen score; larger is more anomalous.")
     p_value: NullableRows = Field(
-        description="(1 + number of held-out scores at least as large) / (n + 1). null under draws, a seed or a score "
-        "other than the calibrated ones, where it would not be valid."
+        description="(1 + number of held-out scores at least as large) / (n + 1). null under draws, a seed, a score or "
+        "a refinement other than the calibrated ones, where it would not be valid."
+    )
+    regret: Rows | None = Field(default=None, description="With refine: by how much the ELBO rose, at least 0.")
+    discovery: list[bool] | None = Field(
+        default=None, description="With fdr: called anomalous, by Benjamini and Hochberg's rule over the request."
     )
     feature_log_likelihood: list[Nested] | list[dict[str, float]] | None = Field(
-        default=None, description="With explain: by pixel or column, nats; adds up to log_likelihood."
+        default=None, description="With explain: by pixel or column, nats; adds up to the unrefined log_likelihood."
     )
     latent_kl: list[list[float]] | None = Field(
-        default=None, description="With explain: shape (batch, L); adds up to kl."
+        default=None, description="With explain: shape (batch, L); adds up to the unrefined kl."
     )
 
 

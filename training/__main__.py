@@ -1,4 +1,8 @@
-"""`python -m training RECIPE [--data PATH] [--out FOLDER] [--resume] [--any.field value]`: from data to a bundle."""
+"""From data to a bundle, and from a bundle to what it is worth.
+
+python -m training RECIPE [--data PATH] [--out FOLDER] [--resume] [--any.field value]
+python -m training evaluate BUNDLE [--data PATH] [--test PATH] [--label NAME]
+"""
 
 import sys
 from pathlib import Path
@@ -10,12 +14,14 @@ from rich.console import Console
 
 from service import noise
 from service.errors import LowerboundError
+from training import evaluate
 from training.build import build
 from training.datasets import split
 from training.datasets.table import describe
 from training.fit import fit
 from training.publish import publish
 from training.recipes import Recipe, names
+from training.resampling import training_rows
 from training.runs import open_run
 
 console = Console(stderr=True, soft_wrap=True)
@@ -26,6 +32,8 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0].startswith("-"):
         console.print(f"{__doc__}\nrecipes: {', '.join(names())}, or a .yaml file; RECIPE --help lists the fields")
         return 0 if arguments in (["-h"], ["--help"]) else 2
+    if arguments[0] == "evaluate":
+        return evaluate.main(arguments[1:])
     try:
         if folder := train(Recipe.read(arguments[0], arguments[1:])):
             print(folder)
@@ -52,13 +60,21 @@ def train(recipe: Recipe) -> Path | None:
     console.print(describe(dataset) if dataset.input.kind == "tabular" else f"images of shape {dataset.input.shape}")
     console.print(", ".join(f"{name}: {part.rows:,} rows" for name, part in splits.record().items()))
 
+    if (smallest := 1 / (len(splits.calibration) + 1)) > recipe.bound.level:
+        console.print(
+            f"warning: with {len(splits.calibration):,} calibration rows no p-value is below {smallest:.2g}, and "
+            f"bound.level asks for {recipe.bound.level:.2g}: raise split.calibration, or bring more data",
+            style="yellow",
+            markup=False,
+        )
+
     rows = dataset.rows[splits.train]
     vae = build(recipe.model, dataset.input, rows, recipe.fit.seed)
     bank = torch.from_numpy(noise.bank(recipe.bound.seed, recipe.bound.num_draws, recipe.model.latent_size))
     held_out = torch.from_numpy(dataset.rows[splits.validation])
     (run,) = broadcast_object_list([open_run(recipe, dataset.fingerprint) if first else None])
     console.print(f"run: {run}", markup=False)
-    history = fit(vae, torch.from_numpy(rows), held_out, bank, recipe.fit, run)
+    history = fit(vae, training_rows(dataset, splits.train), held_out, bank, recipe.fit, run)
     return publish(vae, dataset, splits, recipe, history) if first else None
 
 

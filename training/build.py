@@ -7,7 +7,7 @@ import torch
 
 from service.manifest import ImageInput, TabularInput
 from training.architectures import ARCHITECTURES
-from training.features import ImageFeatures, TableFeatures
+from training.features import encoder_features
 from training.likelihoods import LIKELIHOODS
 from training.priors import PRIORS
 from training.recipes import ModelRecipe
@@ -22,9 +22,9 @@ def build(recipe: ModelRecipe, data: ImageInput | TabularInput, rows: npt.NDArra
         ArchitectureError: The architecture cannot take the data.
     """
     torch.manual_seed(seed)
-    features = ImageFeatures(data) if isinstance(data, ImageInput) else TableFeatures(data, rows)
+    features = encoder_features(data, rows)
     likelihood = LIKELIHOODS[recipe.likelihood](data, rows)
     networks = ARCHITECTURES[recipe.architecture](
         data, features.num_features, likelihood.num_params, recipe.latent_size, recipe.widths
     )
-    return VAE(features, *networks, likelihood, PRIORS[recipe.prior](recipe.latent_size))
+    return VAE(features, *networks, likelihood, PRIORS[recipe.prior](recipe.latent_size, recipe.components))

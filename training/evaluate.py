@@ -1,44 +1,283 @@
-"""Held-out figures, computed by the service's own engine from the exported graphs.
+"""`python -m training evaluate BUNDLE`: what a bundle's model is worth, on rows that it was not trained on.
 
-This module must not know about torch: what is measured is what will be served.
+Everything about the model is computed by the service's own engine from the bundle's graphs; only the baselines are
+fitted here, on the rows that the model was trained on.
+
+This module must not know about training a model.
 """
 
-import os
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, CliApp, CliImplicitFlag, CliPositionalArg, SettingsConfigDict
 from rich.console import Console
-from rich.progress import track
+from rich.markup import escape
+from rich.table import Column, Table
 
-from service.bundle import Array
-from service.engine import Engine
-from service.manifest import BOUNDS
+from service import noise
+from service.bundle import Array, Bundle, read_bundle
+from service.calibration import p_values, scores
+from service.engine import Device, Engine, OnnxEngine
+from service.errors import LowerboundError
+from service.manifest import BOUNDS, ImageInput, TabularInput
+from service.noise import MAX_DRAWS
+from training.baselines import BASELINES, BaselineError, baseline_scores
+from training.bounds import bounds, compute, log_evidence, score_columns
+from training.datasets import Dataset, aligned, split
+from training.detection import LEVELS, detection_figures
+from training.recipes import Recipe
 
-ROW_DRAWS = 512
-"""Rows × draws in one engine call: as the service's batches."""
+STRANGEST = 5
+BLAMED = 5
+"""Features named for each of the strangest rows."""
 
-
-def compute(
-    engine: Engine, graph: str, rows: Mapping[str, Array], shared: Mapping[str, Array], draws: int = 1
-) -> dict[str, Array]:
-    """Every output of a graph for any number of rows, in batches, on all cores, under a progress bar."""
-    size = max(1, ROW_DRAWS // draws)
-    total = len(next(iter(rows.values())))
-    batches = [{name: array[i : i + size] for name, array in rows.items()} for i in range(0, total, size)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        running = pool.map(lambda batch: engine.run(graph, {**batch, **shared}), batches)
-        answers = list(track(running, graph, len(batches), console=Console(stderr=True), transient=True))
-    return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
-
-
-def bounds(engine: Engine, x: Array, bank: Array) -> dict[str, Array]:
-    """The bounds of rows x under the noise bank (K, L), as `/elbo` answers them."""
-    return compute(engine, "elbo", {"x": x}, {"noise": bank}, len(bank))
+Report = dict[str, Any]
 
 
-def held_out_metrics(held_out: Mapping[str, Array]) -> dict[str, float]:
-    """Means of the bounds over held-out rows, in nats per row, and the standard error of the mean ELBO."""
-    means = {f"test_{name}": float(np.mean(held_out[name])) for name in BOUNDS if np.all(np.isfinite(held_out[name]))}
-    spread = float(np.std(held_out["elbo"], ddof=1) / np.sqrt(len(held_out["elbo"])))
-    return means | {"test_elbo_standard_error_of_mean": spread}
+class EvaluationError(LowerboundError):
+    """An evaluation that cannot be made. The message says what is missing or wrong."""
+
+
+class Evaluation(BaseSettings):
+    """Measure a bundle: likelihood, detection beside baselines, and where its strangest rows are strange."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        cli_prog_name="python -m training evaluate",
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+    )
+
+    bundle: CliPositionalArg[Path] = Field(description="The bundle's folder, <repository>/<name>/<version>.")
+    data: Path | None = Field(default=None, description="The data it was trained on, if it is no longer there.")
+    test: Path | None = Field(default=None, description="Other rows to evaluate, instead of the data's test part.")
+    label: str | None = Field(
+        default=None, description="Column, or array of the .npz file, that is 1 for anomalies and 0 for normal rows."
+    )
+    num_draws: int = Field(default=1000, ge=1, le=MAX_DRAWS, description="S, importance samples of log p(x).")
+    baselines: CliImplicitFlag[bool] = Field(default=True, description="Fit baselines, where there are labels.")
+    device: Device = Field(default="auto", description="cpu, cuda or auto.")
+    out: Path = Field(default=Path("evaluation.json"), description="The report, as JSON.")
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """What is evaluated.
+
+    Attributes:
+        x: Raw rows, (N, *shape).
+        numbers: Their numbers in the file they are from, from 0, (N,).
+        anomalous: Which are anomalies, (N,), where that is known.
+        train: The model's training rows, raw, where they are at hand.
+    """
+
+    x: Array
+    numbers: Array
+    anomalous: Array | None
+    train: Array | None
+
+
+def main(arguments: list[str]) -> int:
+    """Evaluate, print the tables, write the report; returns the exit status."""
+    console = Console(stderr=True, soft_wrap=True)
+    try:
+        options = CliApp.run(Evaluation, cli_args=arguments)
+        report = evaluate(options)
+        options.out.write_text(json.dumps(report, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        console.print(f"error: {'; '.join(problems)}", style="red", markup=False)
+        return 1
+    except (LowerboundError, OSError) as error:
+        console.print(f"error: {error}", style="red", markup=False)
+        return 1
+    except KeyboardInterrupt:
+        console.print("interrupted; nothing is written")
+        return 130
+    for table in tables(report):
+        Console(soft_wrap=True).print(table)
+    console.print(f"report: {options.out}", markup=False)
+    return 0
+
+
+def evaluate(options: Evaluation) -> Report:
+    """Everything that is to be said of a bundle, as JSON.
+
+    Raises:
+        EvaluationError: The bundle does not say how it was trained, the data is not what it was trained on, or the
+            labels are all alike.
+        BundleError: It is no bundle that can be served.
+        DataError: The data cannot be read, or has no such labels.
+    """
+    bundle = read_bundle(options.bundle)
+    manifest = bundle.manifest
+    engine = OnnxEngine(manifest.graphs, bundle.files, options.device)
+    rows = find_rows(bundle, options)
+
+    held_out = bounds(engine, rows.x, bundle.calibration["noise"])
+    finite = np.isfinite(held_out["elbo"]) & np.isfinite(held_out["log_evidence"])
+    if not finite.any():
+        raise EvaluationError("every row is too far from the training data for a finite bound")
+    bank = noise.bank(manifest.seed, options.num_draws, manifest.latent_size)
+    by_score = _scores(bundle, engine, rows.x, finite)
+    report: Report = {
+        "bundle": {"name": manifest.name, "version": manifest.version, "sha256": bundle.digest},
+        "device": engine.device,
+        "rows": len(rows.x),
+        "rows_without_finite_bound": int((~finite).sum()),
+        "mean_bounds": _means(held_out, finite),
+        "likelihood": _likelihood(engine, rows.x[finite], bank),
+    }
+    normal = ~rows.anomalous if rows.anomalous is not None else np.ones(len(rows.x), bool)
+    report["false_alarms"] = {
+        name: {
+            f"{level:.0%}": float(np.mean(p_values(values[normal], bundle.calibration[name]) <= level))
+            for level in LEVELS
+        }
+        for name, values in by_score.items()
+    }
+    if rows.anomalous is not None:
+        report["detection"] = {name: detection_figures(values, rows.anomalous) for name, values in by_score.items()}
+        if rows.train is not None:
+            report["baselines"] = _baselines(manifest.input, rows.train, rows.x, rows.anomalous)
+    if "explain" in manifest.graphs:
+        report["strangest"] = _strangest(bundle, engine, rows, by_score[manifest.default_score], finite)
+    return report
+
+
+def find_rows(bundle: Bundle, options: Evaluation) -> Rows:
+    """The rows to evaluate and, where baselines need them, the training rows: found again by the bundle's recipe."""
+    manifest = bundle.manifest
+    if not manifest.provenance.recipe:
+        raise EvaluationError(
+            f"{options.bundle}: the manifest has no recipe, which says how its data is read and split"
+        )
+    if options.label in manifest.input.features:
+        raise EvaluationError(f"{options.label!r} is a feature of the model; train without it, by dataset.drop")
+    recipe = Recipe.model_validate(manifest.provenance.recipe)
+    path = options.data or recipe.data
+
+    def load(path: Path | None, label: str | None) -> tuple[Dataset, Array | None]:
+        return recipe.dataset.load_labelled(path, label) if label else (recipe.dataset.load(path), None)
+
+    def own(label: str | None) -> tuple[Dataset, Array | None]:
+        dataset, labels = load(path, label)
+        if dataset.fingerprint != manifest.provenance.data_sha256:
+            raise EvaluationError(
+                f"{path}: not the data that {manifest.name} {manifest.version} was trained on, by which its test part "
+                "and the baselines' training rows are known; other rows are evaluated as --test"
+            )
+        return dataset, labels
+
+    with_baselines = options.baselines and options.label is not None
+    if options.test is None:
+        dataset, anomalous = own(options.label)
+        parts = split(dataset, recipe.split)
+        x, numbers, train = dataset.rows[parts.test], parts.test, dataset.rows[parts.train]
+        anomalous = anomalous[parts.test] if anomalous is not None else None
+    else:
+        dataset, anomalous = load(options.test, options.label)
+        x, numbers = aligned(dataset, manifest.input, options.test), np.arange(len(dataset.rows))
+        if with_baselines:
+            dataset, _ = own(None)
+            train = dataset.rows[split(dataset, recipe.split).train]
+    if anomalous is not None and anomalous.all() == anomalous.any():
+        raise EvaluationError(f"{options.label}: all {len(x)} rows to evaluate have the same label")
+    return Rows(x, numbers, anomalous, train if with_baselines else None)
+
+
+def _scores(bundle: Bundle, engine: Engine, x: Array, finite: Array) -> dict[str, Array]:
+    """Every calibrated score of rows x; infinite for rows without finite bounds."""
+    manifest = bundle.manifest
+    made = scores(score_columns(engine, manifest.graphs, x, bundle.calibration["noise"], manifest.calibration.refine))
+    return {name: np.where(finite, made[name], math.inf) for name in manifest.scores}
+
+
+def _means(held_out: dict[str, Array], finite: Array) -> dict[str, float]:
+    means = {name: held_out[name][finite].mean() for name in BOUNDS}
+    return {name: float(mean) for name, mean in means.items() if np.isfinite(mean)}
+
+
+def _likelihood(engine: Engine, x: Array, bank: Array) -> Report:
+    """Log p(x) by importance sampling, nats per row, and in bits per value: cells that are missing count as none."""
+    evidence = log_evidence(engine, x, bank)
+    observed = np.isfinite(x).sum()
+    return {
+        "num_draws": len(bank),
+        "log_evidence": float(evidence.mean()),
+        "standard_error": float(evidence.std() / math.sqrt(len(evidence))),
+        "bits_per_dimension": float(-evidence.sum() / observed / math.log(2)),
+    }
+
+
+def _baselines(data: ImageInput | TabularInput, train: Array, x: Array, anomalous: Array) -> Report:
+    """The detection figures of every baseline, or why there are none."""
+    report: Report = {}
+    console = Console(stderr=True)
+    for name in BASELINES:
+        try:
+            with console.status(name):
+                scores = baseline_scores(name, data, train, x, seed=0)
+            report[name] = detection_figures(scores, anomalous)
+        except BaselineError as error:
+            report[name] = {"absent": str(error)}
+    return report
+
+
+def _strangest(bundle: Bundle, engine: Engine, rows: Rows, scores: Array, finite: Array) -> list[Report]:
+    """The rows of the highest score, and the features that fall furthest below their median over all rows, in nats."""
+    names = bundle.manifest.input.features
+    noise_bank = bundle.calibration["noise"]
+    answer = compute(engine, "explain", {"x": rows.x[finite]}, {"noise": noise_bank}, len(noise_bank))
+    features = answer["feature_log_likelihood"].reshape(finite.sum(), -1)
+    fall = np.median(features, axis=0) - features
+    strangest = []
+    for row in np.argsort(-scores[finite], kind="stable")[:STRANGEST]:
+        blamed = np.argsort(-fall[row], kind="stable")[:BLAMED]
+        place = np.flatnonzero(finite)[row]
+        strangest.append(
+            {
+                "row": int(rows.numbers[place]),
+                "score": float(scores[place]),
+                "p_value": float(p_values(scores[place], bundle.calibration[bundle.manifest.default_score])),
+                **({} if rows.anomalous is None else {"anomalous": bool(rows.anomalous[place])}),
+                "nats_below_median": {names[i]: float(fall[row, i]) for i in blamed if fall[row, i] > 0},
+            }
+        )
+    return strangest
+
+
+def tables(report: Report) -> list[Table]:
+    """The report for people."""
+    bundle, likelihood = report["bundle"], report["likelihood"]
+    summary = Table("", "", title=f"{bundle['name']} {bundle['version']}, {report['rows']:,} rows", show_header=False)
+    draws = f"{likelihood['num_draws']:,} draws"
+    summary.add_row(f"log p(x), {draws}", f"{likelihood['log_evidence']:.4f} ± {likelihood['standard_error']:.4f} nats")
+    summary.add_row("bits per dimension", f"{likelihood['bits_per_dimension']:.4f}")
+    for name, mean in report["mean_bounds"].items():
+        summary.add_row(f"mean {name}", f"{mean:.4f}")
+    for score, alarms in report["false_alarms"].items():
+        summary.add_row(f"false alarms, {score}", ", ".join(f"{rate:.1%} at {level}" for level, rate in alarms.items()))
+    shown = [summary]
+    if "detection" in report:
+        figures = report["detection"] | report.get("baselines", {})
+        names = list(next(iter(report["detection"].values())))
+        heads = (name.replace("_", " ") for name in names)
+        detection = Table(Column("score", no_wrap=True), *heads, title="detection, and at what share of false alarms")
+        for score, values in figures.items():
+            cells = [values["absent"]] if "absent" in values else [f"{values[name]:.4f}" for name in names]
+            detection.add_row(score, *cells)
+        shown.append(detection)
+    if "strangest" in report:
+        strangest = Table("row", "score", "p-value", "nats below the median, by feature", title="the strangest rows")
+        for row in report["strangest"]:
+            blamed = ", ".join(f"{name} {nats:.1f}" for name, nats in row["nats_below_median"].items())
+            strangest.add_row(str(row["row"]), f"{row['score']:.2f}", f"{row['p_value']:.4f}", escape(blamed))
+        shown.append(strangest)
+    return shown

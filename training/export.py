@@ -18,7 +18,10 @@ from service.bundle import WEIGHTS, Array
 from service.engine import RELATIVE_TOLERANCE, Engine
 from service.errors import LowerboundError
 from service.manifest import Graph, ImageInput, TabularInput, signature
+from service.refinement import first_state
 from training.invariance import make_position_invariant
+from training.one_pass import OnePassScores
+from training.refinement import Refinement, traced
 from training.vae import VAE
 
 OPSET = 23
@@ -29,6 +32,8 @@ SHARED_FROM = 256
 """Bytes from which a tensor is kept in the shared weights file instead of in the graph."""
 
 _ALIGNMENT = 64
+_SIZES = {"batch": 10_007, "draws": 10_009}
+"""Of the examples that are traced, without being computed: unlike any size of a model."""
 
 
 class ExportError(LowerboundError):
@@ -47,8 +52,14 @@ class _Graph(nn.Module):
         return self.function(*inputs)
 
 
-def graph_modules(vae: VAE, data: ImageInput | TabularInput) -> dict[str, nn.Module]:
-    """Every graph of the contract as a torch module with the contract's inputs and outputs, in order."""
+def graph_modules(vae: VAE, data: ImageInput | TabularInput, normal: Array) -> dict[str, nn.Module]:
+    """Every graph of the contract as a torch module with the contract's inputs and outputs, in order.
+
+    Args:
+        vae: Trained.
+        data: What kind of data.
+        normal: Held-out rows that neither train nor calibrate, raw, which say what is typical.
+    """
 
     def in_data_units(values: Tensor) -> Tensor:
         return values.unflatten(-1, data.shape).to(torch.float64 if data.kind == "tabular" else torch.float32)
@@ -57,12 +68,14 @@ def graph_modules(vae: VAE, data: ImageInput | TabularInput) -> dict[str, nn.Mod
         return (in_data_units(vae.likelihood.mean(vae.decoder(z))),)
 
     def explain(x: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
-        mean, log_variance = vae.posterior(x)
-        features = vae.feature_log_likelihood(x, vae.draws(mean, log_variance, noise)).double().mean(1)
-        return features.unflatten(-1, data.shape), vae.prior.kl(mean.double(), log_variance.double())
+        features, latents = vae.explanation(x, noise)
+        return features.unflatten(-1, data.shape), latents
 
     def draw(z: Tensor, normal: Tensor, uniform: Tensor) -> tuple[Tensor, ...]:
         return (in_data_units(vae.likelihood.sample(vae.decoder(z), normal, uniform)),)
+
+    def prior(normal: Tensor, uniform: Tensor) -> tuple[Tensor, ...]:
+        return (vae.prior.sample(normal, uniform),)
 
     functions: dict[str, Callable[..., tuple[Tensor, ...]]] = {
         "encoder": vae.posterior,
@@ -70,18 +83,24 @@ def graph_modules(vae: VAE, data: ImageInput | TabularInput) -> dict[str, nn.Mod
         "elbo": vae.bounds,
         "explain": explain,
         "draw": draw,
+        "prior": prior,
     }
-    return {name: _Graph(vae, function).eval() for name, function in functions.items()}
+    graphs: dict[str, nn.Module] = {name: _Graph(vae, function) for name, function in functions.items()}
+    graphs |= {"refine": Refinement(vae), "scores": OnePassScores(vae.eval(), data, normal)}
+    return {name: module.eval() for name, module in graphs.items()}
 
 
 def to_onnx(module: nn.Module, graph: Graph) -> onnx.ModelProto:
     """Export a module with these inputs and outputs; sizes given by name may vary at run time."""
-    sizes = {"batch": 3, "draws": 5}
-    dynamic = {name: torch.export.Dim(name, max=2**24) for name in sizes}
+    dynamic = {name: torch.export.Dim(name, max=2**24) for name in _SIZES}
     example = tuple(
-        torch.zeros([sizes[s] if isinstance(s, str) else s for s in tensor.shape], dtype=getattr(torch, tensor.dtype))
+        torch.zeros(1, dtype=getattr(torch, tensor.dtype)).expand(
+            [_SIZES[s] if isinstance(s, str) else s for s in tensor.shape]
+        )
         for tensor in graph.inputs
     )
+    if isinstance(module, Refinement):
+        module = traced(module, example)
     shapes = tuple(
         {i: dynamic[size] for i, size in enumerate(tensor.shape) if isinstance(size, str)} for tensor in graph.inputs
     )
@@ -94,20 +113,35 @@ def to_onnx(module: nn.Module, graph: Graph) -> onnx.ModelProto:
             dynamo=True,
             verbose=False,
             opset_version=OPSET,
-            input_names=[tensor.name for tensor in graph.inputs],
-            output_names=[tensor.name for tensor in graph.outputs],
-            dynamic_shapes=(shapes,),
+            dynamic_shapes=(shapes,) if isinstance(module, _Graph) else shapes,
             external_data=False,
         )
     if program is None:
         raise ExportError("torch.onnx.export gave nothing")
     model = program.model_proto
+    _name_values(model, graph)
     make_position_invariant(model)
     for node in model.graph.node:
         node.ClearField("metadata_props")  # Python tracebacks with the machine's paths.
     del model.metadata_props[:]
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def _name_values(model: onnx.ModelProto, graph: Graph) -> None:
+    """Give inputs and outputs the contract's names, and all between them names that are none of the contract's."""
+    ends = [(value.name, tensor.name) for value, tensor in zip(model.graph.input, graph.inputs, strict=True)]
+    ends += [(value.name, tensor.name) for value, tensor in zip(model.graph.output, graph.outputs, strict=True)]
+    names = dict(ends) | {"": ""}
+
+    def renamed(name: str) -> str:
+        return names.get(name, f"inner_{name}")
+
+    for node in model.graph.node:
+        node.input[:] = map(renamed, node.input)
+        node.output[:] = map(renamed, node.output)
+    for named in (*model.graph.input, *model.graph.output, *model.graph.initializer, *model.graph.value_info):
+        named.name = renamed(named.name)
 
 
 def share_weights(models: Mapping[str, onnx.ModelProto]) -> dict[str, bytes]:
@@ -131,12 +165,12 @@ def share_weights(models: Mapping[str, onnx.ModelProto]) -> dict[str, bytes]:
     return files | ({WEIGHTS: bytes(weights)} if weights else {})
 
 
-def export_graphs(vae: VAE, data: ImageInput | TabularInput) -> tuple[dict[str, Graph], dict[str, bytes]]:
-    """Every graph's signature, and the files that compute it."""
-    latent_size = vae.prior.latent_size
+def export_graphs(
+    modules: Mapping[str, nn.Module], data: ImageInput | TabularInput, latent_size: int
+) -> tuple[dict[str, Graph], dict[str, bytes]]:
+    """The signature of every module that `graph_modules` gave, and the files that compute it."""
     # The exporter logs which optional packages it does without.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    modules = graph_modules(vae, data)
     graphs = {name: signature(name, data, latent_size) for name in modules}
     return graphs, share_weights({name: to_onnx(module, graphs[name]) for name, module in modules.items()})
 
@@ -154,7 +188,7 @@ def graph_inputs(
         seed: Of the noise that draws from p(x|z).
     """
     match graph:
-        case "encoder":
+        case "encoder" | "scores":
             return {"x": x}, {}
         case "decoder":
             return {"z": latents}, {}
@@ -165,15 +199,25 @@ def graph_inputs(
                 "normal": noise.standard_normal(seed, shape),
                 "uniform": noise.uniform(seed, shape),
             }, {}
+        case "prior":
+            return {
+                "normal": noise.standard_normal(seed, latents.shape),
+                "uniform": noise.uniform(seed, (len(x), 1)),
+            }, {}
+        case "refine":
+            state = first_state({"mean": latents, "log_variance": np.zeros_like(latents)})
+            return {"x": x, **state}, {"noise": bank}
         case _:
             return {"x": x}, {"noise": bank}
 
 
-def verify(vae: VAE, data: ImageInput | TabularInput, engine: Engine, x: Array, bank: Array) -> dict[str, float]:
+def verify(
+    modules: Mapping[str, nn.Module], data: ImageInput | TabularInput, engine: Engine, x: Array, bank: Array
+) -> dict[str, float]:
     """Hold every graph to torch, and every row's answer to itself in other batches.
 
     Args:
-        vae: The original.
+        modules: The originals, as `graph_modules` gave them.
         data: What kind of data.
         engine: Runs the exported graphs on the CPU.
         x: Held-out rows, at least 2.
@@ -188,12 +232,14 @@ def verify(vae: VAE, data: ImageInput | TabularInput, engine: Engine, x: Array, 
     """
     largest: dict[str, float] = {}
     with torch.no_grad():
-        latents = vae.posterior(torch.from_numpy(x))[0].numpy()
-        for name, module in graph_modules(vae, data).items():
+        latents = modules["encoder"](torch.from_numpy(x))[0].numpy()
+        for name, module in modules.items():
+            order = [tensor.name for tensor in signature(name, data, latents.shape[1]).inputs]
             for rows, draws in ((1, 1), (2, 3), (len(x), len(bank))):
                 by_row, shared = graph_inputs(name, x[:rows], bank[:draws], latents[:rows])
-                answer = engine.run(name, by_row | shared)
-                expected = module(*(torch.from_numpy(array) for array in (by_row | shared).values()))
+                inputs = by_row | shared
+                answer = engine.run(name, inputs)
+                expected = module(*(torch.from_numpy(inputs[tensor]) for tensor in order))
                 for (output, values), original in zip(answer.items(), expected, strict=True):
                     error = _largest_error(
                         values, original.numpy(), f"{name}.onnx, {output}, {rows} rows, {draws} draws"

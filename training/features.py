@@ -72,6 +72,11 @@ class TableFeatures(nn.Module):
         return torch.cat(parts, dim=1)
 
 
+def encoder_features(data: ImageInput | TabularInput, rows: npt.NDArray[Any]) -> ImageFeatures | TableFeatures:
+    """What the encoder sees of this kind of data; `rows` are the training rows."""
+    return ImageFeatures(data) if isinstance(data, ImageInput) else TableFeatures(data, rows)
+
+
 def moments(rows: npt.NDArray[Any]) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each column, missing cells left out; a constant column has deviation 1.
 

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from training.display import Display
 from training.recipes import FitRecipe
-from training.vae import VAE
+from training.resampling import GreyLevels, take
+from training.vae import VAE, log_normal
 
 BEST = "best.safetensors"
 METRICS = "metrics.csv"
@@ -46,6 +47,7 @@ class Epoch:
     held_out_elbo: float
     held_out_log_likelihood: float
     held_out_kl: float
+    held_out_log_evidence: float
     active_units: int
 
     def shown(self) -> dict[str, float]:
@@ -64,49 +66,70 @@ class Epoch:
 class Progress:
     """Where a run stands; kept beside each checkpoint."""
 
+    recipe: FitRecipe
     history: list[Epoch] = field(default_factory=list)
 
     @property
     def best(self) -> Epoch | None:
-        """The epoch of the highest held-out ELBO."""
-        return max(self.history, key=lambda epoch: epoch.held_out_elbo, default=None)
+        """The epoch of the highest held-out bound: of the ELBO or, where that was the objective, of the evidence."""
+        return max(self.history, key=self._bound, default=None)
 
-    def finished(self, recipe: FitRecipe) -> bool:
-        """All epochs are done, or the held-out ELBO has not risen for `patience` of them."""
+    @property
+    def finished(self) -> bool:
+        """All epochs are done, or the held-out bound has not risen for `patience` of them."""
         done = len(self.history)
-        return done >= recipe.epochs or (self.best is not None and done - self.best.epoch >= recipe.patience)
+        return done >= self.recipe.epochs or (self.best is not None and done - self.best.epoch >= self.recipe.patience)
+
+    def _bound(self, epoch: Epoch) -> float:
+        return epoch.held_out_elbo if self.recipe.objective == "elbo" else epoch.held_out_log_evidence
 
 
 class Objective(nn.Module):
     """What is minimised, as one module, so that it can be spread over processes.
 
-    −E_q[log p(x|z)] + β Σ_l max(λ, KL_l), with β the weight of the KL during warm-up and λ the free bits, below which
-    the batch's mean KL of a latent costs nothing (Kingma et al. 2016, eq. 15).
+    With w the weight of the KL, which rises to β during warm-up, the objective `elbo` is
+
+        −mean_k log p(x|z_k) + w Σ_l max(λ, KL_l)
+
+    averaged over the batch: λ are the free bits, below which the batch's mean KL of a latent costs nothing (Higgins et
+    al. 2017, eq. 4; Kingma et al. 2016, eq. 15). `importance_weighted` is
+
+        −log mean_k p(x|z_k) [p(z_k) / q(z_k|x)]^w
+
+    (Burda et al. 2016, eq. 8, when w = 1).
     """
 
-    def __init__(self, vae: VAE, free_bits: float) -> None:
+    def __init__(self, vae: VAE, recipe: FitRecipe) -> None:
         super().__init__()
         self.vae = vae
-        self.free_bits = free_bits
+        self.free_bits = recipe.free_bits
+        self.importance_weighted = recipe.objective == "importance_weighted"
 
     def forward(self, x: Tensor, noise: Tensor, kl_weight: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss, log-likelihood and KL: means over the batch, for noise of shape (B, 1, L)."""
+        """Loss, log-likelihood and KL: means over the batch, for noise of shape (B, K, L)."""
         mean, log_variance = self.vae.posterior(x)
         z = self.vae.draws(mean, log_variance, noise)
-        log_likelihood = self.vae.feature_log_likelihood(x, z).sum(-1).mean()
-        latent_kl = self.vae.prior.kl(mean, log_variance).mean(0)
-        loss = -log_likelihood + kl_weight * latent_kl.clamp(min=self.free_bits).sum()
-        return loss, log_likelihood, latent_kl.sum()
+        log_posterior = log_normal(noise, log_variance)  # (B, K, L)
+        log_likelihood = self.vae.feature_log_likelihood(x, z).sum(-1)  # (B, K)
+        latent_kl = self.vae.prior.kl(mean, log_variance, z, log_posterior).mean(0)  # (L,)
+        if self.importance_weighted:
+            log_ratio = self.vae.prior.log_prob(z) - log_posterior.sum(-1)
+            loss = -(torch.logsumexp(log_likelihood + kl_weight * log_ratio, 1) - math.log(z.shape[1])).mean()
+        else:
+            loss = -log_likelihood.mean() + kl_weight * latent_kl.clamp(min=self.free_bits).sum()
+        return loss, log_likelihood.mean(), latent_kl.sum()
 
 
-def fit(vae: VAE, train: Tensor, held_out: Tensor, bank: Tensor, recipe: FitRecipe, run: Path) -> list[Epoch]:
-    """Train until the held-out ELBO stops rising, and leave the best weights in `vae`.
+def fit(
+    vae: VAE, train: Tensor | GreyLevels, held_out: Tensor, bank: Tensor, recipe: FitRecipe, run: Path
+) -> list[Epoch]:
+    """Train until the held-out bound stops rising, and leave the best weights in `vae`.
 
     Continues where the checkpoint in `run` stands, if there is one.
 
     Args:
         vae: Trained in place.
-        train: Raw training rows, (N, *shape).
+        train: Raw training rows, (N, *shape), or what they are drawn from at each epoch.
         held_out: Raw rows that decide when to stop and which epoch was best.
         bank: Noise of the held-out bound, (K, L).
         recipe: How to train.
@@ -117,25 +140,26 @@ def fit(vae: VAE, train: Tensor, held_out: Tensor, bank: Tensor, recipe: FitReci
     """
     accelerator = Accelerator(mixed_precision=recipe.mixed_precision, log_with="tensorboard", project_dir=run)
     accelerator.init_trackers("tensorboard")
-    objective = Objective(vae, recipe.free_bits)
+    objective = Objective(vae, recipe)
     # The likelihood's few parameters are scales, not weights: at the networks' pace they would take hundreds of epochs.
     groups: list[dict[str, Any]] = [
-        {"params": [*vae.encoder.parameters(), *vae.decoder.parameters(), *vae.prior.parameters()]},
-        {"params": [*vae.likelihood.parameters()], "lr": LIKELIHOOD_PACE * recipe.learning_rate},
+        {"params": [*vae.encoder.parameters(), *vae.decoder.parameters(), *vae.prior.parameters()], "pace": 1.0},
+        {"params": [*vae.likelihood.parameters()], "pace": LIKELIHOOD_PACE},
     ]
     optimizer = torch.optim.Adam(groups, lr=recipe.learning_rate)
     objective, optimizer = accelerator.prepare(objective, optimizer)
-    progress = _load_checkpoint(accelerator, run)
+    progress = Progress(recipe, _load_checkpoint(accelerator, run))
     steps = math.ceil(len(train) / recipe.batch_size)
     with Display(recipe.epochs, steps, len(progress.history), accelerator.is_main_process) as display:
-        while not progress.finished(recipe):
+        while not progress.finished:
             epoch = len(progress.history) + 1
             started = time.perf_counter()
-            kl_weight = min(1.0, epoch / recipe.warmup_epochs) if recipe.warmup_epochs else 1.0
+            kl_weight = recipe.beta * min(1.0, epoch / recipe.warmup_epochs if recipe.warmup_epochs else 1.0)
             sums = torch.zeros(4, device=accelerator.device)
 
             objective.train()
-            for x, noise in epoch_batches(train, bank.shape[1], epoch, recipe, accelerator):
+            for step, (x, noise) in enumerate(epoch_batches(train, bank.shape[1], epoch, recipe, accelerator)):
+                _set_pace(optimizer, recipe, (epoch - 1 + step / steps) / recipe.epochs)
                 with accelerator.autocast():
                     loss, log_likelihood, kl = objective(x, noise, kl_weight)
                 accelerator.backward(loss)
@@ -148,22 +172,9 @@ def fit(vae: VAE, train: Tensor, held_out: Tensor, bank: Tensor, recipe: FitReci
             objective.eval()
             sums = accelerator.reduce(sums)
             loss, log_likelihood, kl = (sums[:3] / sums[3]).tolist()
-            held_out_elbo, held_out_log_likelihood, held_out_kl, active = _evaluate(
-                vae, held_out, bank, recipe, accelerator
-            )
+            held_out_figures = _evaluate(vae, held_out, bank, recipe, accelerator)
             seconds = time.perf_counter() - started
-            figures = Epoch(
-                epoch,
-                seconds,
-                kl_weight,
-                loss,
-                log_likelihood,
-                kl,
-                held_out_elbo,
-                held_out_log_likelihood,
-                held_out_kl,
-                active,
-            )
+            figures = Epoch(epoch, seconds, kl_weight, loss, log_likelihood, kl, **held_out_figures)
             progress.history.append(figures)
             if accelerator.is_main_process:
                 if progress.best is figures:
@@ -180,9 +191,9 @@ def fit(vae: VAE, train: Tensor, held_out: Tensor, bank: Tensor, recipe: FitReci
 
 
 def epoch_batches(
-    rows: Tensor, latent_size: int, epoch: int, recipe: FitRecipe, accelerator: Accelerator
+    rows: Tensor | GreyLevels, latent_size: int, epoch: int, recipe: FitRecipe, accelerator: Accelerator
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The share of this process in every batch of an epoch, and its noise: (b, *shape) and (b, 1, L).
+    """The share of this process in every batch of an epoch, and its noise: (b, *shape) and (b, K, L).
 
     All processes draw the same order of rows and the same noise, and each takes its own part, so that the number of
     processes changes nothing but the order of additions.
@@ -190,31 +201,43 @@ def epoch_batches(
     generator = torch.Generator().manual_seed(recipe.seed * 2**20 + epoch)
     order = torch.randperm(len(rows), generator=generator)
     for batch in order.split(recipe.batch_size):
-        noise = torch.randn(len(batch), 1, latent_size, generator=generator)
+        noise = torch.randn(len(batch), recipe.num_draws, latent_size, generator=generator)
         share = slice(accelerator.process_index, None, accelerator.num_processes)
         # The last batch may be too small for every process to have a row of it.
         if len(batch) >= accelerator.num_processes:
-            yield rows[batch[share]].to(accelerator.device), noise[share].to(accelerator.device)
+            yield take(rows, batch, generator)[share].to(accelerator.device), noise[share].to(accelerator.device)
 
 
 @torch.no_grad()
-def _evaluate(
-    vae: VAE, rows: Tensor, bank: Tensor, recipe: FitRecipe, accelerator: Accelerator
-) -> tuple[float, float, float, int]:
-    """Mean ELBO, log-likelihood and KL over the rows, and the number of active latents."""
+def _evaluate(vae: VAE, rows: Tensor, bank: Tensor, recipe: FitRecipe, accelerator: Accelerator) -> dict[str, Any]:
+    """Means of the bounds over the rows, and the number of active latents, as an epoch has them."""
     bank = bank.to(accelerator.device)
     share = rows[accelerator.process_index :: accelerator.num_processes]
-    sums = torch.zeros(4 + 2 * bank.shape[1], dtype=torch.float64, device=accelerator.device)
+    sums = torch.zeros(5 + 2 * bank.shape[1], dtype=torch.float64, device=accelerator.device)
     for batch in share.split(max(1, recipe.batch_size // 4)):
         x = batch.to(accelerator.device)
         bounds = vae.bounds(x, bank)
         mean = vae.posterior(x)[0].double()
-        totals = [bounds.elbo.sum(), bounds.log_likelihood.sum(), bounds.kl.sum(), bounds.kl.new_tensor(len(x))]
+        rows_seen = bounds.kl.new_tensor(len(x))
+        totals = [rows_seen, *(b.sum() for b in (bounds.elbo, bounds.log_likelihood, bounds.kl, bounds.log_evidence))]
         sums += torch.cat([torch.stack(totals), mean.sum(0), (mean**2).sum(0)])
     sums = accelerator.reduce(sums)
-    elbo, log_likelihood, kl = (sums[:3] / sums[3]).tolist()
-    mean, square = (sums[4:] / sums[3]).chunk(2)
-    return elbo, log_likelihood, kl, int((square - mean**2 > ACTIVE).sum())
+    elbo, log_likelihood, kl, log_evidence = (sums[1:5] / sums[0]).tolist()
+    mean, square = (sums[5:] / sums[0]).chunk(2)
+    return {
+        "held_out_elbo": elbo,
+        "held_out_log_likelihood": log_likelihood,
+        "held_out_kl": kl,
+        "held_out_log_evidence": log_evidence,
+        "active_units": int((square - mean**2 > ACTIVE).sum()),
+    }
+
+
+def _set_pace(optimizer: torch.optim.Optimizer, recipe: FitRecipe, progress: float) -> None:
+    """Set the learning rates for the step at `progress`, 0 to 1, of all epochs."""
+    factor = 0.5 * (1 + math.cos(math.pi * progress)) if recipe.schedule == "cosine" else 1.0
+    for group in optimizer.param_groups:
+        group["lr"] = factor * group["pace"] * recipe.learning_rate
 
 
 def _save_checkpoint(accelerator: Accelerator, run: Path, progress: Progress) -> None:
@@ -231,13 +254,13 @@ def _save_checkpoint(accelerator: Accelerator, run: Path, progress: Progress) ->
                 shutil.rmtree(other)
 
 
-def _load_checkpoint(accelerator: Accelerator, run: Path) -> Progress:
+def _load_checkpoint(accelerator: Accelerator, run: Path) -> list[Epoch]:
     complete = [path.parent for path in run.glob("checkpoint-*/progress.json")]
     if not complete:
-        return Progress()
+        return []
     newest = max(complete, key=lambda folder: int(folder.name.rpartition("-")[2]))
     accelerator.load_state(str(newest))
-    return Progress([Epoch(**epoch) for epoch in json.loads((newest / "progress.json").read_text())])
+    return [Epoch(**epoch) for epoch in json.loads((newest / "progress.json").read_text())]
 
 
 def _write_metrics(path: Path, history: list[Epoch]) -> None:

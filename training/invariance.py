@@ -22,7 +22,8 @@ def make_position_invariant(model: onnx.ModelProto) -> None:
         x ** 2      = x * x
 
     Sums add up in an order that depends on the first element's address modulo 16 bytes; with as many zeros appended as
-    there are elements (float64), or three times as many (float32), all addresses are alike.
+    there are elements (float64), or three times as many (float32), all addresses are alike. Sums over an axis that is
+    not the last have one order for a single row and another for several; the axis is moved to the end.
     """
     nodes: list[onnx.NodeProto] = []
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
@@ -76,11 +77,12 @@ def _softplus(source: str, target: str) -> list[onnx.NodeProto]:
 
 
 def _reduction(node: onnx.NodeProto, tensor: onnx.TypeProto.Tensor, axes: list[int]) -> list[onnx.NodeProto]:
-    """A ReduceSum or ReduceMean, of zeros too where the stretches it adds up do not all fill multiples of 16 bytes."""
-    double = tensor.elem_type == TensorProto.DOUBLE
+    """A ReduceSum or ReduceMean over the last axes, of zeros too where they do not fill multiples of 16 bytes."""
+    before, after = _move_to_end(node, axes[0], len(tensor.shape.dim)) if len(axes) == 1 else ([], [])
     size = math.prod(tensor.shape.dim[axis].dim_value for axis in axes)  # 0 where it is chosen at run time.
+    double = tensor.elem_type == TensorProto.DOUBLE
     if size and size % (2 if double else 4) == 0:
-        return [node]
+        return [*before, node, *after]
     (source, *operands), target = node.input, node.output[0]
     shape, zeros, padded, share = (f"{target}_{part}" for part in ("shape", "zeros", "padded", "share"))
     zero = helper.make_tensor("zero", tensor.elem_type, [1], [0.0])
@@ -88,9 +90,27 @@ def _reduction(node: onnx.NodeProto, tensor: onnx.TypeProto.Tensor, axes: list[i
     node.input[:] = [padded, *operands]
     node.output[:] = [share if mean else target]
     return [
+        *before,
         helper.make_node("Shape", [source], [shape]),
         helper.make_node("ConstantOfShape", [shape], [zeros], value=zero),
-        helper.make_node("Concat", [source, *[zeros] * (1 if double else 3)], [padded], axis=axes[0]),
+        helper.make_node("Concat", [source, *[zeros] * (1 if double else 3)], [padded], axis=-1 if before else axes[0]),
         node,
         *([helper.make_node("Mul", [share, f"invariant_{'two' if double else 'four'}"], [target])] if mean else []),
+        *after,
     ]
+
+
+def _move_to_end(node: onnx.NodeProto, axis: int, rank: int) -> tuple[list[onnx.NodeProto], list[onnx.NodeProto]]:
+    """Let a reduction over an inner axis be one over the last: what comes before it, and what comes after."""
+    if axis % rank == rank - 1:
+        return [], []
+    source, target = node.input[0], node.output[0]
+    order = [*(other for other in range(rank) if other != axis % rank), axis % rank]
+    moved, reduced = f"{target}_moved", f"{target}_reduced"
+    node.input[:] = [moved, "invariant_axis"]
+    before = [helper.make_node("Transpose", [source], [moved], perm=order)]
+    if not any(attribute.name == "keepdims" and attribute.i for attribute in node.attribute):
+        return before, []
+    node.output[:] = [reduced]
+    back = [order.index(place) for place in range(rank)]
+    return before, [helper.make_node("Transpose", [reduced], [target], perm=back)]

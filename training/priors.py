@@ -9,36 +9,94 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+LOG_2PI = math.log(2 * math.pi)
+
 
 class Prior(nn.Module, ABC):
     """p(z) over latents of shape (..., L).
 
     Args:
         latent_size: L.
+        components: Of a mixture; a prior without components has no use for it.
     """
 
-    def __init__(self, latent_size: int) -> None:
+    def __init__(self, latent_size: int, components: int) -> None:
         super().__init__()
         self.latent_size = latent_size
 
     @abstractmethod
+    def latent_log_prob(self, z: Tensor) -> Tensor:
+        """Each latent's share of log p(z), in nats, shape (..., L): their sum is log p(z)."""
+
     def log_prob(self, z: Tensor) -> Tensor:
         """Log p(z) in nats, shape (...)."""
+        return self.latent_log_prob(z).sum(-1)
 
     @abstractmethod
-    def kl(self, mean: Tensor, log_variance: Tensor) -> Tensor:
-        """KL(N(mean, diag exp(log_variance)) ‖ p) in nats for each latent, shape (..., L)."""
+    def sample(self, normal: Tensor, uniform: Tensor) -> Tensor:
+        """Draws from p(z), shape (B, L), made from N(0, 1) noise (B, L) and open-interval uniform noise (B, 1)."""
+
+    def kl(self, mean: Tensor, log_variance: Tensor, z: Tensor, log_posterior: Tensor) -> Tensor:
+        """Each latent's share of KL(q ‖ p) in nats, shape (B, L): mean_k[log q(z_k) − log p(z_k)].
+
+        Args:
+            mean: Of q, (B, L).
+            log_variance: Of q, (B, L).
+            z: Draws from q, (B, K, L).
+            log_posterior: Log q of each latent of each draw, (B, K, L).
+        """
+        return (log_posterior - self.latent_log_prob(z)).mean(1)
 
 
 class StandardNormal(Prior):
     """N(0, I)."""
 
-    def log_prob(self, z: Tensor) -> Tensor:
-        return -0.5 * (z**2 + math.log(2 * math.pi)).sum(-1)
+    def latent_log_prob(self, z: Tensor) -> Tensor:
+        return -0.5 * (z**2 + LOG_2PI)
 
-    def kl(self, mean: Tensor, log_variance: Tensor) -> Tensor:
-        """Kingma and Welling 2014, appendix B."""
+    def sample(self, normal: Tensor, uniform: Tensor) -> Tensor:
+        return normal
+
+    def kl(self, mean: Tensor, log_variance: Tensor, z: Tensor, log_posterior: Tensor) -> Tensor:
+        """The same in closed form (Kingma and Welling 2014, appendix B): the draws are not used."""
         return 0.5 * (mean**2 + torch.exp(log_variance) - 1 - log_variance)
 
 
-PRIORS: dict[str, type[Prior]] = {"standard_normal": StandardNormal}
+class Mixture(Prior):
+    """Σ_c π_c N(m_c, diag s_c²), learned with the rest of the model: for normal data that comes in several kinds.
+
+    It has no closed KL, which is taken over the draws. With r_c the share of component c in p(z),
+
+        log p(z) = Σ_c r_c [log π_c − log r_c + Σ_l log N(z_l; m_cl, s_cl²)],
+
+    which says what each latent's share is; what belongs to the choice of the component is divided evenly.
+    """
+
+    def __init__(self, latent_size: int, components: int) -> None:
+        super().__init__(latent_size, components)
+        self.logits = nn.Parameter(torch.zeros(components))
+        self.means = nn.Parameter(torch.randn(components, latent_size))
+        self.log_variances = nn.Parameter(torch.zeros(components, latent_size))
+
+    def latent_log_prob(self, z: Tensor) -> Tensor:
+        # log N(z_l; m, s²) = quadratic z_l² + linear z_l + constant: sums over latents and over components are then
+        # matrix products. They cancel large numbers, hence float64.
+        z = z.double()
+        means, log_variances = self.means.double(), self.log_variances.double()
+        precisions = torch.exp(-log_variances)
+        quadratic, linear = -0.5 * precisions, means * precisions
+        constant = -0.5 * (means**2 * precisions + log_variances + LOG_2PI)
+        log_weights = torch.log_softmax(self.logits.double(), 0)
+        joint = z**2 @ quadratic.T + z @ linear.T + (log_weights + constant.sum(1))  # (..., C): log π_c N(z; m_c, s_c²)
+        log_shares = torch.log_softmax(joint, -1)
+        shares = torch.exp(log_shares)
+        choice = (shares * (log_weights - log_shares)).sum(-1, keepdim=True)
+        return z**2 * (shares @ quadratic) + z * (shares @ linear) + shares @ constant + choice / self.latent_size
+
+    def sample(self, normal: Tensor, uniform: Tensor) -> Tensor:
+        bounds = torch.softmax(self.logits, 0).cumsum(0)[:-1]
+        chosen = (uniform > bounds).sum(1)  # (B,): the component whose stretch of [0, 1] the uniform draw lies in.
+        return self.means[chosen] + torch.exp(0.5 * self.log_variances)[chosen] * normal
+
+
+PRIORS: dict[str, type[Prior]] = {"standard_normal": StandardNormal, "mixture": Mixture}

@@ -14,14 +14,16 @@ import numpy as np
 
 from service import noise
 from service.bundle import Array, describe_files, write_arrays, write_bundle
-from service.calibration import SCORES
+from service.calibration import scores
 from service.engine import OnnxEngine
-from service.manifest import CALIBRATION, FORMAT_VERSION, GOLDEN, Graph, Manifest, Provenance
+from service.manifest import CALIBRATION, FORMAT_VERSION, GOLDEN, Calibration, Graph, Manifest, Provenance
+from training.bounds import bounds, held_out_metrics, score_columns
 from training.datasets import Dataset, Splits
-from training.evaluate import bounds, held_out_metrics
-from training.export import TOLERANCE, export_graphs, graph_inputs, verify
-from training.fit import Epoch
+from training.default_score import choose, sensitivities
+from training.export import TOLERANCE, export_graphs, graph_inputs, graph_modules, verify
+from training.fit import Epoch, Progress
 from training.recipes import Recipe
+from training.report import CardInputs, write_card
 from training.vae import VAE
 
 GOLDEN_ROWS = 4
@@ -36,24 +38,33 @@ def publish(vae: VAE, dataset: Dataset, splits: Splits, recipe: Recipe, history:
         ExportError: A graph does not compute what torch computes; nothing is written.
     """
     vae = vae.cpu().eval()
-    graphs, files = export_graphs(vae, dataset.input)
+    validation = dataset.rows[splits.validation]
+    modules = graph_modules(vae, dataset.input, validation)
+    graphs, files = export_graphs(modules, dataset.input, recipe.model.latent_size)
     engine = OnnxEngine(graphs, files, "cpu")
     bank = noise.bank(recipe.bound.seed, recipe.bound.num_draws, recipe.model.latent_size)
     test = dataset.rows[splits.test]
-    errors = verify(vae, dataset.input, engine, test[:VERIFIED_ROWS], bank)
+    errors = verify(modules, dataset.input, engine, test[:VERIFIED_ROWS], bank)
 
-    calibration = bounds(engine, dataset.rows[splits.calibration], bank)
-    scores = {name: np.sort(score(calibration)) for name, score in SCORES.items()}
-    best = max(history, key=lambda epoch: epoch.held_out_elbo)
-    metrics = held_out_metrics(bounds(engine, test, bank)) | {
+    def score(x: Array, refine: int = 0) -> dict[str, Array]:
+        return scores(score_columns(engine, graphs, x, bank, refine))
+
+    held_out_scores = score(dataset.rows[splits.calibration], recipe.bound.refine)
+    sensitivity = sensitivities(score, dataset.input, validation, recipe.bound.seed)
+    best = Progress(recipe.fit, history).best
+    assert best is not None  # noqa: S101 - there is an epoch
+    held_out = bounds(engine, test, bank)
+    metrics = held_out_metrics(held_out) | {
         "validation_elbo": best.held_out_elbo,
         "active_units": best.active_units,
         "epochs": len(history),
         "seconds_per_epoch": float(np.median([epoch.seconds for epoch in history])),
         **{f"{graph}_largest_error": error for graph, error in errors.items()},
+        **{f"sensitivity_{name}": auroc for name, auroc in sensitivity.items()},
     }
+    calibrated = {"noise": bank, **{name: np.sort(values) for name, values in held_out_scores.items()}}
     files |= {
-        CALIBRATION: write_arrays({"noise": bank, **scores}),
+        CALIBRATION: write_arrays(calibrated),
         GOLDEN: write_arrays(_golden(engine, graphs, test[:GOLDEN_ROWS], bank)),
     }
     taken = [int(path.name) for path in (recipe.out / recipe.name).glob("*") if path.name.isdecimal()]
@@ -68,8 +79,9 @@ def publish(vae: VAE, dataset: Dataset, splits: Splits, recipe: Recipe, history:
         prior=recipe.model.prior,
         num_draws=recipe.bound.num_draws,
         seed=recipe.bound.seed,
-        scores=tuple(SCORES),
-        default_score="negative_elbo",
+        scores=tuple(held_out_scores),
+        default_score=choose(sensitivity),
+        calibration=Calibration.of(len(splits.calibration), recipe.bound.refine),
         tolerance=TOLERANCE,
         graphs=graphs,
         files=describe_files(files),
@@ -82,7 +94,8 @@ def publish(vae: VAE, dataset: Dataset, splits: Splits, recipe: Recipe, history:
             packages={package: version(package) for package in _PACKAGES},
         ),
     )
-    return write_bundle(recipe.out, manifest, files)
+    files |= write_card(CardInputs(manifest, engine, calibrated, history, best, test, splits.test, score(test)))
+    return write_bundle(recipe.out, manifest.model_copy(update={"files": describe_files(files)}), files)
 
 
 def _golden(engine: OnnxEngine, graphs: dict[str, Graph], x: Array, bank: Array) -> dict[str, Array]:

@@ -35,7 +35,8 @@ class ModelRecipe(Section):
     widths: tuple[int, ...] = Field(default=(256, 256), min_length=1, description="Units (or channels) of each layer.")
     latent_size: int = Field(default=16, ge=1, le=MAX_LATENT_SIZE, description="L.")
     likelihood: str = Field(description="p(x|z): " + ", ".join(LIKELIHOODS) + ".")
-    prior: str = Field(default="standard_normal", description="p(z).")
+    prior: str = Field(default="standard_normal", description="p(z): " + ", ".join(PRIORS) + ".")
+    components: int = Field(default=100, ge=1, description="Of a mixture prior.")
 
     @model_validator(mode="after")
     def _registered(self) -> Self:
@@ -56,11 +57,23 @@ class FitRecipe(Section):
     patience: int = Field(default=20, ge=1, description="Stop after so many epochs without a better held-out ELBO.")
     batch_size: int = Field(default=128, ge=1, description="Rows per step, over all processes.")
     learning_rate: float = Field(default=1e-3, gt=0, description="Of Adam.")
-    warmup_epochs: int = Field(default=0, ge=0, description="The KL's weight rises from 0 to 1 over these.")
+    schedule: Literal["constant", "cosine"] = Field(
+        default="constant", description="Of the learning rate; a cosine falls to zero over all epochs."
+    )
+    objective: Literal["elbo", "importance_weighted"] = Field(default="elbo", description="The bound that is raised.")
+    num_draws: int = Field(default=1, ge=1, description="Draws per row and step.")
+    warmup_epochs: int = Field(default=0, ge=0, description="The KL's weight rises from 0 to beta over these.")
+    beta: float = Field(default=1.0, gt=0, description="The KL's final weight; the ELBO's own is 1.")
     free_bits: float = Field(default=0.0, ge=0, description="Nats of KL per latent that cost nothing.")
     clip: float = Field(default=100.0, gt=0, description="Largest norm of a step's gradient, per row.")
     seed: int = Field(default=0, ge=0, lt=2**32, description="Of the weights, the order of rows and the noise.")
     mixed_precision: Literal["no", "fp16", "bf16"] = Field(default="no", description="Of the networks.")
+
+    @model_validator(mode="after")
+    def _one_objective(self) -> Self:
+        if self.objective == "importance_weighted" and (self.num_draws < 2 or self.beta != 1 or self.free_bits):
+            raise ValueError("importance_weighted takes num_draws of 2 or more, beta of 1 and no free bits")
+        return self
 
 
 class BoundRecipe(Section):
@@ -68,6 +81,8 @@ class BoundRecipe(Section):
 
     num_draws: int = Field(default=16, ge=1, le=MAX_DRAWS, description="K.")
     seed: int = Field(default=0, ge=0, lt=2**32, description="Names the noise bank.")
+    refine: int = Field(default=0, ge=0, description="Steps of refinement of the calibrated regret; 0 for none.")
+    level: float = Field(default=0.01, gt=0, lt=1, description="The smallest p-value that calibration must allow.")
 
 
 class Recipe(BaseSettings):

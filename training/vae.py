@@ -71,15 +71,17 @@ class VAE(nn.Module):
 
     def bounds(self, x: Tensor, noise: Tensor) -> Bounds:
         """Every bound for x (B, *shape), with draws made from `noise`, (K, L) or (B, K, L)."""
-        mean, log_variance = self.posterior(x)
+        return self.bounds_at(x, noise, *self.posterior(x))
+
+    def bounds_at(self, x: Tensor, noise: Tensor, mean: Tensor, log_variance: Tensor) -> Bounds:
+        """Every bound for x (B, *shape) at any q = N(mean, diag exp(log_variance)), both (B, L)."""
         z = self.draws(mean, log_variance, noise)
         log_likelihood = self.feature_log_likelihood(x, z).double().sum(-1)  # (B, K): log p(x|z_k)
-        log_prior = self.prior.log_prob(z.double())  # (B, K): log p(z_k)
-        # log q(z_k|x), from the noise itself: (z − μ)/σ would lose digits.
-        log_posterior = -0.5 * (noise.double() ** 2 + math.log(2 * math.pi) + log_variance.double()[:, None]).sum(-1)
-        log_weight = log_likelihood + log_prior - log_posterior
+        log_prior = self.prior.latent_log_prob(z.double())  # (B, K, L): each latent's share of log p(z_k)
+        log_posterior = log_normal(noise.double(), log_variance.double())  # (B, K, L): of log q(z_k|x)
+        log_weight = log_likelihood + (log_prior - log_posterior).sum(-1)
 
-        kl = self.prior.kl(mean.double(), log_variance.double()).sum(-1)
+        kl = self.prior.kl(mean.double(), log_variance.double(), z.double(), log_posterior).sum(-1)
         centred = log_likelihood - log_likelihood.mean(1, keepdim=True)
         num_draws = log_likelihood.shape[1]
         variance = (centred**2).sum(1) / (num_draws - 1)
@@ -92,3 +94,21 @@ class VAE(nn.Module):
             log_evidence=log_weight.amax(1) + torch.log(weight.mean(1)),
             ess=weight.sum(1) ** 2 / (num_draws * (weight**2).sum(1)),
         )
+
+    def explanation(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the bound of x comes from: log-likelihood by feature (B, D) and KL by latent (B, L), float64, nats."""
+        mean, log_variance = self.posterior(x)
+        z = self.draws(mean, log_variance, noise)
+        log_posterior = log_normal(noise.double(), log_variance.double())
+        kl = self.prior.kl(mean.double(), log_variance.double(), z.double(), log_posterior)
+        return self.feature_log_likelihood(x, z).double().mean(1), kl
+
+
+def log_normal(noise: Tensor, log_variance: Tensor) -> Tensor:
+    """Log N(μ + σ ε; μ, σ²) for each draw and latent, (B, K, L), from ε itself: (z − μ)/σ would lose digits.
+
+    Args:
+        noise: ε, (K, L) or (B, K, L).
+        log_variance: Log σ², (B, L).
+    """
+    return -0.5 * (noise**2 + math.log(2 * math.pi) + log_variance[:, None])

@@ -14,12 +14,12 @@ from service.schemas import ElboAnswer, ElboQuery, Instances
 async def elbo(request: Request, model: ServedModel, query: Annotated[ElboQuery, Query()]) -> Response:
     """Bounds on log p(x) in nats, higher is more usual; `score` and `p_value` say how strange each instance is.
 
-    The answer to a row depends on the row, the model, `num_draws` and `seed`, and on nothing else.
+    The answer to a row depends on the row, the model, `num_draws`, `seed` and `refine`, and on nothing else; but for
+    `discovery`, which looks at all rows of the request.
     """
     writer = choose_writer(request)
     x = parse_instances(await read_body(request, "instances"), model.manifest.input)
-    columns = await model.elbo(x, num_draws=query.num_draws, seed=query.seed, score=query.score, explain=query.explain)
-    return respond(model, writer, columns)
+    return respond(model, writer, await model.elbo(x, **dict(query)))
 
 
 OPERATION = Operation("POST", "/elbo", elbo, ElboAnswer, Instances)

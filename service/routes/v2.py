@@ -56,6 +56,9 @@ _PARAMETERS: dict[str, type[InferParameters]] = {
 }
 """The graphs that take more parameters than every request does."""
 
+_SERVED = ("elbo", "encoder", "decoder", "explain", "draw")
+"""The graphs that are models to the protocol; the others are steps of what these answer."""
+
 _PLACES = {"instances": "x", "latents": "z", "query": "parameters"}
 """What the protocol calls the places that the ordinary endpoints name."""
 
@@ -104,8 +107,13 @@ class Graph:
             num_draws=parameters.num_draws,
             seed=parameters.seed,
             score=parameters.score if isinstance(parameters, BoundParameters) else None,
+            refine=parameters.refine if isinstance(parameters, BoundParameters) else 0,
             explain=self.graph == "explain",
         )
+
+
+def _served(model: Model) -> list[str]:
+    return [graph for graph in _SERVED if graph in model.manifest.graphs]
 
 
 async def named(
@@ -114,8 +122,8 @@ async def named(
     """The graph that the path names."""
     prefix, dot, suffix = name.partition(".")
     model, graph = find_model(request, prefix or name), suffix if dot else "elbo"
-    if graph not in model.manifest.graphs or Graph(model, graph).name != name:
-        known = ", ".join(Graph(model, graph).name for graph in model.manifest.graphs)
+    if graph not in _served(model) or Graph(model, graph).name != name:
+        known = ", ".join(Graph(model, graph).name for graph in _served(model))
         raise NotFoundError(f"no model {name!r} is served; there are {known}")
     return Graph(model, graph)
 
@@ -154,7 +162,7 @@ async def ready(request: Request) -> ServerReady:
 async def all_statistics(request: Request) -> Statistics:
     """What every model has answered under /v2 since the start."""
     _check_whole(request)
-    served = [Graph(model, graph) for model in request.app.state.repository for graph in model.manifest.graphs]
+    served = [Graph(model, graph) for model in request.app.state.repository for graph in _served(model)]
     return Statistics(model_stats=[_statistics(request, graph) for graph in served])
 
 

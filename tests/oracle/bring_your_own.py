@@ -13,11 +13,10 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto, checker, numpy_helper, parser
 
-from service import noise
+from service import calibration, noise
 from service.bundle import Array, describe_files, write_arrays, write_bundle
-from service.calibration import SCORES
 from service.engine import OnnxEngine
-from service.manifest import Manifest, NumericColumn, TabularInput, signature
+from service.manifest import Calibration, Manifest, NumericColumn, TabularInput, signature
 
 GRAPHS = {
     "encoder": """(double[batch, D] x) => (float[batch, L] mean, float[batch, L] log_variance) {
@@ -118,7 +117,7 @@ def write(repository: Path, name: str, weights: dict[str, Array], rows: Array, n
 
     bank = noise.bank(0, num_draws, latent_size)
     held_out = engine.run("elbo", {"x": rows, "noise": bank})
-    scores = {score: np.sort(function(held_out)) for score, function in SCORES.items()}
+    scores = {name: np.sort(values) for name, values in calibration.scores(held_out).items()}
     golden: dict[str, Array] = {}
     inputs = {"x": rows[:4], "z": np.zeros((4, latent_size), np.float32), "noise": bank}
     for graph, tensors in graphs.items():
@@ -139,6 +138,7 @@ def write(repository: Path, name: str, weights: dict[str, Array], rows: Array, n
         seed=0,
         scores=tuple(scores),
         default_score="negative_elbo",
+        calibration=Calibration.of(len(rows)),
         tolerance=1e-3,
         graphs=graphs,
         files=describe_files(files),

@@ -7,17 +7,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from service import noise
+from service import calibration, noise
 from service.bundle import describe_files, write_arrays, write_bundle
-from service.calibration import SCORES
 from service.engine import OnnxEngine
-from service.manifest import CALIBRATION, FORMAT_VERSION, GOLDEN, ImageInput, Manifest, TabularInput
+from service.manifest import CALIBRATION, FORMAT_VERSION, GOLDEN, Calibration, ImageInput, Manifest, TabularInput
 from tests.oracle.linear_gaussian import Array, LinearGaussian
-from training.export import TOLERANCE, export_graphs, graph_inputs
+from training.bounds import score_columns
+from training.export import TOLERANCE, export_graphs, graph_inputs, graph_modules
 from training.features import ImageFeatures, TableFeatures
-from training.likelihoods import Gaussian
+from training.likelihoods.gaussian import Gaussian
 from training.priors import StandardNormal
 from training.vae import VAE
+
+REFINE = 3
+"""Steps of the calibrated regret."""
 
 
 def linear_vae(truth: LinearGaussian, data: ImageInput | TabularInput, rows: Array) -> VAE:
@@ -35,15 +38,14 @@ def linear_vae(truth: LinearGaussian, data: ImageInput | TabularInput, rows: Arr
     encoder, decoder = nn.Linear(size, 2 * latent_size), nn.Linear(latent_size, size)
     slope = np.concatenate([truth.slope * seen_scale, np.zeros_like(truth.slope)])
     centre = truth.slope @ np.broadcast_to(seen_from, size) + truth.offset
-    log_sigma = torch.from_numpy(np.log(truth.sigma / scale)) - likelihood.floor
     with torch.no_grad():
         _set(encoder.weight, slope)
         _set(encoder.bias, np.concatenate([centre, np.log(truth.variance)]))
         _set(decoder.weight, truth.weight / scale[:, None])
         _set(decoder.bias, (truth.bias - shift) / scale)
-        # The inverse of floor + softplus(free − floor).
-        _set(likelihood.free_log_sigma, (likelihood.floor + torch.log(torch.expm1(log_sigma))).numpy())
-    return VAE(features, encoder, decoder, likelihood, StandardNormal(latent_size)).eval()
+        # The inverse of σ = floor + e^free.
+        _set(likelihood.free_log_sigma, np.log(truth.sigma / scale - np.exp(likelihood.log_floor.numpy())))
+    return VAE(features, encoder, decoder, likelihood, StandardNormal(latent_size, 1)).eval()
 
 
 def _set(parameter: Tensor, values: Array) -> None:
@@ -54,11 +56,11 @@ def _set(parameter: Tensor, values: Array) -> None:
 def write(repository: Path, name: str, vae: VAE, data: ImageInput | TabularInput, rows: Array, num_draws: int) -> Path:
     """Write the VAE's bundle, calibrated on `rows`, in the graphs' dtype."""
     latent_size = vae.prior.latent_size
-    graphs, files = export_graphs(vae, data)
+    graphs, files = export_graphs(graph_modules(vae, data, rows), data, latent_size)
     engine = OnnxEngine(graphs, files, "cpu")
     bank = noise.bank(0, num_draws, latent_size)
-    held_out = engine.run("elbo", {"x": rows, "noise": bank})
-    scores = {score: np.sort(function(held_out)) for score, function in SCORES.items()}
+    held_out = calibration.scores(score_columns(engine, graphs, rows, bank, REFINE))
+    scores = {name: np.sort(values) for name, values in held_out.items()}
     golden: dict[str, Array] = {}
     for graph in graphs:
         by_row, shared = graph_inputs(graph, rows[:4], bank, np.zeros((4, latent_size), np.float32))
@@ -78,6 +80,7 @@ def write(repository: Path, name: str, vae: VAE, data: ImageInput | TabularInput
         seed=0,
         scores=tuple(scores),
         default_score="negative_elbo",
+        calibration=Calibration.of(len(rows), REFINE),
         tolerance=TOLERANCE,
         graphs=graphs,
         files=describe_files(files),

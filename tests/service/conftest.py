@@ -13,7 +13,16 @@ import pytest
 
 from service.bundle import Array, Bundle, describe_files, read_bundle, write_arrays, write_bundle
 from service.engine import OnnxEngine
-from service.manifest import CALIBRATION, GOLDEN, CategoricalColumn, Manifest, NumericColumn, TabularInput, signature
+from service.manifest import (
+    CALIBRATION,
+    GOLDEN,
+    Calibration,
+    CategoricalColumn,
+    Manifest,
+    NumericColumn,
+    TabularInput,
+    signature,
+)
 from service.repository import DEFAULT_REPOSITORY
 
 Refused = Callable[..., subprocess.CompletedProcess[str]]
@@ -104,6 +113,7 @@ def table_files(num_draws: int = 4) -> tuple[Manifest, dict[str, bytes]]:
         seed=7,
         scores=("negative_elbo",),
         default_score="negative_elbo",
+        calibration=Calibration.of(99),
         tolerance=1e-3,
         graphs=graphs,
         files=describe_files(files),

@@ -20,7 +20,7 @@ from PIL import Image
 
 from service import noise
 from service.bundle import Bundle
-from service.calibration import p_values
+from service.calibration import discoveries, p_values
 from service.engine import OnnxEngine
 from service.errors import DeviceError
 from service.manifest import BOUNDS
@@ -137,6 +137,8 @@ def assert_problem(response: httpx.Response, status: int, detail: str, location:
         ("/elbo", {"num_draws": 7, "seed": 5}),
         ("/elbo", {"num_draws": 1}),
         ("/elbo", {"explain": True}),
+        ("/elbo", {"refine": 2, "fdr": 0.1}),
+        ("/elbo", {"score": "regret"}),
         ("/decode", {}),
         ("/decode", {"draw": True, "seed": 5}),
     ],
@@ -289,6 +291,18 @@ def test_p_values_are_given_only_where_they_are_valid(digits: httpx.Client, digi
         assert None not in post(digits, "/elbo", x, **query).json()["p_value"]
     for query in ({"seed": seed + 1}, {"num_draws": draws - 1}, {"num_draws": draws + 1, "seed": seed}):
         assert post(digits, "/elbo", x, **query).json()["p_value"] == [None] * len(x)
+
+
+def test_discoveries_are_made_over_the_request(digits: httpx.Client, digits_bundle: Bundle) -> None:
+    usual = digits_bundle.golden["elbo"]["x"]
+    checked = (16 * (np.indices((6, 8, 8)).sum(0) % 2)).astype(np.uint8)
+    rows = np.concatenate([usual, checked])
+    answer = ask(digits, "/elbo", rows, binary=True, fdr=0.02)
+    np.testing.assert_array_equal(answer["discovery"], discoveries(answer["p_value"], 0.02))
+    assert answer["discovery"].tolist() == [False] * len(usual) + [True] * len(checked)
+    assert "discovery" not in ask(digits, "/elbo", rows)
+    refused = post(digits, "/elbo", rows, fdr=0.02, seed=5)
+    assert_problem(refused, 422, "without valid p-values", "query.fdr")
 
 
 def test_explanations_add_up(digits: httpx.Client, digits_bundle: Bundle) -> None:

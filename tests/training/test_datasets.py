@@ -4,6 +4,7 @@ import datetime as dt
 import gzip
 import hashlib
 import math
+import re
 import struct
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
 from service.manifest import CategoricalColumn, ImageInput, NumericColumn, TabularInput
-from training.datasets import DATASETS, AnySource, DataError, Dataset, Source, SplitRecipe, Splits, split
+from training.datasets import DATASETS, AnySource, DataError, Dataset, Source, SplitRecipe, Splits, aligned, split
 from training.datasets.digits import Digits
 from training.datasets.idx import Idx
 from training.datasets.image_folder import ImageFolder
@@ -209,6 +210,21 @@ def test_idx_folder_with_official_test_set(end: str, tmp_path: Path) -> None:
     assert dataset.num_test == 3
     np.testing.assert_array_equal(dataset.rows, np.concatenate([train, test]))
     assert dataset.input == ImageInput(shape=(4, 5), dtype="uint8", low=0, high=255)
+
+
+def test_idx_binarized(tmp_path: Path) -> None:
+    train, test = images(30, 6, 5), images(8, 6, 5, seed=1)
+    write(tmp_path / "train-images-idx3-ubyte", idx_bytes(train))
+    write(tmp_path / "t10k-images-idx3-ubyte", idx_bytes(test))
+    dataset = Idx(binarize="dynamic").load(tmp_path)
+    assert dataset.input == ImageInput(shape=(6, 5), dtype="uint8", low=0, high=1)
+    assert dataset.levels is not None
+    np.testing.assert_array_equal(dataset.levels, np.concatenate([train, test]))
+    # The protocol of the published figures, in its authors' words.
+    np.random.seed(777)  # noqa: NPY002
+    np.testing.assert_array_equal(dataset.rows[30:], np.random.binomial(1, test / 255.0))  # noqa: NPY002
+    assert dataset.num_test == 8
+    assert Idx().load(tmp_path).levels is None
 
 
 def test_idx_in_colour(tmp_path: Path) -> None:
@@ -679,3 +695,78 @@ def test_the_record_is_of_the_row_numbers() -> None:
 def test_bad_split_recipes(fractions: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
         SplitRecipe.model_validate(fractions)
+
+
+# Labels
+
+
+def test_labels_of_an_npz_file(tmp_path: Path) -> None:
+    rows, y = np.arange(12.0).reshape(4, 3), np.array([0, 1, 0, 1])
+    np.savez(tmp_path / "x.npz", X=rows, y=y, column=y[:, None], three=np.array([0, 1, 2, 0]), short=y[:3])
+    dataset, anomalous = NumpyArrays().load_labelled(tmp_path / "x.npz", "y")
+    np.testing.assert_array_equal(dataset.rows, rows)
+    assert anomalous.tolist() == [False, True, False, True]
+    assert NumpyArrays().load_labelled(tmp_path / "x.npz", "column")[1].tolist() == anomalous.tolist()
+    for name, reason in (
+        ("three", "three[2] = 2 is neither 0 (normal) nor 1 (anomalous)"),
+        ("short", "'short' of shape (3,) is not one label for each of 4 rows"),
+        ("z", "holds no 'z' but X, y"),
+    ):
+        with pytest.raises(DataError, match=re.escape(reason)):
+            NumpyArrays().load_labelled(tmp_path / "x.npz", name)
+    np.save(tmp_path / "x.npy", rows)
+    with pytest.raises(DataError, match=r"keep rows and 'y' in an \.npz file"):
+        NumpyArrays().load_labelled(tmp_path / "x.npy", "y")
+
+
+@pytest.mark.parametrize("labels", ["01001", ["false", "true", "false", "false", "true"]])
+def test_labels_of_a_table_are_no_feature(labels: Any, tmp_path: Path) -> None:
+    lines = [f"{i}.5,{label},{'ab'[i % 2]}" for i, label in enumerate(labels)]
+    path = write(tmp_path / "x.csv", "\n".join(["size,odd,kind", *lines]))
+    dataset, anomalous = Table().load_labelled(path, "odd")
+    assert dataset.input.features == ("size", "kind")
+    assert anomalous.tolist() == [False, True, False, False, True]
+    assert Table(drop=("odd",)).load(path).fingerprint == dataset.fingerprint
+    with pytest.raises(DataError, match="texts are not labels"):
+        Table().load_labelled(path, "kind")
+    with pytest.raises(DataError, match="no column 'none'"):
+        Table().load_labelled(path, "none")
+
+
+# Rows of one file in another's schema
+
+
+def test_new_rows_take_the_model_s_categories(tmp_path: Path) -> None:
+    schema = TabularInput(
+        columns=(
+            CategoricalColumn(name="kind", categories=("a", "b", "c")),
+            NumericColumn(name="size"),
+            CategoricalColumn(name="level", categories=(1, 2)),
+        )
+    )
+    new = Table().load(write(tmp_path / "new.csv", "level,size,extra,kind\n2,7,0.1,c\n,9,0.2,b\n1,7,0.3,\n"))
+    assert new.input.columns[1].type == "categorical"
+    np.testing.assert_array_equal(aligned(new, schema, Path("new.csv")), [[2, 7, 1], [1, 9, np.nan], [np.nan, 7, 0]])
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("kind\na\nb\n", "no column 'size'"),
+        ("kind,size\na,1\nz,2\nb,3\n", "column 'kind': 'z' is no category that the model knows"),
+        ("kind,size\na,x\nb,y\n", "column 'size': 'x' is not a number"),
+    ],
+)
+def test_new_rows_of_another_schema_are_refused(text: str, reason: str, tmp_path: Path) -> None:
+    schema = TabularInput(
+        columns=(CategoricalColumn(name="kind", categories=("a", "b")), NumericColumn(name="size")),
+    )
+    with pytest.raises(DataError, match=reason):
+        aligned(Table().load(write(tmp_path / "new.csv", text)), schema, Path("new.csv"))
+
+
+def test_images_are_no_table(tmp_path: Path) -> None:
+    pictures = Idx().load(write_idx(tmp_path))
+    assert aligned(pictures, pictures.input, tmp_path) is pictures.rows
+    with pytest.raises(DataError, match="a table of 1 columns, where the model takes uint8 images of shape"):
+        aligned(Table().load(write(tmp_path / "x.csv", "a\n1\n2\n3\n")), pictures.input, Path("x.csv"))

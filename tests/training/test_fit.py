@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from scipy import stats
 
 from service import noise
 from service.manifest import NumericColumn, TabularInput
@@ -32,8 +33,8 @@ SCHEMA = TabularInput(columns=tuple(NumericColumn(name=f"x{i}") for i in range(4
 TRAIN, HELD_OUT = SOURCE.sample(2000, seed=1), SOURCE.sample(500, seed=2)
 
 
-def new_vae(latent_size: int = L) -> VAE:
-    recipe = ModelRecipe(widths=(32,), latent_size=latent_size, likelihood="gaussian")
+def new_vae(latent_size: int = L, likelihood: str = "gaussian") -> VAE:
+    recipe = ModelRecipe(widths=(32,), latent_size=latent_size, likelihood=likelihood)
     return build(recipe, SCHEMA, TRAIN, seed=0)
 
 
@@ -96,7 +97,8 @@ def test_kl_weight_rises_over_the_warmup(warmup: int, weights: list[float], tmp_
 def test_the_objective_is_its_formula(free_bits: float, kl_weight: float) -> None:
     vae, x = new_vae(), torch.from_numpy(TRAIN[:50])
     own_noise = torch.randn(50, 1, L, generator=torch.Generator().manual_seed(0))
-    loss, log_likelihood, kl = (float(value) for value in Objective(vae, free_bits)(x, own_noise, kl_weight))
+    objective = Objective(vae, FitRecipe(free_bits=free_bits))
+    loss, log_likelihood, kl = (float(value) for value in objective(x, own_noise, kl_weight))
     mean, log_variance = (tensor.double().numpy() for tensor in vae.posterior(x))
     by_latent = 0.5 * (mean**2 + np.exp(log_variance) - 1 - log_variance).mean(0)
     z = mean + np.exp(0.5 * log_variance) * own_noise[:, 0].numpy()
@@ -108,6 +110,38 @@ def test_the_objective_is_its_formula(free_bits: float, kl_weight: float) -> Non
     assert log_likelihood == pytest.approx(expected, rel=1e-5)
     assert kl == pytest.approx(by_latent.sum(), rel=1e-5)
     assert loss == pytest.approx(-expected + kl_weight * np.maximum(by_latent, free_bits).sum(), rel=1e-5)
+
+
+@pytest.mark.parametrize("kl_weight", [1.0, 0.3])
+@torch.no_grad()
+def test_the_importance_weighted_objective_is_its_formula(kl_weight: float) -> None:
+    vae, x = new_vae(), torch.from_numpy(TRAIN[:50])
+    own_noise = torch.randn(50, 6, L, generator=torch.Generator().manual_seed(0))
+    recipe = FitRecipe(objective="importance_weighted", num_draws=6)
+    loss, log_likelihood, _ = (float(value) for value in Objective(vae, recipe)(x, own_noise, kl_weight))
+    if kl_weight == 1:
+        assert loss == pytest.approx(-vae.bounds(x, own_noise).log_evidence.mean().item(), rel=1e-5)
+    mean, log_variance = (tensor.double().numpy() for tensor in vae.posterior(x))
+    deviation = np.exp(0.5 * log_variance)[:, None]
+    z = mean[:, None] + deviation * own_noise.numpy()
+    log_ratio = (stats.norm.logpdf(z) - stats.norm.logpdf(z, mean[:, None], deviation)).sum(-1)
+    features = vae.feature_log_likelihood(x, torch.from_numpy(z).float()).sum(-1).double().numpy()
+    expected = np.log(np.mean(np.exp(features + kl_weight * log_ratio), axis=1)).mean()
+    assert loss == pytest.approx(-expected, rel=1e-5)
+    assert log_likelihood == pytest.approx(features.mean(), rel=1e-5)
+
+
+def test_the_importance_weighted_objective_learns_a_known_distribution(tmp_path: Path) -> None:
+    options = {"objective": "importance_weighted", "num_draws": 8, "batch_size": 32, "learning_rate": 3e-3}
+    _, history = train(tmp_path, epochs=15, schedule="cosine", **options)
+    truth = SOURCE.log_evidence(HELD_OUT).mean()
+    assert truth - 0.1 < max(epoch.held_out_log_evidence for epoch in history) < truth + 0.03
+
+
+@pytest.mark.parametrize("beta", [0.5, 4.0])
+def test_beta_is_the_weight_of_the_kl_after_the_warmup(beta: float, tmp_path: Path) -> None:
+    _, history = train(tmp_path, rows=64, epochs=3, warmup_epochs=2, beta=beta)
+    assert [epoch.kl_weight for epoch in history] == [beta / 2, beta, beta]
 
 
 def test_free_bits_keep_latents_alive(tmp_path: Path) -> None:
@@ -133,7 +167,7 @@ def test_the_run_s_folder(tmp_path: Path) -> None:
     rows = metrics(tmp_path / METRICS)
     assert list(rows[0]) == [
         *("epoch", "seconds", "kl_weight", "loss", "log_likelihood", "kl"),
-        *("held_out_elbo", "held_out_log_likelihood", "held_out_kl", "active_units"),
+        *("held_out_elbo", "held_out_log_likelihood", "held_out_kl", "held_out_log_evidence", "active_units"),
     ]
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
     assert [float(row["held_out_elbo"]) for row in rows] == [epoch.held_out_elbo for epoch in history]
@@ -152,14 +186,28 @@ def test_the_same_seed_is_the_same_run_and_another_is_not(tmp_path: Path) -> Non
     assert but_seconds(tmp_path / "a" / METRICS) != but_seconds(tmp_path / "c" / METRICS)
 
 
-def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
-    train(tmp_path / "whole", rows=100, epochs=4)
-    train(tmp_path / "cut", rows=100, epochs=2)
+@pytest.mark.parametrize("likelihood", ["gaussian", "gaussian_optimal"])
+def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path, likelihood: str) -> None:
+    train(tmp_path / "whole", new_vae(likelihood=likelihood), rows=100, epochs=4)
+    train(tmp_path / "cut", new_vae(likelihood=likelihood), rows=100, epochs=2)
     (tmp_path / "cut" / "checkpoint-3").mkdir()
     (tmp_path / "cut" / "checkpoint-3" / "model.safetensors").write_bytes(b"half of it")
-    train(tmp_path / "cut", rows=100, epochs=4)
+    train(tmp_path / "cut", new_vae(likelihood=likelihood), rows=100, epochs=4)
     assert but_seconds(tmp_path / "cut" / METRICS) == but_seconds(tmp_path / "whole" / METRICS)
     assert (tmp_path / "cut" / BEST).read_bytes() == (tmp_path / "whole" / BEST).read_bytes()
+
+
+def test_the_optimal_sigma_comes_to_the_learned_one(tmp_path: Path) -> None:
+    results = {
+        name: train(tmp_path / name, new_vae(likelihood=name), epochs=20, batch_size=50)
+        for name in ("gaussian_optimal", "gaussian_shared")
+    }
+    sigmas = [vae.likelihood.normal(torch.zeros(4))[1].exp().detach() for vae, _ in results.values()]
+    torch.testing.assert_close(sigmas[0], sigmas[1], rtol=0.05, atol=0)
+    optimal, shared = [history[-1] for _, history in results.values()]
+    assert optimal.held_out_elbo == pytest.approx(shared.held_out_elbo, abs=0.1)
+    # Training's figures are under each batch's own σ, the held-out ones under the running mean.
+    assert optimal.log_likelihood == pytest.approx(optimal.held_out_log_likelihood, abs=0.3)
 
 
 # The command line

@@ -10,11 +10,28 @@ import torch
 from scipy import integrate, special
 from torch import Tensor
 
-from service.manifest import CategoricalColumn, ImageInput
+from service.manifest import CategoricalColumn, ImageInput, TabularInput
 from tests.training.kinds import KINDS, Kind, accepted, make
-from training.likelihoods import LIKELIHOODS, Gaussian, GaussianFixed, GaussianShared, Likelihood, LikelihoodError
+from training.likelihoods import LIKELIHOODS, Likelihood, LikelihoodError
+from training.likelihoods.categorical import Categorical
+from training.likelihoods.gaussian import Gaussian, GaussianFixed, GaussianOptimal, GaussianShared, resolution
+from training.likelihoods.pixels import ContinuousBernoulli
 
 Array = npt.NDArray[Any]
+IMAGES = {"binary image", "grey levels", "colour levels", "continuous image"}
+TAKES = {
+    "gaussian": IMAGES | {"numbers"},
+    "gaussian_shared": IMAGES | {"numbers"},
+    "gaussian_optimal": IMAGES | {"numbers"},
+    "gaussian_heteroscedastic": IMAGES | {"numbers"},
+    "gaussian_fixed": IMAGES | {"numbers"},
+    "bernoulli": {"binary image"},
+    "continuous_bernoulli": IMAGES,
+    "discretized_logistic": {"binary image", "grey levels", "colour levels"},
+    "categorical": {"binary image", "grey levels", "colour levels", "categories"},
+    "mixed": {"numbers", "categories", "mixed table"},
+    "mixed_heteroscedastic": {"numbers", "categories", "mixed table"},
+}
 ACCEPTED = accepted()
 EVERY = pytest.mark.parametrize(("name", "kind"), ACCEPTED)
 SEEDS = (0, 1)
@@ -23,6 +40,7 @@ SEEDS = (0, 1)
 def randomised(name: str, kind: str, seed: int) -> tuple[Likelihood, Kind, Tensor]:
     """A likelihood whose own parameters are anywhere, and decoder outputs (num_params,)."""
     likelihood, example = make(name, kind)
+    likelihood.eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in likelihood.parameters():
@@ -36,7 +54,9 @@ def draws(likelihood: Likelihood, params: Tensor, features: int, cells: int = 16
     normal, uniform = np.meshgrid(special.ndtri(centres), centres)
     grids = [torch.from_numpy(np.repeat(grid.reshape(-1, 1), features, 1)).float() for grid in (normal, uniform)]
     with torch.no_grad():
-        return likelihood.sample(params.expand(cells**2, -1), *grids).double().numpy()
+        parts = zip(*(grid.split(200) for grid in grids), strict=True)
+        drawn = [likelihood.sample(params.expand(len(part[0]), -1), *part).double() for part in parts]
+    return torch.cat(drawn).numpy()
 
 
 def levels(kind: Kind, feature: int, drawn: Array) -> Array | None:
@@ -56,14 +76,18 @@ def density(likelihood: Likelihood, params: Tensor, feature: int, values: Array,
         return likelihood.log_prob(params.expand(len(values), -1), x)[:, feature].double().exp().numpy()
 
 
-def grid(drawn: Array) -> Array:
+def grid(likelihood: Likelihood, data: ImageInput | TabularInput, drawn: Array) -> Array:
     """Points so far and so fine that the trapezoidal rule over them is exact to six digits."""
+    if isinstance(likelihood, ContinuousBernoulli):
+        assert isinstance(data, ImageInput)
+        assert data.low <= drawn.min() < drawn.max() <= data.high
+        return np.linspace(data.low, data.high, 10_001)
     reach = np.ptp(drawn)
     return np.linspace(drawn.min() - 2 * reach, drawn.max() + 2 * reach, 10_001)
 
 
-def test_every_likelihood_has_data() -> None:
-    assert {name for name, _ in ACCEPTED} == LIKELIHOODS.keys()
+def test_every_likelihood_takes_the_data_that_it_is_of() -> None:
+    assert {name: {kind for likelihood, kind in ACCEPTED if likelihood == name} for name in LIKELIHOODS} == TAKES
 
 
 @EVERY
@@ -87,7 +111,7 @@ def test_sums_to_one_and_its_mean_and_draws_are_its_own(name: str, kind: str, se
             else:
                 assert means[i] == probabilities.argmax()
         else:
-            points = grid(drawn[:, i])
+            points = grid(likelihood, example.data, drawn[:, i])
             curve = density(likelihood, params, i, points, features)
             cumulative = integrate.cumulative_trapezoid(curve, points, initial=0)
             assert cumulative[-1] == pytest.approx(1, abs=1e-4)
@@ -142,17 +166,7 @@ def test_missing_cells_add_nothing(name: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        *(
-            (name, kind)
-            for name in ("gaussian", "gaussian_shared", "gaussian_fixed")
-            for kind in ("categories", "mixed table")
-        ),
-        *(("bernoulli", kind) for kind in KINDS if kind != "binary image"),
-        *(("discretized_logistic", kind) for kind in ("continuous image", "numbers", "categories", "mixed table")),
-        *(("mixed", kind) for kind in KINDS if "image" in kind or "levels" in kind),
-    ],
+    ("name", "kind"), [(name, kind) for name in TAKES for kind in KINDS if kind not in TAKES[name]]
 )
 def test_other_data_is_refused(name: str, kind: str) -> None:
     with pytest.raises(LikelihoodError, match=r"needs|likelihood of"):
@@ -180,10 +194,87 @@ def test_learned_sigma_has_a_floor_and_starts_at_the_spread(kind: type[Gaussian]
     likelihood = kind(example.data, example.rows)
     assert likelihood.free_log_sigma.shape == (sigmas,)
     spread = example.rows.std() / 4
-    np.testing.assert_allclose(likelihood.log_sigma().exp().detach(), spread, rtol=0.05)
+    np.testing.assert_allclose(sigma(likelihood), spread, rtol=0.05)
     with torch.no_grad():
         likelihood.free_log_sigma.fill_(-50)
-    np.testing.assert_allclose(likelihood.log_sigma().exp().detach(), 0.01, rtol=1e-4)
+    np.testing.assert_allclose(sigma(likelihood), 0.01, rtol=1e-4)
+
+
+def sigma(likelihood: GaussianFixed) -> Array:
+    """In units of the scale, at decoder outputs of 0."""
+    with torch.no_grad():
+        return likelihood.normal(torch.zeros(likelihood.num_params))[1].exp().numpy()
+
+
+INTEGERS = np.array([3.0, 4, 7, 12, np.nan, 4])
+
+
+@pytest.mark.parametrize(
+    ("column", "step"),
+    [
+        (INTEGERS, 1),
+        (INTEGERS * 1e6, 1e6),
+        (INTEGERS / 3 - 7, 1 / 3),
+        (2 * INTEGERS, 2),
+        (np.round(np.random.default_rng(0).standard_normal(500), 2), 0.01),
+        ((1000 + np.arange(40) / 10).astype(np.float32), 0.1),
+        (np.array([0.1 + 0.2, 0.3, 0.4]), 0.1),
+        (np.array([0.0, 1.0, 2.5]), 0),
+        (np.random.default_rng(0).standard_normal(500), 0),
+        (np.random.default_rng(0).random(500).astype(np.float32), 0),
+        (np.array([5.0, 5, np.nan]), 0),
+        (np.array([np.nan, np.nan]), 0),
+    ],
+)
+def test_resolution(column: Array, step: float) -> None:
+    assert resolution(column.astype(np.float64)) == pytest.approx(step, rel=1e-2, abs=0)
+
+
+LEARNED = ["gaussian", "gaussian_shared", "gaussian_optimal", "gaussian_heteroscedastic"]
+
+
+def collapsed(name: str, data: ImageInput | TabularInput, rows: Array) -> tuple[Likelihood, Tensor]:
+    """A likelihood that believes itself certain, and decoder outputs for the rows' own values."""
+    likelihood = LIKELIHOODS[name](data, rows)
+    assert isinstance(likelihood, GaussianFixed)
+    x = torch.from_numpy(rows).flatten(1)
+    params = ((x - likelihood.location) / likelihood.scale).nan_to_num().float()
+    if likelihood.num_params > x.shape[1]:
+        params = torch.cat([params, torch.full_like(params, -50)], -1)
+    with torch.no_grad():
+        for parameter in likelihood.parameters():
+            parameter.fill_(-50)
+        likelihood.log_prob(params, x)
+    return likelihood.eval(), params
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_a_column_of_whole_numbers_cannot_be_worth_more_than_certainty(name: str) -> None:
+    rng = np.random.default_rng(0)
+    rare, counts = rng.random(80) < 0.05, rng.poisson(3, 80)
+    rows = np.column_stack([rare, 250.0 * counts, rng.standard_normal(80)])
+    likelihood, params = collapsed(name, KINDS["numbers"].data, rows)
+    with torch.no_grad():
+        density = likelihood.log_prob(params, torch.from_numpy(rows)).exp()
+    np.testing.assert_allclose(density[:, 0], 1, rtol=1e-4)
+    np.testing.assert_allclose(density[:, 1], 1 / 250, rtol=1e-4)
+    peak = 1 / math.sqrt(2 * math.pi)
+    np.testing.assert_allclose(density[:, 2], peak / (0.01 * rows[:, 2].std()), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", LEARNED)
+@pytest.mark.parametrize(
+    ("kind", "floor"),
+    [("binary image", 0.399), ("grey levels", 0.399 / 16), ("colour levels", 0.01), ("continuous image", 0.01)],
+)
+def test_an_image_of_few_levels_cannot_either(name: str, kind: str, floor: float) -> None:
+    example = KINDS[kind]
+    likelihood, params = collapsed(name, example.data, example.rows)
+    assert isinstance(example.data, ImageInput)
+    with torch.no_grad():
+        density = likelihood.log_prob(params, torch.from_numpy(example.rows).flatten(1)).exp()
+    scale = example.data.high - example.data.low
+    np.testing.assert_allclose(density, 1 / (math.sqrt(2 * math.pi) * floor * scale), rtol=1e-3)
 
 
 def test_a_constant_column_has_a_finite_density() -> None:
@@ -194,6 +285,93 @@ def test_a_constant_column_has_a_finite_density() -> None:
     log_prob = likelihood.log_prob(torch.zeros(80, 3), torch.from_numpy(rows))
     assert log_prob.isfinite().all()
     assert likelihood.mean(torch.zeros(3))[1] == pytest.approx(3.5)
+
+
+def optimal(kind: str, seed: int) -> tuple[GaussianOptimal, Tensor, Tensor]:
+    """A likelihood in training, decoder outputs (80, 2, D) and rows (80, 1, D)."""
+    likelihood, example = make("gaussian_optimal", kind)
+    assert isinstance(likelihood, GaussianOptimal)
+    generator = torch.Generator().manual_seed(seed)
+    params = torch.randn(80, 2, likelihood.num_params, generator=generator).requires_grad_()
+    return likelihood.train(), params, torch.from_numpy(example.rows).flatten(1)[:, None]
+
+
+@pytest.mark.parametrize("kind", ["numbers", "continuous image"])
+def test_the_optimal_sigma_is_the_batch_s_own(kind: str) -> None:
+    likelihood, params, x = optimal(kind, 0)
+    squares = ((x - likelihood.location) / likelihood.scale - params) ** 2
+    best = squares.nanmean()
+    observed = ~squares.isnan()
+    log_likelihood = likelihood.log_prob(params, x).double().sum()
+    # −D/2 log MSE and constants, one for each observed cell.
+    expected = -0.5 * observed.sum() * (best.log() + 1 + math.log(2 * math.pi))
+    expected -= (observed * likelihood.scale.log()).sum()
+    torch.testing.assert_close(log_likelihood, expected, rtol=1e-6, atol=0)
+    (gradient,) = torch.autograd.grad(log_likelihood, params)
+    # The gradient is that at a constant σ, which the optimum has none in.
+    (other,) = torch.autograd.grad(-0.5 * squares[observed].sum() / best.detach(), params)
+    torch.testing.assert_close(gradient[observed], other[observed], rtol=1e-4, atol=1e-5)
+    assert (gradient[~observed] == 0).all()
+    # No other σ makes the batch more likely: the learned one at its best comes to the same.
+    for factor in (0.99, 1.01):
+        fixed = -0.5 * observed.sum() * (best.log() + 2 * math.log(factor) + factor**-2 + math.log(2 * math.pi))
+        assert fixed - (observed * likelihood.scale.log()).sum() < log_likelihood
+
+
+def test_evaluation_has_the_running_mean_of_the_optimal_sigma() -> None:
+    likelihood, params, x = optimal("numbers", 1)
+    squares = ((x - likelihood.location) / likelihood.scale - params) ** 2
+    batches = range(0, 80, 16)
+    for i in batches:
+        likelihood.log_prob(params[i : i + 16], x[i : i + 16])
+    likelihood.log_prob(params[:2], torch.full((2, 1, 3), math.nan, dtype=torch.float64))
+    mean = torch.stack([squares[i : i + 16].nanmean() for i in batches]).mean()
+    np.testing.assert_allclose(sigma(likelihood), mean.sqrt().detach(), rtol=1e-5)
+    state = {name: tensor.clone() for name, tensor in likelihood.state_dict().items()}
+    likelihood.eval()
+    assert torch.equal(likelihood.log_prob(params, x)[:5], likelihood.log_prob(params[:5], x[:5]))
+    assert all(torch.equal(tensor, state[name]) for name, tensor in likelihood.state_dict().items())
+    likelihood.train()
+    for _ in range(700):  # What is older than a few hundred steps is forgotten.
+        likelihood.log_prob(params[:16], x[:16])
+    np.testing.assert_allclose(sigma(likelihood), squares[:16].nanmean().sqrt().detach(), rtol=1e-3)
+
+
+def test_the_continuous_bernoulli_is_its_formula_on_both_sides_of_a_half() -> None:
+    likelihood, _ = make("continuous_bernoulli", "continuous image")
+    for logit in (0.0, 1e-6, 1e-3, 0.0099, 0.0101, 0.3, 0.9999, 1.0001, 7.0, 45.0, 300.0):
+        for eta in (logit, -logit):
+            params, top = torch.full((3, 6), eta), float(eta > 0)
+            y = torch.tensor([0.0, 0.3, 1.0])[:, None].expand(3, 6)
+            # ∫ e^{ηy} dy over [0, 1], by a Gauss-Legendre rule; for η > 0 over e^η, which could overflow.
+            points, weights = special.roots_legendre(200)
+            points, weights = (points + 1) / 2, weights / 2
+            mass = weights * np.exp(eta * (points - top))
+            log_prob = eta * (y.double() - top) - math.log(mass.sum()) - math.log(4)
+            torch.testing.assert_close(likelihood.log_prob(params, 4 * y - 1).double(), log_prob, rtol=2e-6, atol=2e-6)
+            mean = -1 + 4 * (mass @ points) / mass.sum()
+            np.testing.assert_allclose(likelihood.mean(params), mean, atol=4e-6)
+            for v in (1e-7, 0.2, 0.999):
+                drawn = (likelihood.sample(params, params, torch.full((3, 6), v)) + 1) / 4
+                below = np.log1p((1 - v if eta > 0 else v) * np.expm1(-abs(eta))) / -abs(eta) if eta else v
+                exact = 1 - below if eta > 0 else below
+                np.testing.assert_allclose(drawn, exact, atol=1e-4)
+            params.requires_grad_()
+            (slope,) = torch.autograd.grad(likelihood.log_prob(params, 4 * y - 1).sum(), params)
+            np.testing.assert_allclose(slope, y - (mean + 1) / 4, atol=2e-5)
+
+
+def test_mixed_has_the_categorical_for_its_categories() -> None:
+    mixed, example = make("mixed", "categories")
+    categorical = Categorical(example.data, example.rows)
+    params = torch.randn(80, categorical.num_params, generator=torch.Generator().manual_seed(0))
+    x = torch.from_numpy(example.rows)
+    assert torch.equal(mixed.log_prob(params, x), categorical.log_prob(params, x))
+    expected = torch.distributions.Categorical(logits=params[:, :3])
+    observed = ~x[:, 0].isnan()
+    torch.testing.assert_close(
+        categorical.log_prob(params, x)[observed, 0], expected.log_prob(x[:, 0].nan_to_num().long())[observed]
+    )
 
 
 def test_the_extreme_levels_hold_the_tails() -> None:

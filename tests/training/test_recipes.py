@@ -68,7 +68,7 @@ def test_where_files_go_decides_nothing(tmp_path: Path) -> None:
         (["--fit.learning_rate", "-1"], "fit.learning_rate", "greater than 0"),
         (["--model.likelihood", "gausian"], "model", "'gausian' is none of gaussian, "),
         (["--model.architecture", "rnn"], "model", "'rnn' is none of gated_mlp, "),
-        (["--model.prior", "flat"], "model", "'flat' is none of standard_normal"),
+        (["--model.prior", "flat"], "model", "'flat' is none of standard_normal, mixture"),
         (["--model.widths", "[]"], "model.widths", "at least 1"),
         (["--model.latent_size", "0"], "model.latent_size", "greater than or equal to 1"),
         (["--bound.num_draws", str(MAX_DRAWS + 1)], "bound.num_draws", "less than or equal to"),

@@ -11,7 +11,8 @@ from service import noise
 from service.manifest import CategoricalColumn
 from tests.training.kinds import KINDS
 from training.build import build
-from training.likelihoods import GaussianFixed, Mixed
+from training.likelihoods.gaussian import GaussianFixed
+from training.likelihoods.mixed import Mixed
 from training.recipes import ModelRecipe
 from training.vae import LOG_VARIANCE_RANGE, VAE, Bounds
 
@@ -42,10 +43,10 @@ def naive_log_prob(model: VAE, kind: str, params: Any, row: Any) -> float:
             sum(stats.bernoulli(1 / (1 + np.exp(-p))).logpmf(int(v)) for p, v in zip(params, row, strict=True))
         )
     total, used = 0.0, 0
-    gaussian: Any = likelihood.gaussian if isinstance(likelihood, Mixed) else likelihood
+    gaussian: Any = likelihood.kinds[0] if isinstance(likelihood, Mixed) else likelihood
     columns = list(data.columns) if data.kind == "tabular" else [None] * len(row)
     numeric = [i for i, column in enumerate(columns) if not isinstance(column, CategoricalColumn)]
-    sigmas = np.broadcast_to(gaussian.log_sigma().exp().detach().numpy(), len(numeric))
+    sigmas = np.broadcast_to(gaussian.normal(torch.zeros(gaussian.num_params))[1].exp().detach().numpy(), len(numeric))
     for place, i in enumerate(numeric):
         used += 1
         if not np.isnan(row[i]):

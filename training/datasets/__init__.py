@@ -7,12 +7,13 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
+from training.datasets.alignment import aligned
 from training.datasets.digits import Digits
 from training.datasets.idx import Idx
 from training.datasets.image_folder import ImageFolder
 from training.datasets.numpy_arrays import NumpyArrays
 from training.datasets.source import DataError, Dataset, Source
-from training.datasets.splits import SplitRecipe, Splits, split
+from training.datasets.splits import Indices, SplitRecipe, Splits, split
 from training.datasets.table import Table
 
 AnySource = Annotated[Digits | Idx | ImageFolder | NumpyArrays | Table, Field(discriminator="kind")]
@@ -22,4 +23,15 @@ DATASETS: dict[str, type[Source]] = {
     source.model_fields["kind"].default: source for source in get_args(get_args(AnySource)[0])
 }
 
-__all__ = ["DATASETS", "AnySource", "DataError", "Dataset", "Source", "SplitRecipe", "Splits", "split"]
+__all__ = [
+    "DATASETS",
+    "AnySource",
+    "DataError",
+    "Dataset",
+    "Indices",
+    "Source",
+    "SplitRecipe",
+    "Splits",
+    "aligned",
+    "split",
+]

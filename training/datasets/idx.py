@@ -2,16 +2,19 @@
 
 import gzip
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from training.datasets.source import DataError, Dataset, Source, existing, image_dataset, reading
 
 UNSIGNED_BYTE = 0x08
 GZIP = b"\x1f\x8b"
+SEED = 777
 
 
 class Idx(Source):
@@ -23,21 +26,40 @@ class Idx(Source):
     """
 
     kind: Literal["idx"] = "idx"
+    binarize: Literal["no", "dynamic"] = Field(
+        default="no",
+        description="dynamic: black and white, drawn with the grey levels as probabilities: training rows afresh at "
+        "each epoch, the others once.",
+    )
 
     def load(self, path: Path | None) -> Dataset:
         path = existing(path)
-        if not path.is_dir():
-            return image_dataset(path, _read(path))
-        train, test = _find(path, "train"), _find(path, "t10k")
-        if train is None:
-            raise DataError(f"{path}: holds no train-images-idx3-ubyte or train-images-idx3-ubyte.gz")
-        rows = _read(train)
-        if test is None:
-            return image_dataset(train, rows)
-        official = _read(test)
-        if official.shape[1:] != rows.shape[1:]:
-            raise DataError(f"{test}: images of shape {official.shape[1:]}; {train.name} has {rows.shape[1:]}")
-        return image_dataset(path, np.concatenate([rows, official]), num_test=len(official))
+        dataset = _load(path)
+        return dataset if self.binarize == "no" else _binarized(path, dataset)
+
+
+def _load(path: Path) -> Dataset:
+    if not path.is_dir():
+        return image_dataset(path, read_idx(path))
+    train, test = _find(path, "train"), _find(path, "t10k")
+    if train is None:
+        raise DataError(f"{path}: holds no train-images-idx3-ubyte or train-images-idx3-ubyte.gz")
+    rows = read_idx(train)
+    if test is None:
+        return image_dataset(train, rows)
+    official = read_idx(test)
+    if official.shape[1:] != rows.shape[1:]:
+        raise DataError(f"{test}: images of shape {official.shape[1:]}; {train.name} has {rows.shape[1:]}")
+    return image_dataset(path, np.concatenate([rows, official]), num_test=len(official))
+
+
+def _binarized(path: Path, dataset: Dataset) -> Dataset:
+    """One draw from the grey levels, reproducible as in the VampPrior papers: NumPy's legacy generator, seed 777."""
+    cut = len(dataset.rows) - dataset.num_test
+    # Seeded for each part, so that the test set is the same whatever comes before it.
+    parts = [np.random.RandomState(SEED).binomial(1, rows / 255) for rows in np.split(dataset.rows, [cut])]
+    binary = image_dataset(path, np.concatenate(parts).astype(np.uint8), 1, dataset.num_test)
+    return replace(binary, levels=dataset.rows)
 
 
 def _find(folder: Path, part: str) -> Path | None:
@@ -46,7 +68,7 @@ def _find(folder: Path, part: str) -> Path | None:
     return min(matches, default=None)
 
 
-def _read(path: Path) -> npt.NDArray[Any]:
+def read_idx(path: Path) -> npt.NDArray[Any]:
     """Read an array, uint8: two zero bytes, type, number of dimensions, big-endian sizes, values."""
     with reading(path):
         data = path.read_bytes()

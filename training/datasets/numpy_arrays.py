@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.manifest import NumericColumn, TabularInput
-from training.datasets.source import DataError, Dataset, Source, existing, image_dataset, inexact, reading
+from training.datasets.source import DataError, Dataset, Source, as_labels, existing, image_dataset, inexact, reading
 
 
 class NumpyArrays(Source):
@@ -31,10 +31,18 @@ class NumpyArrays(Source):
             _refuse(path, array, np.isinf(array), "is infinite")
         return _table(path, array) if array.ndim == 2 else _images(path, array)
 
+    def load_labelled(self, path: Path | None, name: str) -> tuple[Dataset, npt.NDArray[np.bool_]]:
+        """Labels are an array of their own in the `.npz` file."""
+        dataset, path = self.load(path), existing(path)
+        return dataset, as_labels(path, name, _read(path, name), len(dataset.rows))
 
-def _read(path: Path) -> npt.NDArray[Any]:
+
+def _read(path: Path, array_name: str | None = None) -> npt.NDArray[Any]:
+    """The one array of a file, or the one of an `.npz` file that is asked for."""
     with reading(path):
         match path.suffix.lower():
+            case ".npy" if array_name:
+                raise DataError(f"{path}: a .npy file holds one array; keep rows and {array_name!r} in an .npz file")
             case ".npy":
                 with path.open("rb") as file:
                     array: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
@@ -43,7 +51,11 @@ def _read(path: Path) -> npt.NDArray[Any]:
                 return array
             case ".npz":
                 with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
-                    names = [name for name in ("X", "x") if name in archive.files] or archive.files
+                    asked = (array_name,) if array_name else ("X", "x")
+                    names = [name for name in asked if name in archive.files]
+                    if array_name and not names:
+                        raise DataError(f"{path}: holds no {array_name!r} but {', '.join(archive.files)}")
+                    names = names or archive.files
                     if len(names) != 1:
                         raise DataError(f"{path}: holds {', '.join(archive.files) or 'nothing'}; name one array X")
                     return np.asarray(archive[names[0]])

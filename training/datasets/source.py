@@ -36,6 +36,8 @@ class Dataset:
     """(N, *input.shape), of dtype `input.dtype`; NaN is a missing cell of a table."""
     num_test: int = 0
     """The last `num_test` rows are the source's own test set."""
+    levels: npt.NDArray[Any] | None = None
+    """Grey levels in 255ths, uint8, in the shape of `rows`, where these are one black-and-white draw from them."""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -59,6 +61,14 @@ class Source(BaseModel, ABC):
         Raises:
             DataError: The data is absent, damaged, or not what this source reads.
         """
+
+    def load_labelled(self, path: Path | None, name: str) -> tuple[Dataset, npt.NDArray[np.bool_]]:
+        """The data without its labels, and which rows are anomalies, (N,): the 0s and 1s kept there under `name`.
+
+        Raises:
+            DataError: As `load`; or this kind of data has no labels, or none of that name, or others than 0 and 1.
+        """
+        raise DataError(f"data of the kind {self.kind!r} has no labels")
 
 
 def existing(path: Path | None) -> Path:
@@ -84,6 +94,21 @@ def reading(path: Path) -> Iterator[None]:
     except Exception as error:  # The decoders raise a dozen kinds for damaged files.
         # The text of an OSError may repeat the path; a decoder's own has no strerror.
         raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def as_labels(path: Path, name: str, values: npt.NDArray[Any], num_rows: int) -> npt.NDArray[np.bool_]:
+    """Labels from an array of 0s and 1s (or booleans) of shape (N,) or (N, 1).
+
+    Raises:
+        DataError: It is of another shape, or holds other values.
+    """
+    if values.shape not in ((num_rows,), (num_rows, 1)):
+        raise DataError(f"{path}: {name!r} of shape {values.shape} is not one label for each of {num_rows} rows")
+    values = values.reshape(-1)
+    if (wrong := ~np.isin(values, (0, 1))).any():
+        row = int(np.argmax(wrong))
+        raise DataError(f"{path}: {name}[{row}] = {values[row]} is neither 0 (normal) nor 1 (anomalous)")
+    return values.astype(np.bool_)
 
 
 def image_dataset(path: Path, rows: npt.NDArray[Any], high: float = 255, num_test: int = 0) -> Dataset:

@@ -23,7 +23,7 @@ from pydantic import Field, PositiveInt
 from rich.markup import escape
 
 from service.manifest import CategoricalColumn, NumericColumn, TabularInput
-from training.datasets.source import DataError, Dataset, Source, existing, inexact, reading
+from training.datasets.source import DataError, Dataset, Source, as_labels, existing, inexact, reading
 
 DELIMITERS = {".csv": ",", ".csv.gz": ",", ".tsv": "\t", ".tsv.gz": "\t"}
 NUMBER = r"^([+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|(?i:[+-]?inf(inity)?|nan))$"
@@ -59,9 +59,18 @@ class Table(Source):
 
     def load(self, path: Path | None) -> Dataset:
         path = existing(path)
-        table = self._select(path, _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_text(path))
+        table = self._select(path, _read_table(path))
         columns, values = zip(*(self._encode(path, name, table[name]) for name in table.column_names), strict=True)
         return Dataset(TabularInput(columns=columns), np.column_stack(values))
+
+    def load_labelled(self, path: Path | None, name: str) -> tuple[Dataset, npt.NDArray[np.bool_]]:
+        """Labels are a column, which the rows are then without."""
+        dataset = self.model_copy(update={"drop": tuple({*self.drop, name})}).load(path)
+        path = existing(path)
+        cells = self._type(path, name, _read_table(path)[name], None)
+        if _is_text(cells.type):
+            raise DataError(f"{path}, column {name!r}: texts are not labels of 0 and 1")
+        return dataset, as_labels(path, name, _floats(cells), len(dataset.rows))
 
     def _select(self, path: Path, table: pa.Table) -> pa.Table:
         """Give the columns that are not dropped, once their names are known to be sound."""
@@ -173,6 +182,10 @@ def describe(dataset: Dataset) -> rich.table.Table:
         missing = np.isnan(cells).mean()
         view.add_row(escape(column.name), column.type, escape(values), f"{missing:.1%}" if missing else "")
     return view
+
+
+def _read_table(path: Path) -> pa.Table:
+    return _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_text(path)
 
 
 def _read_parquet(path: Path) -> pa.Table:

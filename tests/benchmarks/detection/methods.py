@@ -1,0 +1,81 @@
+"""The methods compared: ours, and the baselines. Each is fitted on a task's training rows and scores others.
+
+This module must not know which rows are anomalies.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from service import noise
+from service.calibration import scores
+from service.manifest import ImageInput, TabularInput, signature
+from tests.benchmarks.detection.tasks import Array, Task
+from training.baselines import BASELINES, baseline_scores
+from training.build import build
+from training.default_score import choose, sensitivities
+from training.fit import fit
+from training.one_pass import OnePassScores
+from training.recipes import Recipe
+
+OURS = "Lowerbound"
+METHODS = (OURS, *BASELINES)
+ROW_DRAWS = 4096
+"""Rows × draws that are computed at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Scores by name, each (n,) and larger for the more anomalous, and the name of the method's own choice."""
+
+    scores: Mapping[str, Array]
+    default: str
+
+
+def score(method: str, recipe: Recipe, task: Task, rows: Array, seed: int, run: Path) -> Scored:
+    """Fit a method of `METHODS` on the task's training rows, and score rows (n, *shape)."""
+    if method == OURS:
+        return fit_and_score(recipe, task.data, task.train, rows, seed, run)
+    return Scored({method: baseline_scores(method, task.data, task.train, rows, seed)}, method)
+
+
+def fit_and_score(
+    recipe: Recipe, data: ImageInput | TabularInput, train: Array, rows: Array, seed: int, run: Path
+) -> Scored:
+    """Train a model as the trainer does and score rows as the bundle would, under the shared noise bank.
+
+    Args:
+        recipe: Of the model; its share of validation rows is held out of `train`, its data and other parts are unused.
+        data: What kind.
+        train: Raw training rows, (N, *shape).
+        rows: Raw rows to score, (n, *shape).
+        seed: Of the held-out rows, the weights and the training.
+        run: Folder of the training's checkpoints, from which an interrupted one goes on.
+    """
+    order = np.random.default_rng(seed).permutation(len(train))
+    cut = max(1, round(recipe.split.validation * len(train)))
+    held_out, fitted = train[order[:cut]], train[order[cut:]]
+    vae = build(recipe.model, data, fitted, seed)
+    bank = torch.from_numpy(noise.bank(recipe.bound.seed, recipe.bound.num_draws, recipe.model.latent_size))
+    settings = recipe.fit.model_copy(update={"seed": seed})
+    fit(vae, torch.from_numpy(fitted), torch.from_numpy(held_out), bank, settings, run)
+    device = next(vae.parameters()).device
+    one_pass = OnePassScores(vae.cpu().eval(), data, held_out).to(device)
+    names = [tensor.name for tensor in signature("scores", data, recipe.model.latent_size).outputs]
+
+    @torch.no_grad()
+    def scored(rows: Array) -> dict[str, Array]:
+        batches = torch.from_numpy(np.ascontiguousarray(rows)).split(max(1, ROW_DRAWS // len(bank)))
+        answers = [
+            vae.bounds(x.to(device), bank.to(device))._asdict() | dict(zip(names, one_pass(x.to(device)), strict=True))
+            for x in batches
+        ]
+        columns = {name: torch.cat([answer[name] for answer in answers]).cpu().numpy() for name in answers[0]}
+        # A row too far from all data for a finite bound is as strange as can be.
+        return {name: np.nan_to_num(v, nan=math.inf, posinf=math.inf) for name, v in scores(columns).items()}
+
+    return Scored(scored(rows), choose(sensitivities(scored, data, held_out, seed)))

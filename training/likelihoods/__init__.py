@@ -1,0 +1,29 @@
+"""Likelihoods p(x|z): one class each, in data units, normalising constants included."""
+
+from training.likelihoods.categorical import Categorical
+from training.likelihoods.gaussian import (
+    Gaussian,
+    GaussianFixed,
+    GaussianHeteroscedastic,
+    GaussianOptimal,
+    GaussianShared,
+)
+from training.likelihoods.likelihood import Likelihood, LikelihoodError
+from training.likelihoods.mixed import Mixed, MixedHeteroscedastic
+from training.likelihoods.pixels import Bernoulli, ContinuousBernoulli, DiscretizedLogistic
+
+LIKELIHOODS: dict[str, type[Likelihood]] = {
+    "gaussian": Gaussian,
+    "gaussian_shared": GaussianShared,
+    "gaussian_optimal": GaussianOptimal,
+    "gaussian_heteroscedastic": GaussianHeteroscedastic,
+    "gaussian_fixed": GaussianFixed,
+    "bernoulli": Bernoulli,
+    "continuous_bernoulli": ContinuousBernoulli,
+    "discretized_logistic": DiscretizedLogistic,
+    "categorical": Categorical,
+    "mixed": Mixed,
+    "mixed_heteroscedastic": MixedHeteroscedastic,
+}
+
+__all__ = ["LIKELIHOODS", "Likelihood", "LikelihoodError"]
