@@ -32,7 +32,7 @@ _RECIPE = (
     *("--name", "reference", "--model.architecture", "plain_mlp", "--model.widths", "[512,512]"),
     *("--model.latent_size", "32", "--model.likelihood", "gaussian_shared", "--bound.num_draws", "1"),
 )
-_UNTRAINED = Epoch(**{field.name: 0 for field in fields(Epoch)})
+_UNTRAINED = Epoch(**{field.name: 0.0 for field in fields(Epoch)} | {"epoch": 1, "active_units": 0})
 
 
 @dataclass(frozen=True)
