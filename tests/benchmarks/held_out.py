@@ -27,13 +27,15 @@ NPY = {"Content-Type": "application/x-npy", "Accept": "application/x-npy"}
 CHUNK = 1000
 
 
-def score(client: httpx.Client, rows: npt.NDArray[np.generic]) -> npt.NDArray[np.void]:
+def score(
+    client: httpx.Client, rows: npt.NDArray[np.generic], chunk: int = CHUNK, **query: int
+) -> npt.NDArray[np.void]:
     """The answer of `/elbo` to all rows, one record per row."""
     answers = []
-    for start in track(range(0, len(rows), CHUNK), "scoring"):
+    for start in track(range(0, len(rows), chunk), "scoring", transient=True):
         body = io.BytesIO()
-        np.save(body, rows[start : start + CHUNK])
-        answer = client.post("/elbo", content=body.getvalue(), headers=NPY).raise_for_status()
+        np.save(body, rows[start : start + chunk])
+        answer = client.post("/elbo", params=query, content=body.getvalue(), headers=NPY).raise_for_status()
         answers.append(np.load(io.BytesIO(answer.content)))
     return np.concatenate(answers)
 

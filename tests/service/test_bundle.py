@@ -29,7 +29,7 @@ from service.bundle import (
 )
 from service.engine import OnnxEngine
 from service.errors import BundleError
-from service.manifest import CALIBRATION, GOLDEN, ImageInput, Manifest, signature
+from service.manifest import CALIBRATION, GOLDEN, OPTIONAL_GRAPHS, REQUIRED_GRAPHS, ImageInput, Manifest, signature
 from service.model import Limits
 from service.repository import DEFAULT_REPOSITORY, Repository
 
@@ -91,8 +91,9 @@ def test_what_was_written_is_read(tmp_path: Path, table: Table) -> None:
 def test_the_default_bundle_is_whole() -> None:
     folder = DEFAULT_REPOSITORY / "digits" / "1"
     bundle = read_bundle(folder)
-    assert {path.name for path in folder.iterdir()} == {*bundle.files, MANIFEST}
-    assert set(bundle.golden) == set(bundle.manifest.graphs) == {"encoder", "decoder", "elbo", "explain", "draw"}
+    real = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert real == {*bundle.files, MANIFEST}
+    assert set(bundle.golden) == set(bundle.manifest.graphs) == {*REQUIRED_GRAPHS, *OPTIONAL_GRAPHS}
 
 
 def test_a_missing_manifest_is_named(table_bundle: Path) -> None:
@@ -155,7 +156,10 @@ def test_a_newer_minor_version_is_read_if_it_says_nothing_new(table_bundle: Path
         (set_field("scores", ["negative_elbo", "luck"]), "scores: luck unknown"),
         (set_field("metrics", {"elbo": float("nan")}), "metrics"),
         (lambda d: d["graphs"].pop("elbo"), "graphs: elbo missing"),
-        (lambda d: d["graphs"].update(refine=d["graphs"]["elbo"]), "graphs: unknown graph 'refine'"),
+        (lambda d: d["graphs"].update(blur=d["graphs"]["elbo"]), "graphs: unknown graph 'blur'"),
+        (set_field("default_score", "regret"), "default_score: 'regret' is not among"),
+        (lambda d: d.update(scores=["negative_elbo", "regret"]), "scores: regret is calibrated with a refine graph"),
+        (lambda d: d.update(scores=["negative_elbo", "typicality"]), "scores: no graph gives typicality"),
         (lambda d: d["graphs"]["decoder"]["outputs"][0].update(dtype="float32"), r"graphs\.decoder: must be"),
         (set_field("latent_size", 3), r"graphs\.encoder: must be"),
         (lambda d: d["files"].pop("golden.npz"), r"files: golden\.npz missing"),
@@ -271,7 +275,7 @@ def test_the_noise_bank_must_fit(table_bundle: Path, noise: Array) -> None:
 )
 def test_held_out_scores_must_be_sorted_and_finite(table_bundle: Path, scores: Any) -> None:
     arrays_without(table_bundle, CALIBRATION, "negative_elbo", negative_elbo=np.array(scores))
-    with pytest.raises(BundleError, match=r"calibration\.npz: negative_elbo must hold at least one finite score"):
+    with pytest.raises(BundleError, match=r"calibration\.npz: negative_elbo must hold 99 finite scores"):
         read_bundle(table_bundle)
 
 

@@ -137,7 +137,9 @@ def assert_problem(response: httpx.Response, status: int, detail: str, location:
         ("/elbo", {"num_draws": 7, "seed": 5}),
         ("/elbo", {"num_draws": 1}),
         ("/elbo", {"explain": True}),
-        ("/elbo", {"refine": 2, "fdr": 0.1}),
+        ("/elbo", {"refine": 2}),
+        ("/elbo", {"fdr": 0.1}),
+        ("/elbo", {"score": "coarse_error"}),
         ("/elbo", {"score": "regret"}),
         ("/decode", {}),
         ("/decode", {"draw": True, "seed": 5}),
@@ -289,8 +291,20 @@ def test_p_values_are_given_only_where_they_are_valid(digits: httpx.Client, digi
     draws, seed = manifest.num_draws, manifest.seed
     for query in ({}, {"seed": seed}, {"num_draws": draws}, {"seed": seed, "num_draws": draws}):
         assert None not in post(digits, "/elbo", x, **query).json()["p_value"]
-    for query in ({"seed": seed + 1}, {"num_draws": draws - 1}, {"num_draws": draws + 1, "seed": seed}):
+    for query in ({"seed": seed + 1}, {"num_draws": draws - 1}, {"num_draws": draws + 1, "seed": seed}, {"refine": 2}):
         assert post(digits, "/elbo", x, **query).json()["p_value"] == [None] * len(x)
+
+
+@pytest.mark.parametrize("score", ["typicality", "coarse_error"])
+def test_scores_without_draws_have_p_values_under_any(
+    digits: httpx.Client, digits_bundle: Bundle, x: Array, score: str
+) -> None:
+    engine = OnnxEngine(digits_bundle.manifest.graphs, digits_bundle.files, "cpu")
+    expected = engine.run("scores", {"x": x})[score]
+    for query in ({}, {"seed": 5}, {"num_draws": 3, "refine": 1}):
+        answer = ask(digits, "/elbo", x, binary=True, score=score, **query)
+        np.testing.assert_array_equal(answer["score"], expected)
+        np.testing.assert_array_equal(answer["p_value"], p_values(expected, digits_bundle.calibration[score]))
 
 
 def test_discoveries_are_made_over_the_request(digits: httpx.Client, digits_bundle: Bundle) -> None:
@@ -476,7 +490,10 @@ def test_versions_are_written_one_way(digits: httpx.Client, version: str) -> Non
         ("/elbo", {"num_draws": "1.5"}, "query.num_draws"),
         ("/elbo", {"seed": -1}, "query.seed"),
         ("/elbo", {"seed": 2**32}, "query.seed"),
-        ("/elbo", {"score": "regret"}, "query.score"),
+        ("/elbo", {"score": "magic"}, "query.score"),
+        ("/elbo", {"refine": -1}, "query.refine"),
+        ("/elbo", {"fdr": 0}, "query.fdr"),
+        ("/elbo", {"fdr": 1}, "query.fdr"),
         ("/elbo", {"explain": "perhaps"}, "query.explain"),
         ("/encode", {"num_draws": -1}, "query.num_draws"),
         ("/encode", {"explain": "true"}, "query.explain"),

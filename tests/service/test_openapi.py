@@ -120,7 +120,7 @@ def test_bodies_are_described(page: dict[str, Any], family: str) -> None:
         ("/encode", {"num_draws", "seed"}),
         ("/decode", {"draw", "seed"}),
         ("/sample", {"n", "seed", "temperature"}),
-        ("/elbo", {"num_draws", "seed", "score", "explain"}),
+        ("/elbo", {"num_draws", "seed", "score", "refine", "explain", "fdr"}),
     ],
 )
 def test_parameters_are_described(page: dict[str, Any], family: str, names: set[str]) -> None:
@@ -186,7 +186,7 @@ def test_plain_answers_are_documented(digits: httpx.Client, page: dict[str, Any]
 def test_the_fields_of_the_answers_are_the_schemas(digits: httpx.Client, page: dict[str, Any]) -> None:
     x = {"instances": np.zeros((2, 8, 8)).tolist()}
     answers = {
-        "ElboAnswer": digits.post("/elbo", json=x, params={"explain": True}),
+        "ElboAnswer": digits.post("/elbo", json=x, params={"explain": True, "score": "regret", "fdr": 0.1}),
         "EncodeAnswer": digits.post("/encode", json=x, params={"num_draws": 2}),
         "SampleAnswer": digits.get("/sample"),
     }

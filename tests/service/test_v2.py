@@ -351,7 +351,7 @@ def test_a_table_with_missing_cells(several: httpx.Client) -> None:
         ("digits", {"num_draws": True}, 400, r"parameters\.num_draws: .* valid integer"),
         ("digits", {"num_draws": 10**6}, 413, r"parameters\.num_draws: 1,000,000 draws; at most 4,096"),
         ("digits", {"seed": -1}, 400, r"parameters\.seed"),
-        ("digits", {"score": "regret"}, 400, r"parameters\.score: .* 'negative_elbo'"),
+        ("digits", {"score": "magic"}, 400, r"parameters\.score: .* 'negative_elbo'"),
         ("digits.encoder", {"seed": 1}, 400, r"parameters\.seed: Extra"),
         ("digits.decoder", {"seed": 1}, 400, r"parameters\.seed: Extra"),
         ("digits.draw", {"num_draws": 1}, 400, r"parameters\.num_draws: Extra"),
