@@ -12,7 +12,7 @@ import numpy as np
 
 from tests.benchmarks.serving.load import Answer, Array, Exchange, LoadError, ask, run
 from tests.benchmarks.serving.reference import Reference
-from tests.benchmarks.serving.servers import OURS, expected, instances, npy, post, serve
+from tests.benchmarks.serving.servers import ELBO, OURS, expected, instances, npy, post, serve
 
 SIZES = (1, 1, 1, 2, 7, 16, 64, 1, 200, 1, 700)
 """Rows of the requests of one turn, in each format."""
@@ -59,7 +59,7 @@ def _mix(reference: Reference, port: int) -> list[Exchange]:
     mix = [_refused(b'{"instances": [[1, 2], [3]]}', 422), _refused(b'{"instances": [', 400)]
     for size in SIZES * TURNS:
         rows = reference.rows[generator.integers(0, len(reference.rows), size)]
-        mix.extend(_checked(Exchange(form(rows), size), rows, reference, port) for form in (instances("/elbo"), npy))
+        mix.extend(_checked(Exchange(form(rows), size), rows, reference, port) for form in (instances(ELBO), npy))
     mix[:2] = [replace(exchange, body=_answer(exchange, port).body) for exchange in mix[:2]]
     return [mix[i] for i in generator.permutation(len(mix))]
 

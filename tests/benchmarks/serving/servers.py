@@ -30,6 +30,9 @@ SERVER_CORE, LOAD_CORE = 0, 1
 PATIENCE = 60.0
 """Seconds that a server may take to start."""
 
+ELBO = "/elbo?score=negative_elbo"
+"""What the service is asked for: the bounds that all compute. The default score may need graphs beside theirs."""
+
 PEERS = Path(__file__).parent / "peers"
 _ROOT = Path(__file__).parents[3]
 
@@ -179,7 +182,7 @@ def npy(x: Array) -> bytes:
     """One `.npy` array, and the answer as one too."""
     body = io.BytesIO()
     np.save(body, x)
-    return post("/elbo", body.getvalue(), "Content-Type: application/x-npy", "Accept: application/x-npy")
+    return post(ELBO, body.getvalue(), "Content-Type: application/x-npy", "Accept: application/x-npy")
 
 
 def _v2_json(x: Array) -> bytes:
@@ -249,7 +252,7 @@ def _with_our_python(file: str) -> Callable[[Reference, int, Path], list[str]]:
     return lambda reference, port, python: [sys.executable, str(PEERS / file), str(reference.peers), str(port)]
 
 
-OURS = Server("Lowerbound", _ours, {"json": instances("/elbo"), "binary": npy}, _column)
+OURS = Server("Lowerbound", _ours, {"json": instances(ELBO), "binary": npy}, _column)
 HTTP = Server("bare uvicorn, constant", _with_our_python("bare_uvicorn.py"), OURS.requests, None)
 SERVERS = (
     OURS,
