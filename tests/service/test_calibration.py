@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import false_discovery_control
 
-from service.calibration import SCORES, discoveries, p_values
+from service.calibration import SCORES, discoveries, p_values, scores
 from service.manifest import BOUNDS
 
 FEW_VALUES = st.integers(-3, 3).map(float)  # Few, so that ties are common.
