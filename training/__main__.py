@@ -70,7 +70,7 @@ def train(recipe: Recipe) -> Path | None:
 
     rows = dataset.rows[splits.train]
     vae = build(recipe.model, dataset.input, rows, recipe.fit.seed)
-    bank = torch.from_numpy(noise.bank(recipe.bound.seed, recipe.bound.num_draws, recipe.model.latent_size))
+    bank = torch.from_numpy(noise.bank(recipe.bound.seed, recipe.bound.num_draws, vae.prior.latent_size))
     held_out = torch.from_numpy(dataset.rows[splits.validation])
     (run,) = broadcast_object_list([open_run(recipe, dataset.fingerprint) if first else None])
     console.print(f"run: {run}", markup=False)

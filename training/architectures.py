@@ -51,14 +51,38 @@ class Residual(nn.Module):
 
 def gated_mlp(
     data: ImageInput | TabularInput, num_features: int, num_params: int, latent_size: int, widths: Sequence[int]
-) -> tuple[nn.Module, nn.Module]:
+) -> tuple[nn.Sequential, nn.Sequential]:
     """Gated layers of these widths; the decoder has them in reverse."""
 
-    def layers(sizes: Sequence[int], outputs: int) -> nn.Module:
+    def layers(sizes: Sequence[int], outputs: int) -> nn.Sequential:
         gated = [Gated(nn.Linear(before, 2 * after)) for before, after in pairwise(sizes)]
         return nn.Sequential(*gated, nn.Linear(sizes[-1], outputs))
 
     return layers([num_features, *widths], 2 * latent_size), layers([latent_size, *reversed(widths)], num_params)
+
+
+class Skip(nn.Module):
+    """A linear map plus a network whose last layer starts at zero: training starts with the linear model."""
+
+    def __init__(self, inputs: int, network: nn.Sequential) -> None:
+        super().__init__()
+        last = network[-1]
+        assert isinstance(last, nn.Linear)  # noqa: S101 - as `gated_mlp` makes it
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.linear = nn.Linear(inputs, last.out_features)
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) + self.network(x)
+
+
+def skip_mlp(
+    data: ImageInput | TabularInput, num_features: int, num_params: int, latent_size: int, widths: Sequence[int]
+) -> tuple[nn.Module, nn.Module]:
+    """As `gated_mlp`, each network beside a linear one: what probabilistic PCA can do needs no hidden units."""
+    encoder, decoder = gated_mlp(data, num_features, num_params, latent_size, widths)
+    return Skip(num_features, encoder), Skip(latent_size, decoder)
 
 
 def residual_mlp(
@@ -150,6 +174,7 @@ Architecture = Callable[
 ]
 ARCHITECTURES: dict[str, Architecture] = {
     "gated_mlp": gated_mlp,
+    "skip_mlp": skip_mlp,
     "residual_mlp": residual_mlp,
     "convolutional": convolutional,
 }

@@ -22,9 +22,11 @@ def build(recipe: ModelRecipe, data: ImageInput | TabularInput, rows: npt.NDArra
         ArchitectureError: The architecture cannot take the data.
     """
     torch.manual_seed(seed)
+    asked = recipe.latent_size
+    latent_size = asked if isinstance(asked, int) else max(2, min(16, len(data.features) - 1))
     features = encoder_features(data, rows)
     likelihood = LIKELIHOODS[recipe.likelihood](data, rows)
     networks = ARCHITECTURES[recipe.architecture](
-        data, features.num_features, likelihood.num_params, recipe.latent_size, recipe.widths
+        data, features.num_features, likelihood.num_params, latent_size, recipe.widths
     )
-    return VAE(features, *networks, likelihood, PRIORS[recipe.prior](recipe.latent_size, recipe.components))
+    return VAE(features, *networks, likelihood, PRIORS[recipe.prior](latent_size, recipe.components))

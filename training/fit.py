@@ -27,6 +27,9 @@ from training.vae import VAE, log_normal
 
 BEST = "best.safetensors"
 METRICS = "metrics.csv"
+CHECK_STEPS = 25
+"""Between two looks at the held-out bound, at the least, where a recipe counts steps."""
+
 LIKELIHOOD_PACE = 10.0
 """Learning rate of the likelihood's own parameters, as a multiple of the networks'."""
 
@@ -148,8 +151,15 @@ def fit(
     ]
     optimizer = torch.optim.Adam(groups, lr=recipe.learning_rate)
     objective, optimizer = accelerator.prepare(objective, optimizer)
-    progress = Progress(recipe, _load_checkpoint(accelerator, run))
     steps = math.ceil(len(train) / recipe.batch_size)
+    if recipe.steps:
+        # Few rows are passed over several times between two looks at the held-out bound, which would else take longest.
+        passes = max(1, CHECK_STEPS // steps)
+        steps *= passes
+        recipe = recipe.model_copy(update={"epochs": math.ceil(recipe.steps / steps)})
+    else:
+        passes = 1
+    progress = Progress(recipe, _load_checkpoint(accelerator, run))
     with Display(recipe.epochs, steps, len(progress.history), accelerator.is_main_process) as display:
         while not progress.finished:
             epoch = len(progress.history) + 1
@@ -158,7 +168,7 @@ def fit(
             sums = torch.zeros(4, device=accelerator.device)
 
             objective.train()
-            for step, (x, noise) in enumerate(epoch_batches(train, bank.shape[1], epoch, recipe, accelerator)):
+            for step, (x, noise) in enumerate(epoch_batches(train, bank.shape[1], epoch, passes, recipe, accelerator)):
                 _set_pace(optimizer, recipe, (epoch - 1 + step / steps) / recipe.epochs)
                 with accelerator.autocast():
                     loss, log_likelihood, kl = objective(x, noise, kl_weight)
@@ -191,7 +201,7 @@ def fit(
 
 
 def epoch_batches(
-    rows: Tensor | GreyLevels, latent_size: int, epoch: int, recipe: FitRecipe, accelerator: Accelerator
+    rows: Tensor | GreyLevels, latent_size: int, epoch: int, passes: int, recipe: FitRecipe, accelerator: Accelerator
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The share of this process in every batch of an epoch, and its noise: (b, *shape) and (b, K, L).
 
@@ -199,8 +209,8 @@ def epoch_batches(
     processes changes nothing but the order of additions.
     """
     generator = torch.Generator().manual_seed(recipe.seed * 2**20 + epoch)
-    order = torch.randperm(len(rows), generator=generator)
-    for batch in order.split(recipe.batch_size):
+    orders = [torch.randperm(len(rows), generator=generator) for _ in range(passes)]
+    for batch in (batch for order in orders for batch in order.split(recipe.batch_size)):
         noise = torch.randn(len(batch), recipe.num_draws, latent_size, generator=generator)
         share = slice(accelerator.process_index, None, accelerator.num_processes)
         # The last batch may be too small for every process to have a row of it.

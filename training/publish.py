@@ -40,9 +40,9 @@ def publish(vae: VAE, dataset: Dataset, splits: Splits, recipe: Recipe, history:
     vae = vae.cpu().eval()
     validation = dataset.rows[splits.validation]
     modules = graph_modules(vae, dataset.input, validation)
-    graphs, files = export_graphs(modules, dataset.input, recipe.model.latent_size)
+    graphs, files = export_graphs(modules, dataset.input, vae.prior.latent_size)
     engine = OnnxEngine(graphs, files, "cpu")
-    bank = noise.bank(recipe.bound.seed, recipe.bound.num_draws, recipe.model.latent_size)
+    bank = noise.bank(recipe.bound.seed, recipe.bound.num_draws, vae.prior.latent_size)
     test = dataset.rows[splits.test]
     errors = verify(modules, dataset.input, engine, test[:VERIFIED_ROWS], bank)
 
@@ -74,13 +74,13 @@ def publish(vae: VAE, dataset: Dataset, splits: Splits, recipe: Recipe, history:
         version=max(taken, default=0) + 1,
         created=datetime.now(UTC),
         input=dataset.input,
-        latent_size=recipe.model.latent_size,
+        latent_size=vae.prior.latent_size,
         likelihood=recipe.model.likelihood,
         prior=recipe.model.prior,
         num_draws=recipe.bound.num_draws,
         seed=recipe.bound.seed,
         scores=tuple(held_out_scores),
-        default_score=choose(sensitivity),
+        default_score=choose(sensitivity, len(validation)),
         calibration=Calibration.of(len(splits.calibration), recipe.bound.refine),
         tolerance=TOLERANCE,
         graphs=graphs,

@@ -1,7 +1,7 @@
 """Recipes: everything that decides a run, typed, in one YAML file, and open to correction on the command line."""
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -31,9 +31,11 @@ class Section(BaseModel):
 class ModelRecipe(Section):
     """What is trained."""
 
-    architecture: str = Field(default="gated_mlp", description="gated_mlp, residual_mlp or convolutional.")
+    architecture: str = Field(default="gated_mlp", description=", ".join(ARCHITECTURES) + ".")
     widths: tuple[int, ...] = Field(default=(256, 256), min_length=1, description="Units (or channels) of each layer.")
-    latent_size: int = Field(default=16, ge=1, le=MAX_LATENT_SIZE, description="L.")
+    latent_size: Annotated[int, Field(ge=1, le=MAX_LATENT_SIZE)] | Literal["auto"] = Field(
+        default=16, description="L; auto: one less than the features, but 2 at the least and 16 at the most."
+    )
     likelihood: str = Field(description="p(x|z): " + ", ".join(LIKELIHOODS) + ".")
     prior: str = Field(default="standard_normal", description="p(z): " + ", ".join(PRIORS) + ".")
     components: int = Field(default=100, ge=1, description="Of a mixture prior.")
@@ -54,6 +56,9 @@ class FitRecipe(Section):
     """How it is trained."""
 
     epochs: int = Field(default=200, ge=1, description="At most so many passes over the training rows.")
+    steps: int | None = Field(
+        default=None, ge=1, description="Train for so many steps instead of epochs, however few rows there are."
+    )
     patience: int = Field(default=20, ge=1, description="Stop after so many epochs without a better held-out ELBO.")
     batch_size: int = Field(default=128, ge=1, description="Rows per step, over all processes.")
     learning_rate: float = Field(default=1e-3, gt=0, description="Of Adam.")

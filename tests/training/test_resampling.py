@@ -14,7 +14,7 @@ LEVELS = np.array([[[0, 51, 128, 255]]], np.uint8)
 
 
 def epoch(rows: torch.Tensor | GreyLevels, number: int) -> torch.Tensor:
-    batches = epoch_batches(rows, 2, number, FitRecipe(batch_size=4), Accelerator())
+    batches = epoch_batches(rows, 2, number, 1, FitRecipe(batch_size=4), Accelerator())
     return torch.cat([x for x, _ in batches])
 
 

@@ -9,8 +9,9 @@ from training.likelihoods.gaussian import (
     GaussianShared,
 )
 from training.likelihoods.likelihood import Likelihood, LikelihoodError
-from training.likelihoods.mixed import Mixed, MixedHeteroscedastic
+from training.likelihoods.mixed import Mixed, MixedHeteroscedastic, MixedStudentT
 from training.likelihoods.pixels import Bernoulli, ContinuousBernoulli, DiscretizedLogistic
+from training.likelihoods.student_t import StudentT
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {
     "gaussian": Gaussian,
@@ -18,12 +19,14 @@ LIKELIHOODS: dict[str, type[Likelihood]] = {
     "gaussian_optimal": GaussianOptimal,
     "gaussian_heteroscedastic": GaussianHeteroscedastic,
     "gaussian_fixed": GaussianFixed,
+    "student_t": StudentT,
     "bernoulli": Bernoulli,
     "continuous_bernoulli": ContinuousBernoulli,
     "discretized_logistic": DiscretizedLogistic,
     "categorical": Categorical,
     "mixed": Mixed,
     "mixed_heteroscedastic": MixedHeteroscedastic,
+    "mixed_student_t": MixedStudentT,
 }
 
 __all__ = ["LIKELIHOODS", "Likelihood", "LikelihoodError"]

@@ -15,6 +15,7 @@ from service.manifest import ImageInput, TabularInput
 from training.likelihoods.categorical import Categorical
 from training.likelihoods.gaussian import Gaussian, GaussianHeteroscedastic
 from training.likelihoods.likelihood import Likelihood, LikelihoodError
+from training.likelihoods.student_t import StudentT
 
 
 class Mixed(Likelihood):
@@ -68,3 +69,9 @@ class MixedHeteroscedastic(Mixed):
     """As `Mixed`, with a σ for each number of each instance."""
 
     numeric = GaussianHeteroscedastic
+
+
+class MixedStudentT(Mixed):
+    """As `Mixed`, with Student's t for each number."""
+
+    numeric = StudentT

@@ -60,12 +60,12 @@ def fit_and_score(
     cut = max(1, round(recipe.split.validation * len(train)))
     held_out, fitted = train[order[:cut]], train[order[cut:]]
     vae = build(recipe.model, data, fitted, seed)
-    bank = torch.from_numpy(noise.bank(recipe.bound.seed, recipe.bound.num_draws, recipe.model.latent_size))
+    bank = torch.from_numpy(noise.bank(recipe.bound.seed, recipe.bound.num_draws, vae.prior.latent_size))
     settings = recipe.fit.model_copy(update={"seed": seed})
     fit(vae, torch.from_numpy(fitted), torch.from_numpy(held_out), bank, settings, run)
     device = next(vae.parameters()).device
     one_pass = OnePassScores(vae.cpu().eval(), data, held_out).to(device)
-    names = [tensor.name for tensor in signature("scores", data, recipe.model.latent_size).outputs]
+    names = [tensor.name for tensor in signature("scores", data, vae.prior.latent_size).outputs]
 
     @torch.no_grad()
     def scored(rows: Array) -> dict[str, Array]:
@@ -78,4 +78,4 @@ def fit_and_score(
         # A row too far from all data for a finite bound is as strange as can be.
         return {name: np.nan_to_num(v, nan=math.inf, posinf=math.inf) for name, v in scores(columns).items()}
 
-    return Scored(scored(rows), choose(sensitivities(scored, data, held_out, seed)))
+    return Scored(scored(rows), choose(sensitivities(scored, data, held_out, seed), len(held_out)))

@@ -41,7 +41,7 @@ def measure(recipe: Recipe, folder: Path, num_draws: int, num_rows: int, seed: i
     rows = dataset.rows
     train, validation, test = np.split(np.arange(len(rows)), [-dataset.num_test - VALIDATION, -dataset.num_test])
     vae = build(recipe.model, dataset.input, rows[train], seed)
-    size = recipe.model.latent_size
+    size = vae.prior.latent_size
     bank = noise.bank(recipe.bound.seed, recipe.bound.num_draws, size)
     settings = recipe.fit.model_copy(update={"seed": seed})
     history = fit(
