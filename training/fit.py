@@ -20,6 +20,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from training.diagnostics import Diagnostics, diagnose
 from training.display import Display
 from training.recipes import FitRecipe
 from training.resampling import GreyLevels, take
@@ -33,8 +34,8 @@ CHECK_STEPS = 25
 LIKELIHOOD_PACE = 10.0
 """Learning rate of the likelihood's own parameters, as a multiple of the networks'."""
 
-ACTIVE = 0.01
-"""Variance of the posterior mean over the data above which a latent counts as active (Burda et al. 2016, 3.3)."""
+DIAGNOSED = 2000
+"""Held-out rows that the diagnostics look at; beyond them they take longer than the epoch."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Epoch:
     held_out_kl: float
     held_out_log_evidence: float
     active_units: int
+    mutual_information: float
+    marginal_kl: float
 
     def shown(self) -> dict[str, float]:
         """The figures worth a place on one line."""
@@ -61,6 +64,7 @@ class Epoch:
             "KL": self.kl,
             "held-out ELBO": self.held_out_elbo,
             "active units": self.active_units,
+            "I(x; z)": self.mutual_information,
             "seconds": self.seconds,
         }
 
@@ -220,27 +224,37 @@ def epoch_batches(
 
 @torch.no_grad()
 def _evaluate(vae: VAE, rows: Tensor, bank: Tensor, recipe: FitRecipe, accelerator: Accelerator) -> dict[str, Any]:
-    """Means of the bounds over the rows, and the number of active latents, as an epoch has them."""
+    """Means of the bounds over the rows, and the diagnostics of the first `DIAGNOSED`, as an epoch has them."""
     bank = bank.to(accelerator.device)
     share = rows[accelerator.process_index :: accelerator.num_processes]
-    sums = torch.zeros(5 + 2 * bank.shape[1], dtype=torch.float64, device=accelerator.device)
+    sums = torch.zeros(5, dtype=torch.float64, device=accelerator.device)
     for batch in share.split(max(1, recipe.batch_size // 4)):
         x = batch.to(accelerator.device)
         bounds = vae.bounds(x, bank)
-        mean = vae.posterior(x)[0].double()
         rows_seen = bounds.kl.new_tensor(len(x))
         totals = [rows_seen, *(b.sum() for b in (bounds.elbo, bounds.log_likelihood, bounds.kl, bounds.log_evidence))]
-        sums += torch.cat([torch.stack(totals), mean.sum(0), (mean**2).sum(0)])
+        sums += torch.stack(totals)
     sums = accelerator.reduce(sums)
-    elbo, log_likelihood, kl, log_evidence = (sums[1:5] / sums[0]).tolist()
-    mean, square = (sums[5:] / sums[0]).chunk(2)
+    elbo, log_likelihood, kl, log_evidence = (sums[1:] / sums[0]).tolist()
+    found = _diagnose(vae, rows[:DIAGNOSED].to(accelerator.device), recipe.seed)
     return {
         "held_out_elbo": elbo,
         "held_out_log_likelihood": log_likelihood,
         "held_out_kl": kl,
         "held_out_log_evidence": log_evidence,
-        "active_units": int((square - mean**2 > ACTIVE).sum()),
+        "active_units": found.active_units,
+        "mutual_information": found.mutual_information,
+        "marginal_kl": found.marginal_kl,
     }
+
+
+@torch.no_grad()
+def _diagnose(vae: VAE, rows: Tensor, seed: int) -> Diagnostics:
+    mean, log_variance = vae.posterior(rows)
+    noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(seed)).to(mean.device)[:, None]
+    z = vae.draws(mean, log_variance, noise)
+    latent_kl = vae.prior.kl(mean, log_variance, z, log_normal(noise, log_variance))
+    return diagnose(mean, log_variance, z[:, 0], latent_kl)
 
 
 def _set_pace(optimizer: torch.optim.Optimizer, recipe: FitRecipe, progress: float) -> None:

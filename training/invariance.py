@@ -20,6 +20,7 @@ def make_position_invariant(model: onnx.ModelProto) -> None:
         Softplus(x) = max(x, 0) + Log(1 + exp(-|x|))
         Exp(x)      = e ** x
         x ** 2      = x * x
+        Cos(x)      = the first of the cosines of sixteen copies of x, a whole number of vectors
 
     Sums add up in an order that depends on the first element's address modulo 16 bytes; with as many zeros appended as
     there are elements (float64), or three times as many (float32), all addresses are alike. Sums over an axis that is
@@ -36,6 +37,8 @@ def make_position_invariant(model: onnx.ModelProto) -> None:
                 nodes += _log(source, target)
             case "Softplus":
                 nodes += _softplus(source, target)
+            case "Cos":
+                nodes += _in_company(node)
             case "Exp" if target in values and values[target].elem_type == TensorProto.DOUBLE:
                 nodes.append(helper.make_node("Pow", ["invariant_e", source], [target]))
             case "Pow" if operand is not None and operand.tolist() == 2:
@@ -46,6 +49,7 @@ def make_position_invariant(model: onnx.ModelProto) -> None:
                 nodes.append(node)
     added = [
         helper.make_tensor("invariant_axis", TensorProto.INT64, [1], [-1]),
+        helper.make_tensor("invariant_first", TensorProto.INT64, [], [0]),
         helper.make_tensor("invariant_one", TensorProto.FLOAT, [], [1.0]),
         helper.make_tensor("invariant_e", TensorProto.DOUBLE, [], [math.e]),
         helper.make_tensor("invariant_two", TensorProto.DOUBLE, [], [2.0]),
@@ -61,6 +65,17 @@ def _log(source: str, target: str) -> list[onnx.NodeProto]:
     return [
         helper.make_node("Unsqueeze", [source, "invariant_axis"], [f"{target}_column"]),
         helper.make_node("ReduceLogSum", [f"{target}_column", "invariant_axis"], [target], keepdims=0),
+    ]
+
+
+def _in_company(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    source, target = node.input[0], node.output[0]
+    column, copies, answers = (f"{target}_{part}" for part in ("column", "copies", "answers"))
+    return [
+        helper.make_node("Unsqueeze", [source, "invariant_axis"], [column]),
+        helper.make_node("Concat", [column] * 16, [copies], axis=-1),
+        helper.make_node(node.op_type, [copies], [answers]),
+        helper.make_node("Gather", [answers, "invariant_first"], [target], axis=-1),
     ]
 
 

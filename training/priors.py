@@ -82,21 +82,34 @@ class Mixture(Prior):
         # log N(z_l; m, s²) = quadratic z_l² + linear z_l + constant: sums over latents and over components are then
         # matrix products. They cancel large numbers, hence float64.
         z = z.double()
+        squares_and_z = torch.cat([z**2, z], -1)
         means, log_variances = self.means.double(), self.log_variances.double()
         precisions = torch.exp(-log_variances)
         quadratic, linear = -0.5 * precisions, means * precisions
         constant = -0.5 * (means**2 * precisions + log_variances + LOG_2PI)
         log_weights = torch.log_softmax(self.logits.double(), 0)
-        joint = z**2 @ quadratic.T + z @ linear.T + (log_weights + constant.sum(1))  # (..., C): log π_c N(z; m_c, s_c²)
-        log_shares = torch.log_softmax(joint, -1)
+        # (..., C): log π_c N(z; m_c, s_c²), and what share of p(z) that is.
+        joint = _product(squares_and_z, torch.cat([quadratic, linear], 1).T) + (log_weights + constant.sum(1))
+        # Written out: ONNX Runtime's own log-softmax of float64 has another last bit for a single row.
+        above = joint - joint.amax(-1, keepdim=True)
+        log_shares = above - torch.log(torch.exp(above).sum(-1, keepdim=True))
         shares = torch.exp(log_shares)
         choice = (shares * (log_weights - log_shares)).sum(-1, keepdim=True)
-        return z**2 * (shares @ quadratic) + z * (shares @ linear) + shares @ constant + choice / self.latent_size
+        mean_factors = _product(shares, torch.cat([quadratic, linear, constant], 1))
+        by_latent = torch.cat([squares_and_z, torch.ones_like(z)], -1) * mean_factors
+        return by_latent.unflatten(-1, (3, self.latent_size)).sum(-2) + choice / self.latent_size
 
     def sample(self, normal: Tensor, uniform: Tensor) -> Tensor:
         bounds = torch.softmax(self.logits, 0).cumsum(0)[:-1]
         chosen = (uniform > bounds).sum(1)  # (B,): the component whose stretch of [0, 1] the uniform draw lies in.
         return self.means[chosen] + torch.exp(0.5 * self.log_variances)[chosen] * normal
+
+
+def _product(rows: Tensor, matrix: Tensor) -> Tensor:
+    """Rows (..., M) times a matrix (M, N): never a single row, which ONNX Runtime adds up in another order."""
+    flat = rows.flatten(0, -2)
+    padded = torch.cat([flat, torch.zeros_like(flat[:1])])
+    return (padded @ matrix)[:-1].unflatten(0, rows.shape[:-1])
 
 
 PRIORS: dict[str, type[Prior]] = {"standard_normal": StandardNormal, "mixture": Mixture}

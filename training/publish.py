@@ -57,6 +57,8 @@ def publish(vae: VAE, dataset: Dataset, splits: Splits, recipe: Recipe, history:
     metrics = held_out_metrics(held_out) | {
         "validation_elbo": best.held_out_elbo,
         "active_units": best.active_units,
+        "mutual_information": best.mutual_information,
+        "marginal_kl": best.marginal_kl,
         "epochs": len(history),
         "seconds_per_epoch": float(np.median([epoch.seconds for epoch in history])),
         **{f"{graph}_largest_error": error for graph, error in errors.items()},

@@ -22,7 +22,8 @@ from service.manifest import NumericColumn, TabularInput
 from tests.training.conftest import ARGUMENTS, EPOCHS, SOURCE, run, start
 from training import __main__ as command_line
 from training.build import build
-from training.fit import ACTIVE, BEST, METRICS, Epoch, Objective, fit
+from training.diagnostics import ACTIVE
+from training.fit import BEST, METRICS, Epoch, Objective, fit
 from training.recipes import FitRecipe, ModelRecipe, Recipe, RecipeError
 from training.runs import open_run
 from training.vae import VAE
@@ -167,7 +168,8 @@ def test_the_run_s_folder(tmp_path: Path) -> None:
     rows = metrics(tmp_path / METRICS)
     assert list(rows[0]) == [
         *("epoch", "seconds", "kl_weight", "loss", "log_likelihood", "kl"),
-        *("held_out_elbo", "held_out_log_likelihood", "held_out_kl", "held_out_log_evidence", "active_units"),
+        *("held_out_elbo", "held_out_log_likelihood", "held_out_kl", "held_out_log_evidence"),
+        *("active_units", "mutual_information", "marginal_kl"),
     ]
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
     assert [float(row["held_out_elbo"]) for row in rows] == [epoch.held_out_elbo for epoch in history]

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from scipy import integrate, special
+from scipy import integrate, special, stats
 from torch import Tensor
 
 from service.manifest import CategoricalColumn, ImageInput, TabularInput
@@ -15,7 +15,9 @@ from tests.training.kinds import KINDS, Kind, accepted, make
 from training.likelihoods import LIKELIHOODS, Likelihood, LikelihoodError
 from training.likelihoods.categorical import Categorical
 from training.likelihoods.gaussian import Gaussian, GaussianFixed, GaussianOptimal, GaussianShared, resolution
+from training.likelihoods.mixed import MixedStudentT
 from training.likelihoods.pixels import ContinuousBernoulli
+from training.likelihoods.student_t import StudentT, log_gamma
 
 Array = npt.NDArray[Any]
 IMAGES = {"binary image", "grey levels", "colour levels", "continuous image"}
@@ -25,12 +27,14 @@ TAKES = {
     "gaussian_optimal": IMAGES | {"numbers"},
     "gaussian_heteroscedastic": IMAGES | {"numbers"},
     "gaussian_fixed": IMAGES | {"numbers"},
+    "student_t": IMAGES | {"numbers"},
     "bernoulli": {"binary image"},
     "continuous_bernoulli": IMAGES,
     "discretized_logistic": {"binary image", "grey levels", "colour levels"},
     "categorical": {"binary image", "grey levels", "colour levels", "categories"},
     "mixed": {"numbers", "categories", "mixed table"},
     "mixed_heteroscedastic": {"numbers", "categories", "mixed table"},
+    "mixed_student_t": {"numbers", "categories", "mixed table"},
 }
 ACCEPTED = accepted()
 EVERY = pytest.mark.parametrize(("name", "kind"), ACCEPTED)
@@ -86,6 +90,32 @@ def grid(likelihood: Likelihood, data: ImageInput | TabularInput, drawn: Array) 
     return np.linspace(drawn.min() - 2 * reach, drawn.max() + 2 * reach, 10_001)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("degrees", [1.1, 1.5, 3.0, 30.0, 1000.0])
+def test_student_t_is_scipy_s(degrees: float) -> None:
+    example = KINDS["numbers"]
+    likelihood = StudentT(example.data, example.rows)
+    likelihood.free_degrees.fill_(math.log(math.expm1(degrees - 1)) if degrees < 30 else degrees - 1)
+    params = torch.tensor([[0.3, -1.0, 2.0]])
+    location, scale = likelihood.location.numpy(), likelihood.scale.numpy()
+    sigma = scale * np.exp(likelihood.normal(params)[1].numpy())
+    truth = stats.t(degrees, location + scale * params[0].numpy(), sigma)
+    x = location + scale * np.array([[0.0, 0.5, -40.0], [1e4, -3.0, 2.0], [0.3, -1.0, 2.0]])
+    found = likelihood.log_prob(params, torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(found, truth.logpdf(x), rtol=2e-6, atol=2e-5)
+    drawn = draws(likelihood, params[0], 3, cells=400)
+    for i in range(3):
+        probabilities = (np.arange(len(drawn)) + 0.5) / len(drawn)
+        reached = stats.t(degrees, truth.args[1][i], sigma[i]).cdf(np.sort(drawn[:, i]))
+        assert np.abs(reached - probabilities).max() < 0.01
+
+
+def test_log_gamma_is_scipy_s() -> None:
+    x = np.concatenate([np.linspace(0.5, 12, 500), np.geomspace(12, 1e5, 100)])
+    found = log_gamma(torch.from_numpy(x).double()).numpy()
+    np.testing.assert_allclose(found, special.gammaln(x), rtol=1e-9, atol=3e-8)
+
+
 def test_every_likelihood_takes_the_data_that_it_is_of() -> None:
     assert {name: {kind for likelihood, kind in ACCEPTED if likelihood == name} for name in LIKELIHOODS} == TAKES
 
@@ -112,6 +142,10 @@ def test_sums_to_one_and_its_mean_and_draws_are_its_own(name: str, kind: str, se
                 assert means[i] == probabilities.argmax()
         else:
             points = grid(likelihood, example.data, drawn[:, i])
+            if isinstance(likelihood, StudentT | MixedStudentT):
+                # Tails as far as float64 goes: equal steps of arctan, which are the quantiles of ν = 1.
+                centre, width = np.median(drawn[:, i]), np.subtract(*np.quantile(drawn[:, i], [0.75, 0.25]))
+                points = centre + width * np.tan(np.linspace(-1.5705, 1.5705, 100_001))
             curve = density(likelihood, params, i, points, features)
             cumulative = integrate.cumulative_trapezoid(curve, points, initial=0)
             assert cumulative[-1] == pytest.approx(1, abs=1e-4)

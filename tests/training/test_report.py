@@ -63,7 +63,9 @@ def history() -> list[Epoch]:
     epochs = []
     for epoch in range(1, EPOCHS + 1):
         elbo = -100.0 - (epoch - 9) ** 2
-        epochs.append(Epoch(epoch, 0.1, 1.0, -elbo, elbo + 5, 5.0, elbo - 1, elbo + 4, 5.0, elbo + 1, min(epoch, 3)))
+        epochs.append(
+            Epoch(epoch, 0.1, 1.0, -elbo, elbo + 5, 5.0, elbo - 1, elbo + 4, 5.0, elbo + 1, min(epoch, 3), 4.0, 1.0)
+        )
     return epochs
 
 

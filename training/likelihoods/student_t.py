@@ -39,11 +39,12 @@ class StudentT(Gaussian):
         return 1 + functional.softplus(self.free_degrees)
 
     def log_density(self, residual: Tensor, missing: Tensor, log_sigma: Tensor) -> Tensor:
-        degrees = self.degrees()
+        degrees = self.degrees().double()  # For many degrees the two log Γ are large, and nearly the same.
         half = 0.5 * (degrees + 1)
-        constant = log_gamma(half) - log_gamma(0.5 * degrees) - 0.5 * torch.log(math.pi * degrees)
+        constant = log_gamma(half) - log_gamma(0.5 * degrees) - 0.5 * torch.log(math.pi * degrees) - self.scale.log()
         square = (residual * torch.exp(-log_sigma)) ** 2
-        density = constant - log_sigma - half * torch.log1p(square / degrees) - self.scale.log().float()
+        tail = half.float() * torch.log1p(square / degrees.float())
+        density = constant.float() - log_sigma - tail
         return torch.where(missing, 0.0, density)
 
     def sample(self, params: Tensor, normal: Tensor, uniform: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from training.report.pictures import png
 BLACK, GREY, ORANGE, BLUE, GREEN, VERMILION, PURPLE = (
     *("#000000", "#8c8c8c", "#e69f00", "#0072b2", "#009e73", "#d55e00", "#cc79a7"),
 )
-SERIES = ((BLUE, "-"), (VERMILION, "--"), (GREEN, "-."), (PURPLE, ":"))
+SERIES = ((BLUE, "-"), (VERMILION, "--"), (GREEN, "-."), (PURPLE, ":"), (ORANGE, "-"), (BLACK, "--"))
 STYLE = {
     "axes.axisbelow": True,
     "axes.edgecolor": "#595959",

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from service.bundle import Array
-from training.fit import ACTIVE
+from training.diagnostics import ACTIVE
 from training.report import charts
 from training.report.inputs import CardInputs
 from training.report.page import Number, Picture, Section
@@ -104,14 +104,20 @@ def _training(inputs: CardInputs) -> Section:
         ),
         "kl": (
             "KL",
-            {"training": [epoch.kl for epoch in history], "held out": [epoch.held_out_kl for epoch in history]},
+            {
+                "training": [epoch.kl for epoch in history],
+                "held out": [epoch.held_out_kl for epoch in history],
+                "mutual information of x and z": [epoch.mutual_information for epoch in history],
+                "KL(q(z) ‖ p(z))": [epoch.marginal_kl for epoch in history],
+            },
         ),
         "active-units": ("Active latents", {"held out": [float(epoch.active_units) for epoch in history]}),
     }
     captions = {
         "elbo": "The loss differs from the ELBO while the KL's weight rises, and by free bits.",
         "log-likelihood": "How well x is told from z.",
-        "kl": "What z costs.",
+        "kl": "What z costs: what it tells of x, and how far all rows' z together are from the prior (held out; by an "
+        "estimate of the former that the logarithm of the number of rows limits).",
         "active-units": "Latents in use: those whose posterior mean varies.",
     }
     pictures = [
