@@ -106,7 +106,7 @@ class Batcher:
         self._admitted = 0
         self._open: set[_Job] = set()
         self._rate = 0.0
-        self._announced = False
+        self._gathering = self._newcomers = False
         self._num_lanes = lanes
         self._lanes: list[Thread] = []
 
@@ -143,19 +143,27 @@ class Batcher:
         self._admitted += cost
         self._open.add(job)
         self._waiting.append(job)
-        if not self._announced:
-            self._announced = True
-            asyncio.get_running_loop().call_soon(self._announce)
+        self._newcomers = True
+        if not self._gathering:
+            self._gathering = True
+            asyncio.get_running_loop().call_soon(self._gather)
         try:
             return await job.future
         finally:
             self._admitted -= cost
             self._open.discard(job)
 
-    def _announce(self) -> None:
-        """Wake a lane, after every request that the loop had at hand has been submitted: they share a batch."""
-        self._announced = False
-        self._wake.put(True)
+    def _gather(self) -> None:
+        """Wake a lane, once a turn of the loop has brought no new work, or enough has come to fill a batch.
+
+        Clients whose answers came together ask again together, but are read in several turns.
+        """
+        self._gathering = self._newcomers and self._admitted < self._max_batch
+        self._newcomers = False
+        if self._gathering:
+            asyncio.get_running_loop().call_soon(self._gather)
+        else:
+            self._wake.put(True)
 
     def _lane(self, loop: asyncio.AbstractEventLoop) -> None:
         while self._wake.get():
