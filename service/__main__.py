@@ -44,6 +44,7 @@ def main() -> int:
         port=settings.port,
         log_config=None,
         access_log=settings.log_level == "debug",
+        server_header=False,
         proxy_headers=False,  # Who asks from behind a proxy makes no difference.
     )
     return 0

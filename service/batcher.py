@@ -50,20 +50,19 @@ class _Job:
 
     def __init__(self, work: Work) -> None:
         self.work = work
+        self.num_rows = self.outstanding = work.num_rows
         self.handed_out = 0
-        self.outstanding = work.num_rows
         self.answer: dict[str, Array] = {}
         self.future: asyncio.Future[dict[str, Array]] = asyncio.get_running_loop().create_future()
 
-    def put(self, start: int, piece: Mapping[str, Array]) -> None:
-        """Store the answer of the rows from `start` on; completes the job with the last piece."""
-        rows = len(next(iter(piece.values())))
-        if rows == self.work.num_rows:
-            self.answer = dict(piece)
+    def put(self, start: int, rows: int, piece: dict[str, Array]) -> None:
+        """Store the answer of as many rows from `start` on; completes the job with the last piece."""
+        if rows == self.num_rows:
+            self.answer = piece
         else:
             for name, values in piece.items():
                 if name not in self.answer:
-                    self.answer[name] = np.empty((self.work.num_rows, *values.shape[1:]), values.dtype)
+                    self.answer[name] = np.empty((self.num_rows, *values.shape[1:]), values.dtype)
                 self.answer[name][start : start + rows] = values
         self.outstanding -= rows
         if not self.outstanding and not self.future.done():
@@ -106,7 +105,7 @@ class Batcher:
         self._admitted = 0
         self._open: set[_Job] = set()
         self._rate = 0.0
-        self._announced = False
+        self._gathering = self._newcomers = False
         self._num_lanes = lanes
         self._lanes: list[Thread] = []
 
@@ -135,27 +134,35 @@ class Batcher:
         Raises:
             OverloadedError: The queue has no room for this work.
         """
-        cost = work.num_rows * work.draws
+        job = _Job(work)
+        cost = job.num_rows * work.draws
         if self._admitted and self._admitted + cost > self._max_queue:
             wait = self._admitted / self._rate if self._rate else 1.0
             raise OverloadedError(f"{self._admitted:,} row-draws are queued, {self._max_queue:,} at most", wait)
-        job = _Job(work)
         self._admitted += cost
         self._open.add(job)
         self._waiting.append(job)
-        if not self._announced:
-            self._announced = True
-            asyncio.get_running_loop().call_soon(self._announce)
+        self._newcomers = True
+        if not self._gathering:
+            self._gathering = True
+            asyncio.get_running_loop().call_soon(self._gather)
         try:
             return await job.future
         finally:
             self._admitted -= cost
             self._open.discard(job)
 
-    def _announce(self) -> None:
-        """Wake a lane, after every request that the loop had at hand has been submitted: they share a batch."""
-        self._announced = False
-        self._wake.put(True)
+    def _gather(self) -> None:
+        """Wake a lane, once a turn of the loop has brought no new work, or enough has come to fill a batch.
+
+        Clients whose answers came together ask again together, but are read in several turns.
+        """
+        self._gathering = self._newcomers and self._admitted < self._max_batch
+        self._newcomers = False
+        if self._gathering:
+            asyncio.get_running_loop().call_soon(self._gather)
+        else:
+            self._wake.put(True)
 
     def _lane(self, loop: asyncio.AbstractEventLoop) -> None:
         while self._wake.get():
@@ -199,11 +206,11 @@ class Batcher:
             if (job.work.graph, job.work.key, job.work.draws) != (first.graph, first.key, first.draws):
                 passed_over.append(job)
                 continue
-            rows = min(room, job.work.num_rows - job.handed_out)
+            rows = min(room, job.num_rows - job.handed_out)
             batch.append(_Piece(job, job.handed_out, job.handed_out + rows))
             job.handed_out += rows
             room -= rows
-            if job.handed_out < job.work.num_rows:
+            if job.handed_out < job.num_rows:
                 unfinished.append(job)
         self._waiting.extendleft(reversed(passed_over))
         self._waiting.extend(unfinished)
@@ -226,7 +233,7 @@ class Batcher:
         offset = 0
         for piece in batch:
             rows = piece.stop - piece.start
-            piece.job.put(piece.start, {name: values[offset : offset + rows] for name, values in answer.items()})
+            piece.job.put(piece.start, rows, {name: values[offset : offset + rows] for name, values in answer.items()})
             offset += rows
 
     def _measure(self, batch: list[_Piece], seconds: float) -> None:

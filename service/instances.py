@@ -143,6 +143,8 @@ def _check_pixels(pixels: Array, data: ImageInput) -> Array:
             levels = pixels.astype(np.uint8)
         if (levels == pixels).all():  # All are whole and in the type's range; narrow numbers compare faster.
             pixels = levels
+    if pixels.dtype == data.dtype == "uint8" and data.low == 0 and data.high == 255:  # Whatever the type holds.
+        return pixels
     readable = data.dtype == "float32" or pixels.dtype.kind != "f"
     if readable and data.low <= pixels.min() and pixels.max() <= data.high:  # No NaN compares so.
         return pixels.astype(data.dtype, copy=False)

@@ -14,7 +14,7 @@ import numpy as np
 from service import noise
 from service.batcher import Batcher, Work
 from service.bundle import Array, Bundle
-from service.calibration import discoveries, p_values, scores
+from service.calibration import SCORES, discoveries, p_values
 from service.engine import Engine, golden_error
 from service.errors import BundleError, InvalidError, NotReadyError, TooLargeError
 from service.refinement import Ascent
@@ -39,6 +39,29 @@ class Limits:
     lanes: int
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """How rows get their bounds and their score, where their own values make no difference.
+
+    Attributes:
+        draws: K.
+        seed: Of the noise.
+        refine: T, steps of refinement.
+        column: What the score is made of.
+        sign: Of the column in the score.
+        by_graph: Whether the graph `scores` gives the column.
+        held_out: Scores made in the same way, for the p-values; None where the bundle has none.
+    """
+
+    draws: int
+    seed: int
+    refine: int
+    column: str
+    sign: int
+    by_graph: bool
+    held_out: Array | None
+
+
 class Model:
     """A bundle on an engine, behind a batcher. Start it on the event loop that will use it.
 
@@ -53,6 +76,7 @@ class Model:
         self._limits = limits
         self._batcher = Batcher(engine, max_batch=limits.max_batch, max_queue=limits.max_queue, lanes=limits.lanes)
         self._bank = functools.lru_cache(maxsize=16)(self._make_bank)
+        self._plan = functools.lru_cache(maxsize=256)(self._make_plan)
         if not (error := self.golden_error()) <= 1:
             raise BundleError(f"on {engine.device} the golden ELBOs are {error:.3g} times the tolerance away")
 
@@ -146,64 +170,62 @@ class Model:
             InvalidError: The bundle cannot do what is asked; or a bound is not a finite number, the row being too far
                 from all data for floating point.
         """
-        draws = num_draws or self.manifest.num_draws
-        seed = self._seed(seed)
-        score = score or self.manifest.default_score
-        if refine is None:
-            refine = self.manifest.calibration.refine if score == "regret" else 0
-        self._check_can(score, refine=refine, explain=explain)
+        plan = self._plan(num_draws, seed, score, refine, explain=explain)
+        draws = plan.draws
         self._check_size(len(x), draws, "query.num_draws")
-        self._check_size(len(x) * (1 + refine), draws, "query.refine")
-
-        def work(graph: str, **state: Array) -> Work:
-            return Work(graph, {"x": x, **state}, {"noise": self._bank(seed, draws)}, (seed, draws), draws)
+        self._check_size(len(x) * (1 + plan.refine), draws, "query.refine")
+        if fdr is not None and plan.held_out is None:
+            raise InvalidError(
+                "without valid p-values no false-discovery rate can be kept: ask for a calibrated score, with the "
+                "bundle's own draws, seed and refinement",
+                "query.fdr",
+            )
+        shared, key = {"noise": self._bank(plan.seed, draws)}, (plan.seed, draws)
 
         # In turn: together they may be too much.
-        columns = await self._batcher.submit(work("elbo"))
-        lost = ~(np.isfinite(columns["elbo"]) & np.isfinite(columns["log_evidence"]))
-        if lost.any():
-            raise InvalidError("too far from the training data for a finite bound", f"instances[{np.argmax(lost)}]")
-        if refine:
+        columns = await self._batcher.submit(Work("elbo", {"x": x}, shared, key, draws))
+        finite = np.isfinite(columns["elbo"]) & np.isfinite(columns["log_evidence"])
+        if not finite.all():
+            raise InvalidError("too far from the training data for a finite bound", f"instances[{np.argmin(finite)}]")
+        if plan.refine:
             ascent = Ascent(await self._batcher.submit(Work("encoder", {"x": x})), columns)
-            for _ in range(refine + 1):
-                ascent.take(await self._batcher.submit(work("refine", **ascent.state)))
+            for _ in range(plan.refine + 1):
+                step = Work("refine", {"x": x, **ascent.state}, shared, key, draws)
+                ascent.take(await self._batcher.submit(step))
             columns = ascent.bounds
         if explain:
-            columns |= await self._batcher.submit(work("explain"))
-        made = await self._batcher.submit(Work("scores", {"x": x})) if score in self.manifest.graph_scores else {}
-        columns["score"] = scores(columns | made)[score]
-        calibrated = self._is_calibrated(score, draws, seed, refine)
+            columns |= await self._batcher.submit(Work("explain", {"x": x}, shared, key, draws))
+        made = await self._batcher.submit(Work("scores", {"x": x})) if plan.by_graph else columns
+        columns["score"] = plan.sign * made[plan.column]
         columns["p_value"] = (
-            p_values(columns["score"], self.bundle.calibration[score]) if calibrated else np.full(len(x), np.nan)
+            np.full(len(x), np.nan) if plan.held_out is None else p_values(columns["score"], plan.held_out)
         )
         if fdr is not None:
-            if not calibrated:
-                raise InvalidError(
-                    "without valid p-values no false-discovery rate can be kept: ask for a calibrated score, with the "
-                    "bundle's own draws, seed and refinement",
-                    "query.fdr",
-                )
             columns["discovery"] = discoveries(columns["p_value"], fdr)
         return columns
 
-    def _check_can(self, score: str, *, refine: int, explain: bool) -> None:
-        """Refuse what this bundle has no graphs for."""
-        if refine and "refine" not in self.manifest.graphs:
+    def _make_plan(
+        self, num_draws: int | None, seed: int | None, score: str | None, refine: int | None, *, explain: bool
+    ) -> _Plan:
+        """What these parameters of `elbo` come to; refuses what this bundle has no graphs for."""
+        manifest = self.manifest
+        score = score or manifest.default_score
+        if refine is None:
+            refine = manifest.calibration.refine if score == "regret" else 0
+        by_graph = score in manifest.graph_scores
+        if refine and "refine" not in manifest.graphs:
             raise InvalidError("this bundle has no graph that refines", "query.refine")
-        if explain and "explain" not in self.manifest.graphs:
+        if explain and "explain" not in manifest.graphs:
             raise InvalidError("this bundle has no graph that explains", "query.explain")
         if score == "regret" and not refine:
             raise InvalidError("regret is what refinement gains: ask for steps of it with refine", "query.score")
-        if score in {"typicality", "coarse_error"} - self.manifest.graph_scores:
+        if score in {"typicality", "coarse_error"} and not by_graph:
             raise InvalidError(f"this bundle has no graph that gives {score}", "query.score")
-
-    def _is_calibrated(self, score: str, draws: int, seed: int, refine: int) -> bool:
-        """Whether held-out scores made in the same way are at hand."""
-        if score in self.manifest.graph_scores:  # Made without draws.
-            return score in self.manifest.scores
-        steps = self.manifest.calibration.refine if score == "regret" else 0
-        made = (self.manifest.num_draws, self.manifest.seed, steps)
-        return score in self.manifest.scores and (draws, seed, refine) == made
+        made = (num_draws or manifest.num_draws, self._seed(seed), refine)
+        calibrated = (manifest.num_draws, manifest.seed, manifest.calibration.refine if score == "regret" else 0)
+        # What a graph gives is made without draws.
+        valid = score in manifest.scores and (by_graph or made == calibrated)
+        return _Plan(*made, *SCORES[score], by_graph, self.bundle.calibration[score] if valid else None)
 
     def _check_size(self, rows: int, draws: int, place: str) -> None:
         """Refuse, before anything of its size is made, what could never be computed."""

@@ -240,6 +240,20 @@ def test_waiting_rows_share_a_call_with_their_kind() -> None:
     with_batcher(scenario)
 
 
+@pytest.mark.parametrize(("max_batch", "first"), [(8, [0, 1, 2, 3]), (2, [0, 1])])
+def test_a_call_waits_while_work_arrives_until_it_is_full(max_batch: int, first: list[int]) -> None:
+    async def scenario(batcher: Batcher, engine: Arithmetic) -> None:
+        async def ask(row: int) -> None:
+            for _ in range(row):
+                await asyncio.sleep(0)
+            await batcher.submit(work(row))
+
+        await asyncio.gather(*map(ask, range(4)))
+        assert engine.calls[0] == ("double", first)
+
+    with_batcher(scenario, max_batch=max_batch)
+
+
 def test_large_jobs_and_small_ones_take_turns() -> None:
     async def scenario(batcher: Batcher, engine: Arithmetic) -> None:
         engine.may_go_on.clear()
