@@ -131,7 +131,7 @@ def test_files_are_valid_and_deterministic_graphs(exported: Exported, tmp_path: 
         # ONNX Runtime's Log, Softplus and Exp of float64 answer by position; the exporter spells them otherwise.
         assert not kinds & {"Log", "Softplus", "BatchNormalization"}
         doubles = {v.name for v in model.graph.value_info if v.type.tensor_type.elem_type == onnx.TensorProto.DOUBLE}
-        assert doubles or name in {"encoder", "decoder", "draw"}
+        assert doubles or name in {"encoder", "decoder", "draw", "prior"}
         assert not {n.op_type for n in nodes(model.graph) if n.output[0] in doubles} & {"Exp", "Sigmoid", "Tanh"}
         assert {node.domain for node in nodes(model.graph)} <= {"", "ai.onnx"}
         assert [tensor.name for tensor in model.graph.input] == [t.name for t in exported.graphs[name].inputs]
@@ -159,8 +159,10 @@ def test_weights_are_stored_once(exported: Exported) -> None:
     assert len(weights) - stored < 64 * len(spans)
     # The decoder's weights are in four graphs, the encoder's in three.
     assert uses > 2 * len(spans)
-    large = {p.detach().numpy().tobytes() for p in exported.vae.parameters() if p.nbytes >= SHARED_FROM}
-    transposed = {p.detach().numpy().T.tobytes() for p in exported.vae.parameters() if p.nbytes >= SHARED_FROM}
+    large = {p.detach().numpy().tobytes() for p in exported.modules["elbo"].parameters() if p.nbytes >= SHARED_FROM}
+    transposed = {
+        p.detach().numpy().T.tobytes() for p in exported.modules["elbo"].parameters() if p.nbytes >= SHARED_FROM
+    }
     assert len(offsets) >= len(large)
     assert len(large - offsets.keys()) == len(transposed - offsets.keys()) or large <= offsets.keys() | transposed
 
