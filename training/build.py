@@ -22,8 +22,7 @@ def build(recipe: ModelRecipe, data: ImageInput | TabularInput, rows: npt.NDArra
         ArchitectureError: The architecture cannot take the data.
     """
     torch.manual_seed(seed)
-    asked = recipe.latent_size
-    latent_size = asked if isinstance(asked, int) else max(2, min(16, len(data.features) - 1))
+    latent_size = recipe.latent_size or max(2, min(16, len(data.features) - 1))
     features = encoder_features(data, rows)
     likelihood = LIKELIHOODS[recipe.likelihood](data, rows)
     networks = ARCHITECTURES[recipe.architecture](

@@ -7,6 +7,7 @@ This module must not know about files or calibration.
 
 import numpy as np
 import torch
+from sklearn.covariance import LedoitWolf
 from torch import Tensor, nn
 
 from service.bundle import Array
@@ -39,11 +40,11 @@ class OnePassScores(nn.Module):
         with torch.no_grad():
             batches = torch.from_numpy(np.ascontiguousarray(normal)).split(_ROWS)
             statistics = torch.cat([self._statistics(x, self._reconstruction(x)) for x in batches])
-        covariance = torch.from_numpy(np.atleast_2d(np.cov(statistics.T.numpy(), bias=True)))
-        # A statistic that never varies says nothing, rather than everything.
-        ridge = 1e-6 * covariance.diagonal().clamp(min=1e-6)
+        # A statistic that hardly varies says little, rather than everything; few rows say little of correlations.
+        spread = torch.maximum(statistics.std(0, correction=0), 1e-3 * statistics.abs().mean(0) + 1e-6)
+        shrunk = LedoitWolf().fit(((statistics - statistics.mean(0)) / spread).numpy())
         self.register_buffer("location", statistics.mean(0))
-        self.register_buffer("precision", torch.linalg.inv(covariance + torch.diag(ridge)))
+        self.register_buffer("precision", torch.from_numpy(shrunk.precision_) / torch.outer(spread, spread))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """`typicality` and, of images, `coarse_error` of x (B, *shape): each (B,), float64, larger for the stranger."""
@@ -83,7 +84,7 @@ class OnePassScores(nn.Module):
         )
 
     def _typicality(self, statistics: Tensor) -> Tensor:
-        """The squared Mahalanobis distance of the statistics from those of the normal rows.
+        """The squared Mahalanobis distance of the statistics from those of the normal rows (Ledoit and Wolf 2004).
 
         A row may be strange for too good a fit as well as for too bad a one (Nalisnick et al. 2019; Morningstar et al.
         2021, "Density of states estimation").

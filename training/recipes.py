@@ -1,7 +1,7 @@
 """Recipes: everything that decides a run, typed, in one YAML file, and open to correction on the command line."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -33,8 +33,11 @@ class ModelRecipe(Section):
 
     architecture: str = Field(default="gated_mlp", description=", ".join(ARCHITECTURES) + ".")
     widths: tuple[int, ...] = Field(default=(256, 256), min_length=1, description="Units (or channels) of each layer.")
-    latent_size: Annotated[int, Field(ge=1, le=MAX_LATENT_SIZE)] | Literal["auto"] = Field(
-        default=16, description="L; auto: one less than the features, but 2 at the least and 16 at the most."
+    latent_size: int | None = Field(
+        default=16,
+        ge=1,
+        le=MAX_LATENT_SIZE,
+        description="L; null: one less than the features, but 2 at the least and 16 at the most.",
     )
     likelihood: str = Field(description="p(x|z): " + ", ".join(LIKELIHOODS) + ".")
     prior: str = Field(default="standard_normal", description="p(z): " + ", ".join(PRIORS) + ".")

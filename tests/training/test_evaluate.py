@@ -69,7 +69,7 @@ def test_the_test_part_is_found_again_and_measured(trained: Path, labelled: Path
     assert likelihood["log_evidence"] == pytest.approx(truth[~anomalous].mean(), abs=1.0)
     assert likelihood["bits_per_dimension"] == pytest.approx(-likelihood["log_evidence"] / 4 / np.log(2))
 
-    assert set(report["detection"]) == {"negative_elbo", "negative_log_evidence"}
+    assert set(report["detection"]) == {"negative_elbo", "negative_log_evidence", "typicality"}
     assert report["detection"]["negative_elbo"]["auroc"] > 0.9
     assert set(report["baselines"]) == set(BASELINES)
     for name, figures in report["baselines"].items():

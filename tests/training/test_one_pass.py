@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import mahalanobis
+from sklearn.covariance import ledoit_wolf
 
 from tests.training.kinds import KINDS
 from training.build import build
@@ -80,9 +81,12 @@ def test_typicality_is_the_distance_of_the_statistics(kind: str, likelihood: str
     np.testing.assert_allclose(statistics[:, 3], at_mean.log_likelihood.numpy(), rtol=1e-6)
     # With the mean as the one draw, the evidence is log p(x|μ) + log p(μ) − log q(μ).
     np.testing.assert_allclose(statistics[:, 4], (at_mean.log_likelihood - at_mean.log_evidence).numpy(), rtol=1e-6)
-    covariance = np.cov(statistics[:60].T, bias=True)
-    precision = np.linalg.inv(covariance + 1e-6 * np.diag(np.maximum(np.diag(covariance), 1e-6)))
-    expected = [mahalanobis(row, statistics[:60].mean(0), precision) ** 2 for row in statistics]
+    centre, spread = statistics[:60].mean(0), statistics[:60].std(0)
+    standard = (statistics - centre) / spread
+    assert (spread > 1e-3 * np.abs(statistics[:60]).mean(0) + 1e-6).all()
+    shrunk, amount = ledoit_wolf(standard[:60])
+    assert amount < 0.5
+    expected = [mahalanobis(row, np.zeros(5), np.linalg.inv(shrunk)) ** 2 for row in standard]
     np.testing.assert_allclose(scores(x)[0].numpy(), expected, rtol=1e-4)
 
 

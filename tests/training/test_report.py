@@ -43,7 +43,7 @@ from training.bounds import held_out_metrics, score_columns
 from training.build import build
 from training.datasets import SplitRecipe, split
 from training.datasets.digits import Digits
-from training.export import export_graphs, graph_modules
+from training.export import export_graphs, graph_inputs, graph_modules
 from training.fit import Epoch
 from training.recipes import ModelRecipe
 from training.report import CardInputs, write_card
@@ -74,7 +74,7 @@ def card_inputs(manifest: Manifest, engine: OnnxEngine, calibration: Any, test: 
     manifest = manifest.model_copy(update={"metrics": held_out_metrics(held_out) | {"epochs": float(EPOCHS)}})
     epochs = history()
     return CardInputs(
-        manifest, engine, calibration, epochs, epochs[8], test, 1000 + np.arange(len(test)), scores, **more
+        manifest, engine, calibration, epochs, epochs[8], test, 1000 + np.arange(len(test)), scores(held_out), **more
     )
 
 
@@ -129,11 +129,11 @@ def untrained(data: ImageInput | TabularInput, rows: Array, likelihood: str, lat
 
 
 def golden(engine: OnnxEngine, graphs: dict[str, Graph], x: Array, bank: Array) -> dict[str, Array]:
-    random = {"normal": noise.standard_normal(0, (len(x), x[0].size)), "uniform": noise.uniform(0, (len(x), x[0].size))}
-    known = {"x": x, "noise": bank, "z": engine.run("encoder", {"x": x})["mean"], **random}
+    latents = engine.run("encoder", {"x": x})["mean"]
     tensors = {}
-    for name, graph in graphs.items():
-        inputs = {tensor.name: known[tensor.name] for tensor in graph.inputs}
+    for name in graphs:
+        by_row, shared = graph_inputs(name, x, bank, latents)
+        inputs = by_row | shared
         tensors |= {f"{name}.{key}": array for key, array in (inputs | engine.run(name, inputs)).items()}
     return tensors
 
