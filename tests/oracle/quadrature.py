@@ -74,6 +74,13 @@ def _gaussian(sigma: Callable[[Array, State], tuple[Array, Array]]) -> Callable[
     return log_density
 
 
+def _student_t(params: Array, x: Array, kind: Kind, state: State) -> Array:
+    location, scale = _moments(kind, list(range(len(x))))
+    degrees = 1 + np.log1p(np.exp(state["free_degrees"]))
+    deviation = FLOOR + np.exp(state["free_log_sigma"])
+    return np.asarray(stats.t(degrees, location + scale * params, scale * deviation).logpdf(x))
+
+
 FLOOR = 0.01
 """Of σ in units of the scale, for columns of real numbers."""
 
@@ -156,12 +163,14 @@ LOG_DENSITIES: dict[str, Callable[..., Array]] = {
     "gaussian_optimal": _gaussian(_optimal),
     "gaussian_heteroscedastic": _gaussian(_heteroscedastic),
     "gaussian_fixed": _gaussian(_fixed),
+    "student_t": _student_t,
     "bernoulli": _bernoulli,
     "continuous_bernoulli": _continuous_bernoulli,
     "discretized_logistic": _discretized_logistic,
     "categorical": _categorical,
     "mixed": _mixed(_gaussian(_learned), 1),
     "mixed_heteroscedastic": _mixed(_gaussian(_heteroscedastic), 2),
+    "mixed_student_t": _mixed(_student_t, 1),
 }
 """Log p(x_d|z), (grid, D), NaN where x is missing, for parameters (grid, num_params), a row x (D,), its kind of data
 and the likelihood's own parameters."""
