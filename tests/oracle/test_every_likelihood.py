@@ -23,6 +23,8 @@ from training.likelihoods import LIKELIHOODS
 from training.priors import PRIORS
 from training.recipes import ModelRecipe
 
+pytestmark = pytest.mark.slow  # A graph is exported for each likelihood and prior.
+
 ROWS = 5
 MANY = 2**14
 NATS_PER_DIMENSION = 5e-6

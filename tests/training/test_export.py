@@ -34,7 +34,15 @@ FIRST = {
     "mixed_heteroscedastic": "mixed table",
 }
 """Kinds of data to prefer to the first that a likelihood takes."""
-ARCHITECTURE = {"discretized_logistic": "convolutional", "bernoulli": "convolutional", "mixed": "residual_mlp"}
+ARCHITECTURE = {
+    "discretized_logistic": "convolutional",
+    "bernoulli": "convolutional",
+    "mixed": "residual_mlp",
+    "mixed_student_t": "skip_mlp",
+}
+PRIOR = {"mixed_student_t": "mixture", "bernoulli": "mixture"}
+QUICK = {"gaussian_shared", "discretized_logistic", "bernoulli", "mixed", "mixed_student_t"}
+"""Likelihoods that are exported in every run of the tests; each takes a quarter of a minute."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +65,21 @@ class Exported:
         return verify(self.modules, self.kind.data, engine, self.kind.rows[:40], BANK)
 
 
-@pytest.fixture(scope="module", params=LIKELIHOODS)
+EVERY = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in LIKELIHOODS]
+
+
+@pytest.fixture(scope="module", params=EVERY)
 def exported(request: pytest.FixtureRequest) -> Exported:
     name = request.param
     first = next(kind for likelihood, kind in accepted() if likelihood == name)
     kind = KINDS[FIRST.get(name, first)]
     recipe = ModelRecipe(
-        architecture=ARCHITECTURE.get(name, "gated_mlp"), widths=(16, 16), latent_size=L, likelihood=name
+        architecture=ARCHITECTURE.get(name, "gated_mlp"),
+        widths=(16, 16),
+        latent_size=L,
+        likelihood=name,
+        prior=PRIOR.get(name, "standard_normal"),
+        components=5,
     )
     vae = build(recipe, kind.data, kind.rows, seed=0).eval()
     with torch.no_grad():  # Training moves what starts at zero.
