@@ -20,7 +20,7 @@ from training.datasets import Dataset, split
 from training.recipes import Recipe
 from training.vae import VAE
 
-QUICK = ("--fit.epochs", "2", "--fit.warmup_epochs", "0", "--bound.num_draws", "4", "--model.latent_size", "2")
+QUICK = ("--fit.steps", "8", "--fit.warmup_epochs", "0", "--bound.num_draws", "4", "--model.latent_size", "2")
 
 
 def original(recipe: Recipe, folder: Path) -> tuple[VAE, Dataset]:
@@ -80,7 +80,7 @@ def people_client(tmp_path_factory: pytest.TempPathFactory, serve: Serve) -> Any
         writer.writerows({name: "" if value is None else value for name, value in r.items()} for r in records)
     status, output, errors = run(
         *("table", "--data", str(folder / "people.csv"), "--model.widths", "[64]", "--model.latent_size", "4"),
-        *("--fit.epochs", "40", "--fit.batch_size", "64", "--fit.learning_rate", "0.003", "--fit.warmup_epochs", "0"),
+        *("--fit.steps", "2400", "--fit.batch_size", "64", "--fit.learning_rate", "0.003", "--fit.warmup_epochs", "0"),
         folder=folder,
     )
     assert status == 0, errors

@@ -105,7 +105,7 @@ def test_a_table_is_filled_once(
 ) -> None:
     arguments = [
         *("tables", "--tables", str(folder), "--seeds", "0", "1", "--methods", "Lowerbound", "kNN", "Σz²"),
-        *("--keep", str(tmp_path / "keep"), "--fit.epochs", "30", "--model.widths", "[32]"),
+        *("--keep", str(tmp_path / "keep"), "--fit.steps", "200", "--model.widths", "[32]"),
     ]
     assert run(monkeypatch, *arguments) == 0
     table = capsys.readouterr().out
