@@ -40,16 +40,21 @@ def score(
     return np.concatenate(answers)
 
 
-def main(url: str = "http://127.0.0.1:8000") -> None:
-    """Print the table."""
-    client = httpx.Client(base_url=url, timeout=120)
+def served_model(client: httpx.Client) -> tuple[Manifest, str, npt.NDArray[np.generic]]:
+    """The default model's manifest, its device, and the test rows that its recipe held out."""
     served = client.get("/model").raise_for_status().json()
     manifest = Manifest.model_validate(served["manifest"])
     recipe = Recipe.model_validate(manifest.provenance.recipe)
     dataset = recipe.dataset.load(recipe.data)
     if dataset.fingerprint != manifest.provenance.data_sha256:
         sys.exit("the data is not what the model was trained on")
-    rows = dataset.rows[split(dataset, recipe.split).test]
+    return manifest, served["device"], dataset.rows[split(dataset, recipe.split).test]
+
+
+def main(url: str = "http://127.0.0.1:8000") -> None:
+    """Print the table."""
+    client = httpx.Client(base_url=url, timeout=120)
+    manifest, device, rows = served_model(client)
     scrambled = np.random.default_rng(0).permuted(rows.reshape(len(rows), -1), axis=1).reshape(rows.shape)
 
     started = time.perf_counter()
@@ -61,7 +66,7 @@ def main(url: str = "http://127.0.0.1:8000") -> None:
     print(
         f"model               {manifest.name} {manifest.version}, {len(rows):,} test rows, {manifest.num_draws} draws"
     )
-    print(f"device              {served['device']}, {platform.machine()}")
+    print(f"device              {device}, {platform.machine()}")
     print(f"mean ELBO, HTTP     {over_http:.6f} nats")
     print(f"mean ELBO, manifest {in_manifest:.6f} nats, difference {abs(over_http - in_manifest):.1e}")
     print(f"AUROC, scrambled    {auroc:.4f}")

@@ -15,10 +15,7 @@ import time
 import httpx
 import numpy as np
 
-from service.manifest import Manifest
-from tests.benchmarks.held_out import score
-from training.datasets import split
-from training.recipes import Recipe
+from tests.benchmarks.held_out import score, served_model
 
 STEPS = (0, 1, 5, 10, 20, 50)
 ROWS, ROUNDS = 64, 5
@@ -28,11 +25,8 @@ MOST_ROWS = 1000
 def main(url: str = "http://127.0.0.1:8000") -> None:
     """Print the table."""
     client = httpx.Client(base_url=url, timeout=600)
-    served = client.get("/model").raise_for_status().json()
-    manifest = Manifest.model_validate(served["manifest"])
-    recipe = Recipe.model_validate(manifest.provenance.recipe)
-    dataset = recipe.dataset.load(recipe.data)
-    rows = dataset.rows[split(dataset, recipe.split).test][:MOST_ROWS]
+    manifest, device, rows = served_model(client)
+    rows = rows[:MOST_ROWS]
     seconds: dict[int, list[float]] = {steps: [] for steps in STEPS}
     for _ in range(ROUNDS):
         for steps in STEPS:
@@ -40,7 +34,7 @@ def main(url: str = "http://127.0.0.1:8000") -> None:
             score(client, rows[:ROWS], ROWS, refine=steps)
             seconds[steps].append(time.perf_counter() - started)
     print(f"{manifest.name} {manifest.version}, {len(rows):,} test rows, {manifest.num_draws} draws", end="; ")
-    print(f"{served['device']}, {platform.machine()}")
+    print(f"{device}, {platform.machine()}")
     print("| steps | mean ELBO | mean regret | smallest | a request of 64 rows, ms | × without | a step × without |")
     print("|---:|---:|---:|---:|---:|---:|---:|")
     for steps in STEPS:
