@@ -72,6 +72,9 @@ def train(recipe: Recipe) -> Path | None:
     vae = build(recipe.model, dataset.input, rows, recipe.fit.seed)
     bank = torch.from_numpy(noise.bank(recipe.bound.seed, recipe.bound.num_draws, vae.prior.latent_size))
     held_out = torch.from_numpy(dataset.rows[splits.validation])
+    if first:
+        # Where that cannot be, the training would be in vain.
+        (recipe.out / recipe.name).mkdir(parents=True, exist_ok=True)
     (run,) = broadcast_object_list([open_run(recipe, dataset.fingerprint) if first else None])
     console.print(f"run: {run}", markup=False)
     history = fit(vae, training_rows(dataset, splits.train), held_out, bank, recipe.fit, run)

@@ -6,6 +6,7 @@ start: a run that was killed and resumed therefore ends with the very numbers of
 This module must not know about recipes' other sections, data files or ONNX.
 """
 
+import contextlib
 import json
 import math
 import shutil
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -267,7 +269,8 @@ def _set_pace(optimizer: torch.optim.Optimizer, recipe: FitRecipe, progress: flo
 def _save_checkpoint(accelerator: Accelerator, run: Path, progress: Progress) -> None:
     """Complete once its progress.json is there; only then are older ones removed."""
     folder = run / f"checkpoint-{len(progress.history)}"
-    accelerator.save_state(str(folder))
+    with _to_disk(folder):
+        accelerator.save_state(str(folder))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         _replace(
@@ -296,5 +299,15 @@ def _write_metrics(path: Path, history: list[Epoch]) -> None:
 def _replace(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file whole or not at all."""
     temporary = path.with_name(path.name + ".new")
-    write(temporary)
-    temporary.replace(path)
+    with _to_disk(path):
+        write(temporary)
+        temporary.replace(path)
+
+
+@contextlib.contextmanager
+def _to_disk(path: Path) -> Iterator[None]:
+    """A full disk is an `OSError`, for which torch and safetensors have other kinds."""
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        raise OSError(f"{path}: cannot be written: {error}") from error

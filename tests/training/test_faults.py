@@ -1,0 +1,59 @@
+"""A disk that takes no more, or nothing at all: the trainer says so, leaves no half bundle, and goes on afterwards."""
+
+import resource
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.bundle import read_bundle
+from tests.training.conftest import run, start
+
+if sys.platform != "linux":
+    pytest.skip("limits are set from outside", allow_module_level=True)
+
+QUICK = (
+    *("--fit.epochs", "2", "--fit.warmup_epochs", "0", "--bound.num_draws", "4"),
+    *("--model.widths", "[8]", "--model.latent_size", "2"),
+)
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.npy"
+    np.save(path, np.random.default_rng(0).normal(size=(400, 3)))
+    return path
+
+
+def interrupted(folder: Path, most: int, *arguments: str) -> str:
+    """What a run says that may write no file of more than so many bytes."""
+    with start(*arguments, folder=folder) as process:
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
+        _, errors = process.communicate(timeout=300)
+    assert process.returncode == 1, errors
+    assert "Traceback" not in errors
+    return errors.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_a_full_disk_leaves_no_half_bundle(tmp_path: Path, rows: Path) -> None:
+    arguments = ("arrays", "--data", str(rows), *QUICK)
+    assert "best.safetensors: cannot be written" in interrupted(tmp_path, 1_000, *arguments)
+    assert "File too large" in interrupted(tmp_path, 30_000, *arguments, "--resume")
+    assert (tmp_path / "runs" / "arrays" / "1" / "best.safetensors").exists()
+    assert not list((tmp_path / "models").rglob("manifest.json"))
+    status, output, errors = run(*arguments, "--resume", folder=tmp_path)
+    assert status == 0, errors
+    assert read_bundle(Path(output.strip())).manifest.version == 1
+    assert [path.name for path in (tmp_path / "models" / "arrays").iterdir()] == ["1"]
+
+
+def test_a_disk_that_cannot_be_written_is_named_before_the_training(tmp_path: Path, rows: Path) -> None:
+    (tmp_path / "models").symlink_to("/proc")
+    status, output, errors = run("arrays", "--data", str(rows), *QUICK, folder=tmp_path)
+    assert status == 1
+    assert not output
+    assert "Traceback" not in errors
+    assert "models/arrays" in errors
+    assert not list(tmp_path.glob("runs"))
