@@ -31,6 +31,9 @@ _REQUEST_ID_KEY = REQUEST_ID_HEADER.lower().encode()
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 """Ids that are echoed: visible ASCII, of a length that fits a log line; any other is replaced."""
 
+_LONGEST = 1000
+"""Characters of a detail or a location; libraries quote what they cannot read."""
+
 _PROTOCOL_STATUS = {
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: HTTPStatus.NOT_IMPLEMENTED,
     HTTPStatus.UNPROCESSABLE_ENTITY: HTTPStatus.BAD_REQUEST,
@@ -185,5 +188,9 @@ def _answer(scope: Scope, status: HTTPStatus, detail: str, location: str | None 
 
 
 def _writable(text: str) -> str:
-    """The text with escapes for lone surrogates, which a client's JSON strings can hold and UTF-8 cannot."""
-    return text.encode(errors="backslashreplace").decode()
+    """The text, cut where it repeats too much of what was sent, and with escapes for lone surrogates.
+
+    A client's JSON strings can hold those, and UTF-8 cannot.
+    """
+    cut = text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+    return cut.encode(errors="backslashreplace").decode()
