@@ -1,0 +1,189 @@
+"""What goes wrong around the service: files, processes, descriptors, memory, signals. No wrong answer is given."""
+
+import contextlib
+import io
+import os
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+import httpx
+import numpy as np
+import pytest
+
+from service.repository import DEFAULT_REPOSITORY
+from tests.conftest import Serve
+from tests.service.test_workers import is_serving, start, until
+
+if sys.platform != "linux":
+    pytest.skip("processes are looked up under /proc", allow_module_level=True)
+
+ONE = [[0] * 8 for _ in range(8)]
+COMMAND = [sys.executable, "-m", "service"]
+
+
+def process_of(client: httpx.Client) -> int:
+    pattern = f"service --port {client.base_url.port}"
+    return int(subprocess.run(["pgrep", "-f", pattern], capture_output=True, check=True, text=True).stdout.split()[0])
+
+
+def alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def ask(client: httpx.Client) -> bytes:
+    return client.post("/elbo", json={"instances": [ONE]}).raise_for_status().content
+
+
+class Load:
+    """Clients that ask again and again, each on its own connection; what they got, by kind."""
+
+    def __init__(self, url: str, good: bytes, clients: int = 4) -> None:
+        self.seen: Counter[str] = Counter()
+        self._url, self._good = url, good
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
+
+    def _run(self) -> None:
+        with httpx.Client(base_url=self._url, timeout=30) as client:
+            while not self._stop.is_set():
+                try:
+                    answer = client.post("/elbo", json={"instances": [ONE]})
+                except httpx.TransportError:
+                    self.seen["no answer"] += 1
+                    time.sleep(0.01)
+                    continue
+                right = answer.status_code == 200 and answer.content == self._good
+                self.seen["right" if right else f"{answer.status_code} {answer.text[:100]}"] += 1
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
+# The bundle
+
+
+def test_files_that_change_under_a_server_do_not_change_its_answers(tmp_path: Path, serve: Serve) -> None:
+    folder = tmp_path / "models" / "digits" / "1"
+    shutil.copytree(DEFAULT_REPOSITORY / "digits" / "1", folder)
+    with serve("--models", str(tmp_path / "models")) as client, Load(str(client.base_url), ask(client)) as load:
+        with (folder / "weights.bin").open("r+b") as file:
+            file.truncate(1000)
+        (folder / "elbo.onnx").write_bytes(b"something else")
+        (folder / "manifest.json").write_text("{}")
+        time.sleep(0.5)
+        assert client.get("/health/ready").is_success
+        shutil.rmtree(tmp_path / "models")
+        time.sleep(0.5)
+        assert client.get("/health/ready").is_success
+    assert set(load.seen) == {"right"}
+
+
+# Processes
+
+
+@pytest.mark.slow
+def test_a_worker_killed_under_load_takes_no_more_than_its_own_requests(tmp_path: Path) -> None:
+    workers = start(tmp_path)
+    try:
+        until(lambda: len(workers.pids()) == 2)
+        until(lambda: workers.ask(path="/health/ready").is_success)
+        good = workers.ask("POST", "/elbo", json={"instances": [ONE]}).content
+        with Load(workers.url, good) as load:
+            for _ in range(3):
+                before = workers.pids()
+                os.kill(min(before), signal.SIGKILL)
+                until(lambda before=before: len(workers.pids() - before) == 1)
+                new = min(workers.pids() - before)
+                until(lambda new=new: is_serving(workers, new))
+        assert set(load.seen) <= {"right", "no answer"}
+        assert load.seen["right"] > 100
+        # Those under way in the killed process, and those that reached its socket before it was closed.
+        assert load.seen["no answer"] <= 3 * 8
+    finally:
+        workers.parent.terminate()
+        assert workers.parent.wait(60) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_signal_at_any_stage_of_the_start_ends_it(tmp_path: Path, workers: int, number: signal.Signals) -> None:
+    for delay in (0.05, 0.3, 0.7, 1.1, 1.5, 2, 3):
+        with (tmp_path / "log").open("wb") as log:
+            process = subprocess.Popen(
+                [*COMMAND, "--port", "0", "--workers", str(workers)],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                # A shell starts background jobs deaf to Ctrl-C, and children inherit it.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - nothing but this
+            )
+        time.sleep(delay)
+        process.send_signal(number)
+        process.wait(timeout=30)
+        # Before Python has its handlers the signal itself ends it.
+        assert process.returncode in {0, 1, 130, -number}, (delay, (tmp_path / "log").read_text())
+        until(lambda group=process.pid: not alive(group), seconds=20)  # No worker is left behind.
+
+
+# Descriptors and memory
+
+
+@contextlib.contextmanager
+def limited(client: httpx.Client, kind: int, most: int) -> Iterator[None]:
+    """Take away what a server may have, for a while."""
+    process = process_of(client)
+    before = resource.prlimit(process, kind)
+    resource.prlimit(process, kind, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(process, kind, before)
+
+
+def test_without_descriptors_those_who_are_connected_are_served(serve: Serve) -> None:
+    with serve("--lanes", "1") as client:
+        good = ask(client)
+        used = len(list(Path(f"/proc/{process_of(client)}/fd").iterdir()))
+        with limited(client, resource.RLIMIT_NOFILE, used + 20), contextlib.ExitStack() as held:
+            for _ in range(100):
+                held.enter_context(socket.create_connection(("127.0.0.1", client.base_url.port or 0), 5))
+            assert ask(client) == good
+        until(lambda: httpx.get(f"{client.base_url}/health/ready", timeout=5).is_success, seconds=20)
+        assert ask(client) == good
+
+
+def test_without_memory_requests_fail_and_the_service_does_not(serve: Serve) -> None:
+    body = io.BytesIO()
+    np.save(body, np.zeros((200_000, 8, 8), np.uint8))
+    headers = {"Content-Type": "application/x-npy", "Accept": "application/x-npy"}
+    with serve("--lanes", "1") as client:
+        good = ask(client)
+        size = int(Path(f"/proc/{process_of(client)}/statm").read_text().split()[0]) * resource.getpagesize()
+        with limited(client, resource.RLIMIT_AS, size + 8 * 2**20):
+            answer = client.post("/elbo?num_draws=1", content=body.getvalue(), headers=headers)
+            assert answer.is_error, answer.text  # From wherever the memory ended.
+            assert ask(client) == good
+        assert client.post("/elbo?num_draws=1", content=body.getvalue(), headers=headers).is_success
+        assert ask(client) == good
