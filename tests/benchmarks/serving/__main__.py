@@ -6,7 +6,8 @@
 
 `table` compares the service with its peers, with HTTP alone and with ONNX Runtime alone, in rounds, every server
 started anew in each; `stages` says where the time of a request goes; `workers` what a second process brings; `memory`
-watches a long run. Linux, two cores or more: the server has core 0, the load generator core 1; nothing else should run.
+watches a long run; `overload` offers more than can be done. Linux, two cores or more: the server has core 0, the load
+generator core 1; nothing else should run.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from statistics import median
 from tests.benchmarks.serving.ceiling import BATCHES
 from tests.benchmarks.serving.load import Load, LoadError, run
 from tests.benchmarks.serving.memory import soak
+from tests.benchmarks.serving.overload import overload
 from tests.benchmarks.serving.reference import Reference, write_reference
 from tests.benchmarks.serving.scaling import scaling
 from tests.benchmarks.serving.servers import (
@@ -40,7 +42,7 @@ from tests.benchmarks.serving.servers import (
 from tests.benchmarks.serving.stages import profile
 
 WARM_UP = 1.0
-PARTS = ("table", "stages", "workers", "memory")
+PARTS = ("table", "stages", "workers", "memory", "overload")
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,12 @@ Results = dict[str, dict[Cell, list[Load]]]
 def main() -> int:
     """Run what was asked for; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help="table, stages, workers, memory; all if none is given")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all if none is given")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--minutes", type=float, default=10.0, help="of the memory run")
+    parser.add_argument(
+        "--minutes", type=float, default=10.0, help="of the memory run, and of ten loads beyond the capacity"
+    )
     parser.add_argument("--peers", type=Path, default=Path(".venv/peers/bin/python"), help="the peers' interpreter")
     parser.add_argument("--only", nargs="*", default=[], help="servers by name, beside Lowerbound; all if not given")
     given = parser.parse_args()
@@ -100,7 +104,9 @@ def main() -> int:
             print(f"Rows a second; median of {given.rounds} x {given.seconds:g} s.\n")
             print(scaling(reference, given.seconds, given.rounds), end="\n\n")
         if "memory" in parts:
-            print(soak(reference, given.minutes, python))
+            print(soak(reference, given.minutes, python), end="\n\n")
+        if "overload" in parts:
+            print(overload(reference, 6 * given.minutes, python))
     return 0
 
 

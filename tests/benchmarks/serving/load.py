@@ -79,7 +79,7 @@ class Load:
         return float(np.quantile(self.latencies, share))
 
 
-class _Connection:
+class Connection:
     """One socket, the exchange under way on it, and what has arrived of the answer."""
 
     def __init__(self, port: int) -> None:
@@ -88,6 +88,7 @@ class _Connection:
         self._received = b""
 
     def send(self, exchange: Exchange) -> None:
+        """Begin an exchange; the last one has been answered."""
         self.exchange = exchange
         self.started = time.perf_counter()
         self.socket.sendall(exchange.request)
@@ -117,7 +118,7 @@ class _Connection:
 
 def ask(port: int, request: bytes) -> Answer:
     """One request on a connection of its own."""
-    connection = _Connection(port)
+    connection = Connection(port)
     with connection.socket:
         connection.send(Exchange(request, rows=0))
         while (answer := connection.receive()) is None:
@@ -134,7 +135,7 @@ def run(port: int, exchanges: Sequence[Exchange], connections: int, seconds: flo
         LoadError: An answer was not the expected one.
     """
     turns = itertools.cycle(exchanges)
-    by_number: dict[int, _Connection] = {}
+    by_number: dict[int, Connection] = {}
     latencies: list[float] = []
     rows = 0
     gc.collect()
@@ -142,7 +143,7 @@ def run(port: int, exchanges: Sequence[Exchange], connections: int, seconds: flo
     try:
         with select.epoll() as poll:
             for _ in range(connections):
-                connection = _Connection(port)
+                connection = Connection(port)
                 by_number[connection.socket.fileno()] = connection
                 poll.register(connection.socket, select.EPOLLIN)
                 connection.send(next(turns))

@@ -35,14 +35,14 @@ def soak(reference: Reference, minutes: float, python: Path) -> str:
     with serve(OURS, reference, python) as (port, pid):
         exchanges = _mix(reference, port)
         begin = time.monotonic()
-        seconds, sizes = [0.0], [_resident(pid)]
+        seconds, sizes = [0.0], [resident(pid)]
         requests = rows = 0
         while (left := 60 * minutes - (time.monotonic() - begin)) > 0:
             load = run(port, exchanges, CONNECTIONS, min(SLICE, max(left, 0.5)))
             requests += len(load.latencies)
             rows += load.rows
             seconds.append(time.monotonic() - begin)
-            sizes.append(_resident(pid))
+            sizes.append(resident(pid))
     slope, error = _slope(np.array(seconds) / 60, np.array(sizes))
     return (
         f"{seconds[-1] / 60:.1f} minutes: {requests:,} requests with {rows:,} rows, of {len(exchanges)} kinds, "
@@ -82,7 +82,7 @@ def _checked(exchange: Exchange, rows: Array, reference: Reference, port: int) -
     return replace(exchange, body=answer.body)
 
 
-def _resident(pid: int) -> float:
+def resident(pid: int) -> float:
     """MiB, of the process and of those that it started."""
     kibibytes = 0
     for status in Path("/proc").glob("[0-9]*/status"):

@@ -178,11 +178,18 @@ def instances(path: str) -> Request:
     return request
 
 
-def npy(x: Array) -> bytes:
+def npy_to(path: str) -> Request:
     """One `.npy` array, and the answer as one too."""
-    body = io.BytesIO()
-    np.save(body, x)
-    return post(ELBO, body.getvalue(), "Content-Type: application/x-npy", "Accept: application/x-npy")
+
+    def request(x: Array) -> bytes:
+        body = io.BytesIO()
+        np.save(body, x)
+        return post(path, body.getvalue(), "Content-Type: application/x-npy", "Accept: application/x-npy")
+
+    return request
+
+
+npy = npy_to(ELBO)
 
 
 def _v2_json(x: Array) -> bytes:
