@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import signal
 import sys
 
 import uvicorn
@@ -11,6 +12,7 @@ from pydantic_settings import CliApp
 
 from service.app import create_app
 from service.errors import LowerboundError
+from service.server import Connection
 from service.settings import Settings
 
 SWITCH_INTERVAL = 2e-4
@@ -30,6 +32,8 @@ def main() -> int:
         return _refuse("; ".join(problems))
     except LowerboundError as error:
         return _refuse(str(error))
+    # uvicorn, once it has answered what was under way, raises again the signal that told it to.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     several = settings.workers > 1
     if several:  # Each process makes the application for itself; this one has seen that they can.
         del app
@@ -40,10 +44,11 @@ def main() -> int:
         factory=several,
         workers=settings.workers,
         timeout_worker_healthcheck=WORKER_PATIENCE,
+        timeout_graceful_shutdown=settings.grace,
+        http=Connection,
         host=settings.host,
         port=settings.port,
         log_config=None,
-        access_log=settings.log_level == "debug",
         server_header=False,
         proxy_headers=False,  # Who asks from behind a proxy makes no difference.
     )

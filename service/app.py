@@ -64,6 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.repository = repository
     app.state.statistics = {}
+    app.state.draining = False
     named_model, versioned_model = [Depends(named)], [Depends(named), Depends(versioned)]
     for prefix, dependencies, tag in (
         ("", [], "default model"),

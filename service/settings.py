@@ -42,4 +42,9 @@ class Settings(BaseSettings):
     max_draws: int = Field(default=4096, ge=1, le=MAX_DRAWS, description="Most draws for one row.")
     max_body: int = Field(default=64 * 2**20, ge=1, description="Most bytes in a request's body.")
     timeout: float = Field(default=30.0, gt=0, description="Seconds after which a request is given up.")
+    read_timeout: float = Field(
+        default=5.0, gt=0, description="Seconds in which a client must send a request, plus one for each KiB of it."
+    )
+    max_connections: int = Field(default=1000, ge=1, description="Most connections that a process serves.")
+    grace: int = Field(default=25, ge=0, description="Seconds that requests have to be answered in after SIGTERM.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What is logged.")

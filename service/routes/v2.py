@@ -39,7 +39,7 @@ from service.protocol import (
     TensorConfig,
     TensorMetadata,
 )
-from service.routes.description import body, describe_headers, failure, find_model
+from service.routes.description import body, check_ready, describe_headers, failure, find_model
 from service.tensors import Inference, datatype, read_raw, read_request, write_answer
 
 BINARY = "application/octet-stream"
@@ -153,8 +153,7 @@ async def live() -> ServerLive:
 @router.get("/health/ready")
 async def ready(request: Request) -> ServerReady:
     """Every model's engine answers its golden rows as the bundle says."""
-    for model in request.app.state.repository:
-        await model.check()
+    await check_ready(request)
     return ServerReady()
 
 
