@@ -11,7 +11,7 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from threading import Lock, Thread
@@ -31,7 +31,8 @@ class Work:
     """Rows to be computed by one graph.
 
     `rows` are the inputs with one entry per row, all of the same length; `shared` are the inputs common to all rows,
-    and `key` names their content: works with the same graph and key may be computed together.
+    and `finish` makes of the graph's outputs the answer, row by row. `key` names the content of these two: works with
+    the same graph and key may be computed together.
     """
 
     graph: str
@@ -39,6 +40,7 @@ class Work:
     shared: Mapping[str, Array] = field(default_factory=dict)
     key: Hashable = None
     draws: int = 1
+    finish: Callable[[dict[str, Array]], dict[str, Array]] = dict
 
     @property
     def num_rows(self) -> int:
@@ -226,7 +228,7 @@ class Batcher:
             else first.rows[name][batch[0].start : batch[0].stop]
             for name in first.rows
         }
-        return self._engine.run(first.graph, {**rows, **first.shared})
+        return first.finish(self._engine.run(first.graph, {**rows, **first.shared}))
 
     def _scatter(self, batch: list[_Piece], answer: Mapping[str, Array], seconds: float) -> None:
         self._measure(batch, seconds)

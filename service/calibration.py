@@ -41,8 +41,8 @@ def p_values(scores: Array, held_out: Array) -> npt.NDArray[np.float64]:
     Returns:
         One p-value in (0, 1] for each score, in the shape of `scores`.
     """
-    at_least = held_out.size - np.searchsorted(held_out, scores, side="left")
-    return np.asarray((1.0 + at_least) / (held_out.size + 1.0), np.float64)
+    less = held_out.searchsorted(scores, side="left")
+    return np.asarray((held_out.size + 1 - less) / (held_out.size + 1), np.float64)
 
 
 def discoveries(p: npt.NDArray[np.float64], fdr: float) -> npt.NDArray[np.bool_]:

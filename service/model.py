@@ -7,6 +7,7 @@ import asyncio
 import functools
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,6 +61,18 @@ class _Plan:
     sign: int
     by_graph: bool
     held_out: Array | None
+
+    def score(self, made: Mapping[str, Array]) -> dict[str, Array]:
+        """`score` and `p_value` from what the score is made of."""
+        score = self.sign * made[self.column]
+        return {
+            "score": score,
+            "p_value": np.full(len(score), np.nan) if self.held_out is None else p_values(score, self.held_out),
+        }
+
+    def judge(self, bounds: dict[str, Array]) -> dict[str, Array]:
+        """The bounds, with their score and p-value."""
+        return bounds | self.score(bounds)
 
 
 class Model:
@@ -181,25 +194,25 @@ class Model:
                 "query.fdr",
             )
         shared, key = {"noise": self._bank(plan.seed, draws)}, (plan.seed, draws)
+        at_once = not plan.refine and not plan.by_graph
+        judged = ((*key, plan.column), draws, plan.judge) if at_once else (key, draws)
 
         # In turn: together they may be too much.
-        columns = await self._batcher.submit(Work("elbo", {"x": x}, shared, key, draws))
+        columns = await self._batcher.submit(Work("elbo", {"x": x}, shared, *judged))
         finite = np.isfinite(columns["elbo"]) & np.isfinite(columns["log_evidence"])
-        if not finite.all():
-            raise InvalidError("too far from the training data for a finite bound", f"instances[{np.argmin(finite)}]")
+        if not finite[worst := finite.argmin()]:
+            raise InvalidError("too far from the training data for a finite bound", f"instances[{worst}]")
         if plan.refine:
             ascent = Ascent(await self._batcher.submit(Work("encoder", {"x": x})), columns)
             for _ in range(plan.refine + 1):
                 step = Work("refine", {"x": x, **ascent.state}, shared, key, draws)
                 ascent.take(await self._batcher.submit(step))
             columns = ascent.bounds
+        if not at_once:
+            made = await self._batcher.submit(Work("scores", {"x": x})) if plan.by_graph else columns
+            columns |= plan.score(made)
         if explain:
             columns |= await self._batcher.submit(Work("explain", {"x": x}, shared, key, draws))
-        made = await self._batcher.submit(Work("scores", {"x": x})) if plan.by_graph else columns
-        columns["score"] = plan.sign * made[plan.column]
-        columns["p_value"] = (
-            np.full(len(x), np.nan) if plan.held_out is None else p_values(columns["score"], plan.held_out)
-        )
         if fdr is not None:
             columns["discovery"] = discoveries(columns["p_value"], fdr)
         return columns

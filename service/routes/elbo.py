@@ -19,7 +19,7 @@ async def elbo(request: Request, model: ServedModel, query: Annotated[ElboQuery,
     """
     writer = choose_writer(request)
     x = parse_instances(await read_body(request, "instances"), model.manifest.input)
-    return respond(model, writer, await model.elbo(x, **dict(query)))
+    return respond(model, writer, await model.elbo(x, **vars(query)))
 
 
 OPERATION = Operation("POST", "/elbo", elbo, ElboAnswer, Instances)

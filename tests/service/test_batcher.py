@@ -5,6 +5,7 @@ import inspect
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -236,6 +237,24 @@ def test_waiting_rows_share_a_call_with_their_kind() -> None:
             ("shift", [60]),
             ("double", [70]),
         ]
+
+    with_batcher(scenario)
+
+
+def test_an_answer_is_finished_once_a_batch() -> None:
+    finished = []
+
+    def finish(answer: dict[str, Array]) -> dict[str, Array]:
+        finished.append(len(answer["value"]))
+        return {"more": answer["value"] + 1}
+
+    async def scenario(batcher: Batcher, engine: Arithmetic) -> None:
+        tasks = [replace(work(*rows), finish=finish) for rows in ([1, 2], [3], [4, 5, 6])]
+        other = replace(work(7), key="finished otherwise", finish=lambda answer: {"other": answer["wide"]})
+        answers = await asyncio.gather(*map(batcher.submit, (*tasks, other)))
+        assert [answer["more"].tolist() for answer in answers[:3]] == [[3, 5], [7], [9, 11, 13]]
+        assert answers[3]["other"].tolist() == [[7, -7]]
+        assert finished == [6]
 
     with_batcher(scenario)
 

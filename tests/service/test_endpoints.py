@@ -323,7 +323,7 @@ def test_explanations_add_up(digits: httpx.Client, digits_bundle: Bundle) -> Non
     rows = digits_bundle.golden["elbo"]["x"]
     for query in ({}, {"num_draws": 5, "seed": 9}):
         answer = ask(digits, "/elbo", rows, binary=True, explain=True, **query)
-        assert list(answer) == [*BOUNDS, "feature_log_likelihood", "latent_kl", "score", "p_value"]
+        assert list(answer) == [*BOUNDS, "score", "p_value", "feature_log_likelihood", "latent_kl"]
         assert answer["feature_log_likelihood"].shape == (4, 8, 8)
         assert answer["latent_kl"].shape == (4, digits_bundle.manifest.latent_size)
         total = answer["feature_log_likelihood"].sum(axis=(1, 2))
