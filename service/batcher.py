@@ -11,7 +11,8 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from threading import Lock, Thread
@@ -91,7 +92,7 @@ class Batcher:
     Args:
         engine: What computes.
         max_batch: Most row-draws in one engine call; a single row with more draws is a batch of its own.
-        max_queue: Most row-draws waiting and under way; beyond it, new work is refused at once.
+        max_queue: Most row-draws of admitted requests; beyond it, new ones are refused at once.
         lanes: Engine calls under way at once.
     """
 
@@ -103,6 +104,7 @@ class Batcher:
         self._taking = Lock()
         self._wake: SimpleQueue[bool] = SimpleQueue()
         self._admitted = 0
+        self._outstanding = 0
         self._open: set[_Job] = set()
         self._rate = 0.0
         self._gathering = self._newcomers = False
@@ -126,20 +128,32 @@ class Batcher:
         for job in self._open:
             job.fail(NotReadyError("the service is shutting down"))
 
-    async def submit(self, work: Work) -> dict[str, Array]:
-        """Every output of the work's graph, row i answering row i; the work has at least one row.
+    @contextmanager
+    def admit(self, cost: int) -> Iterator[None]:
+        """Make room for a request with all that it will submit, in row-draws, until it ends.
 
-        A caller that is cancelled (its client left, its time ran out) takes its waiting rows with it.
+        A request of many steps is so refused before its first, never in the middle of its work.
 
         Raises:
-            OverloadedError: The queue has no room for this work.
+            OverloadedError: There is no room.
         """
-        job = _Job(work)
-        cost = job.num_rows * work.draws
         if self._admitted and self._admitted + cost > self._max_queue:
             wait = self._admitted / self._rate if self._rate else 1.0
             raise OverloadedError(f"{self._admitted:,} row-draws are queued, {self._max_queue:,} at most", wait)
         self._admitted += cost
+        try:
+            yield
+        finally:
+            self._admitted -= cost
+
+    async def submit(self, work: Work) -> dict[str, Array]:
+        """Every output of the work's graph, row i answering row i; the work has at least one row.
+
+        A caller that is cancelled (its client left, its time ran out) takes its waiting rows with it.
+        """
+        job = _Job(work)
+        cost = job.num_rows * work.draws
+        self._outstanding += cost
         self._open.add(job)
         self._waiting.append(job)
         self._newcomers = True
@@ -149,7 +163,7 @@ class Batcher:
         try:
             return await job.future
         finally:
-            self._admitted -= cost
+            self._outstanding -= cost
             self._open.discard(job)
 
     def _gather(self) -> None:
@@ -157,7 +171,7 @@ class Batcher:
 
         Clients whose answers came together ask again together, but are read in several turns.
         """
-        self._gathering = self._newcomers and self._admitted < self._max_batch
+        self._gathering = self._newcomers and self._outstanding < self._max_batch
         self._newcomers = False
         if self._gathering:
             asyncio.get_running_loop().call_soon(self._gather)

@@ -110,7 +110,8 @@ class Model:
     async def encode(self, x: Array, num_draws: int = 0, seed: int | None = None) -> dict[str, Array]:
         """The posterior of each row: `mean` and `log_variance` (batch, L), and `draws` (batch, num_draws, L) if any."""
         self._check_size(len(x), max(num_draws, 1), "query.num_draws")
-        answer = await self._batcher.submit(Work("encoder", {"x": x}))
+        with self._batcher.admit(len(x)):
+            answer = await self._batcher.submit(Work("encoder", {"x": x}))
         if num_draws:
             epsilon = self._bank(self._seed(seed), num_draws)
             deviation = np.exp(0.5 * answer["log_variance"])
@@ -120,8 +121,8 @@ class Model:
     async def decode(self, z: Array) -> Array:
         """E[x|z] in data units, shape (batch, *input.shape)."""
         self._check_size(len(z), 1, "latents")
-        answer = await self._batcher.submit(Work("decoder", {"z": z}))
-        return answer["x_mean"]
+        with self._batcher.admit(len(z)):
+            return await self._decode(z)
 
     async def draw(self, z: Array, seed: int | None = None) -> Array:
         """One draw from p(x|z) for each row of z, in data units, shape (batch, *input.shape)."""
@@ -131,8 +132,8 @@ class Model:
         shape = (len(z), len(self.manifest.input.features))
         seed = self._seed(seed)
         random = {"normal": noise.standard_normal(seed, shape, 1), "uniform": noise.uniform(seed, shape, 2)}
-        answer = await self._batcher.submit(Work("draw", {"z": z, **random}))
-        return answer["x"]
+        with self._batcher.admit(len(z)):
+            return (await self._batcher.submit(Work("draw", {"z": z, **random})))["x"]
 
     async def sample(self, n: int, seed: int | None = None, temperature: float = 1.0) -> dict[str, Array]:
         """`latents` (n, L) from the prior, spread by `temperature`, and the `instances` decoded from them.
@@ -143,10 +144,11 @@ class Model:
         seed = self._seed(seed)
         normal = noise.standard_normal(seed, (n, self.manifest.latent_size))
         latents = (temperature * normal).astype(np.float32)
-        if "prior" in self.manifest.graphs:
-            uniform = noise.uniform(seed, (n, 1), 1)
-            latents = (await self._batcher.submit(Work("prior", {"normal": latents, "uniform": uniform})))["z"]
-        return {"latents": latents, "instances": await self.decode(latents)}
+        with self._batcher.admit(n):
+            if "prior" in self.manifest.graphs:
+                uniform = noise.uniform(seed, (n, 1), 1)
+                latents = (await self._batcher.submit(Work("prior", {"normal": latents, "uniform": uniform})))["z"]
+            return {"latents": latents, "instances": await self._decode(latents)}
 
     async def elbo(
         self,
@@ -180,6 +182,22 @@ class Model:
                 "bundle's own draws, seed and refinement",
                 "query.fdr",
             )
+        with self._batcher.admit(len(x) * draws * (1 + plan.refine)):
+            columns, made = await self._bounds(x, plan, explain=explain)
+        columns["score"] = plan.sign * made[plan.column]
+        columns["p_value"] = (
+            np.full(len(x), np.nan) if plan.held_out is None else p_values(columns["score"], plan.held_out)
+        )
+        if fdr is not None:
+            columns["discovery"] = discoveries(columns["p_value"], fdr)
+        return columns
+
+    async def _decode(self, z: Array) -> Array:
+        return (await self._batcher.submit(Work("decoder", {"z": z})))["x_mean"]
+
+    async def _bounds(self, x: Array, plan: _Plan, *, explain: bool) -> tuple[dict[str, Array], dict[str, Array]]:
+        """The columns of `elbo` that graphs give, and those that the score is among."""
+        draws = plan.draws
         shared, key = {"noise": self._bank(plan.seed, draws)}, (plan.seed, draws)
 
         # In turn: together they may be too much.
@@ -195,14 +213,7 @@ class Model:
             columns = ascent.bounds
         if explain:
             columns |= await self._batcher.submit(Work("explain", {"x": x}, shared, key, draws))
-        made = await self._batcher.submit(Work("scores", {"x": x})) if plan.by_graph else columns
-        columns["score"] = plan.sign * made[plan.column]
-        columns["p_value"] = (
-            np.full(len(x), np.nan) if plan.held_out is None else p_values(columns["score"], plan.held_out)
-        )
-        if fdr is not None:
-            columns["discovery"] = discoveries(columns["p_value"], fdr)
-        return columns
+        return columns, await self._batcher.submit(Work("scores", {"x": x})) if plan.by_graph else columns
 
     def _make_plan(
         self, num_draws: int | None, seed: int | None, score: str | None, refine: int | None, *, explain: bool
