@@ -26,6 +26,8 @@ from service.errors import NotReadyError, OverloadedError
 _SMOOTHING = 0.1
 """Weight of the newest batch in the running mean of the computing rate."""
 
+_STOPPED = "this model is being stopped"
+
 
 @dataclass(frozen=True)
 class Work:
@@ -108,6 +110,7 @@ class Batcher:
         self._open: set[_Job] = set()
         self._rate = 0.0
         self._gathering = self._newcomers = False
+        self._stopped = False
         self._num_lanes = lanes
         self._lanes: list[Thread] = []
 
@@ -121,12 +124,13 @@ class Batcher:
             lane.start()
 
     async def stop(self) -> None:
-        """Stop computing; whatever is not yet answered is refused."""
+        """Stop computing; whatever is not yet answered is refused, and whatever still comes."""
+        self._stopped = True
         for _ in self._lanes:
             self._wake.put(False)
         await asyncio.gather(*(asyncio.to_thread(lane.join) for lane in self._lanes))
         for job in self._open:
-            job.fail(NotReadyError("the service is shutting down"))
+            job.fail(NotReadyError(_STOPPED))
 
     @contextmanager
     def admit(self, cost: int) -> Iterator[None]:
@@ -150,7 +154,12 @@ class Batcher:
         """Every output of the work's graph, row i answering row i; the work has at least one row.
 
         A caller that is cancelled (its client left, its time ran out) takes its waiting rows with it.
+
+        Raises:
+            NotReadyError: The batcher is stopped.
         """
+        if self._stopped:
+            raise NotReadyError(_STOPPED)
         job = _Job(work)
         cost = job.num_rows * work.draws
         self._outstanding += cost

@@ -7,6 +7,8 @@ import asyncio
 import functools
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,8 +77,12 @@ class Model:
         self.engine = engine
         self._limits = limits
         self._batcher = Batcher(engine, max_batch=limits.max_batch, max_queue=limits.max_queue, lanes=limits.lanes)
-        self._bank = functools.lru_cache(maxsize=16)(self._make_bank)
-        self._plan = functools.lru_cache(maxsize=256)(self._make_plan)
+        # Caches of functions of the bundle, not of methods: in a circle the model would outlast its last use.
+        self._bank = functools.lru_cache(maxsize=16)(functools.partial(_bank, bundle))
+        self._plan = functools.lru_cache(maxsize=256)(functools.partial(_plan, bundle))
+        self._requests = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
         if not (error := self.golden_error()) <= 1:
             raise BundleError(f"on {engine.device} the golden ELBOs are {error:.3g} times the tolerance away")
 
@@ -87,6 +93,22 @@ class Model:
     async def stop(self) -> None:
         """Stop computing; whatever still waits is refused."""
         await self._batcher.stop()
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep the model from stopping while a request that began with it is answered."""
+        self._requests += 1
+        self._unused.clear()
+        try:
+            yield
+        finally:
+            self._requests -= 1
+            if not self._requests:
+                self._unused.set()
+
+    async def drain(self) -> None:
+        """Wait until no request uses the model; new ones no longer find it."""
+        await self._unused.wait()
 
     def golden_error(self) -> float:
         """See `engine.golden_error`; computed now, on the engine that serves. One that fails is infinitely off."""
@@ -113,7 +135,7 @@ class Model:
         with self._batcher.admit(len(x)):
             answer = await self._batcher.submit(Work("encoder", {"x": x}))
         if num_draws:
-            epsilon = self._bank(self._seed(seed), num_draws)
+            epsilon = self._bank(_seed(self.bundle, seed), num_draws)
             deviation = np.exp(0.5 * answer["log_variance"])
             answer["draws"] = answer["mean"][:, None] + deviation[:, None] * epsilon
         return answer
@@ -130,7 +152,7 @@ class Model:
             raise InvalidError("this bundle has no graph to draw from p(x|z)", "query.draw")
         self._check_size(len(z), 1, "latents")
         shape = (len(z), len(self.manifest.input.features))
-        seed = self._seed(seed)
+        seed = _seed(self.bundle, seed)
         random = {"normal": noise.standard_normal(seed, shape, 1), "uniform": noise.uniform(seed, shape, 2)}
         with self._batcher.admit(len(z)):
             return (await self._batcher.submit(Work("draw", {"z": z, **random})))["x"]
@@ -141,7 +163,7 @@ class Model:
         Of a prior with components each keeps its centre, and the temperature is that of the spread around it.
         """
         self._check_size(n, 1, "query.n")
-        seed = self._seed(seed)
+        seed = _seed(self.bundle, seed)
         normal = noise.standard_normal(seed, (n, self.manifest.latent_size))
         latents = (temperature * normal).astype(np.float32)
         with self._batcher.admit(n):
@@ -215,29 +237,6 @@ class Model:
             columns |= await self._batcher.submit(Work("explain", {"x": x}, shared, key, draws))
         return columns, await self._batcher.submit(Work("scores", {"x": x})) if plan.by_graph else columns
 
-    def _make_plan(
-        self, num_draws: int | None, seed: int | None, score: str | None, refine: int | None, *, explain: bool
-    ) -> _Plan:
-        """What these parameters of `elbo` come to; refuses what this bundle has no graphs for."""
-        manifest = self.manifest
-        score = score or manifest.default_score
-        if refine is None:
-            refine = manifest.calibration.refine if score == "regret" else 0
-        by_graph = score in manifest.graph_scores
-        if refine and "refine" not in manifest.graphs:
-            raise InvalidError("this bundle has no graph that refines", "query.refine")
-        if explain and "explain" not in manifest.graphs:
-            raise InvalidError("this bundle has no graph that explains", "query.explain")
-        if score == "regret" and not refine:
-            raise InvalidError("regret is what refinement gains: ask for steps of it with refine", "query.score")
-        if score in {"typicality", "coarse_error"} and not by_graph:
-            raise InvalidError(f"this bundle has no graph that gives {score}", "query.score")
-        made = (num_draws or manifest.num_draws, self._seed(seed), refine)
-        calibrated = (manifest.num_draws, manifest.seed, manifest.calibration.refine if score == "regret" else 0)
-        # What a graph gives is made without draws.
-        valid = score in manifest.scores and (by_graph or made == calibrated)
-        return _Plan(*made, *SCORES[score], by_graph, self.bundle.calibration[score] if valid else None)
-
     def _check_size(self, rows: int, draws: int, place: str) -> None:
         """Refuse, before anything of its size is made, what could never be computed."""
         if draws > self._limits.max_draws:
@@ -248,10 +247,37 @@ class Model:
                 place,
             )
 
-    def _seed(self, seed: int | None) -> int:
-        return self.manifest.seed if seed is None else seed
 
-    def _make_bank(self, seed: int, num_draws: int) -> Array:
-        if (seed, num_draws) == (self.manifest.seed, self.manifest.num_draws):
-            return self.bundle.calibration["noise"]
-        return noise.bank(seed, num_draws, self.manifest.latent_size)
+def _plan(
+    bundle: Bundle, num_draws: int | None, seed: int | None, score: str | None, refine: int | None, *, explain: bool
+) -> _Plan:
+    """What these parameters of `elbo` come to; refuses what this bundle has no graphs for."""
+    manifest = bundle.manifest
+    score = score or manifest.default_score
+    if refine is None:
+        refine = manifest.calibration.refine if score == "regret" else 0
+    by_graph = score in manifest.graph_scores
+    if refine and "refine" not in manifest.graphs:
+        raise InvalidError("this bundle has no graph that refines", "query.refine")
+    if explain and "explain" not in manifest.graphs:
+        raise InvalidError("this bundle has no graph that explains", "query.explain")
+    if score == "regret" and not refine:
+        raise InvalidError("regret is what refinement gains: ask for steps of it with refine", "query.score")
+    if score in {"typicality", "coarse_error"} and not by_graph:
+        raise InvalidError(f"this bundle has no graph that gives {score}", "query.score")
+    made = (num_draws or manifest.num_draws, _seed(bundle, seed), refine)
+    calibrated = (manifest.num_draws, manifest.seed, manifest.calibration.refine if score == "regret" else 0)
+    # What a graph gives is made without draws.
+    valid = score in manifest.scores and (by_graph or made == calibrated)
+    return _Plan(*made, *SCORES[score], by_graph, bundle.calibration[score] if valid else None)
+
+
+def _seed(bundle: Bundle, seed: int | None) -> int:
+    return bundle.manifest.seed if seed is None else seed
+
+
+def _bank(bundle: Bundle, seed: int, num_draws: int) -> Array:
+    manifest = bundle.manifest
+    if (seed, num_draws) == (manifest.seed, manifest.num_draws):
+        return bundle.calibration["noise"]
+    return noise.bank(seed, num_draws, manifest.latent_size)

@@ -154,9 +154,13 @@ class ModelAnswer(BaseModel):
 
 
 class ModelsAnswer(BaseModel):
-    """The served versions of every model, oldest first."""
+    """What is served, by name and version."""
 
-    models: dict[str, list[int]]
+    models: dict[str, list[int]] = Field(description="The served versions of every model, oldest first.")
+    refused: dict[str, dict[int, str]] = Field(
+        description="Versions in the repository that cannot be served as they are, and why. One that was served before "
+        "it was replaced still is, as it was."
+    )
 
 
 class Health(BaseModel):

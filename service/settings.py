@@ -27,6 +27,11 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     models: Path = Field(default=DEFAULT_REPOSITORY, description="Folder of bundles, <name>/<version>/.")
+    poll: float | None = Field(
+        default=None,
+        ge=0,
+        description="Seconds between looks for changes in that folder, which SIGHUP brings forward; 0: only then.",
+    )
     default_model: str | None = Field(
         default=None, description="Model of the paths that name none, where there are several."
     )

@@ -35,7 +35,7 @@ def find_model(request: Request, name: str | None) -> Model:
     version = request.path_params.get("version")
     if version is not None and not _VERSION.fullmatch(version):
         raise NotFoundError(f"{version!r} is no version", "path.version")
-    return repository.get(name, version and int(version))
+    return repository.catalogue.get(name, version and int(version))
 
 
 ServedModel = Annotated[Model, Depends(served_model)]

@@ -18,6 +18,6 @@ async def live() -> Health:
 @router.get("/ready", responses=problems(NotReadyError))
 async def ready(request: Request) -> Health:
     """Every model's engine answers its golden rows as the bundle says. Costs one small engine call per model."""
-    for model in request.app.state.repository:
+    for model in request.app.state.repository.catalogue:
         await model.check()
     return Health(status="ready")

@@ -5,6 +5,7 @@ import math
 
 from fastapi import APIRouter, Request, Response
 
+from service.catalogue import Catalogue
 from service.errors import InvalidError, NotFoundError
 from service.exchange import identify
 from service.routes.description import ServedModel, problems
@@ -29,5 +30,6 @@ async def show(model: ServedModel, response: Response) -> ModelAnswer:
 
 @index.get("/models")
 async def list_models(request: Request) -> ModelsAnswer:
-    """The served versions of every model, oldest first."""
-    return ModelsAnswer(models=request.app.state.repository.names())
+    """The served versions of every model, and those that are refused."""
+    catalogue: Catalogue = request.app.state.repository.catalogue
+    return ModelsAnswer(models=catalogue.names(), refused=catalogue.refused)

@@ -2,8 +2,8 @@
 
 FastAPI solves a handler's parameters anew for each request, and tries one route after the other, which takes longer
 than a small model. An operation's route appears in the OpenAPI page like any other, described by its handler's
-signature, but calls the handler itself; and since all models are known from the start, what answers a path of one of
-them is made then, to be looked up.
+signature, but calls the handler itself; and since the models served are known, what answers a path of one of them is
+made when it appears, to be looked up.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -62,8 +62,9 @@ class Operation:
         parse = _parser(self.handler)
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            request = Request(scope, receive, send)
-            response = await self.handler(request, model, parse(scope["query_string"]))
+            with model.in_use():
+                request = Request(scope, receive, send)
+                response = await self.handler(request, model, parse(scope["query_string"]))
             await response(scope, receive, send)
 
         return app

@@ -381,6 +381,8 @@ def test_stop_answers_what_is_under_way_and_refuses_what_waits() -> None:
         await batcher.stop()
         answers = await asyncio.wait_for(asyncio.gather(*requests, return_exceptions=True), 10)
         assert [type(answer) for answer in answers] == [dict, NotReadyError, NotReadyError]
+        with pytest.raises(NotReadyError):
+            await batcher.submit(work(100))
 
     with_batcher(scenario)
 

@@ -13,12 +13,13 @@ ROOT = Path(service.__file__).parent
 FORBIDDEN = ("torch", "training", "onnx", "sklearn", "accelerate")
 
 LAYERS = [
-    {"errors", "calibration", "noise"},
+    {"errors", "calibration", "noise", "threads"},
     {"manifest"},
     {"bundle"},
     {"engine", "arrow", "instances", "refinement"},
     {"batcher", "codecs"},
     {"model"},
+    {"catalogue"},
     {"repository"},
     {"schemas", "settings", "exchange", "compression"},
     {"protocol"},
@@ -47,6 +48,8 @@ MUST_NOT_KNOW = {
     "refinement": HTTP | {"onnxruntime"},
     "batcher": HTTP | {"onnxruntime"},
     "model": HTTP | {"onnxruntime", "json", "orjson"},
+    "threads": HTTP | {"numpy", "onnxruntime"},
+    "catalogue": HTTP | {"onnxruntime", "pathlib"},
     "repository": HTTP,
 }
 """What the modules' docstrings say, in imports."""

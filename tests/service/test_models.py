@@ -17,7 +17,7 @@ def test_the_model_describes_itself(digits: httpx.Client, digits_bundle: Bundle)
     assert answer["bundle"] == digits_bundle.digest
     assert answer["device"] in {"cpu", "cuda"}
     assert 0 <= answer["golden_error"] <= 1
-    assert digits.get("/models").json() == {"models": {"digits": [1]}}
+    assert digits.get("/models").json() == {"models": {"digits": [1]}, "refused": {}}
 
 
 def test_every_answer_names_its_model(digits: httpx.Client, digits_bundle: Bundle, x: Array, z: Array) -> None:
@@ -51,7 +51,7 @@ def test_paths_find_their_model(digits: httpx.Client, x: Array, z: Array) -> Non
 def test_without_a_default_the_models_are_named(several: httpx.Client, x: Array) -> None:
     for answer in (several.get("/model"), several.get("/sample"), post(several, "/elbo", x)):
         assert_problem(answer, 404, "several models are served .* NAME one of digits, people", None)
-    assert several.get("/models").json() == {"models": {"digits": [1, 2], "people": [1]}}
+    assert several.get("/models").json() == {"models": {"digits": [1, 2], "people": [1]}, "refused": {}}
 
 
 def test_the_latest_version_answers(several: httpx.Client) -> None:
