@@ -42,7 +42,13 @@ def create_app(settings: Settings) -> FastAPI:
         BundleError: A bundle must not be served.
         DeviceError: The device asked for cannot be used.
     """
-    limits = Limits(settings.max_batch, settings.max_queue, settings.max_draws, settings.lanes)
+    limits = Limits(
+        max_batch=settings.max_batch,
+        max_queue=settings.max_queue,
+        max_draws=settings.max_draws,
+        lanes=settings.lanes,
+        engine_timeout=settings.engine_timeout,
+    )
     repository = Repository(settings.models, settings.default_model, settings.device, limits)
 
     @asynccontextmanager

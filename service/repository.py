@@ -17,9 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from service.bundle import MANIFEST, read_bundle, versions
+from service.bundle import MANIFEST, Bundle, read_bundle, versions
 from service.catalogue import Catalogue
-from service.engine import Device, OnnxEngine
+from service.engine import Device, Engine, OnnxEngine
 from service.errors import BundleError, LowerboundError
 from service.model import Limits, Model
 from service.threads import in_thread
@@ -107,7 +107,8 @@ class Repository:
         """Look at the folder every so many seconds (0: never by itself), and when asked, until cancelled."""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(asked.wait(), seconds or None)
+                async with asyncio.timeout(seconds or None):
+                    await asked.wait()
             if asked.is_set():
                 asked.clear()
                 self._refusals.clear()  # Who asks may have mended what cannot be seen from outside.
@@ -205,4 +206,8 @@ class Repository:
         bundle = read_bundle(folder)
         if (bundle.manifest.name, bundle.manifest.version) != address:
             raise BundleError(f"{folder}: the manifest names another model or version")
-        return Model(bundle, OnnxEngine(bundle.manifest.graphs, bundle.files, self._device), self._limits)
+        return Model(bundle, partial(_make_engine, self._device), self._limits)
+
+
+def _make_engine(device: Device, bundle: Bundle) -> Engine:
+    return OnnxEngine(bundle.manifest.graphs, bundle.files, device)

@@ -151,6 +151,7 @@ class ModelAnswer(BaseModel):
     golden_error: float | None = Field(
         description="Largest error of the golden ELBOs now, as a share of the tolerance; null if no number."
     )
+    replaced_engines: int = Field(description="Engines that hung, failed or answered wrongly since the start.")
 
 
 class ModelsAnswer(BaseModel):

@@ -46,5 +46,8 @@ class Settings(BaseSettings):
     max_queue: int = Field(default=2**18, ge=1, description="Most rows x draws waiting in a process, and in a request.")
     max_draws: int = Field(default=4096, ge=1, le=MAX_DRAWS, description="Most draws for one row.")
     max_body: int = Field(default=64 * 2**20, ge=1, description="Most bytes in a request's body.")
+    engine_timeout: float = Field(
+        default=10.0, gt=0, description="Seconds after which an engine call is taken to hang, and the engine replaced."
+    )
     timeout: float = Field(default=30.0, gt=0, description="Seconds after which a request is given up.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What is logged.")

@@ -31,4 +31,5 @@ async def in_thread(function: Callable[[], T], seconds: float | None = None) -> 
             outcome.set_exception(error)
 
     Thread(target=run, daemon=True).start()
-    return await asyncio.wait_for(asyncio.wrap_future(outcome), seconds)
+    async with asyncio.timeout(seconds):
+        return await asyncio.wrap_future(outcome)

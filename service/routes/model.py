@@ -1,6 +1,5 @@
 """`GET /model` and `GET /models`: what is being served."""
 
-import asyncio
 import math
 
 from fastapi import APIRouter, Request, Response
@@ -19,12 +18,13 @@ index = APIRouter()
 async def show(model: ServedModel, response: Response) -> ModelAnswer:
     """The manifest, the device in use, and how the engine answers the bundle's golden rows right now."""
     response.headers.update(identify(model))
-    error = await asyncio.to_thread(model.golden_error)
+    error = await model.golden_error()
     return ModelAnswer(
         manifest=model.manifest,
         bundle=model.bundle.digest,
         device=model.engine.device,
         golden_error=error if math.isfinite(error) else None,
+        replaced_engines=model.replaced_engines,
     )
 
 

@@ -153,8 +153,7 @@ async def live() -> ServerLive:
 @router.get("/health/ready")
 async def ready(request: Request) -> ServerReady:
     """Every model's engine answers its golden rows as the bundle says."""
-    for model in request.app.state.repository.catalogue:
-        await model.check()
+    await asyncio.gather(*(model.check() for model in request.app.state.repository.catalogue))
     return ServerReady()
 
 

@@ -1,4 +1,4 @@
-"""An engine with a fault that can be switched on: it raises, hangs, or answers what is not so."""
+"""An engine with a fault that can be switched on: it raises, hangs, waits, or answers what is not so."""
 
 import threading
 from collections.abc import Mapping
@@ -10,9 +10,9 @@ from service.engine import OnnxEngine
 
 
 class FaultyEngine:
-    """A bundle's engine on the CPU; `fault` is "raise", "hang", "nan", "wrong", or nothing.
+    """A bundle's engine on the CPU; `fault` is "raise", "hang", "wait", "nan", "wrong" or "".
 
-    Who hangs does so until `hold` is set; so does every call, with "wait", which then answers as it should.
+    In a lane, who hangs does so until `hold` is set and then fails; who waits does so and then answers.
     """
 
     device = "cpu"
@@ -26,10 +26,11 @@ class FaultyEngine:
 
     def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         self.calls.append(graph)
-        if self.fault in {"hang", "wait"}:
+        held = self.fault in {"hang", "wait"} and threading.current_thread().name == "lane"
+        if held:
             self.hanging.release()
             assert self.hold.wait(60)
-        if self.fault in {"raise", "hang"}:
+        if self.fault == "raise" or (held and self.fault == "hang"):
             raise RuntimeError("CUDA failure 999: the device is lost")
         answer = self._engine.run(graph, inputs)
         if self.fault == "nan":

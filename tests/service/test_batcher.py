@@ -86,7 +86,7 @@ def with_batcher(
             await asyncio.wait_for(scenario(batcher, engine), patience)
         finally:
             engine.may_go_on.set()
-            await batcher.stop()
+            await batcher.stop(30)
         assert batcher._admitted == batcher._outstanding == 0
         assert not batcher._open
 
@@ -152,7 +152,10 @@ MUTATIONS = {
     ),
     "a batch is a row too large": ("// first.draws)", "// first.draws) + 1"),
     "keys are mixed": ("(job.work.graph, job.work.key, job.work.draws)", "(job.work.graph, first.key, job.work.draws)"),
-    "the innocent fail too": ("self._answer([piece], loop)", "loop.call_soon_threadsafe(piece.job.fail, error)"),
+    "the innocent fail too": (
+        "self._answer([piece], engine, lane)",
+        "self._loop.call_soon_threadsafe(piece.job.fail, error)",
+    ),
     "who left is not taken off": ("            self._admitted -= cost\n", "            pass\n"),
 }
 """What could be wrong with the batcher, as text of its source and what to put there."""
@@ -378,7 +381,7 @@ def test_stop_answers_what_is_under_way_and_refuses_what_waits() -> None:
         ]
         await asyncio.sleep(0)
         threading.Timer(0.05, engine.may_go_on.set).start()
-        await batcher.stop()
+        await batcher.stop(30)
         answers = await asyncio.wait_for(asyncio.gather(*requests, return_exceptions=True), 10)
         assert [type(answer) for answer in answers] == [dict, NotReadyError, NotReadyError]
         with pytest.raises(NotReadyError):

@@ -36,7 +36,7 @@ from service.repository import DEFAULT_REPOSITORY, Repository
 Table = tuple[Manifest, dict[str, bytes]]
 Refused = Callable[..., CompletedProcess[str]]
 
-LIMITS = Limits(max_batch=64, max_queue=1024, max_draws=64, lanes=1)
+LIMITS = Limits(max_batch=64, max_queue=1024, max_draws=64, lanes=1, engine_timeout=30)
 DAMAGED_JSON = {
     "empty": b"",
     "truncated": b'{"format_version": "1.0", "name": "peo',

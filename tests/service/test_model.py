@@ -13,7 +13,8 @@ from tests.service.faults import FaultyEngine
 
 def test_a_refinement_is_admitted_with_all_its_steps(digits_bundle: Bundle) -> None:
     engine = FaultyEngine(digits_bundle)
-    model = Model(digits_bundle, engine, Limits(max_batch=64, max_queue=1000, max_draws=64, lanes=1))
+    limits = Limits(max_batch=64, max_queue=1000, max_draws=64, lanes=1, engine_timeout=30)
+    model = Model(digits_bundle, lambda _: engine, limits)
     x = digits_bundle.golden["elbo"]["x"][:1]
 
     async def main() -> None:

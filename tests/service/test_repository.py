@@ -25,7 +25,7 @@ from tests.conftest import Serve
 from tests.service.exchanges import NPY, assert_problem, npy
 from tests.service.versions import DAMAGES, NAME, ROWS, answers, garble, make, publish, tamper
 
-LIMITS = Limits(max_batch=64, max_queue=4096, max_draws=64, lanes=1)
+LIMITS = Limits(max_batch=64, max_queue=4096, max_draws=64, lanes=1, engine_timeout=30)
 BODY = npy(ROWS[:3])
 
 
