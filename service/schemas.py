@@ -38,6 +38,13 @@ class Query(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    timeout: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds after which to give up, answering 504; the service's own limit, if that is shorter.",
+    )
+
 
 class EncodeQuery(Query):
     """Parameters of `POST /encode`."""

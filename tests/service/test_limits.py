@@ -1,6 +1,7 @@
 """What is too large, too much or too long is refused, and no more than that."""
 
 import json
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -73,3 +74,29 @@ def test_a_request_that_takes_too_long_is_given_up(serve: Serve, x: Array) -> No
         answer = post(client, "/elbo", np.repeat(x[:1], 64, axis=0), binary=True, num_draws=4096)
         assert_problem(answer, 504, "not answered within 0.1 seconds", None)
         assert client.get("/health/live").status_code == 200
+
+
+def test_a_request_may_set_its_own_limit(serve: Serve, x: Array) -> None:
+    large = np.repeat(x[:1], 64, axis=0)
+    with serve("--lanes", "1", "--timeout", "20") as client:
+        client.get("/sample", params={"timeout": 5}).raise_for_status()
+        assert post(client, "/elbo", x, timeout=5).content == post(client, "/elbo", x).content
+        started = time.monotonic()
+        answer = post(client, "/elbo", large, binary=True, num_draws=4096, refine=0, timeout=0.05)
+        assert_problem(answer, 504, r"not answered within 0\.05 seconds", None)
+        assert post(client, "/elbo", x).status_code == 200  # Nothing of the other is in its way.
+        assert time.monotonic() - started < 10
+
+        def slowly() -> Iterator[bytes]:
+            yield b'{"instances": '
+            time.sleep(1)
+            yield b"[]}"
+
+        answer = client.post("/elbo", params={"timeout": 0.2}, content=slowly())
+        assert_problem(answer, 504, r"not answered within 0\.2 seconds", None)
+
+
+def test_the_limit_of_the_service_is_the_longest(serve: Serve, x: Array) -> None:
+    with serve("--lanes", "1", "--timeout", "0.1") as client:
+        answer = post(client, "/elbo", np.repeat(x[:1], 64, axis=0), binary=True, num_draws=4096, timeout=60)
+        assert_problem(answer, 504, r"not answered within 0\.1 seconds", None)

@@ -46,6 +46,8 @@ def test_no_such_page(digits: httpx.Client, path: str) -> None:
         ("/elbo", {"fdr": 0}, "query.fdr"),
         ("/elbo", {"fdr": 1}, "query.fdr"),
         ("/elbo", {"explain": "perhaps"}, "query.explain"),
+        ("/elbo", {"timeout": 0}, "query.timeout"),
+        ("/decode", {"timeout": "inf"}, "query.timeout"),
         ("/encode", {"num_draws": -1}, "query.num_draws"),
         ("/encode", {"explain": "true"}, "query.explain"),
         ("/decode", {"draw": 2}, "query.draw"),
