@@ -21,6 +21,7 @@ from service.errors import NotFoundError, NotReadyError
 from service.model import Limits
 from service.repository import Repository
 from service.settings import Settings
+from tests.benchmarks import swap
 from tests.conftest import Serve
 from tests.service.exchanges import NPY, assert_problem, npy
 from tests.service.versions import DAMAGES, NAME, ROWS, answers, garble, make, publish, tamper
@@ -249,6 +250,15 @@ def test_a_signal_brings_the_look_forward(serve: Serve, folder: Path, tmp_path: 
         assert models(client)["models"] == {NAME: [1]}
         os.kill(listener(client), signal.SIGHUP)
         until(lambda: models(client)["models"] == {NAME: [1, 2]})
+
+
+@pytest.mark.slow
+def test_swaps_under_load_lose_and_mix_nothing(tmp_path: Path) -> None:
+    counts = swap.run(tmp_path, swaps=20, seconds=0, clients=4)
+    assert counts.failed == []
+    assert (counts.swaps, counts.refused) == (16, 4)
+    assert len(counts.answered) >= counts.swaps
+    assert sum(counts.answered.values()) > 100
 
 
 def listener(client: httpx.Client) -> int:
