@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
-import logging
-from collections.abc import AsyncIterator, Iterator, Mapping
+import signal
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.catalogue import Catalogue
 from service.errors import NotFoundError
 from service.model import Limits, Model
 from service.problems import Envelope, answer_with_problems
@@ -19,16 +20,14 @@ from service.settings import Settings
 
 OPERATIONS = (elbo.OPERATION, encode.OPERATION, decode.OPERATION, sample.OPERATION)
 
-logger = logging.getLogger("service")
-
 
 class _Application(FastAPI):
-    """FastAPI, but requests that `direct` knows, by method and path, go past its layers."""
+    """FastAPI, but the operations on the models served go past its layers, by method and path."""
 
-    direct: Mapping[tuple[str, str], ASGIApp] = {}
+    direct: "_Direct"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app = self.direct.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
+        app = self.direct.find(scope["method"], scope["path"]) if scope["type"] == "http" else None
         if app is None:
             await super().__call__(scope, receive, send)
         else:
@@ -43,16 +42,21 @@ def create_app(settings: Settings) -> FastAPI:
         BundleError: A bundle must not be served.
         DeviceError: The device asked for cannot be used.
     """
-    limits = Limits(settings.max_batch, settings.max_queue, settings.max_draws, settings.lanes)
+    limits = Limits(
+        max_batch=settings.max_batch,
+        max_queue=settings.max_queue,
+        max_draws=settings.max_draws,
+        lanes=settings.lanes,
+        engine_timeout=settings.engine_timeout,
+    )
     repository = Repository(settings.models, settings.default_model, settings.device, limits)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        for served in repository:
-            served.start()
-            logger.info("serving %s %d on %s", served.manifest.name, served.manifest.version, served.engine.device)
-        yield
-        await asyncio.gather(*(served.stop() for served in repository))
+        repository.start()
+        async with _following(repository, settings.poll):
+            yield
+        await repository.stop()
 
     app = _Application(
         title="Lowerbound",
@@ -80,19 +84,50 @@ def create_app(settings: Settings) -> FastAPI:
     complete_openapi(app)
     answer_with_problems(app)
     app.add_middleware(Envelope, timeout=settings.timeout)
-    app.direct = {
-        (operation.method, prefix + operation.path): Envelope(operation.on(served), settings.timeout)
-        for prefix, served in _addresses(repository)
-        for operation in OPERATIONS
-    }
+    app.direct = _Direct(repository, settings.timeout)
     return app
 
 
-def _addresses(repository: Repository) -> Iterator[tuple[str, Model]]:
+class _Direct:
+    """What answers every operation on every model served; made anew when another catalogue has taken its place."""
+
+    def __init__(self, repository: Repository, timeout: float) -> None:
+        self._repository = repository
+        self._timeout = timeout
+        self._catalogue: Catalogue | None = None
+        self._apps: dict[tuple[str, str], ASGIApp] = {}
+
+    def find(self, method: str, path: str) -> ASGIApp | None:
+        """The one for a path, if an operation has that path."""
+        catalogue = self._repository.catalogue
+        if catalogue is not self._catalogue:
+            self._catalogue = catalogue
+            self._apps = {
+                (operation.method, prefix + operation.path): Envelope(operation.on(served), self._timeout)
+                for prefix, served in _addresses(catalogue)
+                for operation in OPERATIONS
+            }
+        return self._apps.get((method, path))
+
+
+def _addresses(catalogue: Catalogue) -> Iterator[tuple[str, Model]]:
     """Every prefix that names a model; a model may have several."""
     with contextlib.suppress(NotFoundError):  # Several models, and none of them the default.
-        yield "", repository.get()
-    for name, versions in repository.names().items():
-        yield f"/models/{name}", repository.get(name)
+        yield "", catalogue.get()
+    for name, versions in catalogue.names().items():
+        yield f"/models/{name}", catalogue.get(name)
         for version in versions:
-            yield f"/models/{name}/versions/{version}", repository.get(name, version)
+            yield f"/models/{name}/versions/{version}", catalogue.get(name, version)
+
+
+@asynccontextmanager
+async def _following(repository: Repository, poll: float | None) -> AsyncIterator[None]:
+    """Follow the repository's folder meanwhile, if that is wanted."""
+    if poll is None:
+        yield
+        return
+    asked = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
+    following = asyncio.create_task(repository.follow(poll, asked))
+    yield
+    following.cancel()

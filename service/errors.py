@@ -14,6 +14,7 @@
     └── ServiceError            the service's doing; the same request may succeed later
         ├── OverloadedError     429  the queue is full; says when to come back
         ├── NotReadyError       503  starting, draining, or failing its golden check
+        │   └── EngineLostError 503  the engine was replaced while it computed this
         └── DeadlineError       504  the request's time ran out
 
 This module must not know about HTTP frameworks, models or arrays.
@@ -93,6 +94,10 @@ class OverloadedError(ServiceError):
 
 class NotReadyError(ServiceError):
     """The service is starting, draining, or its engine fails the golden check."""
+
+
+class EngineLostError(NotReadyError):
+    """The engine was replaced while it computed this, because it hung, failed or answered wrongly."""
 
 
 class DeadlineError(ServiceError):

@@ -38,6 +38,13 @@ class Query(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    timeout: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds after which to give up, answering 504; the service's own limit, if that is shorter.",
+    )
+
 
 class EncodeQuery(Query):
     """Parameters of `POST /encode`."""
@@ -151,12 +158,17 @@ class ModelAnswer(BaseModel):
     golden_error: float | None = Field(
         description="Largest error of the golden ELBOs now, as a share of the tolerance; null if no number."
     )
+    replaced_engines: int = Field(description="Engines that hung, failed or answered wrongly since the start.")
 
 
 class ModelsAnswer(BaseModel):
-    """The served versions of every model, oldest first."""
+    """What is served, by name and version."""
 
-    models: dict[str, list[int]]
+    models: dict[str, list[int]] = Field(description="The served versions of every model, oldest first.")
+    refused: dict[str, dict[int, str]] = Field(
+        description="Versions in the repository that cannot be served as they are, and why. One that was served before "
+        "it was replaced still is, as it was."
+    )
 
 
 class Health(BaseModel):

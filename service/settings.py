@@ -27,6 +27,11 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     models: Path = Field(default=DEFAULT_REPOSITORY, description="Folder of bundles, <name>/<version>/.")
+    poll: float | None = Field(
+        default=None,
+        ge=0,
+        description="Seconds between looks for changes in that folder, which SIGHUP brings forward; 0: only then.",
+    )
     default_model: str | None = Field(
         default=None, description="Model of the paths that name none, where there are several."
     )
@@ -41,6 +46,9 @@ class Settings(BaseSettings):
     max_queue: int = Field(default=2**18, ge=1, description="Most rows x draws waiting in a process, and in a request.")
     max_draws: int = Field(default=4096, ge=1, le=MAX_DRAWS, description="Most draws for one row.")
     max_body: int = Field(default=64 * 2**20, ge=1, description="Most bytes in a request's body.")
+    engine_timeout: float = Field(
+        default=10.0, gt=0, description="Seconds after which an engine call is taken to hang, and the engine replaced."
+    )
     timeout: float = Field(default=30.0, gt=0, description="Seconds after which a request is given up.")
     read_timeout: float = Field(
         default=5.0, gt=0, description="Seconds in which a client must send a request, plus one for each KiB of it."

@@ -1,5 +1,6 @@
 """What the routes share in the OpenAPI page, and how a path finds its model."""
 
+import asyncio
 import re
 from collections.abc import Iterable
 from typing import Annotated, Any
@@ -35,7 +36,7 @@ def find_model(request: Request, name: str | None) -> Model:
     version = request.path_params.get("version")
     if version is not None and not _VERSION.fullmatch(version):
         raise NotFoundError(f"{version!r} is no version", "path.version")
-    return repository.get(name, version and int(version))
+    return repository.catalogue.get(name, version and int(version))
 
 
 async def check_ready(request: Request) -> None:
@@ -46,8 +47,7 @@ async def check_ready(request: Request) -> None:
     """
     if request.app.state.draining:
         raise NotReadyError("the service is shutting down")
-    for model in request.app.state.repository:
-        await model.check()
+    await asyncio.gather(*(model.check() for model in request.app.state.repository.catalogue))
 
 
 ServedModel = Annotated[Model, Depends(served_model)]

@@ -161,14 +161,14 @@ async def ready(request: Request) -> ServerReady:
 async def all_statistics(request: Request) -> Statistics:
     """What every model has answered under /v2 since the start."""
     _check_whole(request)
-    served = [Graph(model, graph) for model in request.app.state.repository for graph in _served(model)]
+    served = [Graph(model, graph) for model in request.app.state.repository.catalogue for graph in _served(model)]
     return Statistics(model_stats=[_statistics(request, graph) for graph in served])
 
 
 @graphs.get("")
 async def model_metadata(request: Request, graph: Named) -> ModelMetadata:
     """The model's versions, inputs and outputs."""
-    versions = request.app.state.repository.names()[graph.model.manifest.name]
+    versions = request.app.state.repository.catalogue.names()[graph.model.manifest.name]
 
     def describe(tensor: Tensor) -> TensorMetadata:
         shape = [-1 if isinstance(size, str) else size for size in tensor.shape]
@@ -237,7 +237,7 @@ async def infer(
     encoding: Annotated[str, Header(alias="Content-Encoding", description="gzip or deflate.")] = "identity",
 ) -> Response:
     """The outputs for the tensors sent, in JSON, in binary or in both; `Content-Type` is not looked at."""
-    with _measured(_statistics(request, graph)) as measured, _in_terms_of_the_protocol():
+    with graph.model.in_use(), _measured(_statistics(request, graph)) as measured, _in_terms_of_the_protocol():
         sent = decompress(await read_bytes(request), encoding.lower(), request.app.state.settings.max_body)
         inference = _read(sent, header_length, graph)
         parameters = _PARAMETERS.get(graph.graph, InferParameters).check(inference.parameters, "parameters")

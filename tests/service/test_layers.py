@@ -13,12 +13,14 @@ ROOT = Path(service.__file__).parent
 FORBIDDEN = ("torch", "training", "onnx", "sklearn", "accelerate")
 
 LAYERS = [
-    {"errors", "calibration", "noise"},
+    {"errors", "calibration", "noise", "threads"},
     {"manifest"},
     {"bundle"},
     {"engine", "arrow", "instances", "refinement"},
     {"batcher", "codecs"},
+    {"watchdog"},
     {"model"},
+    {"catalogue"},
     {"repository"},
     {"schemas", "settings", "exchange", "compression"},
     {"protocol"},
@@ -47,7 +49,10 @@ MUST_NOT_KNOW = {
     "engine": HTTP | {"asyncio"},
     "refinement": HTTP | {"onnxruntime"},
     "batcher": HTTP | {"onnxruntime"},
+    "watchdog": HTTP | {"onnxruntime", "numpy"},
     "model": HTTP | {"onnxruntime", "json", "orjson"},
+    "threads": HTTP | {"numpy", "onnxruntime"},
+    "catalogue": HTTP | {"onnxruntime", "pathlib"},
     "repository": HTTP,
     "cycle": {"httptools", "numpy", "onnxruntime"},
     "server": {"numpy", "onnxruntime"},
