@@ -9,11 +9,12 @@ from contextlib import asynccontextmanager
 from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.access import guard, is_loopback, read_keys
 from service.errors import NotFoundError
 from service.model import Limits, Model
 from service.problems import Envelope, answer_with_problems
 from service.repository import Repository
-from service.routes import decode, elbo, encode, health, model, sample, v2
+from service.routes import decode, docs, elbo, encode, health, model, sample, v2
 from service.routes.description import complete_openapi, named, versioned
 from service.settings import Settings
 
@@ -23,11 +24,16 @@ logger = logging.getLogger("service")
 
 
 class _Application(FastAPI):
-    """FastAPI, but requests that `direct` knows, by method and path, go past its layers."""
+    """FastAPI behind a guard, but requests that `direct` knows, by method and path, go past its layers."""
 
+    guarded: ASGIApp
     direct: Mapping[tuple[str, str], ASGIApp] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.guarded(scope, receive, send)
+
+    async def dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request that has passed the guard."""
         app = self.direct.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
         if app is None:
             await super().__call__(scope, receive, send)
@@ -42,7 +48,9 @@ def create_app(settings: Settings) -> FastAPI:
     Raises:
         BundleError: A bundle must not be served.
         DeviceError: The device asked for cannot be used.
+        KeysError: The API keys cannot be used.
     """
+    keys = read_keys(settings.api_keys_file)
     limits = Limits(settings.max_batch, settings.max_queue, settings.max_draws, settings.lanes)
     repository = Repository(settings.models, settings.default_model, settings.device, limits)
 
@@ -51,6 +59,8 @@ def create_app(settings: Settings) -> FastAPI:
         for served in repository:
             served.start()
             logger.info("serving %s %d on %s", served.manifest.name, served.manifest.version, served.engine.device)
+        if not keys and not is_loopback(settings.host):
+            logger.warning("listening on %s without API keys: whoever reaches it may ask", settings.host)
         yield
         await asyncio.gather(*(served.stop() for served in repository))
 
@@ -59,6 +69,8 @@ def create_app(settings: Settings) -> FastAPI:
         summary="Encode, decode, sample, and score by the evidence lower bound.",
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,  # See `docs`.
+        redoc_url=None,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
     app.state.settings = settings
@@ -76,8 +88,9 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(model.router, prefix=prefix, dependencies=dependencies, tags=[tag])
     app.include_router(model.index, tags=["repository"])
     app.include_router(health.router, tags=["health"])
+    app.include_router(docs.router)
     app.include_router(v2.router, tags=["Open Inference Protocol"])
-    complete_openapi(app)
+    complete_openapi(app, closed=bool(keys))
     answer_with_problems(app)
     app.add_middleware(Envelope, timeout=settings.timeout)
     app.direct = {
@@ -85,6 +98,7 @@ def create_app(settings: Settings) -> FastAPI:
         for prefix, served in _addresses(repository)
         for operation in OPERATIONS
     }
+    app.guarded = guard(app.dispatch, keys, settings.cors_origins, settings.timeout)
     return app
 
 
