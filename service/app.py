@@ -17,6 +17,7 @@ from service.repository import Repository
 from service.routes import decode, docs, elbo, encode, health, model, sample, v2
 from service.routes.description import complete_openapi, named, versioned
 from service.settings import Settings
+from service.signature import TrustedKeys
 
 OPERATIONS = (elbo.OPERATION, encode.OPERATION, decode.OPERATION, sample.OPERATION)
 
@@ -48,11 +49,12 @@ def create_app(settings: Settings) -> FastAPI:
     Raises:
         BundleError: A bundle must not be served.
         DeviceError: The device asked for cannot be used.
-        KeysError: The API keys cannot be used.
+        KeysError: The API keys, or those of who signs bundles, cannot be used.
     """
     keys = read_keys(settings.api_keys_file)
     limits = Limits(settings.max_batch, settings.max_queue, settings.max_draws, settings.lanes)
-    repository = Repository(settings.models, settings.default_model, settings.device, limits)
+    trusted = TrustedKeys(settings.trusted_keys) if settings.trusted_keys else None
+    repository = Repository(settings.models, settings.default_model, settings.device, limits, trusted)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

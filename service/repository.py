@@ -10,6 +10,7 @@ from service.bundle import read_bundle, versions
 from service.engine import Device, OnnxEngine
 from service.errors import BundleError, NotFoundError
 from service.model import Limits, Model
+from service.signature import TrustedKeys
 
 DEFAULT_REPOSITORY = Path(__file__).parent / "models"
 """The embedded default: one digits model, part of the package."""
@@ -23,17 +24,25 @@ class Repository:
         default_model: The model that paths without a name mean; needed only where there are several.
         device: See `OnnxEngine`.
         limits: For each model.
+        trusted: See `read_bundle`.
 
     Raises:
-        BundleError: There is no bundle, one is damaged, or its folder is not its name and version.
+        BundleError: There is no bundle, one must not be served, or its folder is not its name and version.
         DeviceError: The device cannot be used.
     """
 
-    def __init__(self, folder: Path, default_model: str | None, device: Device, limits: Limits) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        default_model: str | None,
+        device: Device,
+        limits: Limits,
+        trusted: TrustedKeys | None = None,
+    ) -> None:
         self._models: dict[str, dict[int, Model]] = {}
         for name, numbers in versions(folder).items():
             for version in numbers:
-                bundle = read_bundle(folder / name / str(version))
+                bundle = read_bundle(folder / name / str(version), trusted)
                 if (bundle.manifest.name, bundle.manifest.version) != (name, version):
                     raise BundleError(f"{folder / name / str(version)}: the manifest names another model or version")
                 engine = OnnxEngine(bundle.manifest.graphs, bundle.files, device)

@@ -14,7 +14,7 @@ FORBIDDEN = ("torch", "training", "onnx", "sklearn", "accelerate")
 
 LAYERS = [
     {"errors", "calibration", "noise"},
-    {"manifest"},
+    {"manifest", "signature"},
     {"bundle"},
     {"engine", "arrow", "instances", "refinement"},
     {"batcher", "codecs"},
@@ -38,6 +38,7 @@ HTTP = {"fastapi", "starlette", "uvicorn", "httpx"}
 MUST_NOT_KNOW = {
     "errors": HTTP | {"numpy"},
     "manifest": HTTP | {"onnxruntime", "os", "io"},
+    "signature": HTTP | {"onnxruntime", "json"},
     "bundle": HTTP | {"onnxruntime"},
     "noise": HTTP | {"onnxruntime"},
     "calibration": HTTP | {"onnxruntime"},
