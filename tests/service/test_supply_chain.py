@@ -1,11 +1,13 @@
-"""Nothing that is read can run: no pickle on any path."""
+"""Nothing that is read can run: no pickle on any path. What is installed is what was locked."""
 
 import ast
 import io
 import os
 import pickle
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,3 +118,33 @@ def test_the_hook_notes(audited: dict[str, str], tmp_path: Path) -> None:
     command = [sys.executable, "-c", code, str(tmp_path / "pickled")]
     subprocess.run(command, env=os.environ | audited, check=True)
     assert "pathlib" in (tmp_path / "marks").read_text()
+
+
+# The lock
+
+LOCK = (ROOT / ".ci" / "serve.lock").read_text()
+
+
+def locked() -> dict[str, tuple[str, list[str]]]:
+    """For each package of the lock its version and its files' digests."""
+    entries = re.findall(r"^([\w.-]+)==(\S+)([^#]*?)(?=^\S|\Z|^ +#)", LOCK, re.MULTILINE)
+    return {name: (version, re.findall(r"--hash=sha256:([0-9a-f]{64})", rest)) for name, version, rest in entries}
+
+
+def test_every_locked_file_has_a_digest() -> None:
+    packages = locked()
+    assert len(packages) == len(re.findall(r"^\w", LOCK, re.MULTILINE))
+    assert all(digests for _, digests in packages.values())
+    assert "://" not in LOCK
+
+
+def test_the_lock_is_what_is_asked_for_and_what_was_tested() -> None:
+    """After a change of a dependency: `make lock`."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    packages = locked()
+    for requirement in project["dependencies"]:
+        assert re.split(r"[<>=\[;]", requirement)[0] in packages
+    tested = dict(re.findall(r"^([\w.-]+)==(.+)$", (ROOT / ".ci" / "constraints.txt").read_text(), re.MULTILINE))
+    tested = {name.lower().replace("_", "-"): version for name, version in tested.items()}
+    for name, (version, _) in packages.items():
+        assert tested[name] == version
