@@ -111,6 +111,9 @@ def test_bodies_are_described(page: dict[str, Any], family: str) -> None:
     field = "latents" if family == "/decode" else "instances"
     schema = resolve(page, body["content"][JSON]["schema"]["$ref"])
     assert schema["required"] == [field]
+    assert schema["additionalProperties"] is False
+    kinds = schema["properties"][field]
+    assert all(kind["minItems"] == 1 for kind in kinds.get("anyOf", [kinds]))
     assert schema["properties"][field]["description"]
 
 
