@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -9,24 +10,33 @@ from contextlib import asynccontextmanager
 from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.access import guard, is_loopback, read_keys
 from service.catalogue import Catalogue
 from service.errors import NotFoundError
 from service.model import Limits, Model
 from service.problems import Envelope, answer_with_problems
 from service.repository import Repository
-from service.routes import decode, elbo, encode, health, model, sample, v2
+from service.routes import decode, docs, elbo, encode, health, model, sample, v2
 from service.routes.description import complete_openapi, named, versioned
 from service.settings import Settings
+from service.signature import TrustedKeys
 
 OPERATIONS = (elbo.OPERATION, encode.OPERATION, decode.OPERATION, sample.OPERATION)
 
+logger = logging.getLogger("service")
+
 
 class _Application(FastAPI):
-    """FastAPI, but the operations on the models served go past its layers, by method and path."""
+    """FastAPI behind a guard, but the operations on the models served go past its layers, by method and path."""
 
+    guarded: ASGIApp
     direct: "_Direct"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.guarded(scope, receive, send)
+
+    async def dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request that has passed the guard."""
         app = self.direct.find(scope["method"], scope["path"]) if scope["type"] == "http" else None
         if app is None:
             await super().__call__(scope, receive, send)
@@ -41,7 +51,10 @@ def create_app(settings: Settings) -> FastAPI:
     Raises:
         BundleError: A bundle must not be served.
         DeviceError: The device asked for cannot be used.
+        KeysError: The API keys, or those of who signs bundles, cannot be used.
     """
+    keys = read_keys(settings.api_keys_file)
+    trusted = TrustedKeys(settings.trusted_keys) if settings.trusted_keys else None
     limits = Limits(
         max_batch=settings.max_batch,
         max_queue=settings.max_queue,
@@ -49,10 +62,12 @@ def create_app(settings: Settings) -> FastAPI:
         lanes=settings.lanes,
         engine_timeout=settings.engine_timeout,
     )
-    repository = Repository(settings.models, settings.default_model, settings.device, limits)
+    repository = Repository(settings.models, settings.default_model, settings.device, limits, trusted)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if not keys and not is_loopback(settings.host):
+            logger.warning("listening on %s without API keys: whoever reaches it may ask", settings.host)
         repository.start()
         async with _following(repository, settings.poll):
             yield
@@ -63,6 +78,8 @@ def create_app(settings: Settings) -> FastAPI:
         summary="Encode, decode, sample, and score by the evidence lower bound.",
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,  # See `docs`.
+        redoc_url=None,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
     app.state.settings = settings
@@ -80,11 +97,13 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(model.router, prefix=prefix, dependencies=dependencies, tags=[tag])
     app.include_router(model.index, tags=["repository"])
     app.include_router(health.router, tags=["health"])
+    app.include_router(docs.router)
     app.include_router(v2.router, tags=["Open Inference Protocol"])
-    complete_openapi(app)
+    complete_openapi(app, closed=bool(keys))
     answer_with_problems(app)
     app.add_middleware(Envelope, timeout=settings.timeout)
     app.direct = _Direct(repository, settings.timeout)
+    app.guarded = guard(app.dispatch, keys, settings.cors_origins, settings.timeout)
     return app
 
 

@@ -20,7 +20,15 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import STATUS, DeadlineError, EncodingError, LowerboundError, OverloadedError, RequestError
+from service.errors import (
+    STATUS,
+    DeadlineError,
+    EncodingError,
+    LowerboundError,
+    OverloadedError,
+    RequestError,
+    UnauthorizedError,
+)
 from service.protocol import ProtocolError
 from service.schemas import Problem
 
@@ -170,6 +178,8 @@ def _render(scope: Scope, error: LowerboundError) -> JSONResponse:
     )
     if isinstance(error, EncodingError):
         answer.headers["Accept-Encoding"] = ", ".join(error.known)
+    if isinstance(error, UnauthorizedError):
+        answer.headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, OverloadedError):
         answer.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     return answer

@@ -22,6 +22,7 @@ from service.catalogue import Catalogue
 from service.engine import Device, Engine, OnnxEngine
 from service.errors import BundleError, LowerboundError
 from service.model import Limits, Model
+from service.signature import TrustedKeys
 from service.threads import in_thread
 
 DEFAULT_REPOSITORY = Path(__file__).parent / "models"
@@ -60,6 +61,7 @@ class Repository:
         default_model: The model that paths without a name mean; needed only where there are several.
         device: See `OnnxEngine`.
         limits: For each model.
+        trusted: See `read_bundle`.
 
     Attributes:
         catalogue: What is served now.
@@ -69,11 +71,19 @@ class Repository:
         DeviceError: The device cannot be used.
     """
 
-    def __init__(self, folder: Path, default_model: str | None, device: Device, limits: Limits) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        default_model: str | None,
+        device: Device,
+        limits: Limits,
+        trusted: TrustedKeys | None = None,
+    ) -> None:
         self._folder = folder
         self._default_model = default_model
         self._device = device
         self._limits = limits
+        self._trusted = trusted
         self.catalogue = Catalogue({}, None)
         self._refusals: dict[_Address, _Refusal] = {}
         self._leaving: set[asyncio.Task[None]] = set()
@@ -203,7 +213,7 @@ class Repository:
 
     def _load(self, address: _Address) -> Model:
         folder = self._folder / address.name / str(address.version)
-        bundle = read_bundle(folder)
+        bundle = read_bundle(folder, self._trusted)
         if (bundle.manifest.name, bundle.manifest.version) != address:
             raise BundleError(f"{folder}: the manifest names another model or version")
         return Model(bundle, partial(_make_engine, self._device), self._limits)

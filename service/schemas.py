@@ -3,12 +3,14 @@
 Bodies are read and written by the codecs; these classes describe them to people and to client generators.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.manifest import Category, Manifest
 
+Value = TypeVar("Value")
+Some = Annotated[list[Value], Field(min_length=1)]
 Rows = Annotated[list[float], Field(description="One value per instance.")]
 NullableRows = list[float | None]
 Nested = list[float] | list[list[float]] | list[list[list[float]]]
@@ -84,9 +86,9 @@ class ElboQuery(Query):
 class Instances(BaseModel):
     """Raw data in the units of the training file."""
 
-    instances: Annotated[
-        list[TableRecord] | list[list[float | Category | None]] | list[Nested], Field(min_length=1)
-    ] = Field(
+    model_config = ConfigDict(extra="forbid")
+
+    instances: Some[TableRecord] | Some[list[float | Category | None]] | Some[Nested] = Field(
         description="Images: nested arrays (height, width[, channels]) of pixel values. Tables: records by column "
         "name, or arrays in column order; null where a value is missing."
     )
@@ -95,7 +97,9 @@ class Instances(BaseModel):
 class Latents(BaseModel):
     """Points of the latent space."""
 
-    latents: Annotated[list[list[float]], Field(min_length=1)] = Field(description="Shape (batch, L).")
+    model_config = ConfigDict(extra="forbid")
+
+    latents: Some[Some[float]] = Field(description="Shape (batch, L).")
 
 
 class EncodeAnswer(BaseModel):

@@ -2,14 +2,21 @@
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.engine import Device
 from service.noise import MAX_DRAWS
 from service.repository import DEFAULT_REPOSITORY
+
+Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
+
+
+def _split(value: object) -> object:
+    """Several values in one string, as a flag or a variable has them, apart."""
+    return value.split(",") if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
@@ -55,4 +62,11 @@ class Settings(BaseSettings):
     )
     max_connections: int = Field(default=1000, ge=1, description="Most connections that a process serves.")
     grace: int = Field(default=25, ge=0, description="Seconds that requests have to be answered in after SIGTERM.")
+    api_keys_file: Path | None = Field(default=None, description="File of API keys, of which clients must bring one.")
+    cors_origins: Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_split)] = Field(
+        default=(), description="Origins whose pages may ask, separated by commas; * for all."
+    )
+    trusted_keys: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)] = Field(
+        default=(), description="PEM files of public keys, separated by commas, one of which must have signed a bundle."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What is logged.")

@@ -5,7 +5,7 @@ import math
 from fastapi import APIRouter, Request, Response
 
 from service.catalogue import Catalogue
-from service.errors import InvalidError, NotFoundError
+from service.errors import InvalidError, NotFoundError, UnauthorizedError
 from service.exchange import identify
 from service.routes.description import ServedModel, problems
 from service.schemas import ModelAnswer, ModelsAnswer
@@ -14,7 +14,7 @@ router = APIRouter()
 index = APIRouter()
 
 
-@router.get("/model", responses=problems(NotFoundError, InvalidError))
+@router.get("/model", responses=problems(UnauthorizedError, NotFoundError, InvalidError))
 async def show(model: ServedModel, response: Response) -> ModelAnswer:
     """The manifest, the device in use, and how the engine answers the bundle's golden rows right now."""
     response.headers.update(identify(model))
@@ -28,7 +28,7 @@ async def show(model: ServedModel, response: Response) -> ModelAnswer:
     )
 
 
-@index.get("/models")
+@index.get("/models", responses=problems(UnauthorizedError))
 async def list_models(request: Request) -> ModelsAnswer:
     """The served versions of every model, and those that are refused."""
     catalogue: Catalogue = request.app.state.repository.catalogue

@@ -14,7 +14,7 @@ FORBIDDEN = ("torch", "training", "onnx", "sklearn", "accelerate")
 
 LAYERS = [
     {"errors", "calibration", "noise", "threads"},
-    {"manifest"},
+    {"manifest", "signature"},
     {"bundle"},
     {"engine", "arrow", "instances", "refinement"},
     {"batcher", "codecs"},
@@ -25,9 +25,11 @@ LAYERS = [
     {"schemas", "settings", "exchange", "compression"},
     {"protocol"},
     {"problems", "tensors"},
+    {"access"},
     {"routes.description"},
     {"routes.operation"},
-    {"routes.decode", "routes.elbo", "routes.encode", "routes.health", "routes.model", "routes.sample", "routes.v2"},
+    {"routes.decode", "routes.elbo", "routes.encode", "routes.sample", "routes.v2"},
+    {"routes.docs", "routes.health", "routes.model"},
     {"app", "cycle"},
     {"server"},
     {"__main__"},
@@ -38,6 +40,7 @@ HTTP = {"fastapi", "starlette", "uvicorn", "httpx"}
 MUST_NOT_KNOW = {
     "errors": HTTP | {"numpy"},
     "manifest": HTTP | {"onnxruntime", "os", "io"},
+    "signature": HTTP | {"onnxruntime", "json"},
     "bundle": HTTP | {"onnxruntime"},
     "noise": HTTP | {"onnxruntime"},
     "calibration": HTTP | {"onnxruntime"},
@@ -45,6 +48,7 @@ MUST_NOT_KNOW = {
     "codecs": HTTP | {"onnxruntime"},
     "instances": HTTP | {"onnxruntime", "json", "orjson"},
     "tensors": HTTP | {"onnxruntime"},
+    "access": {"numpy", "onnxruntime"},
     "compression": HTTP | {"numpy", "onnxruntime"},
     "engine": HTTP | {"asyncio"},
     "refinement": HTTP | {"onnxruntime"},
