@@ -83,7 +83,12 @@ def respond(model: Model, writer: Writer, columns: dict[str, Array]) -> Response
     if isinstance(data, ImageInput) and writer.media_type == Png.media_type:
         shown = {"picture": picture(columns["instances"], data)}
     elif isinstance(data, TabularInput) and writer.media_type != Npy.media_type:
-        render = {"instances": render_records, "feature_log_likelihood": render_by_column}
+        render = {
+            "instances": render_records,
+            "feature_expected": render_records,
+            "feature_log_likelihood": render_by_column,
+            "feature_surprise": render_by_column,
+        }
         shown = {name: render[name](x, data) if name in render else x for name, x in columns.items()}
     return _Answer(writer.encode(shown), _heading(*_identity(model), writer.media_type))
 

@@ -16,8 +16,10 @@ from service import noise
 from service.batcher import Batcher, Work
 from service.bundle import Array, Bundle
 from service.calibration import SCORES, discoveries, p_values
+from service.counterfactuals import ROUNDS, Counterfactuals
 from service.engine import Engine, prove
 from service.errors import InvalidError, NotReadyError, TooLargeError
+from service.manifest import TabularInput
 from service.refinement import Ascent
 from service.watchdog import MakeEngine, Watchdog
 
@@ -213,7 +215,8 @@ class Model:
         The p-value is NaN where it would not be valid: under draws, a seed or steps of refinement other than those of
         the calibration, or for a score that this bundle does not calibrate. `refine` adds `regret`, and has the bounds
         at the best posterior found in so many steps; `explain` adds `feature_log_likelihood` (batch, *input.shape) and
-        `latent_kl` (batch, L), which add up to the encoder's own `log_likelihood` and `kl`; `fdr` adds `discovery`.
+        `latent_kl` (batch, L), which add up to the encoder's own `log_likelihood` and `kl`, and for tables
+        `feature_surprise` and `feature_expected` (batch, D), see `service.counterfactuals`; `fdr` adds `discovery`.
 
         Raises:
             InvalidError: The bundle cannot do what is asked; or a bound is not a finite number, the row being too far
@@ -223,13 +226,15 @@ class Model:
         draws = plan.draws
         self._check_size(len(x), draws, "query.num_draws")
         self._check_size(len(x) * (1 + plan.refine), draws, "query.refine")
+        replaced = x.shape[1] if explain and isinstance(self.manifest.input, TabularInput) else 0
+        self._check_size(len(x) * (1 + replaced), draws, "query.explain")
         if fdr is not None and plan.held_out is None:
             raise InvalidError(
                 "without valid p-values no false-discovery rate can be kept: ask for a calibrated score, with the "
                 "bundle's own draws, seed and refinement",
                 "query.fdr",
             )
-        cost = len(x) * draws * (1 + plan.refine)
+        cost = len(x) * draws * (1 + plan.refine + replaced)
         columns = await self._compute(cost, lambda: self._bounds(x, plan, explain=explain))
         if fdr is not None:
             columns["discovery"] = discoveries(columns["p_value"], fdr)
@@ -268,6 +273,7 @@ class Model:
         finite = np.isfinite(columns["elbo"]) & np.isfinite(columns["log_evidence"])
         if not finite[worst := finite.argmin()]:
             raise InvalidError("too far from the training data for a finite bound", f"instances[{worst}]")
+        amortised = columns["elbo"]
         if plan.refine:
             ascent = Ascent(await self._batcher.submit(Work("encoder", {"x": x})), columns)
             for _ in range(plan.refine + 1):
@@ -279,7 +285,23 @@ class Model:
             columns |= plan.score(made)
         if explain:
             columns |= await self._batcher.submit(Work("explain", {"x": x}, shared, key, draws))
+        if explain and isinstance(self.manifest.input, TabularInput):
+            columns |= await self._surprise(x, amortised, shared, key, draws)
         return columns
+
+    async def _surprise(
+        self, x: Array, elbo: Array, shared: dict[str, Array], key: tuple[int, int], draws: int
+    ) -> dict[str, Array]:
+        """`feature_surprise` and `feature_expected` of a table's rows, whose ELBO is known."""
+        surprises, expected = [], []
+        for cells in Counterfactuals.of(x, self._limits.max_batch):
+            for _ in range(ROUNDS):
+                posterior = await self._batcher.submit(Work("encoder", {"x": cells.rows}))
+                cells.fill(await self._decode(posterior["mean"]))
+            filled = await self._batcher.submit(Work("elbo", {"x": cells.rows}, shared, key, draws))
+            surprises.append(cells.surprise(elbo, filled["elbo"]))
+            expected.append(cells.expected)
+        return {"feature_surprise": np.concatenate(surprises, 1), "feature_expected": np.concatenate(expected, 1)}
 
     def _check_size(self, rows: int, draws: int, place: str) -> None:
         """Refuse, before anything of its size is made, what could never be computed."""

@@ -39,7 +39,7 @@ _REQUEST_ID_KEY = REQUEST_ID_HEADER.lower().encode()
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 """Ids that are echoed: visible ASCII, of a length that fits a log line; any other is replaced."""
 
-_LONGEST = 1000
+_LONGEST = 2000
 """Characters of a detail or a location; libraries quote what they cannot read."""
 
 _PROTOCOL_STATUS = {

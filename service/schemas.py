@@ -77,7 +77,10 @@ class ElboQuery(Query):
     seed: Seed = None
     score: Score = None
     refine: Refine = None
-    explain: bool = Field(default=False, description="Add where the bound comes from, by feature and by latent.")
+    explain: bool = Field(
+        default=False,
+        description="Add where the bound comes from, by feature and latent; for tables also how strange each cell is.",
+    )
     fdr: float | None = Field(
         default=None, gt=0, lt=1, description="Add discovery: whom to call anomalous at this false-discovery rate."
     )
@@ -150,6 +153,14 @@ class ElboAnswer(BaseModel):
     )
     latent_kl: list[list[float]] | None = Field(
         default=None, description="With explain: shape (batch, L); adds up to the unrefined kl."
+    )
+    feature_surprise: list[dict[str, float]] | None = Field(
+        default=None,
+        description="With explain, of tables: by how many nats the unrefined elbo rises when this cell alone is as "
+        "expected; 0 where it is missing.",
+    )
+    feature_expected: list[TableRecord] | None = Field(
+        default=None, description="With explain, of tables: what the model expects in each cell, given the others."
     )
 
 
