@@ -157,6 +157,7 @@ def test_no_key_is_ever_shown(closed: httpx.Client, log: Path, routes: list[tupl
     """Neither in any answer nor in the log at its most talkative. Runs after the tests above, which used the keys."""
     texts = [closed.request(method, path, headers=bearer(OLD)).text for method, path in routes]
     logged = log.read_text()
+    assert "serving digits 1 on" in logged
     for text in [*texts, logged]:
         for key in (OLD, NEW, THIRD):
             assert key not in text

@@ -14,9 +14,10 @@ from tests.conftest import run_server
 KEY = "key-of-the-tests-0123456789"
 CONFIG = """
 [checks.not_a_server_error]
-expected-statuses = ["2xx", "3xx", "4xx", 501]
+expected-statuses = ["2xx", "3xx", "4xx", 501, 504]
 """
-"""501 is what the Open Inference Protocol has for a body in a coding that is not read."""
+"""501 is what the Open Inference Protocol has for a body in a coding that is not read; 504, what a request gets
+that asks for an answer within no time."""
 
 OPTIONS = [
     "--checks=all",
