@@ -23,6 +23,8 @@ MEANING = {
     "test_ess": "mean effective share of the draws",
     "validation_elbo": "mean ELBO of the rows that chose the best epoch, nats per row",
     "active_units": "latents whose posterior mean varies over the validation rows",
+    "mutual_information": "of row and latents, nats, over the validation rows: at most the log of their number",
+    "marginal_kl": "KL of the rows' mixed posteriors from the prior, nats",
     "epochs": "epochs trained",
     "seconds_per_epoch": "median seconds of an epoch",
 }
@@ -107,9 +109,7 @@ def _use(inputs: CardInputs) -> Section:
 def _figures(inputs: CardInputs) -> Section:
     rows: list[list[Cell]] = []
     for name, value in inputs.manifest.metrics.items():
-        graph = name.removesuffix("_largest_error")
-        other = f"largest difference of {graph}.onnx from PyTorch" if graph != name else ""
-        rows.append([name, Number(value, 6), MEANING.get(name, other)])
+        rows.append([name, Number(value, 6), _meaning(name)])
     return Section(
         "figures",
         "Held-out figures",
@@ -121,6 +121,14 @@ def _figures(inputs: CardInputs) -> Section:
             )
         ],
     )
+
+
+def _meaning(name: str) -> str:
+    if (graph := name.removesuffix("_largest_error")) != name:
+        return f"largest difference of {graph}.onnx from PyTorch"
+    if (score := name.removeprefix("sensitivity_")) != name:
+        return f"AUROC of {score} for telling validation rows from the same rows rearranged"
+    return MEANING.get(name, "")
 
 
 def _data(inputs: CardInputs) -> str:

@@ -71,7 +71,9 @@ def curves(series: Mapping[str, Sequence[float]], unit: str, best: int) -> bytes
     return _chart(draw)
 
 
-def scores(held_out: Array, rows: Mapping[str, Array], thresholds: Mapping[int, float | None], name: str) -> bytes:
+def scores(
+    held_out: Array, rows: Mapping[str, Array], thresholds: Mapping[int, float | None], name: str, unit: str
+) -> bytes:
     """Histograms of scores, (n,) each, as densities, and the thresholds by level in percent.
 
     The axis ends a little beyond what is held out and the last threshold; how many rows lie farther is said.
@@ -97,7 +99,7 @@ def scores(held_out: Array, rows: Mapping[str, Array], thresholds: Mapping[int, 
                 axes.axvline(value, ymax=height, color=BLACK, linewidth=0.9)
                 place = (value, height)
                 axes.annotate(f" {percent} %", place, xycoords=("data", "axes fraction"), fontsize=8, va="top")
-        axes.set(xlabel=f"{name} (nats)", ylabel="density (1/nat)", xlim=(low, high))
+        axes.set(xlabel=f"{name} ({unit})" if unit else name, ylabel="density", xlim=(low, high))
         axes.legend(loc="upper right")
 
     return _chart(draw)

@@ -45,22 +45,23 @@ def _scores(inputs: CardInputs) -> Section:
                     f"{low:,} to {high:,}",
                 ]
             )
+        unit = "" if name in inputs.manifest.graph_scores else "nats"
         groups = {"test rows": values}
         if inputs.labels is not None:
             groups = {"normal test rows": values[inputs.normal], "anomalies": values[inputs.labels]}
         pictures.append(
             Picture(
                 f"score-{name}",
-                charts.scores(held_out, groups, thresholds, name),
+                charts.scores(held_out, groups, thresholds, name, unit),
                 f"Histograms of {name} for calibration rows and {' and '.join(groups)}, with thresholds "
                 + ", ".join(f"{level} % at {Number(v)}" for level, v in thresholds.items() if v is not None)
-                + " nats.",
+                + (f" {unit}." if unit else "."),
                 f"{name}: to the right is stranger. A row right of a line is an alarm at that level.",
             )
         )
     table = Table(
         "Alarms: a row is one where its score exceeds the threshold, which is where its p-value is at most the level.",
-        ["score, level", "threshold, nats", "alarms among normal test rows", "95 % range if exchangeable"],
+        ["score, level", "threshold", "alarms among normal test rows", "95 % range if exchangeable"],
         rows,
     )
     return Section("scores", "Scores and thresholds", tables=[table], pictures=pictures)
