@@ -14,7 +14,7 @@ FORBIDDEN = ("torch", "training", "onnx", "sklearn", "accelerate")
 
 LAYERS = [
     {"errors", "calibration", "noise"},
-    {"manifest"},
+    {"manifest", "drift"},
     {"bundle"},
     {"engine", "arrow", "instances", "refinement"},
     {"batcher", "codecs"},
@@ -39,6 +39,7 @@ MUST_NOT_KNOW = {
     "bundle": HTTP | {"onnxruntime"},
     "noise": HTTP | {"onnxruntime"},
     "calibration": HTTP | {"onnxruntime"},
+    "drift": HTTP | {"onnxruntime", "prometheus_client"},
     "arrow": HTTP | {"onnxruntime"},
     "codecs": HTTP | {"onnxruntime"},
     "instances": HTTP | {"onnxruntime", "json", "orjson"},
