@@ -13,10 +13,12 @@ from service.errors import NotFoundError
 from service.model import Limits, Model
 from service.problems import Envelope, answer_with_problems
 from service.repository import Repository
-from service.routes import decode, elbo, encode, health, model, sample, v2
+from service.routes import decode, elbo, encode, health, metrics, model, sample, v2
 from service.routes.description import complete_openapi, named, versioned
 from service.settings import Settings
+from service.telemetry import Telemetry
 
+NAMED, VERSIONED = "/models/{name}", "/models/{name}/versions/{version}"
 OPERATIONS = (elbo.OPERATION, encode.OPERATION, decode.OPERATION, sample.OPERATION)
 
 logger = logging.getLogger("service")
@@ -44,7 +46,8 @@ def create_app(settings: Settings) -> FastAPI:
         DeviceError: The device asked for cannot be used.
     """
     limits = Limits(settings.max_batch, settings.max_queue, settings.max_draws, settings.lanes)
-    repository = Repository(settings.models, settings.default_model, settings.device, limits)
+    telemetry = Telemetry(settings.workers)
+    repository = Repository(settings.models, settings.default_model, settings.device, limits, telemetry.watch)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -53,6 +56,7 @@ def create_app(settings: Settings) -> FastAPI:
             logger.info("serving %s %d on %s", served.manifest.name, served.manifest.version, served.engine.device)
         yield
         await asyncio.gather(*(served.stop() for served in repository))
+        telemetry.flush()
 
     app = _Application(
         title="Lowerbound",
@@ -65,34 +69,41 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.repository = repository
     app.state.statistics = {}
     app.state.draining = False
+    app.state.telemetry = telemetry
     named_model, versioned_model = [Depends(named)], [Depends(named), Depends(versioned)]
     for prefix, dependencies, tag in (
         ("", [], "default model"),
-        ("/models/{name}", named_model, "by name"),
-        ("/models/{name}/versions/{version}", versioned_model, "by version"),
+        (NAMED, named_model, "by name"),
+        (VERSIONED, versioned_model, "by version"),
     ):
         for operation in OPERATIONS:
             app.router.routes.append(operation.route(prefix, dependencies, tag))
         app.include_router(model.router, prefix=prefix, dependencies=dependencies, tags=[tag])
     app.include_router(model.index, tags=["repository"])
     app.include_router(health.router, tags=["health"])
+    app.include_router(metrics.router, tags=["telemetry"])
     app.include_router(v2.router, tags=["Open Inference Protocol"])
     complete_openapi(app)
     answer_with_problems(app)
-    app.add_middleware(Envelope, timeout=settings.timeout)
+    app.add_middleware(Envelope, timeout=settings.timeout, telemetry=telemetry)
     app.direct = {
-        (operation.method, prefix + operation.path): Envelope(operation.on(served), settings.timeout)
-        for prefix, served in _addresses(repository)
+        (operation.method, prefix + operation.path): Envelope(
+            operation.on(served),
+            settings.timeout,
+            telemetry,
+            telemetry.labels(operation.method, route + operation.path, served.manifest.name),
+        )
+        for prefix, route, served in _addresses(repository)
         for operation in OPERATIONS
     }
     return app
 
 
-def _addresses(repository: Repository) -> Iterator[tuple[str, Model]]:
-    """Every prefix that names a model; a model may have several."""
+def _addresses(repository: Repository) -> Iterator[tuple[str, str, Model]]:
+    """Every prefix that names a model, and its template; a model may have several."""
     with contextlib.suppress(NotFoundError):  # Several models, and none of them the default.
-        yield "", repository.get()
+        yield "", "", repository.get()
     for name, versions in repository.names().items():
-        yield f"/models/{name}", repository.get(name)
+        yield f"/models/{name}", NAMED, repository.get(name)
         for version in versions:
-            yield f"/models/{name}/versions/{version}", repository.get(name, version)
+            yield f"/models/{name}/versions/{version}", VERSIONED, repository.get(name, version)

@@ -9,11 +9,12 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from service import noise
-from service.batcher import Batcher, Work
+from service.batcher import Batcher, Report, Work
 from service.bundle import Array, Bundle
 from service.calibration import SCORES, discoveries, p_values
 from service.engine import Engine, golden_error
@@ -40,6 +41,24 @@ class Limits:
     lanes: int
 
 
+class Observer(Protocol):
+    """What a model tells of its doings, on the event loop."""
+
+    def computed(self, report: Report) -> None:
+        """One engine call has ended."""
+
+    def scored(self, elbo: Array, score: Array, p_value: Array) -> None:
+        """Rows have been scored just as the held-out rows were; each argument has shape (batch,)."""
+
+
+class Unobserved:
+    """An observer that takes no notice."""
+
+    def computed(self, report: Report) -> None: ...
+
+    def scored(self, elbo: Array, score: Array, p_value: Array) -> None: ...
+
+
 @dataclass(frozen=True)
 class _Plan:
     """How rows get their bounds and their score, where their own values make no difference.
@@ -52,6 +71,7 @@ class _Plan:
         sign: Of the column in the score.
         by_graph: Whether the graph `scores` gives the column.
         held_out: Scores made in the same way, for the p-values; None where the bundle has none.
+        default: Whether all is as the bundle would have it.
     """
 
     draws: int
@@ -61,6 +81,7 @@ class _Plan:
     sign: int
     by_graph: bool
     held_out: Array | None
+    default: bool
 
     def score(self, made: Mapping[str, Array]) -> dict[str, Array]:
         """`score` and `p_value` from what the score is made of."""
@@ -82,12 +103,19 @@ class Model:
         BundleError: The engine's answer to the golden rows is not the bundle's.
     """
 
-    def __init__(self, bundle: Bundle, engine: Engine, limits: Limits) -> None:
+    def __init__(self, bundle: Bundle, engine: Engine, limits: Limits, observer: Observer) -> None:
         self.bundle = bundle
         self.manifest = bundle.manifest
         self.engine = engine
         self._limits = limits
-        self._batcher = Batcher(engine, max_batch=limits.max_batch, max_queue=limits.max_queue, lanes=limits.lanes)
+        self._observer = observer
+        self._batcher = Batcher(
+            engine,
+            max_batch=limits.max_batch,
+            max_queue=limits.max_queue,
+            lanes=limits.lanes,
+            observe=observer.computed,
+        )
         self._bank = functools.lru_cache(maxsize=16)(self._make_bank)
         self._plan = functools.lru_cache(maxsize=256)(self._make_plan)
         if not (error := self.golden_error()) <= 1:
@@ -213,6 +241,8 @@ class Model:
             columns |= plan.score(made)
         if explain:
             columns |= await self._batcher.submit(Work("explain", {"x": x}, shared, key, draws))
+        if plan.default:
+            self._observer.scored(columns["elbo"], columns["score"], columns["p_value"])
         if fdr is not None:
             columns["discovery"] = discoveries(columns["p_value"], fdr)
         return columns
@@ -238,7 +268,8 @@ class Model:
         calibrated = (manifest.num_draws, manifest.seed, manifest.calibration.refine if score == "regret" else 0)
         # What a graph gives is made without draws.
         valid = score in manifest.scores and (by_graph or made == calibrated)
-        return _Plan(*made, *SCORES[score], by_graph, self.bundle.calibration[score] if valid else None)
+        held_out = self.bundle.calibration[score] if valid else None
+        return _Plan(*made, *SCORES[score], by_graph, held_out, (*made, score) == (*calibrated, manifest.default_score))
 
     def _check_size(self, rows: int, draws: int, place: str) -> None:
         """Refuse, before anything of its size is made, what could never be computed."""

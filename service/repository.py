@@ -3,13 +3,13 @@
 This module must not know about HTTP.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from service.bundle import read_bundle, versions
+from service.bundle import Bundle, read_bundle, versions
 from service.engine import Device, OnnxEngine
 from service.errors import BundleError, NotFoundError
-from service.model import Limits, Model
+from service.model import Limits, Model, Observer, Unobserved
 
 DEFAULT_REPOSITORY = Path(__file__).parent / "models"
 """The embedded default: one digits model, part of the package."""
@@ -23,13 +23,21 @@ class Repository:
         default_model: The model that paths without a name mean; needed only where there are several.
         device: See `OnnxEngine`.
         limits: For each model.
+        observe: Gives each model, by its bundle, what it tells of its doings.
 
     Raises:
         BundleError: There is no bundle, one is damaged, or its folder is not its name and version.
         DeviceError: The device cannot be used.
     """
 
-    def __init__(self, folder: Path, default_model: str | None, device: Device, limits: Limits) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        default_model: str | None,
+        device: Device,
+        limits: Limits,
+        observe: Callable[[Bundle], Observer] = lambda _: Unobserved(),
+    ) -> None:
         self._models: dict[str, dict[int, Model]] = {}
         for name, numbers in versions(folder).items():
             for version in numbers:
@@ -37,7 +45,7 @@ class Repository:
                 if (bundle.manifest.name, bundle.manifest.version) != (name, version):
                     raise BundleError(f"{folder / name / str(version)}: the manifest names another model or version")
                 engine = OnnxEngine(bundle.manifest.graphs, bundle.files, device)
-                self._models.setdefault(name, {})[version] = Model(bundle, engine, limits)
+                self._models.setdefault(name, {})[version] = Model(bundle, engine, limits, observe(bundle))
         if not self._models:
             raise BundleError(f"{folder}: no bundle <name>/<version>/manifest.json in it")
         if default_model is not None and default_model not in self._models:

@@ -1,0 +1,24 @@
+"""`GET /metrics`: what has been counted and timed, for Prometheus."""
+
+import asyncio
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
+
+from service.telemetry import Telemetry
+
+router = APIRouter()
+
+
+@router.get(
+    "/metrics",
+    response_class=PlainTextResponse,
+    responses={200: {"content": {"application/openmetrics-text": {"schema": {"type": "string"}}}}},
+)
+async def metrics(request: Request) -> Response:
+    """The metrics of all processes, in Prometheus's text format, or in OpenMetrics's where `Accept` asks for that."""
+    telemetry: Telemetry = request.app.state.telemetry
+    telemetry.flush()
+    models = list(request.app.state.repository)
+    text, media_type = await asyncio.to_thread(telemetry.scrape, request.headers.get("accept", ""), models)
+    return Response(text, headers={"Content-Type": media_type})
