@@ -1,7 +1,6 @@
 """`python -m service`: read the settings, check that they can be served, run uvicorn."""
 
 import gc
-import logging
 import signal
 import sys
 from contextlib import nullcontext
@@ -11,6 +10,7 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
+from service import logs
 from service.app import create_app
 from service.errors import LowerboundError
 from service.server import Connection
@@ -52,6 +52,7 @@ def main() -> int:
             host=settings.host,
             port=settings.port,
             log_config=None,
+            access_log=False,  # The service has its own.
             server_header=False,
             proxy_headers=False,  # Who asks from behind a proxy makes no difference.
         )
@@ -66,7 +67,7 @@ def make_app() -> FastAPI:
         LowerboundError: See `create_app`.
     """
     settings = CliApp.run(Settings)
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure(settings.log_level, settings.log_format, every_request=settings.access_log)
     app = create_app(settings)
     sys.setswitchinterval(SWITCH_INTERVAL)
     gc.collect()

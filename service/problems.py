@@ -30,6 +30,7 @@ from service.errors import (
     OverloadedError,
     RequestError,
 )
+from service.logs import ORIGIN, Origin, access, log_access
 from service.protocol import ProtocolError
 from service.schemas import Problem
 from service.telemetry import Labels, Telemetry
@@ -78,6 +79,8 @@ class Envelope:
             await self._app(scope, receive, send)
             return
         request_id = _given_id(scope["headers"]) or next(self._ids)
+        origin = Origin(request_id, scope["headers"])
+        ORIGIN.set(origin)  # Each request has a task, and so a context, of its own.
         began = self._telemetry.began()
         status = _CLOSED
 
@@ -96,7 +99,10 @@ class Envelope:
                 raise
             await self._failed(scope, error, request_id.decode())(scope, receive, send_with_id)
         finally:
-            self._telemetry.ended(self._labels or self._find_labels(scope), status, began)
+            labels = self._labels or self._find_labels(scope)
+            seconds = self._telemetry.ended(labels, status, began)
+            if access.isEnabledFor(logging.INFO):
+                log_access(origin, *labels, status, seconds)
 
     def _find_labels(self, scope: Scope) -> Labels:
         """Those of a request on its way back from the router, which leaves the route's template without its prefix."""

@@ -8,6 +8,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.engine import Device
+from service.logs import Format
 from service.noise import MAX_DRAWS
 from service.repository import DEFAULT_REPOSITORY
 
@@ -22,6 +23,7 @@ class Settings(BaseSettings):
         cli_kebab_case=True,
         cli_hide_none_type=True,
         cli_avoid_json=True,
+        cli_implicit_flags=True,
     )
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
@@ -48,3 +50,5 @@ class Settings(BaseSettings):
     max_connections: int = Field(default=1000, ge=1, description="Most connections that a process serves.")
     grace: int = Field(default=25, ge=0, description="Seconds that requests have to be answered in after SIGTERM.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What is logged.")
+    log_format: Format = Field(default="text", description="text, or json: one object a line.")
+    access_log: bool = Field(default=False, description="Log every request, at level info.")

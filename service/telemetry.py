@@ -168,11 +168,13 @@ class Telemetry:
         self.flush_soon()
         return time.perf_counter()
 
-    def ended(self, labels: Labels, status: int, began: float) -> None:
-        """Count a request as answered."""
+    def ended(self, labels: Labels, status: int, began: float) -> float:
+        """Count a request as answered; returns the seconds that it took."""
+        seconds = time.perf_counter() - began
         self._in_flight -= 1
-        self._ended.append((labels, status, time.perf_counter() - began))
+        self._ended.append((labels, status, seconds))
         self.flush_soon()
+        return seconds
 
     def rejected(self, reason: str) -> None:
         """Count a request that was not done."""

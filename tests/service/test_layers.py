@@ -13,7 +13,7 @@ ROOT = Path(service.__file__).parent
 FORBIDDEN = ("torch", "training", "onnx", "sklearn", "accelerate")
 
 LAYERS = [
-    {"errors", "calibration", "noise"},
+    {"errors", "calibration", "noise", "logs"},
     {"manifest", "drift"},
     {"bundle"},
     {"engine", "arrow", "instances", "refinement"},
@@ -63,6 +63,7 @@ MUST_NOT_KNOW = {
     "cycle": {"httptools", "numpy", "onnxruntime"},
     "server": {"numpy", "onnxruntime"},
     "exposition": HTTP,
+    "logs": HTTP | {"numpy", "onnxruntime"},
     "telemetry": HTTP | {"onnxruntime"},
 }
 """What the modules' docstrings say, in imports."""
