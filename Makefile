@@ -3,6 +3,8 @@
 # make serve MODELS=models                serve what was trained
 # make test                               lint, types and tests
 # make test-all                           the same, with the long tests
+# make lock                               pin what a serving image installs, by digest, in .ci/serve.lock
+# make sbom                               list what `make serve` has installed, as CycloneDX JSON, in build/sbom.json
 
 PYTHON ?= python3
 PORT   ?= 8000
@@ -13,7 +15,7 @@ ARGS   ?=
 
 PIP := -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt
 
-.PHONY: serve train test test-all clean
+.PHONY: serve train test test-all lock sbom clean
 
 serve: .venv/serve/done
 	.venv/serve/bin/python -m service --port $(PORT) $(if $(MODELS),--models $(MODELS)) $(ARGS)
@@ -33,8 +35,22 @@ test: .venv/test/done
 test-all:
 	$(MAKE) test MARKERS="slow or not slow"
 
+lock: .venv/supply/done
+	.venv/supply/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+		--constraint .ci/constraints.txt --output-file .ci/serve.lock pyproject.toml
+
+sbom: .venv/serve/done .venv/supply/done
+	mkdir -p build
+	.venv/supply/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-format JSON --output-file build/sbom.json .venv/serve/bin/python
+
 clean:
 	rm -rf .venv build *.egg-info .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+.venv/supply/done: .ci/constraints.txt
+	$(PYTHON) -m venv --clear .venv/supply
+	.venv/supply/bin/python $(PIP) cyclonedx-bom uv
+	touch $@
 
 # An environment holds dependencies only: the code runs from this folder.
 .venv/serve/done: EXTRA :=

@@ -3,19 +3,23 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping
+import signal
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.access import guard, is_loopback, read_keys
+from service.catalogue import Catalogue
 from service.errors import NotFoundError
 from service.model import Limits, Model
 from service.problems import Envelope, answer_with_problems
 from service.repository import Repository
-from service.routes import decode, elbo, encode, health, metrics, model, sample, v2
+from service.routes import decode, docs, elbo, encode, health, metrics, model, sample, v2
 from service.routes.description import complete_openapi, named, versioned
 from service.settings import Settings
+from service.signature import TrustedKeys
 from service.telemetry import Telemetry
 
 NAMED, VERSIONED = "/models/{name}", "/models/{name}/versions/{version}"
@@ -25,12 +29,17 @@ logger = logging.getLogger("service")
 
 
 class _Application(FastAPI):
-    """FastAPI, but requests that `direct` knows, by method and path, go past its layers."""
+    """FastAPI behind a guard, but the operations on the models served go past its layers, by method and path."""
 
-    direct: Mapping[tuple[str, str], ASGIApp] = {}
+    guarded: ASGIApp
+    direct: "_Direct"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app = self.direct.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
+        await self.guarded(scope, receive, send)
+
+    async def dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request that has passed the guard."""
+        app = self.direct.find(scope["method"], scope["path"]) if scope["type"] == "http" else None
         if app is None:
             await super().__call__(scope, receive, send)
         else:
@@ -44,18 +53,28 @@ def create_app(settings: Settings) -> FastAPI:
     Raises:
         BundleError: A bundle must not be served.
         DeviceError: The device asked for cannot be used.
+        KeysError: The API keys, or those of who signs bundles, cannot be used.
     """
-    limits = Limits(settings.max_batch, settings.max_queue, settings.max_draws, settings.lanes)
+    keys = read_keys(settings.api_keys_file)
+    trusted = TrustedKeys(settings.trusted_keys) if settings.trusted_keys else None
+    limits = Limits(
+        max_batch=settings.max_batch,
+        max_queue=settings.max_queue,
+        max_draws=settings.max_draws,
+        lanes=settings.lanes,
+        engine_timeout=settings.engine_timeout,
+    )
     telemetry = Telemetry(settings.workers)
-    repository = Repository(settings.models, settings.default_model, settings.device, limits, telemetry.watch)
+    repository = Repository(settings.models, settings.default_model, settings.device, limits, trusted, telemetry.watch)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        for served in repository:
-            served.start()
-            logger.info("serving %s %d on %s", served.manifest.name, served.manifest.version, served.engine.device)
-        yield
-        await asyncio.gather(*(served.stop() for served in repository))
+        if not keys and not is_loopback(settings.host):
+            logger.warning("listening on %s without API keys: whoever reaches it may ask", settings.host)
+        repository.start()
+        async with _following(repository, settings.poll):
+            yield
+        await repository.stop()
         telemetry.flush()
 
     app = _Application(
@@ -63,6 +82,8 @@ def create_app(settings: Settings) -> FastAPI:
         summary="Encode, decode, sample, and score by the evidence lower bound.",
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,  # See `docs`.
+        redoc_url=None,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
     app.state.settings = settings
@@ -82,28 +103,62 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(model.index, tags=["repository"])
     app.include_router(health.router, tags=["health"])
     app.include_router(metrics.router, tags=["telemetry"])
+    app.include_router(docs.router)
     app.include_router(v2.router, tags=["Open Inference Protocol"])
-    complete_openapi(app)
+    complete_openapi(app, closed=bool(keys))
     answer_with_problems(app)
     app.add_middleware(Envelope, timeout=settings.timeout, telemetry=telemetry)
-    app.direct = {
-        (operation.method, prefix + operation.path): Envelope(
-            operation.on(served),
-            settings.timeout,
-            telemetry,
-            telemetry.labels(operation.method, route + operation.path, served.manifest.name),
-        )
-        for prefix, route, served in _addresses(repository)
-        for operation in OPERATIONS
-    }
+    app.direct = _Direct(repository, settings.timeout, telemetry)
+    app.guarded = guard(app.dispatch, keys, settings.cors_origins, settings.timeout, telemetry)
     return app
 
 
-def _addresses(repository: Repository) -> Iterator[tuple[str, str, Model]]:
+class _Direct:
+    """What answers every operation on every model served; made anew when another catalogue has taken its place."""
+
+    def __init__(self, repository: Repository, timeout: float, telemetry: Telemetry) -> None:
+        self._repository = repository
+        self._timeout = timeout
+        self._telemetry = telemetry
+        self._catalogue: Catalogue | None = None
+        self._apps: dict[tuple[str, str], ASGIApp] = {}
+
+    def find(self, method: str, path: str) -> ASGIApp | None:
+        """The one for a path, if an operation has that path."""
+        catalogue = self._repository.catalogue
+        if catalogue is not self._catalogue:
+            self._catalogue = catalogue
+            self._apps = {
+                (operation.method, prefix + operation.path): Envelope(
+                    operation.on(served),
+                    self._timeout,
+                    self._telemetry,
+                    self._telemetry.labels(operation.method, template + operation.path, served.manifest.name),
+                )
+                for prefix, template, served in _addresses(catalogue)
+                for operation in OPERATIONS
+            }
+        return self._apps.get((method, path))
+
+
+def _addresses(catalogue: Catalogue) -> Iterator[tuple[str, str, Model]]:
     """Every prefix that names a model, and its template; a model may have several."""
     with contextlib.suppress(NotFoundError):  # Several models, and none of them the default.
-        yield "", "", repository.get()
-    for name, versions in repository.names().items():
-        yield f"/models/{name}", NAMED, repository.get(name)
+        yield "", "", catalogue.get()
+    for name, versions in catalogue.names().items():
+        yield f"/models/{name}", NAMED, catalogue.get(name)
         for version in versions:
-            yield f"/models/{name}/versions/{version}", VERSIONED, repository.get(name, version)
+            yield f"/models/{name}/versions/{version}", VERSIONED, catalogue.get(name, version)
+
+
+@asynccontextmanager
+async def _following(repository: Repository, poll: float | None) -> AsyncIterator[None]:
+    """Follow the repository's folder meanwhile, if that is wanted."""
+    if poll is None:
+        yield
+        return
+    asked = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
+    following = asyncio.create_task(repository.follow(poll, asked))
+    yield
+    following.cancel()

@@ -11,7 +11,8 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from threading import Lock, Thread
@@ -21,10 +22,12 @@ import numpy as np
 
 from service.bundle import Array
 from service.engine import Engine
-from service.errors import NotReadyError, OverloadedError
+from service.errors import EngineLostError, NotReadyError, OverloadedError
 
 _SMOOTHING = 0.1
 """Weight of the newest batch in the running mean of the computing rate."""
+
+_STOPPED = "this model is being stopped"
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Report(NamedTuple):
 
     Attributes:
         graph: What was computed.
+        key: See `Work`.
         rows: Of so many rows.
         draws: With so many draws each.
         waits: How long works waited whose first rows these are, in seconds.
@@ -61,11 +65,26 @@ class Report(NamedTuple):
     """
 
     graph: str
+    key: Hashable
     rows: int
     draws: int
     waits: list[float]
     seconds: float
     failed: bool
+
+
+class _Lane(Thread):
+    """A thread that computes batches.
+
+    Attributes:
+        since: When the engine call under way began, if one is.
+        given_up: Nobody waits for that call any more.
+    """
+
+    def __init__(self, run: Callable[["_Lane"], None]) -> None:
+        super().__init__(target=run, args=[self], name="lane", daemon=True)
+        self.since: float | None = None
+        self.given_up = False
 
 
 class _Job:
@@ -75,7 +94,7 @@ class _Job:
         self.work = work
         self.num_rows = self.outstanding = work.num_rows
         self.handed_out = 0
-        self.submitted = time.perf_counter()
+        self.submitted = time.monotonic()
         self.answer: dict[str, Array] = {}
         self.future: asyncio.Future[dict[str, Array]] = asyncio.get_running_loop().create_future()
 
@@ -115,15 +134,18 @@ class Batcher:
     Args:
         engine: What computes.
         max_batch: Most row-draws in one engine call; a single row with more draws is a batch of its own.
-        max_queue: Most row-draws waiting and under way; beyond it, new work is refused at once.
+        max_queue: Most row-draws of admitted requests; beyond it, new ones are refused at once.
         lanes: Engine calls under way at once.
         observe: Told of every engine call, on the event loop.
+
+    Attributes:
+        engine: What computes now.
     """
 
     def __init__(
         self, engine: Engine, *, max_batch: int, max_queue: int, lanes: int, observe: Callable[[Report], None]
     ) -> None:
-        self._engine = engine
+        self.engine = engine
         self._observe = observe
         self._max_batch = max_batch
         self._max_queue = max_queue
@@ -131,45 +153,102 @@ class Batcher:
         self._taking = Lock()
         self._wake: SimpleQueue[bool] = SimpleQueue()
         self._admitted = 0
+        self._outstanding = 0
         self._open: set[_Job] = set()
         self._rate = 0.0
         self._gathering = self._newcomers = False
+        self._stopped = False
         self._num_lanes = lanes
-        self._lanes: list[Thread] = []
+        self._lanes: list[_Lane] = []
+        self._given_up: list[list[_Lane]] = []
 
     def start(self) -> None:
         """Begin to compute; called on the loop that works will be submitted on."""
-        loop = asyncio.get_running_loop()
-        self._lanes = [
-            Thread(target=self._lane, args=[loop], name=f"lane-{i}", daemon=True) for i in range(self._num_lanes)
-        ]
-        for lane in self._lanes:
-            lane.start()
+        self._loop = asyncio.get_running_loop()
+        self._lanes = [self._new_lane() for _ in range(self._num_lanes)]
 
-    async def stop(self) -> None:
-        """Stop computing; whatever is not yet answered is refused."""
+    def _new_lane(self) -> _Lane:
+        lane = _Lane(self._lane)
+        lane.start()
+        return lane
+
+    async def stop(self, patience: float) -> None:
+        """Stop computing; whatever is not yet answered is refused, and whatever still comes.
+
+        Calls under way are waited for, but no longer than so many seconds.
+        """
+        self._stopped = True
         for _ in self._lanes:
             self._wake.put(False)
-        await asyncio.gather(*(asyncio.to_thread(lane.join) for lane in self._lanes))
+        await asyncio.gather(*(asyncio.to_thread(lane.join, patience) for lane in self._lanes))
         for job in self._open:
-            job.fail(NotReadyError("the service is shutting down"))
+            job.fail(NotReadyError(_STOPPED))
 
-    async def submit(self, work: Work) -> dict[str, Array]:
-        """Every output of the work's graph, row i answering row i; the work has at least one row.
+    def replace(self, engine: Engine) -> None:
+        """Go on with another engine. What the old one has in hand, or has answered a part of, it gets no more.
 
-        A caller that is cancelled (its client left, its time ran out) takes its waiting rows with it.
+        A call under way cannot be ended: its thread is given up, and another takes its place.
+        """
+        with self._taking:
+            self.engine = engine
+            busy = [lane for lane in self._lanes if lane.since is not None]
+            for lane in busy:
+                lane.given_up = True
+            for job in self._open:
+                if job.handed_out:
+                    job.fail(EngineLostError("the engine was replaced while it computed this"))
+        self._given_up = [lanes for lanes in [*self._given_up, busy] if any(lane.is_alive() for lane in lanes)]
+        self._lanes = [self._new_lane() if lane.given_up else lane for lane in self._lanes]
+
+    def longest_call(self) -> float:
+        """Seconds that the longest engine call under way takes already; 0 if there is none."""
+        now = time.monotonic()
+        return max((now - since for lane in self._lanes if (since := lane.since) is not None), default=0.0)
+
+    def hung(self) -> int:
+        """How many of the engines that were replaced still hang in a call."""
+        return sum(any(lane.is_alive() for lane in lanes) for lanes in self._given_up)
+
+    @contextmanager
+    def admit(self, cost: int) -> Iterator[None]:
+        """Make room for a request with all that it will submit, in row-draws, until it ends.
+
+        A request of many steps is so refused before its first, never in the middle of its work.
 
         Raises:
-            OverloadedError: The queue has no room for this work.
+            OverloadedError: There is no room.
         """
-        job = _Job(work)
-        cost = job.num_rows * work.draws
         if self._admitted and self._admitted + cost > self._max_queue:
             wait = self._admitted / self._rate if self._rate else 1.0
             raise OverloadedError(f"{self._admitted:,} row-draws are queued, {self._max_queue:,} at most", wait)
         self._admitted += cost
+        try:
+            yield
+        finally:
+            self._admitted -= cost
+
+    async def submit(self, work: Work, *, first: bool = False) -> dict[str, Array]:
+        """Every output of the work's graph, row i answering row i; the work has at least one row.
+
+        `first` puts it before all that waits.
+
+        A caller that is cancelled (its client left, its time ran out) takes its waiting rows with it.
+
+        Raises:
+            NotReadyError: The batcher is stopped.
+            EngineLostError: The engine was replaced before all of it was computed.
+        """
+        if self._stopped:
+            raise NotReadyError(_STOPPED)
+        job = _Job(work)
+        cost = job.num_rows * work.draws
+        self._outstanding += cost
         self._open.add(job)
-        self._waiting.append(job)
+        if first:
+            with self._taking:  # A lane that takes looks at the front more than once.
+                self._waiting.appendleft(job)
+        else:
+            self._waiting.append(job)
         self._newcomers = True
         if not self._gathering:
             self._gathering = True
@@ -177,7 +256,7 @@ class Batcher:
         try:
             return await job.future
         finally:
-            self._admitted -= cost
+            self._outstanding -= cost
             self._open.discard(job)
 
     def _gather(self) -> None:
@@ -185,34 +264,39 @@ class Batcher:
 
         Clients whose answers came together ask again together, but are read in several turns.
         """
-        self._gathering = self._newcomers and self._admitted < self._max_batch
+        self._gathering = self._newcomers and self._outstanding < self._max_batch
         self._newcomers = False
         if self._gathering:
             asyncio.get_running_loop().call_soon(self._gather)
         else:
             self._wake.put(True)
 
-    def _lane(self, loop: asyncio.AbstractEventLoop) -> None:
-        while self._wake.get():
+    def _lane(self, lane: _Lane) -> None:
+        while not lane.given_up and self._wake.get():
             with self._taking:
                 batch = self._take()
+                lane.since = time.monotonic() if batch else None
+                engine = self.engine
             if batch:
-                self._answer(batch, loop)
+                self._answer(batch, engine, lane)
+                lane.since = None
+            del engine  # Which may be replaced while this lane waits.
 
-    def _answer(self, batch: list[_Piece], loop: asyncio.AbstractEventLoop) -> None:
+    def _answer(self, batch: list[_Piece], engine: Engine, lane: _Lane) -> None:
         """Compute a batch and hand its answers to the loop; after a failure each piece alone, one being at fault."""
-        started = time.perf_counter()
+        lane.since = started = time.monotonic()
         try:
-            answer = self._compute(batch)
+            answer = self._compute(batch, engine)
         except Exception as error:
-            loop.call_soon_threadsafe(self._report, batch, started, time.perf_counter() - started, True)
+            self._loop.call_soon_threadsafe(self._report, batch, started, time.monotonic() - started, True)
             if len(batch) == 1:
-                loop.call_soon_threadsafe(batch[0].job.fail, error)
+                self._loop.call_soon_threadsafe(batch[0].job.fail, error)
             else:
                 for piece in batch:
-                    self._answer([piece], loop)
+                    if not lane.given_up:
+                        self._answer([piece], engine, lane)
         else:
-            loop.call_soon_threadsafe(self._scatter, batch, answer, started, time.perf_counter() - started)
+            self._loop.call_soon_threadsafe(self._scatter, batch, answer, started, time.monotonic() - started)
 
     def _take(self) -> list[_Piece]:
         """The next batch: the longest-waiting job's rows, filled up with rows that can share its engine call.
@@ -247,7 +331,7 @@ class Batcher:
             self._wake.put(True)
         return batch
 
-    def _compute(self, batch: list[_Piece]) -> dict[str, Array]:
+    def _compute(self, batch: list[_Piece], engine: Engine) -> dict[str, Array]:
         first = batch[0].job.work
         rows = {
             name: np.concatenate([piece.job.work.rows[name][piece.start : piece.stop] for piece in batch])
@@ -255,7 +339,7 @@ class Batcher:
             else first.rows[name][batch[0].start : batch[0].stop]
             for name in first.rows
         }
-        return first.finish(self._engine.run(first.graph, {**rows, **first.shared}))
+        return first.finish(engine.run(first.graph, {**rows, **first.shared}))
 
     def _scatter(self, batch: list[_Piece], answer: Mapping[str, Array], started: float, seconds: float) -> None:
         self._measure(batch, seconds)
@@ -270,7 +354,7 @@ class Batcher:
         first = batch[0].job.work
         rows = sum(piece.stop - piece.start for piece in batch)
         waits = [started - piece.job.submitted for piece in batch if not piece.start and not failed]
-        self._observe(Report(first.graph, rows, first.draws, waits, seconds, failed))
+        self._observe(Report(first.graph, first.key, rows, first.draws, waits, seconds, failed))
 
     def _measure(self, batch: list[_Piece], seconds: float) -> None:
         done = sum(piece.stop - piece.start for piece in batch) * batch[0].job.work.draws

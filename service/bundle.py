@@ -3,6 +3,7 @@
 A bundle is a folder `<repository>/<name>/<version>/`:
 
     manifest.json    written last: its presence means that the bundle is complete
+    manifest.sig     a signature of manifest.json (optional); see `service.signature`
     encoder.onnx     x → mean, log_variance                        q(z|x) = N(mean, diag exp(log_variance))
     decoder.onnx     z → x_mean                                    E[x|z], in data units
     elbo.onnx        x, noise → the per-row bounds                 see `signature`
@@ -41,6 +42,7 @@ from pydantic import ValidationError
 
 from service.errors import BundleError
 from service.manifest import CALIBRATION, FORMAT_VERSION, GOLDEN, File, Manifest
+from service.signature import TrustedKeys
 
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.bin"
@@ -74,18 +76,20 @@ class Bundle:
         return tensors
 
 
-def read_bundle(folder: Path) -> Bundle:
-    """Read a bundle and verify all of it.
+def read_bundle(folder: Path, trusted: TrustedKeys | None = None) -> Bundle:
+    """Read a bundle and verify all of it; also, if told whom to trust, that one of them has signed it.
 
     Raises:
-        BundleError: The manifest is missing, unreadable or of another major format version; a file is missing, of
-            another size or digest, or outside the folder; an array has the wrong shape. The message names the file or
-            field.
+        BundleError: The manifest is missing, not signed by one of them, unreadable or of another major format version;
+            a file is missing, of another size or digest, or outside the folder; an array has the wrong shape. The
+            message names the file or field.
     """
     try:
         text = (folder / MANIFEST).read_bytes()
     except OSError as error:
         raise BundleError(f"{folder}: {MANIFEST} cannot be read: {error.strerror}") from error
+    if trusted is not None:
+        trusted.check(text, folder)
     manifest = _parse_manifest(text, folder)
     files = {name: _read_file(folder, name, expected) for name, expected in manifest.files.items()}
     bundle = Bundle(manifest, files, hashlib.sha256(text).hexdigest())

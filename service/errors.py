@@ -3,8 +3,10 @@
     LowerboundError
     ├── BundleError             a bundle is damaged, tampered with, or of another format
     ├── DeviceError             the device asked for cannot be used
+    ├── KeysError               keys, of clients or of those who sign bundles, cannot be used
     ├── RequestError            the client's doing; may name the place in its data
     │   ├── MalformedError      400  the bytes are not what their media type says
+    │   ├── UnauthorizedError   401  a request without a key of the service
     │   ├── NotFoundError       404  no such model, version or page
     │   ├── NotAcceptableError  406  no answer in a media type the client accepts
     │   ├── TooLargeError       413  more bytes, rows or draws than the service takes
@@ -14,6 +16,7 @@
     └── ServiceError            the service's doing; the same request may succeed later
         ├── OverloadedError     429  the queue is full; says when to come back
         ├── NotReadyError       503  starting, draining, or failing its golden check
+        │   └── EngineLostError 503  the engine was replaced while it computed this
         └── DeadlineError       504  the request's time ran out
 
 This module must not know about HTTP frameworks, models or arrays.
@@ -34,6 +37,10 @@ class DeviceError(LowerboundError):
     """The device asked for cannot be used. The message says what is missing."""
 
 
+class KeysError(LowerboundError):
+    """Keys that cannot be used. The message names the place, and never a key."""
+
+
 class RequestError(LowerboundError):
     """A request that cannot be answered as it stands.
 
@@ -49,6 +56,10 @@ class RequestError(LowerboundError):
 
 class MalformedError(RequestError):
     """The bytes are not what their media type says."""
+
+
+class UnauthorizedError(RequestError):
+    """A request without a key of the service, where that asks for one."""
 
 
 class NotFoundError(RequestError):
@@ -95,12 +106,17 @@ class NotReadyError(ServiceError):
     """The service is starting, draining, or its engine fails the golden check."""
 
 
+class EngineLostError(NotReadyError):
+    """The engine was replaced while it computed this, because it hung, failed or answered wrongly."""
+
+
 class DeadlineError(ServiceError):
     """The request's time ran out before its rows were computed."""
 
 
 STATUS: dict[type[LowerboundError], HTTPStatus] = {
     MalformedError: HTTPStatus.BAD_REQUEST,
+    UnauthorizedError: HTTPStatus.UNAUTHORIZED,
     NotFoundError: HTTPStatus.NOT_FOUND,
     NotAcceptableError: HTTPStatus.NOT_ACCEPTABLE,
     TooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,

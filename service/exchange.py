@@ -85,9 +85,14 @@ def respond(model: Model, writer: Writer, columns: dict[str, Array]) -> Response
     if isinstance(data, ImageInput) and writer.media_type == Png.media_type:
         shown = {"picture": picture(columns["instances"], data)}
     elif isinstance(data, TabularInput) and writer.media_type != Npy.media_type:
-        render = {"instances": render_records, "feature_log_likelihood": render_by_column}
+        render = {
+            "instances": render_records,
+            "feature_expected": render_records,
+            "feature_log_likelihood": render_by_column,
+            "feature_surprise": render_by_column,
+        }
         shown = {name: render[name](x, data) if name in render else x for name, x in columns.items()}
-    return _Answer(writer.encode(shown), _heading(model, writer.media_type))
+    return _Answer(writer.encode(shown), _heading(*_identity(model), writer.media_type))
 
 
 class _Answer(Response):
@@ -101,10 +106,13 @@ class _Answer(Response):
 
 
 @lru_cache(maxsize=256)
-def _heading(model: Model, media_type: str) -> list[tuple[bytes, bytes]]:
-    """The headers of every answer of this type by this model, as they go over the wire."""
-    headers = identify(model) | {"content-type": media_type}
-    return [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
+def _heading(*values: str) -> list[tuple[bytes, bytes]]:
+    """The headers of every answer of one type by one model, as they go over the wire.
+
+    By what they say, not by the model: that must not be kept.
+    """
+    names = (*MODEL_HEADERS, "content-type")
+    return [(name.lower().encode(), value.encode("latin-1")) for name, value in zip(names, values, strict=True)]
 
 
 def picture_type(model: Model) -> tuple[str, ...]:
@@ -114,9 +122,12 @@ def picture_type(model: Model) -> tuple[str, ...]:
 
 def identify(model: Model) -> dict[str, str]:
     """The headers that say which model answered, on what device."""
+    return dict(zip(MODEL_HEADERS, _identity(model), strict=True))
+
+
+def _identity(model: Model) -> tuple[str, str, str, str]:
     manifest = model.manifest
-    values = (manifest.name, str(manifest.version), model.bundle.digest, model.engine.device)
-    return dict(zip(MODEL_HEADERS, values, strict=True))
+    return manifest.name, str(manifest.version), model.bundle.digest, model.engine.device
 
 
 def _header(request: Request, name: bytes, absent: str = "") -> str:

@@ -5,11 +5,10 @@ This module must not know about HTTP, bytes or devices.
 
 import asyncio
 import functools
-import logging
-import math
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -17,11 +16,14 @@ from service import noise
 from service.batcher import Batcher, Report, Work
 from service.bundle import Array, Bundle
 from service.calibration import SCORES, discoveries, p_values
-from service.engine import Engine, golden_error
-from service.errors import BundleError, InvalidError, NotReadyError, TooLargeError
+from service.counterfactuals import ROUNDS, Counterfactuals
+from service.engine import Engine, prove
+from service.errors import InvalidError, NotReadyError, TooLargeError
+from service.manifest import TabularInput
 from service.refinement import Ascent
+from service.watchdog import GOLDEN, MakeEngine, Watchdog
 
-logger = logging.getLogger("service")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -33,26 +35,30 @@ class Limits:
         max_queue: Most row-draws waiting, and in one request.
         max_draws: Most draws for one row.
         lanes: Engine calls at once.
+        engine_timeout: Seconds that one of them may take.
     """
 
     max_batch: int
     max_queue: int
     max_draws: int
     lanes: int
+    engine_timeout: float
 
 
 class Observer(Protocol):
     """What a model tells of its doings, on the event loop."""
 
     def computed(self, report: Report) -> None:
-        """One engine call has ended."""
+        """One engine call has ended. Those on golden rows are told of only if they failed."""
 
     def scored(self, elbo: Array, score: Array, p_value: Array) -> None:
         """Rows have been scored just as the held-out rows were; each argument has shape (batch,)."""
 
 
 class Unobserved:
-    """An observer that takes no notice."""
+    """An observer, of any bundle, that takes no notice."""
+
+    def __init__(self, bundle: Bundle) -> None: ...
 
     def computed(self, report: Report) -> None: ...
 
@@ -97,53 +103,88 @@ class _Plan:
 
 
 class Model:
-    """A bundle on an engine, behind a batcher. Start it on the event loop that will use it.
+    """A bundle on an engine, behind a batcher, with a watchdog. Start it on the event loop that will use it.
 
     Raises:
         BundleError: The engine's answer to the golden rows is not the bundle's.
     """
 
-    def __init__(self, bundle: Bundle, engine: Engine, limits: Limits, observer: Observer) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        make_engine: MakeEngine,
+        limits: Limits,
+        observe: Callable[[Bundle], Observer] = Unobserved,
+    ) -> None:
         self.bundle = bundle
         self.manifest = bundle.manifest
-        self.engine = engine
         self._limits = limits
-        self._observer = observer
+        engine = make_engine(bundle)
+        prove(engine, bundle)
+        self._observer = observe(bundle)
         self._batcher = Batcher(
             engine,
             max_batch=limits.max_batch,
             max_queue=limits.max_queue,
             lanes=limits.lanes,
-            observe=observer.computed,
+            observe=functools.partial(_tell, self._observer),
         )
-        self._bank = functools.lru_cache(maxsize=16)(self._make_bank)
-        self._plan = functools.lru_cache(maxsize=256)(self._make_plan)
-        if not (error := self.golden_error()) <= 1:
-            raise BundleError(f"on {engine.device} the golden ELBOs are {error:.3g} times the tolerance away")
+        self._watchdog = Watchdog(bundle, self._batcher, make_engine, limits.engine_timeout)
+        # Caches of functions of the bundle, not of methods: in a circle the model would outlast its last use.
+        self._bank = functools.lru_cache(maxsize=16)(functools.partial(_bank, bundle))
+        self._plan = functools.lru_cache(maxsize=256)(functools.partial(_plan, bundle))
+        self._requests = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that serves."""
+        return self._batcher.engine
+
+    @property
+    def replaced_engines(self) -> int:
+        """Engines that were lost, and replaced."""
+        return self._watchdog.replaced
 
     def start(self) -> None:
         """Begin to compute."""
         self._batcher.start()
+        self._watchdog.start()
 
     async def stop(self) -> None:
         """Stop computing; whatever still waits is refused."""
-        await self._batcher.stop()
+        await self._watchdog.stop()
+        await self._batcher.stop(self._limits.engine_timeout)
 
-    def golden_error(self) -> float:
-        """See `engine.golden_error`; computed now, on the engine that serves. One that fails is infinitely off."""
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep the model from stopping while a request that began with it is answered."""
+        self._requests += 1
+        self._unused.clear()
         try:
-            return golden_error(self.engine, self.bundle)
-        except Exception:
-            logger.exception("%s %d: the engine fails its golden rows", self.manifest.name, self.manifest.version)
-            return math.inf
+            yield
+        finally:
+            self._requests -= 1
+            if not self._requests:
+                self._unused.set()
+
+    async def drain(self) -> None:
+        """Wait until no request uses the model; new ones no longer find it."""
+        await self._unused.wait()
+
+    async def golden_error(self) -> float:
+        """See `engine.golden_error`: computed now, in the lanes that serve. An engine that fails is infinitely off."""
+        with self.in_use():
+            return await self._watchdog.look()
 
     async def check(self) -> None:
         """Compute the golden rows now.
 
         Raises:
-            NotReadyError: The answer is not the bundle's.
+            NotReadyError: The answer is not the bundle's, or does not come in time.
         """
-        error = await asyncio.to_thread(self.golden_error)
+        error = await self.golden_error()
         if not error <= 1:
             name = f"{self.manifest.name} {self.manifest.version}"
             raise NotReadyError(f"{name}: the golden ELBOs are {error:.3g} times the tolerance away")
@@ -151,9 +192,9 @@ class Model:
     async def encode(self, x: Array, num_draws: int = 0, seed: int | None = None) -> dict[str, Array]:
         """The posterior of each row: `mean` and `log_variance` (batch, L), and `draws` (batch, num_draws, L) if any."""
         self._check_size(len(x), max(num_draws, 1), "query.num_draws")
-        answer = await self._batcher.submit(Work("encoder", {"x": x}))
+        answer = await self._compute(len(x), lambda: self._batcher.submit(Work("encoder", {"x": x})))
         if num_draws:
-            epsilon = self._bank(self._seed(seed), num_draws)
+            epsilon = self._bank(_seed(self.bundle, seed), num_draws)
             deviation = np.exp(0.5 * answer["log_variance"])
             answer["draws"] = answer["mean"][:, None] + deviation[:, None] * epsilon
         return answer
@@ -161,8 +202,7 @@ class Model:
     async def decode(self, z: Array) -> Array:
         """E[x|z] in data units, shape (batch, *input.shape)."""
         self._check_size(len(z), 1, "latents")
-        answer = await self._batcher.submit(Work("decoder", {"z": z}))
-        return answer["x_mean"]
+        return await self._compute(len(z), lambda: self._decode(z))
 
     async def draw(self, z: Array, seed: int | None = None) -> Array:
         """One draw from p(x|z) for each row of z, in data units, shape (batch, *input.shape)."""
@@ -170,9 +210,9 @@ class Model:
             raise InvalidError("this bundle has no graph to draw from p(x|z)", "query.draw")
         self._check_size(len(z), 1, "latents")
         shape = (len(z), len(self.manifest.input.features))
-        seed = self._seed(seed)
+        seed = _seed(self.bundle, seed)
         random = {"normal": noise.standard_normal(seed, shape, 1), "uniform": noise.uniform(seed, shape, 2)}
-        answer = await self._batcher.submit(Work("draw", {"z": z, **random}))
+        answer = await self._compute(len(z), lambda: self._batcher.submit(Work("draw", {"z": z, **random})))
         return answer["x"]
 
     async def sample(self, n: int, seed: int | None = None, temperature: float = 1.0) -> dict[str, Array]:
@@ -181,13 +221,18 @@ class Model:
         Of a prior with components each keeps its centre, and the temperature is that of the spread around it.
         """
         self._check_size(n, 1, "query.n")
-        seed = self._seed(seed)
+        seed = _seed(self.bundle, seed)
         normal = noise.standard_normal(seed, (n, self.manifest.latent_size))
-        latents = (temperature * normal).astype(np.float32)
-        if "prior" in self.manifest.graphs:
-            uniform = noise.uniform(seed, (n, 1), 1)
-            latents = (await self._batcher.submit(Work("prior", {"normal": latents, "uniform": uniform})))["z"]
-        return {"latents": latents, "instances": await self.decode(latents)}
+        spread = (temperature * normal).astype(np.float32)
+        uniform = noise.uniform(seed, (n, 1), 1)
+
+        async def compute() -> dict[str, Array]:
+            latents = spread
+            if "prior" in self.manifest.graphs:
+                latents = (await self._batcher.submit(Work("prior", {"normal": spread, "uniform": uniform})))["z"]
+            return {"latents": latents, "instances": await self._decode(latents)}
+
+        return await self._compute(n, compute)
 
     async def elbo(
         self,
@@ -205,7 +250,8 @@ class Model:
         The p-value is NaN where it would not be valid: under draws, a seed or steps of refinement other than those of
         the calibration, or for a score that this bundle does not calibrate. `refine` adds `regret`, and has the bounds
         at the best posterior found in so many steps; `explain` adds `feature_log_likelihood` (batch, *input.shape) and
-        `latent_kl` (batch, L), which add up to the encoder's own `log_likelihood` and `kl`; `fdr` adds `discovery`.
+        `latent_kl` (batch, L), which add up to the encoder's own `log_likelihood` and `kl`, and for tables
+        `feature_surprise` and `feature_expected` (batch, D), see `service.counterfactuals`; `fdr` adds `discovery`.
 
         Raises:
             InvalidError: The bundle cannot do what is asked; or a bound is not a finite number, the row being too far
@@ -215,12 +261,46 @@ class Model:
         draws = plan.draws
         self._check_size(len(x), draws, "query.num_draws")
         self._check_size(len(x) * (1 + plan.refine), draws, "query.refine")
+        replaced = x.shape[1] if explain and isinstance(self.manifest.input, TabularInput) else 0
+        self._check_size(len(x) * (1 + replaced), draws, "query.explain")
         if fdr is not None and plan.held_out is None:
             raise InvalidError(
                 "without valid p-values no false-discovery rate can be kept: ask for a calibrated score, with the "
                 "bundle's own draws, seed and refinement",
                 "query.fdr",
             )
+        cost = len(x) * draws * (1 + plan.refine + replaced)
+        columns = await self._compute(cost, lambda: self._bounds(x, plan, explain=explain))
+        if plan.default:
+            self._observer.scored(columns["elbo"], columns["score"], columns["p_value"])
+        if fdr is not None:
+            columns["discovery"] = discoveries(columns["p_value"], fdr)
+        return columns
+
+    async def _compute(self, cost: int, operation: Callable[[], Awaitable[T]]) -> T:
+        """What the operation gives, all of it by one engine; once more, if that engine turns out to be lost.
+
+        A failure, or a bound that is not finite, is the engine's or the rows' doing: the golden rows say which.
+        """
+        with self._batcher.admit(cost):
+            engine = self.engine
+            try:
+                answer = await operation()
+            except Exception:
+                await self._watchdog.look()
+                if not await self._watchdog.has_replaced(engine):
+                    raise
+            else:
+                if not await self._watchdog.has_replaced(engine):
+                    return answer
+            return await operation()
+
+    async def _decode(self, z: Array) -> Array:
+        return (await self._batcher.submit(Work("decoder", {"z": z})))["x_mean"]
+
+    async def _bounds(self, x: Array, plan: _Plan, *, explain: bool) -> dict[str, Array]:
+        """The columns of `elbo` that depend on one row each."""
+        draws = plan.draws
         shared, key = {"noise": self._bank(plan.seed, draws)}, (plan.seed, draws)
         at_once = not plan.refine and not plan.by_graph
         judged = ((*key, plan.column), draws, plan.judge) if at_once else (key, draws)
@@ -230,6 +310,7 @@ class Model:
         finite = np.isfinite(columns["elbo"]) & np.isfinite(columns["log_evidence"])
         if not finite[worst := finite.argmin()]:
             raise InvalidError("too far from the training data for a finite bound", f"instances[{worst}]")
+        amortised = columns["elbo"]
         if plan.refine:
             ascent = Ascent(await self._batcher.submit(Work("encoder", {"x": x})), columns)
             for _ in range(plan.refine + 1):
@@ -241,35 +322,23 @@ class Model:
             columns |= plan.score(made)
         if explain:
             columns |= await self._batcher.submit(Work("explain", {"x": x}, shared, key, draws))
-        if plan.default:
-            self._observer.scored(columns["elbo"], columns["score"], columns["p_value"])
-        if fdr is not None:
-            columns["discovery"] = discoveries(columns["p_value"], fdr)
+        if explain and isinstance(self.manifest.input, TabularInput):
+            columns |= await self._surprise(x, amortised, shared, key, draws)
         return columns
 
-    def _make_plan(
-        self, num_draws: int | None, seed: int | None, score: str | None, refine: int | None, *, explain: bool
-    ) -> _Plan:
-        """What these parameters of `elbo` come to; refuses what this bundle has no graphs for."""
-        manifest = self.manifest
-        score = score or manifest.default_score
-        if refine is None:
-            refine = manifest.calibration.refine if score == "regret" else 0
-        by_graph = score in manifest.graph_scores
-        if refine and "refine" not in manifest.graphs:
-            raise InvalidError("this bundle has no graph that refines", "query.refine")
-        if explain and "explain" not in manifest.graphs:
-            raise InvalidError("this bundle has no graph that explains", "query.explain")
-        if score == "regret" and not refine:
-            raise InvalidError("regret is what refinement gains: ask for steps of it with refine", "query.score")
-        if score in {"typicality", "coarse_error"} and not by_graph:
-            raise InvalidError(f"this bundle has no graph that gives {score}", "query.score")
-        made = (num_draws or manifest.num_draws, self._seed(seed), refine)
-        calibrated = (manifest.num_draws, manifest.seed, manifest.calibration.refine if score == "regret" else 0)
-        # What a graph gives is made without draws.
-        valid = score in manifest.scores and (by_graph or made == calibrated)
-        held_out = self.bundle.calibration[score] if valid else None
-        return _Plan(*made, *SCORES[score], by_graph, held_out, (*made, score) == (*calibrated, manifest.default_score))
+    async def _surprise(
+        self, x: Array, elbo: Array, shared: dict[str, Array], key: tuple[int, int], draws: int
+    ) -> dict[str, Array]:
+        """`feature_surprise` and `feature_expected` of a table's rows, whose ELBO is known."""
+        surprises, expected = [], []
+        for cells in Counterfactuals.of(x, self._limits.max_batch):
+            for _ in range(ROUNDS):
+                posterior = await self._batcher.submit(Work("encoder", {"x": cells.rows}))
+                cells.fill(await self._decode(posterior["mean"]))
+            filled = await self._batcher.submit(Work("elbo", {"x": cells.rows}, shared, key, draws))
+            surprises.append(cells.surprise(elbo, filled["elbo"]))
+            expected.append(cells.expected)
+        return {"feature_surprise": np.concatenate(surprises, 1), "feature_expected": np.concatenate(expected, 1)}
 
     def _check_size(self, rows: int, draws: int, place: str) -> None:
         """Refuse, before anything of its size is made, what could never be computed."""
@@ -281,10 +350,43 @@ class Model:
                 place,
             )
 
-    def _seed(self, seed: int | None) -> int:
-        return self.manifest.seed if seed is None else seed
 
-    def _make_bank(self, seed: int, num_draws: int) -> Array:
-        if (seed, num_draws) == (self.manifest.seed, self.manifest.num_draws):
-            return self.bundle.calibration["noise"]
-        return noise.bank(seed, num_draws, self.manifest.latent_size)
+def _plan(
+    bundle: Bundle, num_draws: int | None, seed: int | None, score: str | None, refine: int | None, *, explain: bool
+) -> _Plan:
+    """What these parameters of `elbo` come to; refuses what this bundle has no graphs for."""
+    manifest = bundle.manifest
+    score = score or manifest.default_score
+    if refine is None:
+        refine = manifest.calibration.refine if score == "regret" else 0
+    by_graph = score in manifest.graph_scores
+    if refine and "refine" not in manifest.graphs:
+        raise InvalidError("this bundle has no graph that refines", "query.refine")
+    if explain and "explain" not in manifest.graphs:
+        raise InvalidError("this bundle has no graph that explains", "query.explain")
+    if score == "regret" and not refine:
+        raise InvalidError("regret is what refinement gains: ask for steps of it with refine", "query.score")
+    if score in {"typicality", "coarse_error"} and not by_graph:
+        raise InvalidError(f"this bundle has no graph that gives {score}", "query.score")
+    made = (num_draws or manifest.num_draws, _seed(bundle, seed), refine)
+    calibrated = (manifest.num_draws, manifest.seed, manifest.calibration.refine if score == "regret" else 0)
+    # What a graph gives is made without draws.
+    valid = score in manifest.scores and (by_graph or made == calibrated)
+    held_out = bundle.calibration[score] if valid else None
+    return _Plan(*made, *SCORES[score], by_graph, held_out, (*made, score) == (*calibrated, manifest.default_score))
+
+
+def _tell(observer: Observer, report: Report) -> None:
+    if report.key != GOLDEN or report.failed:
+        observer.computed(report)
+
+
+def _seed(bundle: Bundle, seed: int | None) -> int:
+    return bundle.manifest.seed if seed is None else seed
+
+
+def _bank(bundle: Bundle, seed: int, num_draws: int) -> Array:
+    manifest = bundle.manifest
+    if (seed, num_draws) == (manifest.seed, manifest.num_draws):
+        return bundle.calibration["noise"]
+    return noise.bank(seed, num_draws, manifest.latent_size)

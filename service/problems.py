@@ -29,6 +29,7 @@ from service.errors import (
     LowerboundError,
     OverloadedError,
     RequestError,
+    UnauthorizedError,
 )
 from service.logs import ORIGIN, Origin, access, log_access
 from service.protocol import ProtocolError
@@ -45,7 +46,7 @@ _CLOSED = 499
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 """Ids that are echoed: visible ASCII, of a length that fits a log line; any other is replaced."""
 
-_LONGEST = 1000
+_LONGEST = 2000
 """Characters of a detail or a location; libraries quote what they cannot read."""
 
 _PROTOCOL_STATUS = {
@@ -213,6 +214,8 @@ def _render(scope: Scope, error: LowerboundError) -> JSONResponse:
     )
     if isinstance(error, EncodingError):
         answer.headers["Accept-Encoding"] = ", ".join(error.known)
+    if isinstance(error, UnauthorizedError):
+        answer.headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, OverloadedError):
         answer.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     return answer

@@ -1,18 +1,56 @@
-"""The repository: every model that this process serves, by name and version.
+"""The repository: a folder of bundles, and the models made of them. It can follow the folder as that changes.
+
+A version is loaded beside those that serve: read, verified, put on an engine, tried on its golden rows. Only then is it
+in the catalogue; what it replaces leaves the catalogue in the same moment, answers the requests that began with it, and
+is freed. A version that fails on the way is refused, and nothing else changes.
 
 This module must not know about HTTP.
 """
 
-from collections.abc import Callable, Iterator
+import asyncio
+import contextlib
+import hashlib
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
-from service.bundle import Bundle, read_bundle, versions
-from service.engine import Device, OnnxEngine
-from service.errors import BundleError, NotFoundError
+from service.bundle import MANIFEST, Bundle, read_bundle, versions
+from service.catalogue import Catalogue
+from service.engine import Device, Engine, OnnxEngine
+from service.errors import BundleError, LowerboundError
 from service.model import Limits, Model, Observer, Unobserved
+from service.signature import TrustedKeys
+from service.threads import in_thread
 
 DEFAULT_REPOSITORY = Path(__file__).parent / "models"
 """The embedded default: one digits model, part of the package."""
+
+logger = logging.getLogger("service")
+
+
+class _Address(NamedTuple):
+    name: str
+    version: int
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a bundle's folder looks like from outside: the manifest's SHA-256; every file's name, size and time."""
+
+    digest: str
+    files: frozenset[tuple[str, int, int]]
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    state: _State
+    reason: str
 
 
 class Repository:
@@ -23,10 +61,14 @@ class Repository:
         default_model: The model that paths without a name mean; needed only where there are several.
         device: See `OnnxEngine`.
         limits: For each model.
-        observe: Gives each model, by its bundle, what it tells of its doings.
+        trusted: See `read_bundle`.
+        observe: See `Model`.
+
+    Attributes:
+        catalogue: What is served now.
 
     Raises:
-        BundleError: There is no bundle, one is damaged, or its folder is not its name and version.
+        BundleError: Of all bundles none can be served, or none is the default model's.
         DeviceError: The device cannot be used.
     """
 
@@ -36,45 +78,149 @@ class Repository:
         default_model: str | None,
         device: Device,
         limits: Limits,
-        observe: Callable[[Bundle], Observer] = lambda _: Unobserved(),
+        trusted: TrustedKeys | None = None,
+        observe: Callable[[Bundle], Observer] = Unobserved,
     ) -> None:
-        self._models: dict[str, dict[int, Model]] = {}
-        for name, numbers in versions(folder).items():
+        self._folder = folder
+        self._default_model = default_model
+        self._device = device
+        self._limits = limits
+        self._trusted = trusted
+        self._observe = observe
+        self.catalogue = Catalogue({}, None)
+        self._refusals: dict[_Address, _Refusal] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
+        models: dict[_Address, Model] = {}
+        failures: dict[_Address, tuple[_State, BundleError]] = {}
+        for address, state in self._look().items():
+            try:
+                models[address] = self._load(address)
+            except BundleError as error:
+                failures[address] = state, error
+        if not models:
+            absent = BundleError(f"{folder}: no bundle <name>/<version>/{MANIFEST} in it")
+            raise next((failure for _, failure in failures.values()), absent)
+        for address, (state, failure) in failures.items():
+            self._refuse(address, state, failure)
+        self._publish(models)
+        if default_model is not None and default_model not in self.catalogue.models:
+            known = ", ".join(self.catalogue.models)
+            raise BundleError(f"{folder}: no model {default_model!r}; there are {known}")
+
+    def start(self) -> None:
+        """Begin to compute; called on the loop that requests come in on."""
+        for model in self.catalogue:
+            self._start(model)
+
+    async def stop(self) -> None:
+        """Stop every model, those that are leaving included."""
+        await asyncio.gather(*(model.stop() for model in self.catalogue), *self._leaving)
+
+    async def follow(self, seconds: float, asked: asyncio.Event) -> None:
+        """Look at the folder every so many seconds (0: never by itself), and when asked, until cancelled."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds or None):
+                    await asked.wait()
+            if asked.is_set():
+                asked.clear()
+                self._refusals.clear()  # Who asks may have mended what cannot be seen from outside.
+            try:
+                await self.refresh()
+            except Exception:
+                logger.exception("%s: cannot be followed", self._folder)
+
+    async def refresh(self) -> None:
+        """Serve what the folder has now. Loading takes place beside the event loop."""
+        found = await in_thread(self._look)
+        if not found:
+            logger.error("%s: no bundle in it any more; what was read of it is still served", self._folder)
+            return
+        served = {_Address(model.manifest.name, model.manifest.version): model for model in self.catalogue}
+        self._refusals = {address: refusal for address, refusal in self._refusals.items() if address in found}
+        for address, state in found.items():
+            if address in served and served[address].bundle.digest == state.digest:
+                self._refusals.pop(address, None)
+            elif address not in self._refusals or self._refusals[address].state != state:
+                await self._take(address, state, served)
+        gone = [served.pop(address) for address in served.keys() - found.keys()]
+        self._publish(served)
+        self._let_go(gone)
+
+    async def _take(self, address: _Address, state: _State, served: dict[_Address, Model]) -> None:
+        """Serve a new version, or refuse it."""
+        try:
+            model = await in_thread(partial(self._load, address))
+        except Exception as error:  # Memory, files or a device may be wanting; what serves must go on.
+            if not isinstance(error, LowerboundError):
+                logger.exception("%s cannot be loaded", address)
+            self._refuse(address, state, error)
+        else:
+            self._refusals.pop(address, None)
+            self._start(model)
+            replaced = served.get(address)
+            served[address] = model
+            self._publish(served)
+            self._let_go([replaced] if replaced else [])
+
+    def _refuse(self, address: _Address, state: _State, error: Exception) -> None:
+        """Say why a version is not served: in the log, and to whoever asks, without where on this machine it lies."""
+        reason = str(error).replace(f"{self._folder}/", "") or type(error).__name__
+        self._refusals[address] = _Refusal(state, reason)
+        logger.error("%s is refused: %s", address, reason)
+
+    def _publish(self, models: Mapping[_Address, Model]) -> None:
+        by_name: dict[str, dict[int, Model]] = {}
+        for address in sorted(models):
+            by_name.setdefault(address.name, {})[address.version] = models[address]
+        refused: dict[str, dict[int, str]] = {}
+        for address in sorted(self._refusals):
+            refused.setdefault(address.name, {})[address.version] = self._refusals[address].reason
+        default = next(iter(by_name)) if len(by_name) == 1 else self._default_model
+        if self.catalogue.default and default is None:
+            logger.warning("several models and no default among them: paths that name none are refused from now on")
+        catalogue = Catalogue(by_name, default, refused)
+        if catalogue != self.catalogue:
+            self.catalogue = catalogue
+
+    def _start(self, model: Model) -> None:
+        model.start()
+        logger.info("serving %s %d on %s", model.manifest.name, model.manifest.version, model.engine.device)
+
+    def _let_go(self, models: Iterable[Model]) -> None:
+        """Stop models that are out of the catalogue, once the requests that began with them are answered."""
+
+        async def leave(model: Model) -> None:
+            await model.drain()
+            await model.stop()
+            logger.info("%s %d of %s is gone", model.manifest.name, model.manifest.version, model.bundle.digest[:12])
+
+        for model in models:
+            task = asyncio.create_task(leave(model))
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+
+    def _look(self) -> dict[_Address, _State]:
+        """The bundles in the folder, oldest version first."""
+        found: dict[_Address, _State] = {}
+        for name, numbers in versions(self._folder).items():
             for version in numbers:
-                bundle = read_bundle(folder / name / str(version))
-                if (bundle.manifest.name, bundle.manifest.version) != (name, version):
-                    raise BundleError(f"{folder / name / str(version)}: the manifest names another model or version")
-                engine = OnnxEngine(bundle.manifest.graphs, bundle.files, device)
-                self._models.setdefault(name, {})[version] = Model(bundle, engine, limits, observe(bundle))
-        if not self._models:
-            raise BundleError(f"{folder}: no bundle <name>/<version>/manifest.json in it")
-        if default_model is not None and default_model not in self._models:
-            raise BundleError(f"{folder}: no model {default_model!r}; there are {', '.join(self._models)}")
-        self._default = next(iter(self._models)) if len(self._models) == 1 else default_model
+                folder = self._folder / name / str(version)
+                with contextlib.suppress(FileNotFoundError):  # Gone since.
+                    files = {file: file.stat() for file in folder.rglob("*")}
+                    found[_Address(name, version)] = _State(
+                        hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest(),
+                        frozenset((str(file), seen.st_size, seen.st_mtime_ns) for file, seen in files.items()),
+                    )
+        return found
 
-    def __iter__(self) -> Iterator[Model]:
-        """Every model, all versions."""
-        return (model for by_version in self._models.values() for model in by_version.values())
+    def _load(self, address: _Address) -> Model:
+        folder = self._folder / address.name / str(address.version)
+        bundle = read_bundle(folder, self._trusted)
+        if (bundle.manifest.name, bundle.manifest.version) != address:
+            raise BundleError(f"{folder}: the manifest names another model or version")
+        return Model(bundle, partial(_make_engine, self._device), self._limits, self._observe)
 
-    def names(self) -> dict[str, list[int]]:
-        """The served versions of every model, oldest first."""
-        return {name: sorted(by_version) for name, by_version in self._models.items()}
 
-    def get(self, name: str | None = None, version: int | None = None) -> Model:
-        """A model by name, or the default one; by version, or the latest.
-
-        Raises:
-            NotFoundError: There is no such model or version, or no default among several.
-        """
-        known = ", ".join(self._models)
-        if name is None and self._default is None:
-            raise NotFoundError(
-                f"several models are served and none is the default; use /models/NAME/..., NAME one of {known}"
-            )
-        by_version = self._models.get(name or self._default or "")
-        if by_version is None:
-            raise NotFoundError(f"no model {name!r} is served; there are {known}")
-        if version is not None and version not in by_version:
-            numbers = ", ".join(map(str, sorted(by_version)))
-            raise NotFoundError(f"{name} has no version {version}; there are {numbers}")
-        return by_version[max(by_version) if version is None else version]
+def _make_engine(device: Device, bundle: Bundle) -> Engine:
+    return OnnxEngine(bundle.manifest.graphs, bundle.files, device)

@@ -3,12 +3,14 @@
 Bodies are read and written by the codecs; these classes describe them to people and to client generators.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.manifest import Category, Manifest
 
+Value = TypeVar("Value")
+Some = Annotated[list[Value], Field(min_length=1)]
 Rows = Annotated[list[float], Field(description="One value per instance.")]
 NullableRows = list[float | None]
 Nested = list[float] | list[list[float]] | list[list[list[float]]]
@@ -37,6 +39,13 @@ class Query(BaseModel):
     """Base of the query parameters: an unknown one is an error, not a default in disguise."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    timeout: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds after which to give up, answering 504; the service's own limit, if that is shorter.",
+    )
 
 
 class EncodeQuery(Query):
@@ -68,7 +77,10 @@ class ElboQuery(Query):
     seed: Seed = None
     score: Score = None
     refine: Refine = None
-    explain: bool = Field(default=False, description="Add where the bound comes from, by feature and by latent.")
+    explain: bool = Field(
+        default=False,
+        description="Add where the bound comes from, by feature and latent; for tables also how strange each cell is.",
+    )
     fdr: float | None = Field(
         default=None, gt=0, lt=1, description="Add discovery: whom to call anomalous at this false-discovery rate."
     )
@@ -77,9 +89,9 @@ class ElboQuery(Query):
 class Instances(BaseModel):
     """Raw data in the units of the training file."""
 
-    instances: Annotated[
-        list[TableRecord] | list[list[float | Category | None]] | list[Nested], Field(min_length=1)
-    ] = Field(
+    model_config = ConfigDict(extra="forbid")
+
+    instances: Some[TableRecord] | Some[list[float | Category | None]] | Some[Nested] = Field(
         description="Images: nested arrays (height, width[, channels]) of pixel values. Tables: records by column "
         "name, or arrays in column order; null where a value is missing."
     )
@@ -88,7 +100,9 @@ class Instances(BaseModel):
 class Latents(BaseModel):
     """Points of the latent space."""
 
-    latents: Annotated[list[list[float]], Field(min_length=1)] = Field(description="Shape (batch, L).")
+    model_config = ConfigDict(extra="forbid")
+
+    latents: Some[Some[float]] = Field(description="Shape (batch, L).")
 
 
 class EncodeAnswer(BaseModel):
@@ -140,6 +154,14 @@ class ElboAnswer(BaseModel):
     latent_kl: list[list[float]] | None = Field(
         default=None, description="With explain: shape (batch, L); adds up to the unrefined kl."
     )
+    feature_surprise: list[dict[str, float]] | None = Field(
+        default=None,
+        description="With explain, of tables: by how many nats the unrefined elbo rises when this cell alone is as "
+        "expected; 0 where it is missing.",
+    )
+    feature_expected: list[TableRecord] | None = Field(
+        default=None, description="With explain, of tables: what the model expects in each cell, given the others."
+    )
 
 
 class ModelAnswer(BaseModel):
@@ -151,12 +173,17 @@ class ModelAnswer(BaseModel):
     golden_error: float | None = Field(
         description="Largest error of the golden ELBOs now, as a share of the tolerance; null if no number."
     )
+    replaced_engines: int = Field(description="Engines that hung, failed or answered wrongly since the start.")
 
 
 class ModelsAnswer(BaseModel):
-    """The served versions of every model, oldest first."""
+    """What is served, by name and version."""
 
-    models: dict[str, list[int]]
+    models: dict[str, list[int]] = Field(description="The served versions of every model, oldest first.")
+    refused: dict[str, dict[int, str]] = Field(
+        description="Versions in the repository that cannot be served as they are, and why. One that was served before "
+        "it was replaced still is, as it was."
+    )
 
 
 class Health(BaseModel):

@@ -2,15 +2,22 @@
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.engine import Device
 from service.logs import Format
 from service.noise import MAX_DRAWS
 from service.repository import DEFAULT_REPOSITORY
+
+Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
+
+
+def _split(value: object) -> object:
+    """Several values in one string, as a flag or a variable has them, apart."""
+    return value.split(",") if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
@@ -29,6 +36,11 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     models: Path = Field(default=DEFAULT_REPOSITORY, description="Folder of bundles, <name>/<version>/.")
+    poll: float | None = Field(
+        default=None,
+        ge=0,
+        description="Seconds between looks for changes in that folder, which SIGHUP brings forward; 0: only then.",
+    )
     default_model: str | None = Field(
         default=None, description="Model of the paths that name none, where there are several."
     )
@@ -43,12 +55,22 @@ class Settings(BaseSettings):
     max_queue: int = Field(default=2**18, ge=1, description="Most rows x draws waiting in a process, and in a request.")
     max_draws: int = Field(default=4096, ge=1, le=MAX_DRAWS, description="Most draws for one row.")
     max_body: int = Field(default=64 * 2**20, ge=1, description="Most bytes in a request's body.")
+    engine_timeout: float = Field(
+        default=10.0, gt=0, description="Seconds after which an engine call is taken to hang, and the engine replaced."
+    )
     timeout: float = Field(default=30.0, gt=0, description="Seconds after which a request is given up.")
     read_timeout: float = Field(
         default=5.0, gt=0, description="Seconds in which a client must send a request, plus one for each KiB of it."
     )
     max_connections: int = Field(default=1000, ge=1, description="Most connections that a process serves.")
     grace: int = Field(default=25, ge=0, description="Seconds that requests have to be answered in after SIGTERM.")
+    api_keys_file: Path | None = Field(default=None, description="File of API keys, of which clients must bring one.")
+    cors_origins: Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_split)] = Field(
+        default=(), description="Origins whose pages may ask, separated by commas; * for all."
+    )
+    trusted_keys: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)] = Field(
+        default=(), description="PEM files of public keys, separated by commas, one of which must have signed a bundle."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What is logged.")
     log_format: Format = Field(default="text", description="text, or json: one object a line.")
     access_log: bool = Field(default=False, description="Log every request, at level info.")

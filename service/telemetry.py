@@ -87,6 +87,7 @@ class Telemetry:
         self._ended: list[tuple[Labels, int, float]] = []
         self._rejected: Tally[str] = Tally()
         self._watched: dict[tuple[str, str], Watch] = {}
+        self._told: set[Watch] = set()
         self._names: set[str] = set()
         self._registry = registry = CollectorRegistry()
         request, model, graph = ("method", "route", "model"), ("model", "version"), ("model", "version", "graph")
@@ -180,8 +181,9 @@ class Telemetry:
         """Count a request that was not done."""
         self._rejected[reason] += 1
 
-    def flush_soon(self) -> None:
-        """See to it that what has happened counts within `INTERVAL`."""
+    def flush_soon(self, *told: "Watch") -> None:
+        """See to it that what has happened, and what these were told, counts within `INTERVAL`."""
+        self._told.update(told)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(INTERVAL, self.flush)
 
@@ -201,12 +203,13 @@ class Telemetry:
             self._rejections.labels(reason).inc(count)
         self._rejected.clear()
         self._being_answered.set(self._in_flight)
-        for watch in self._watched.values():
+        for watch in self._told:
             watch.flush()
+        self._told.clear()
 
     def scrape(self, accept: str, models: Iterable[Model]) -> tuple[bytes, str]:
         """See `exposition.render`: everything flushed by now, of all processes. May be called in any thread."""
-        elbos = [family for watch in self._watched.values() for family in watch.elbos.collect()]
+        elbos = [family for watch in list(self._watched.values()) for family in watch.elbos.collect()]
         return render(accept, [*self._registry.collect(), *elbos], self._folder, models)
 
 
@@ -240,12 +243,12 @@ class Watch:
     def computed(self, report: Report) -> None:
         """Count an engine call."""
         self._reports.append(report)
-        self._telemetry.flush_soon()
+        self._telemetry.flush_soon(self)
 
     def scored(self, elbo: Array, score: Array, p_value: Array) -> None:
         """Count rows that were scored as the held-out rows were; each argument has shape (batch,)."""
         self._scored.append((elbo, score, p_value))
-        self._telemetry.flush_soon()
+        self._telemetry.flush_soon(self)
 
     def flush(self) -> None:
         """Add to the metrics what has been reported."""

@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -17,13 +17,15 @@ Serve = Callable[..., AbstractContextManager[httpx.Client]]
 
 
 @contextmanager
-def run_server(*arguments: str, log: Path) -> Iterator[httpx.Client]:
-    """Run `python -m service` with these arguments on a free port, and give a client of it."""
+def run_server(
+    *arguments: str, log: Path, program: Sequence[str] = ("service",), **settings: str
+) -> Iterator[httpx.Client]:
+    """Run `python -m service` with these arguments and environment on a free port, and give a client of it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "service", "--port", str(port), *arguments]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("LOWERBOUND_")}
+    command = [sys.executable, "-m", *program, "--port", str(port), *arguments]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("LOWERBOUND_")} | settings
     with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output, env=environment) as process:
         try:
             with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:

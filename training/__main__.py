@@ -1,7 +1,8 @@
-"""From data to a bundle, and from a bundle to what it is worth.
+"""From data to a bundle, and from a bundle to what it is worth, or to a signed one.
 
 python -m training RECIPE [--data PATH] [--out FOLDER] [--resume] [--any.field value]
 python -m training evaluate BUNDLE [--data PATH] [--test PATH] [--label NAME]
+python -m training sign BUNDLE --key KEY.pem
 """
 
 import sys
@@ -14,7 +15,7 @@ from rich.console import Console
 
 from service import noise
 from service.errors import LowerboundError
-from training import evaluate
+from training import evaluate, sign
 from training.build import build
 from training.datasets import split
 from training.datasets.table import describe
@@ -34,6 +35,8 @@ def main(arguments: list[str]) -> int:
         return 0 if arguments in (["-h"], ["--help"]) else 2
     if arguments[0] == "evaluate":
         return evaluate.main(arguments[1:])
+    if arguments[0] == "sign":
+        return sign.main(arguments[1:])
     try:
         if folder := train(Recipe.read(arguments[0], arguments[1:])):
             print(folder)

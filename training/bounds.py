@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import track
 
 from service.bundle import Array
+from service.counterfactuals import ROUNDS, Counterfactuals
 from service.engine import Engine
 from service.manifest import BOUNDS
 from service.refinement import Ascent
@@ -61,6 +62,25 @@ def refined(engine: Engine, x: Array, bank: Array, steps: int, amortised: Mappin
     for _ in range(steps + 1):
         ascent.take(compute(engine, "refine", {"x": x, **ascent.state}, {"noise": bank}, len(bank)))
     return ascent.bounds
+
+
+def surprise(engine: Engine, x: Array, bank: Array, elbo: Array) -> dict[str, Array]:
+    """`feature_surprise` and `feature_expected` of a table's rows x, (batch, D), as `/elbo?explain=true` answers them.
+
+    Args:
+        engine: Runs the bundle's graphs.
+        x: Rows, (batch, D).
+        bank: Noise, (K, L).
+        elbo: Of the rows, (batch,).
+    """
+    surprises, expected = [], []
+    for cells in Counterfactuals.of(x, ROW_DRAWS[engine.device]):
+        for _ in range(ROUNDS):
+            z = compute(engine, "encoder", {"x": cells.rows}, {})["mean"]
+            cells.fill(compute(engine, "decoder", {"z": z}, {})["x_mean"])
+        surprises.append(cells.surprise(elbo, bounds(engine, cells.rows, bank)["elbo"]))
+        expected.append(cells.expected)
+    return {"feature_surprise": np.concatenate(surprises, 1), "feature_expected": np.concatenate(expected, 1)}
 
 
 def score_columns(engine: Engine, graphs: Iterable[str], x: Array, bank: Array, refine: int) -> dict[str, Array]:

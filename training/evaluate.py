@@ -24,10 +24,11 @@ from service.bundle import Array, Bundle, read_bundle
 from service.calibration import p_values, scores
 from service.engine import Device, Engine, OnnxEngine
 from service.errors import LowerboundError
-from service.manifest import BOUNDS, ImageInput, TabularInput
+from service.instances import render_records
+from service.manifest import BOUNDS, Category, ImageInput, TabularInput
 from service.noise import MAX_DRAWS
 from training.baselines import BASELINES, BaselineError, baseline_scores
-from training.bounds import bounds, compute, log_evidence, score_columns
+from training.bounds import bounds, compute, log_evidence, score_columns, surprise
 from training.datasets import Dataset, aligned, split
 from training.detection import LEVELS, detection_figures
 from training.recipes import Recipe
@@ -147,7 +148,8 @@ def evaluate(options: Evaluation) -> Report:
         if rows.train is not None:
             report["baselines"] = _baselines(manifest.input, rows.train, rows.x, rows.anomalous)
     if "explain" in manifest.graphs:
-        report["strangest"] = _strangest(bundle, engine, rows, by_score[manifest.default_score], finite)
+        default = by_score[manifest.default_score]
+        report["strangest"] = _strangest(bundle, engine, rows, default, held_out["elbo"], finite)
     return report
 
 
@@ -230,24 +232,35 @@ def _baselines(data: ImageInput | TabularInput, train: Array, x: Array, anomalou
     return report
 
 
-def _strangest(bundle: Bundle, engine: Engine, rows: Rows, scores: Array, finite: Array) -> list[Report]:
-    """The rows of the highest score, and the features that fall furthest below their median over all rows, in nats."""
-    names = bundle.manifest.input.features
-    noise_bank = bundle.calibration["noise"]
-    answer = compute(engine, "explain", {"x": rows.x[finite]}, {"noise": noise_bank}, len(noise_bank))
-    features = answer["feature_log_likelihood"].reshape(finite.sum(), -1)
-    fall = np.median(features, axis=0) - features
+def _strangest(bundle: Bundle, engine: Engine, rows: Rows, scores: Array, elbo: Array, finite: Array) -> list[Report]:
+    """The rows of the highest score, and the features that make them strange.
+
+    `nats` says how strange: of a table's cell by how much the ELBO rises when it alone is as `expected`, of a pixel by
+    how much its log-likelihood lies below its median over all rows.
+    """
+    data, bank = bundle.manifest.input, bundle.calibration["noise"]
+    places = np.flatnonzero(finite)
+    order = np.argsort(-scores[places], kind="stable")[:STRANGEST]
+    chosen = places[order]
+    if isinstance(data, TabularInput):
+        answer = surprise(engine, rows.x[chosen], bank, elbo[chosen])
+        nats, expected = answer["feature_surprise"], render_records(answer["feature_expected"], data)
+    else:
+        answer = compute(engine, "explain", {"x": rows.x[places]}, {"noise": bank}, len(bank))
+        features = answer["feature_log_likelihood"].reshape(len(places), -1)
+        nats, expected = np.median(features, axis=0) - features[order], None
     strangest = []
-    for row in np.argsort(-scores[finite], kind="stable")[:STRANGEST]:
-        blamed = np.argsort(-fall[row], kind="stable")[:BLAMED]
-        place = np.flatnonzero(finite)[row]
+    for i, place in enumerate(chosen):
+        blamed = [j for j in np.argsort(-nats[i], kind="stable")[:BLAMED] if nats[i, j] > 0]
+        names = [data.features[j] for j in blamed]
         strangest.append(
             {
                 "row": int(rows.numbers[place]),
                 "score": float(scores[place]),
                 "p_value": float(p_values(scores[place], bundle.calibration[bundle.manifest.default_score])),
                 **({} if rows.anomalous is None else {"anomalous": bool(rows.anomalous[place])}),
-                "nats_below_median": {names[i]: float(fall[row, i]) for i in blamed if fall[row, i] > 0},
+                "nats": {name: float(nats[i, j]) for name, j in zip(names, blamed, strict=True)},
+                **({} if expected is None else {"expected": {name: expected[i][name] for name in names}}),
             }
         )
     return strangest
@@ -275,9 +288,16 @@ def tables(report: Report) -> list[Table]:
             detection.add_row(score, *cells)
         shown.append(detection)
     if "strangest" in report:
-        strangest = Table("row", "score", "p-value", "nats below the median, by feature", title="the strangest rows")
+        strangest = Table("row", "score", "p-value", "nats, by feature", title="the strangest rows")
         for row in report["strangest"]:
-            blamed = ", ".join(f"{name} {nats:.1f}" for name, nats in row["nats_below_median"].items())
+            blamed = ", ".join(
+                f"{name} {nats:.1f}" + (f" (expected {_short(row['expected'][name])})" if "expected" in row else "")
+                for name, nats in row["nats"].items()
+            )
             strangest.add_row(str(row["row"]), f"{row['score']:.2f}", f"{row['p_value']:.4f}", escape(blamed))
         shown.append(strangest)
     return shown
+
+
+def _short(value: Category) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -49,7 +49,7 @@ class Prior(nn.Module, ABC):
 
 
 class StandardNormal(Prior):
-    """N(0, I)."""
+    """N(0, I): log p(z_l) = −½ (z_l² + log 2π)."""
 
     def latent_log_prob(self, z: Tensor) -> Tensor:
         return -0.5 * (z**2 + LOG_2PI)
@@ -58,12 +58,15 @@ class StandardNormal(Prior):
         return normal
 
     def kl(self, mean: Tensor, log_variance: Tensor, z: Tensor, log_posterior: Tensor) -> Tensor:
-        """The same in closed form (Kingma and Welling 2014, appendix B): the draws are not used."""
+        """In closed form, ½ (μ² + σ² − 1 − log σ²) (Kingma and Welling 2014, appendix B): the draws are not used."""
         return 0.5 * (mean**2 + torch.exp(log_variance) - 1 - log_variance)
 
 
 class Mixture(Prior):
     """Σ_c π_c N(m_c, diag s_c²), learned with the rest of the model: for normal data that comes in several kinds.
+
+    The mixture of Gaussians that Tomczak and Welling 2018 hold the VampPrior against, here with weights of its own. The
+    components are free; the VampPrior's are the posteriors of learned inputs.
 
     It has no closed KL, which is taken over the draws. With r_c the share of component c in p(z),
 

@@ -1,8 +1,11 @@
-"""The variational autoencoder and its bounds (Kingma and Welling 2014; Burda et al. 2016), written once.
+"""The variational autoencoder and its bounds, written once.
 
-    ε_k ~ N(0, I)                      z_k = μ(x) + σ(x) ε_k
+    z_k = μ(x) + σ(x) ε_k,  ε_k ~ N(0, I),  k = 1, ..., K         Kingma and Welling 2014, eq. 10
+    elbo = mean_k log p(x|z_k) − KL(q(z|x) ‖ p(z))                eq. 3 there, its expectation as in eq. 7
     log w_k = log p(x|z_k) + log p(z_k) − log q(z_k|x)
-    elbo = mean_k log p(x|z_k) − KL(q ‖ p)        log_evidence = log mean_k w_k
+    log_evidence = log mean_k w_k                                 Burda et al. 2016, eq. 8
+    ess = (Σ_k w_k)² / (K Σ_k w_k²)                               Kong 1992
+    standard_error = std_k log p(x|z_k) / √K
 
 Everything is in nats, and log p(x) is the log-density of x in data units. Networks compute in float32; sums over
 features, latents and draws in float64, since differences between bounds are what people look at.
@@ -24,7 +27,10 @@ LOG_VARIANCE_RANGE = (-10.0, 4.0)
 
 
 class Bounds(NamedTuple):
-    """What `/elbo` answers for each row: shape (B,), float64, nats; `ess` is a share of the draws, 1/K to 1."""
+    """What `/elbo` answers for each row: shape (B,), float64, nats; `ess` is a share of the draws, 1/K to 1.
+
+    `standard_error` is no number for K = 1.
+    """
 
     elbo: Tensor
     log_likelihood: Tensor
@@ -85,7 +91,7 @@ class VAE(nn.Module):
         centred = log_likelihood - log_likelihood.mean(1, keepdim=True)
         num_draws = log_likelihood.shape[1]
         variance = (centred**2).sum(1) / (num_draws - 1)
-        weight = torch.exp(log_weight - log_weight.amax(1, keepdim=True))
+        weight = torch.exp(log_weight - log_weight.amax(1, keepdim=True))  # w_k over the largest of them.
         return Bounds(
             elbo=log_likelihood.mean(1) - kl,
             log_likelihood=log_likelihood.mean(1),

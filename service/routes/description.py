@@ -1,5 +1,6 @@
 """What the routes share in the OpenAPI page, and how a path finds its model."""
 
+import asyncio
 import re
 from collections.abc import Iterable
 from typing import Annotated, Any
@@ -8,8 +9,16 @@ from fastapi import Depends, FastAPI, Path, Request
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from service.access import is_open
 from service.codecs import PICTURE_READERS, READERS, Arrow, Json, Npy
-from service.errors import STATUS, LowerboundError, NotFoundError, NotReadyError, OverloadedError
+from service.errors import (
+    STATUS,
+    LowerboundError,
+    NotFoundError,
+    NotReadyError,
+    OverloadedError,
+    UnauthorizedError,
+)
 from service.exchange import MODEL_HEADERS
 from service.manifest import ModelName
 from service.model import Model
@@ -22,6 +31,10 @@ _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 _REFERENCE = "#/components/schemas/{model}"
 _UNSEEN = (Problem, Instances, Latents, InferRequest, ProtocolError)
 _BINARY = {"type": "string", "format": "binary"}
+_ERROR_HEADERS: dict[type[LowerboundError], dict[str, str]] = {
+    UnauthorizedError: {"WWW-Authenticate": "`Bearer`."},
+    OverloadedError: {"Retry-After": "Seconds after which to try again."},
+}
 
 
 def served_model(request: Request) -> Model:
@@ -35,7 +48,7 @@ def find_model(request: Request, name: str | None) -> Model:
     version = request.path_params.get("version")
     if version is not None and not _VERSION.fullmatch(version):
         raise NotFoundError(f"{version!r} is no version", "path.version")
-    return repository.get(name, version and int(version))
+    return repository.catalogue.get(name, version and int(version))
 
 
 async def check_ready(request: Request) -> None:
@@ -46,8 +59,7 @@ async def check_ready(request: Request) -> None:
     """
     if request.app.state.draining:
         raise NotReadyError("the service is shutting down")
-    for model in request.app.state.repository:
-        await model.check()
+    await asyncio.gather(*(model.check() for model in request.app.state.repository.catalogue))
 
 
 ServedModel = Annotated[Model, Depends(served_model)]
@@ -61,14 +73,23 @@ async def versioned(version: Annotated[int, Path(ge=1, description="Its version.
     """Describes the path parameter `version`."""
 
 
-def complete_openapi(app: FastAPI) -> None:
-    """Add to the OpenAPI page the schemas that handlers refer to but FastAPI does not see: it reads no body here."""
+def complete_openapi(app: FastAPI, *, closed: bool) -> None:
+    """Add to the OpenAPI page what FastAPI does not see.
+
+    Those are the schemas that handlers refer to, since it reads no body here, and where the service is `closed`, what
+    asks for a key.
+    """
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             page = FastAPI.openapi(app)
             _, schemas = models_json_schema([(model, "validation") for model in _UNSEEN], ref_template=_REFERENCE)
             page["components"]["schemas"] |= schemas["$defs"]
+            if closed:
+                page["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+                for path, operations in page["paths"].items():
+                    for operation in operations.values():
+                        operation["security"] = [] if is_open(path) else [{"key": []}]
         return app.openapi_schema or {}
 
     app.openapi = openapi  # type: ignore[method-assign]
@@ -93,7 +114,7 @@ def problems(*errors: type[LowerboundError]) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI responses for these errors."""
     described: dict[int | str, dict[str, Any]] = {}
     for error in errors:
-        headers = {"Retry-After": "Seconds after which to try again."} if error is OverloadedError else {}
+        headers = _ERROR_HEADERS.get(error, {})
         described[STATUS[error].value] = {
             "description": (error.__doc__ or "").partition("\n")[0],
             "content": {PROBLEM_MEDIA_TYPE: {"schema": _refer(Problem)}},
@@ -106,6 +127,7 @@ def failure() -> dict[int | str, dict[str, Any]]:
     """The OpenAPI response for whatever goes wrong in the Open Inference Protocol."""
     content = {Json.media_type: {"schema": _refer(ProtocolError)}}
     headers = {
+        "WWW-Authenticate": "With 401: `Bearer`.",
         "Retry-After": "With 429: seconds after which to try again.",
         "Accept-Encoding": "With 501: how a body may be compressed.",
     }

@@ -19,7 +19,16 @@ async def elbo(request: Request, model: ServedModel, query: Annotated[ElboQuery,
     """
     writer = choose_writer(request)
     x = parse_instances(await read_body(request, "instances"), model.manifest.input)
-    return respond(model, writer, await model.elbo(x, **vars(query)))
+    bounds = await model.elbo(
+        x,
+        num_draws=query.num_draws,
+        seed=query.seed,
+        score=query.score,
+        refine=query.refine,
+        explain=query.explain,
+        fdr=query.fdr,
+    )
+    return respond(model, writer, bounds)
 
 
 OPERATION = Operation("POST", "/elbo", elbo, ElboAnswer, Instances)

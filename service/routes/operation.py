@@ -2,10 +2,11 @@
 
 FastAPI solves a handler's parameters anew for each request, and tries one route after the other, which takes longer
 than a small model. An operation's route appears in the OpenAPI page like any other, described by its handler's
-signature, but calls the handler itself; and since all models are known from the start, what answers a path of one of
-them is made then, to be looked up.
+signature, but calls the handler itself; and since the models served are known, what answers a path of one of them is
+made when it appears, to be looked up.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -19,6 +20,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.errors import DeadlineError
 from service.model import Model
 from service.routes.description import answers, body, served_model
 from service.schemas import Query
@@ -62,8 +64,10 @@ class Operation:
         parse = _parser(self.handler)
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            request = Request(scope, receive, send)
-            response = await self.handler(request, model, parse(scope["query_string"]))
+            with model.in_use():
+                query = parse(scope["query_string"])
+                answer = self.handler(Request(scope, receive, send), model, query)
+                response = await (answer if query.timeout is None else _within(query.timeout, answer))
             await response(scope, receive, send)
 
         return app
@@ -77,6 +81,14 @@ class _DirectRoute(APIRoute):
             await operation.on(served_model(Request(scope)))(scope, receive, send)
 
         self.app = app
+
+
+async def _within(seconds: float, answer: Awaitable[Response]) -> Response:
+    try:
+        async with asyncio.timeout(seconds):
+            return await answer
+    except TimeoutError as error:
+        raise DeadlineError(f"not answered within {seconds:g} seconds") from error
 
 
 @cache

@@ -20,7 +20,7 @@ from service.errors import DeadlineError, InvalidError, NotFoundError, RequestEr
 from service.exchange import MODEL_HEADERS, identify, read_bytes
 from service.instances import parse_instances, parse_latents
 from service.logs import count_rows
-from service.manifest import Tensor
+from service.manifest import TabularInput, Tensor
 from service.model import Model
 from service.protocol import (
     BoundParameters,
@@ -86,11 +86,26 @@ class Graph:
 
     @property
     def outputs(self) -> list[Tensor]:
-        outputs = list(self.model.manifest.graphs[self.graph].outputs)
+        manifest = self.model.manifest
+        outputs = list(manifest.graphs[self.graph].outputs)
         if self.graph == "elbo":
             units = {"score": "as the manifest says", "p_value": "probability"}
             outputs += [Tensor(name=name, dtype="float64", shape=("batch",), unit=unit) for name, unit in units.items()]
+        elif self._cell_by_cell:
+            units, shape = {"feature_surprise": "nats", "feature_expected": "data"}, ("batch", *manifest.input.shape)
+            outputs += [Tensor(name=name, dtype="float64", shape=shape, unit=unit) for name, unit in units.items()]
         return outputs
+
+    @property
+    def row_draws(self) -> int:
+        """What a row costs under the bundle's own draws."""
+        draws = self.model.manifest.num_draws if self.graph in {"elbo", "explain"} else 1
+        return draws * (1 + len(self.model.manifest.input.features)) if self._cell_by_cell else draws
+
+    @property
+    def _cell_by_cell(self) -> bool:
+        """Of tables each cell is explained beside the others."""
+        return self.graph == "explain" and isinstance(self.model.manifest.input, TabularInput)
 
     async def infer(self, tensor: Array, parameters: InferParameters) -> dict[str, Array]:
         """Every output by name, as the ordinary endpoints compute it."""
@@ -162,14 +177,14 @@ async def ready(request: Request) -> ServerReady:
 async def all_statistics(request: Request) -> Statistics:
     """What every model has answered under /v2 since the start."""
     _check_whole(request)
-    served = [Graph(model, graph) for model in request.app.state.repository for graph in _served(model)]
+    served = [Graph(model, graph) for model in request.app.state.repository.catalogue for graph in _served(model)]
     return Statistics(model_stats=[_statistics(request, graph) for graph in served])
 
 
 @graphs.get("")
 async def model_metadata(request: Request, graph: Named) -> ModelMetadata:
     """The model's versions, inputs and outputs."""
-    versions = request.app.state.repository.names()[graph.model.manifest.name]
+    versions = request.app.state.repository.catalogue.names()[graph.model.manifest.name]
 
     def describe(tensor: Tensor) -> TensorMetadata:
         shape = [-1 if isinstance(size, str) else size for size in tensor.shape]
@@ -194,7 +209,6 @@ async def model_ready(graph: Named) -> ServerReady:
 @graphs.get("/config")
 async def configuration(request: Request, graph: Named) -> ModelConfiguration:
     """What load generators read of a Triton model's configuration."""
-    draws = graph.model.manifest.num_draws if graph.graph in {"elbo", "explain"} else 1
 
     def describe(tensor: Tensor) -> TensorConfig:
         dims = [size for size in tensor.shape if isinstance(size, int)]
@@ -204,7 +218,7 @@ async def configuration(request: Request, graph: Named) -> ModelConfiguration:
         name=graph.name,
         platform=PLATFORM,
         backend="onnxruntime",
-        max_batch_size=max(1, request.app.state.settings.max_queue // draws),
+        max_batch_size=max(1, request.app.state.settings.max_queue // graph.row_draws),
         input=[describe(graph.input)],
         output=[describe(tensor) for tensor in graph.outputs],
     )
@@ -238,7 +252,7 @@ async def infer(
     encoding: Annotated[str, Header(alias="Content-Encoding", description="gzip or deflate.")] = "identity",
 ) -> Response:
     """The outputs for the tensors sent, in JSON, in binary or in both; `Content-Type` is not looked at."""
-    with _measured(_statistics(request, graph)) as measured, _in_terms_of_the_protocol():
+    with graph.model.in_use(), _measured(_statistics(request, graph)) as measured, _in_terms_of_the_protocol():
         sent = decompress(await read_bytes(request), encoding.lower(), request.app.state.settings.max_body)
         inference = _read(sent, header_length, graph)
         parameters = _PARAMETERS.get(graph.graph, InferParameters).check(inference.parameters, "parameters")

@@ -107,7 +107,8 @@ def oracle_repository(oracle_vaes: dict[str, VAE], tmp_path_factory: pytest.Temp
 
 @pytest.fixture(scope="session")
 def oracle_client(oracle_repository: Path, serve: Serve) -> Iterator[httpx.Client]:
-    with serve("--models", str(oracle_repository), "--max-draws", "65536", "--device", "cpu") as client:
+    limits = ("--max-draws", str(2**16), "--max-queue", str(2**21))
+    with serve("--models", str(oracle_repository), *limits, "--device", "cpu") as client:
         yield client
 
 

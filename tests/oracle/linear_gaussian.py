@@ -79,6 +79,11 @@ class LinearGaussian:
         covariance = self.weight @ self.weight.T + np.diag(self.sigma**2)
         return np.asarray(stats.multivariate_normal(self.bias, covariance).logpdf(x))
 
+    def conditional_mean(self, x: Array) -> Array:
+        """E[x_d | x_others] for each d, (rows, D): x_d less Σ_e P_de (x_e − b_e) / P_dd, with P the precision of x."""
+        precision = np.linalg.inv(self.weight @ self.weight.T + np.diag(self.sigma**2))
+        return np.asarray(x - (x - self.bias) @ precision / np.diag(precision))
+
     def posterior(self, x: Array) -> tuple[Array, Array]:
         """Mean (rows, L) and covariance (L, L) of p(z|x), for any W."""
         precision = np.eye(len(self.variance)) + (self.weight.T / self.sigma**2) @ self.weight

@@ -13,6 +13,7 @@ from rich.table import Table
 from scipy import stats
 
 from service import noise
+from service.counterfactuals import ROUNDS
 from tests.conftest import Serve
 from tests.oracle import bring_your_own
 from tests.oracle.conftest import NUM_DRAWS, PIXELS, Served
@@ -111,12 +112,77 @@ def test_explanation_adds_up(served: Served) -> None:
     np.testing.assert_allclose(answer["latent_kl"].sum(-1), answer["kl"], atol=1e-6)
 
 
-def test_a_row_alone_is_the_row_among_others(served: Served) -> None:
+@pytest.mark.parametrize("served", ["table"], indirect=True)
+def test_a_surprise_is_the_log_ratio_of_the_conditional_density(served: Served) -> None:
+    x = served.x.copy()
+    x[1, 3] += 10 * served.truth.sigma[3]
+    answer = served.about("elbo", x, num_draws=MANY, explain=True)
+    for column in range(x.shape[1]):
+        filled = x.copy()
+        filled[:, column] = answer["feature_expected"][:, column]
+        # The others' density cancels: this is log p(expected | others) − log p(observed | others).
+        ratio = served.truth.log_evidence(filled) - served.truth.log_evidence(x)
+        close(served, answer["feature_surprise"][:, column], ratio)
+    assert np.argmax(answer["feature_surprise"][1]) == 3
+
+
+@pytest.mark.parametrize("served", ["table"], indirect=True)
+def test_what_is_expected_nears_the_conditional_mean(served: Served) -> None:
+    # Each round is a step of EM for a missing x_d, from the mean that the encoder takes it for at first: what is left
+    # of the error is the share of the posterior's precision that x_d itself gives.
+    truth, vae = served.truth, served.vae
+    assert vae is not None
+    leverage = truth.weight**2 @ truth.variance / truth.sigma**2
+    mean = truth.conditional_mean(served.x)
+    expected = mean + leverage**ROUNDS * (vae.features.location.numpy() - mean)
+    found = served.about("elbo", explain=True)["feature_expected"]
+    np.testing.assert_allclose((found - expected) / truth.sigma, 0, atol=1e-3)
+    assert (np.abs(found - mean) < 0.2 * np.abs(vae.features.location.numpy() - mean)).all()
+
+
+@pytest.mark.parametrize("served", ["table"], indirect=True)
+def test_missing_cells_surprise_nobody(served: Served) -> None:
+    x = served.x.copy()
+    x[0, 2] = np.nan
+    instances = [[None if np.isnan(cell) else cell for cell in row] for row in x.tolist()]
+    answer = served.post("elbo", {"instances": instances}, explain=True)
+    assert answer["feature_surprise"][0, 2] == 0
+    assert np.isfinite(answer["feature_expected"]).all()
+    assert np.count_nonzero(answer["feature_surprise"]) == x.size - 1
+
+
+@pytest.mark.parametrize("served", ["table"], indirect=True)
+def test_cells_are_work_to_be_admitted(served: Served) -> None:
+    body = {"instances": np.repeat(served.x, 2, axis=0).tolist()}
+    query = {"num_draws": MANY, "explain": True}
+    refused = served.client.post("/models/table/elbo", json=body, params=query)
+    assert refused.status_code == 413  # 6 rows, each once whole and once for each of 5 cells, with 65,536 draws.
+    assert refused.json()["location"] == "query.explain"
+
+
+@pytest.mark.parametrize("served", ["table"], indirect=True)
+def test_the_protocol_explains_cells_too(served: Served) -> None:
+    model = "/v2/models/table.explain"
+    described = {output["name"]: output["shape"] for output in served.client.get(model).json()["outputs"]}
+    assert described["feature_surprise"] == described["feature_expected"] == [-1, 5]
+    assert served.client.get(f"{model}/config").json()["max_batch_size"] == 2**21 // (NUM_DRAWS * 6)
+    sent = {"name": "x", "datatype": "FP64", "shape": [3, 5], "data": served.x.ravel().tolist()}
+    outputs = served.client.post(f"{model}/infer", json={"inputs": [sent]}).raise_for_status().json()["outputs"]
+    answer = served.about("elbo", explain=True)
+    for output in outputs:
+        assert output["shape"] == [3, *described[output["name"]][1:]]
+        np.testing.assert_array_equal(output["data"], answer[output["name"]].ravel())
+
+
+@pytest.mark.parametrize("explain", [False, True])
+def test_a_row_alone_is_the_row_among_others(served: Served, explain: bool) -> None:
+    if explain and served.vae is None:
+        pytest.skip("made without a graph that explains")
     x = np.concatenate([served.x, served.x + 0.1, served.x[::-1] + 0.3, served.x[:2]])
-    together = served.about("elbo", x)
+    together = served.about("elbo", x, explain=explain)
     for i, row in enumerate(x):
-        alone = served.about("elbo", row[None])
-        assert {name: values[i] for name, values in together.items()} == {name: v[0] for name, v in alone.items()}
+        alone = served.about("elbo", row[None], explain=explain)
+        assert {name: v[i].tobytes() for name, v in together.items()} == {n: v[0].tobytes() for n, v in alone.items()}
 
 
 BLOCKED = """

@@ -1,12 +1,13 @@
-"""Fixtures of the service's tests: bundles on disk, and servers that must not start."""
+"""Fixtures of the service's tests: bundles on disk, arrays to send, and servers, some of which must not start."""
 
 import datetime as dt
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import numpy as np
 import onnx.parser
 import pytest
@@ -24,6 +25,7 @@ from service.manifest import (
     signature,
 )
 from service.repository import DEFAULT_REPOSITORY
+from tests.conftest import Serve
 
 Refused = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -160,3 +162,31 @@ def refused() -> Refused:
         return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
 
     return start
+
+
+@pytest.fixture(scope="session")
+def x() -> Array:
+    return np.random.default_rng(0).integers(0, 17, (5, 8, 8), dtype=np.uint8)
+
+
+@pytest.fixture(scope="session")
+def latent_size(digits_bundle: Bundle) -> int:
+    return digits_bundle.manifest.latent_size
+
+
+@pytest.fixture(scope="session")
+def z(latent_size: int) -> Array:
+    return np.random.default_rng(1).standard_normal((5, latent_size), dtype=np.float32)
+
+
+@pytest.fixture(scope="session")
+def several(serve: Serve, several_models: Path) -> Iterator[httpx.Client]:
+    with serve("--models", str(several_models), "--lanes", "1") as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def small(serve: Serve) -> Iterator[httpx.Client]:
+    """A server that takes little: 3,000 bytes, 4,096 row-draws, 1,024 draws."""
+    with serve("--max-body", "3000", "--max-queue", "4096", "--max-draws", "1024", "--lanes", "1") as client:
+        yield client

@@ -88,11 +88,17 @@ def with_batcher(
             await asyncio.wait_for(scenario(batcher, engine), patience)
         finally:
             engine.may_go_on.set()
-            await batcher.stop()
-        assert batcher._admitted == 0
+            await batcher.stop(30)
+        assert batcher._admitted == batcher._outstanding == 0
         assert not batcher._open
 
     asyncio.run(main())
+
+
+async def admitted(batcher: Batcher, task: Work) -> dict[str, Array]:
+    """What a request of one step does."""
+    with batcher.admit(task.num_rows * task.draws):
+        return await batcher.submit(task)
 
 
 async def until_busy(engine: Arithmetic) -> None:
@@ -148,7 +154,10 @@ MUTATIONS = {
     ),
     "a batch is a row too large": ("// first.draws)", "// first.draws) + 1"),
     "keys are mixed": ("(job.work.graph, job.work.key, job.work.draws)", "(job.work.graph, first.key, job.work.draws)"),
-    "the innocent fail too": ("self._answer([piece], loop)", "loop.call_soon_threadsafe(piece.job.fail, error)"),
+    "the innocent fail too": (
+        "self._answer([piece], engine, lane)",
+        "self._loop.call_soon_threadsafe(piece.job.fail, error)",
+    ),
     "who left is not taken off": ("            self._admitted -= cost\n", "            pass\n"),
 }
 """What could be wrong with the batcher, as text of its source and what to put there."""
@@ -186,7 +195,7 @@ def answered_once_by_their_own_rows(
         async def ask(task: Work, leaves: bool, turns: int) -> dict[str, Array] | BaseException:
             for _ in range(turns):
                 await asyncio.sleep(0)
-            request = asyncio.create_task(batcher.submit(task))
+            request = asyncio.create_task(admitted(batcher, task))
             if leaves:
                 for _ in range(turns):
                     await asyncio.sleep(0)
@@ -315,10 +324,10 @@ def test_a_bad_row_fails_its_own_job_only() -> None:
 def test_rows_of_a_caller_that_left_are_not_computed() -> None:
     async def scenario(batcher: Batcher, engine: Arithmetic) -> None:
         engine.may_go_on.clear()
-        first = asyncio.create_task(batcher.submit(work(1)))
+        first = asyncio.create_task(admitted(batcher, work(1)))
         await until_busy(engine)
-        left = asyncio.create_task(batcher.submit(work(2, 3)))
-        stays = asyncio.create_task(batcher.submit(work(4)))
+        left = asyncio.create_task(admitted(batcher, work(2, 3)))
+        stays = asyncio.create_task(admitted(batcher, work(4)))
         await asyncio.sleep(0)
         assert batcher._admitted == 4
         left.cancel()
@@ -334,22 +343,22 @@ def test_rows_of_a_caller_that_left_are_not_computed() -> None:
 def test_what_there_is_no_room_for_is_refused_at_once() -> None:
     async def scenario(batcher: Batcher, engine: Arithmetic) -> None:
         engine.may_go_on.clear()
-        first = asyncio.create_task(batcher.submit(work(1, 2, 3, draws=3)))
+        first = asyncio.create_task(admitted(batcher, work(1, 2, 3, draws=3)))
         await until_busy(engine)
         with pytest.raises(OverloadedError, match="9 row-draws are queued, 10 at most") as refusal:
-            await batcher.submit(work(4, draws=2))
+            await admitted(batcher, work(4, draws=2))
         assert refusal.value.retry_after == 1.0  # Nothing has been measured yet.
-        fits = asyncio.create_task(batcher.submit(work(5)))
+        fits = asyncio.create_task(admitted(batcher, work(5)))
         await asyncio.sleep(0)
         assert batcher._admitted == 10
         engine.may_go_on.set()
         await asyncio.gather(first, fits)
         assert batcher._admitted == 0
         engine.may_go_on.clear()
-        second = asyncio.create_task(batcher.submit(work(6, 7, 8, draws=3)))
+        second = asyncio.create_task(admitted(batcher, work(6, 7, 8, draws=3)))
         await until_busy(engine)
         with pytest.raises(OverloadedError) as refusal:
-            await batcher.submit(work(9, draws=2))
+            await admitted(batcher, work(9, draws=2))
         assert refusal.value.retry_after == pytest.approx(9 / batcher._rate)
         engine.may_go_on.set()
         await second
@@ -357,9 +366,26 @@ def test_what_there_is_no_room_for_is_refused_at_once() -> None:
     with_batcher(scenario, max_queue=10)
 
 
+def test_what_is_admitted_once_has_its_room_until_it_ends() -> None:
+    async def scenario(batcher: Batcher, engine: Arithmetic) -> None:
+        with batcher.admit(8):
+            await batcher.submit(work(1, 2))
+            engine.may_go_on.clear()
+            others = asyncio.create_task(admitted(batcher, work(3, 4)))
+            await until_busy(engine)
+            with pytest.raises(OverloadedError, match="10 row-draws are queued, 10 at most"):
+                await admitted(batcher, work(5))
+            engine.may_go_on.set()
+            np.testing.assert_array_equal((await batcher.submit(work(6, 7)))["value"], [12, 14])
+        await others
+        await admitted(batcher, work(*range(10)))
+
+    with_batcher(scenario, max_queue=10)
+
+
 def test_an_idle_service_takes_a_request_of_any_size() -> None:
     async def scenario(batcher: Batcher, engine: Arithmetic) -> None:
-        np.testing.assert_array_equal((await batcher.submit(work(*range(50))))["value"], 2 * np.arange(50))
+        np.testing.assert_array_equal((await admitted(batcher, work(*range(50))))["value"], 2 * np.arange(50))
 
     with_batcher(scenario, max_queue=10)
 
@@ -375,9 +401,11 @@ def test_stop_answers_what_is_under_way_and_refuses_what_waits() -> None:
         ]
         await asyncio.sleep(0)
         threading.Timer(0.05, engine.may_go_on.set).start()
-        await batcher.stop()
+        await batcher.stop(30)
         answers = await asyncio.wait_for(asyncio.gather(*requests, return_exceptions=True), 10)
         assert [type(answer) for answer in answers] == [dict, NotReadyError, NotReadyError]
+        with pytest.raises(NotReadyError):
+            await batcher.submit(work(100))
 
     with_batcher(scenario)
 

@@ -36,7 +36,7 @@ from service.repository import DEFAULT_REPOSITORY, Repository
 Table = tuple[Manifest, dict[str, bytes]]
 Refused = Callable[..., CompletedProcess[str]]
 
-LIMITS = Limits(max_batch=64, max_queue=1024, max_draws=64, lanes=1)
+LIMITS = Limits(max_batch=64, max_queue=1024, max_draws=64, lanes=1, engine_timeout=30)
 DAMAGED_JSON = {
     "empty": b"",
     "truncated": b'{"format_version": "1.0", "name": "peo',
@@ -389,7 +389,7 @@ def test_what_a_crash_leaves_is_passed_over(tmp_path: Path, table: Table) -> Non
     for name in ("0", "01", "-1", "1.5", "latest"):
         shutil.copytree(folder, folder.parent / name)
     assert versions(tmp_path) == {"people": [1]}
-    assert Repository(tmp_path, None, "cpu", LIMITS).names() == {"people": [1]}
+    assert Repository(tmp_path, None, "cpu", LIMITS).catalogue.names() == {"people": [1]}
 
 
 def test_versions_are_numbers(tmp_path: Path, table: Table) -> None:
@@ -408,7 +408,11 @@ def test_a_repository_without_bundles_is_refused(tmp_path: Path) -> None:
 
 def test_a_bundle_must_lie_where_it_says(tmp_path: Path, table_bundle: Path) -> None:
     shutil.copytree(table_bundle, tmp_path / "other" / "1")
-    with pytest.raises(BundleError, match="other/1: the manifest"):
+    catalogue = Repository(tmp_path, None, "cpu", LIMITS).catalogue
+    assert catalogue.names() == {"people": [1]}
+    assert catalogue.refused == {"other": {1: "other/1: the manifest names another model or version"}}
+    shutil.rmtree(table_bundle)
+    with pytest.raises(BundleError, match=f"{tmp_path}/other/1: the manifest"):
         Repository(tmp_path, None, "cpu", LIMITS)
 
 

@@ -20,6 +20,7 @@ import pytest
 from service.bundle import Bundle
 from service.telemetry import FOLDER, INTERVAL
 from tests.conftest import samples
+from tests.service.versions import publish
 
 if sys.platform != "linux":
     pytest.skip("processes are looked up under /proc", allow_module_level=True)
@@ -174,6 +175,35 @@ def test_no_statistics_pass_for_those_of_all(workers: Workers) -> None:
         answer = workers.ask(path=path)
         assert answer.status_code == 404
         assert "each of 2 processes counts what it answers" in answer.json()["error"]
+
+
+def test_each_follows_the_repository(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    publish(models, 1)
+    started = start(tmp_path, "--models", str(models), "--poll", "0.1")
+    try:
+        until(lambda: len(started.pids()) == 2)
+        for pid in started.pids():
+            until(lambda pid=pid: is_serving(started, pid))
+        publish(models, 2)
+        for pid in started.pids():
+            until(lambda pid=pid: version_of(started, pid) == "2")
+        before = started.pids()
+        started.parent.send_signal(signal.SIGHUP)  # The parent replaces them.
+        until(lambda: len(started.pids()) == 2 and not started.pids() & before and version_of_any(started) == "2")
+    finally:
+        started.parent.terminate()
+        started.parent.wait(timeout=60)
+
+
+def version_of(workers: Workers, pid: int) -> str:
+    with workers.only(pid):
+        return version_of_any(workers)
+
+
+def version_of_any(workers: Workers) -> str:
+    version: str = workers.ask(path="/sample").headers["Lowerbound-Version"]
+    return version
 
 
 def test_what_cannot_be_served_is_refused_at_once(tmp_path: Path) -> None:

@@ -117,13 +117,28 @@ def test_a_planted_cell_is_found_and_named(people_client: httpx.Client, column: 
     answer = elbo(people_client, records, explain=True)
     assert int(np.argmin(answer["elbo"])) == planted
     assert answer["p_value"][planted] == min(answer["p_value"]) < 0.01
-    # By column: how far below what other rows have there. Of cells that predict each other either may be the wrong one.
-    columns = list(records[0])
-    by_column = np.array([[row[name] for name in columns] for row in answer["feature_log_likelihood"]])
-    fall = np.median(by_column, axis=0) - by_column[planted]
-    suspects = {"weight": {"weight"}, "height": {"height", "weight"}}.get(column, {"work", "income"})
-    assert columns[int(np.argmax(fall))] in suspects
+    surprise = answer["feature_surprise"][planted]
+    # A clerk who is a pilot and a pilot who earns as a clerk are the same row: there either cell may be the wrong one.
+    assert max(surprise, key=surprise.__getitem__) in ({"work", "income"} if column == "work" else {column})
+    by_column = np.array([list(row.values()) for row in answer["feature_log_likelihood"]])
     np.testing.assert_allclose(by_column.sum(1), answer["log_likelihood"], atol=1e-3)
+
+
+def test_a_surprise_is_what_the_expected_value_gains(people_client: httpx.Client) -> None:
+    records = [r for r in people(40, seed=6) if r["income"]][:4]
+    records[0] |= {"income": None}
+    answer = elbo(people_client, records, explain=True)
+    for column in records[0]:
+        expected = [row[column] for row in answer["feature_expected"]]
+        filled = [r | {column: value} for r, value in zip(records, expected, strict=True)]
+        rise = np.subtract(elbo(people_client, filled)["elbo"], answer["elbo"])
+        surprise = [row[column] for row in answer["feature_surprise"]]
+        np.testing.assert_allclose(surprise[1:], rise[1:], atol=1e-9)
+        assert surprise[0] == (0 if column == "income" else pytest.approx(rise[0]))
+    # What is expected of a missing income is what such work earns.
+    earns = {"clerk": 30_000, "nurse": 45_000, "pilot": 90_000}[str(records[0]["work"])]
+    assert answer["feature_expected"][0]["income"] == pytest.approx(earns, rel=0.15)
+    assert answer["feature_expected"][0]["work"] in {"clerk", "nurse", "pilot"}
 
 
 def test_p_values_of_fresh_normal_rows_are_uniform(people_client: httpx.Client) -> None:

@@ -23,7 +23,7 @@ LOG_2PI = math.log(2 * math.pi)
 
 
 class GaussianFixed(Likelihood):
-    """N(x̂, ½) in units of the scale: −log p is ‖x − x̂‖² plus a constant, the squared error of the textbook."""
+    """N(x̂, ½) in units of the scale: −log p is (x − x̂)² plus a constant, the squared error of the textbook."""
 
     location: Tensor
     scale: Tensor
@@ -133,9 +133,9 @@ class GaussianShared(Gaussian):
 class GaussianOptimal(_GaussianAboveFloor):
     """N(x̂, σ²) with the best σ for all features, computed instead of learned (Rybkin et al. 2021, "optimal σ-VAE").
 
-    In training σ² is the mean squared error of the batch itself, σ*² = MSE(x, x̂), over its rows, draws and observed
-    features in units of the scale, so that the mean log-likelihood of a row is −D/2 log MSE plus a constant. Each
-    feature keeps its floor.
+    In training σ² is the mean squared error of the batch itself, σ*² = argmax log N(x; x̂, σ²) = MSE(x, x̂), over its
+    rows, draws and observed features in units of the scale, so that the mean log-likelihood of a row is −D/2 log MSE
+    plus a constant. Each feature keeps its floor.
 
     Otherwise, and so in exported graphs, σ² is the running mean of what training had: over all batches up to 1/`PACE`
     of them, over the latest ones after that. It is kept with the weights. (Of several processes each computes its own.)
@@ -174,7 +174,7 @@ class GaussianOptimal(_GaussianAboveFloor):
 class GaussianHeteroscedastic(_GaussianAboveFloor):
     """N(x̂, σ²) with a σ for each feature of each instance: the decoder gives x̂ and, above the floor, log σ.
 
-    Kingma and Welling 2014, appendix C.2.
+    Kingma and Welling 2014, appendix C.2, eq. 12.
     """
 
     CEILING = math.log(1e4)

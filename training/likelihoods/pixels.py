@@ -19,7 +19,11 @@ from training.likelihoods.likelihood import Likelihood, LikelihoodError
 
 
 class Bernoulli(Likelihood):
-    """Two-level images. On grey pixels this is no distribution (and rewards dark images), so those are refused."""
+    """Two-level images: log p(y) = y log λ + (1 − y) log(1 − λ), λ the sigmoid of what the decoder gives.
+
+    Kingma and Welling 2014, appendix C.1, eq. 11. On grey pixels this is no distribution (and rewards dark images), so
+    those are refused.
+    """
 
     def __init__(self, data: ImageInput | TabularInput, rows: npt.NDArray[Any]) -> None:
         super().__init__(data, rows)
@@ -29,6 +33,7 @@ class Bernoulli(Likelihood):
         self.num_params = len(data.features)
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+        # log λ = −softplus(−η), log(1 − λ) = −softplus(η): no logarithm of a rounded 0.
         sign = torch.where(x > self.low, -1.0, 1.0)
         return -functional.softplus(sign * params)
 
@@ -90,10 +95,12 @@ class ContinuousBernoulli(Likelihood):
 
 
 class DiscretizedLogistic(Likelihood):
-    """A logistic distribution over the whole levels low..high of an image (Kingma et al. 2016, appendix C.1).
+    """A logistic distribution over the whole levels low..high of an image.
 
-    A level's probability is the logistic's mass within half a level of it; the two outermost levels have the tails too,
-    so that the levels' probabilities sum to one. Each pixel has its own location and scale.
+        P(y) = σ((y + h − m)/s) − σ((y − h − m)/s)        h = ½/(high − low), half a level; m and s of each pixel
+
+    Salimans et al. 2017, eq. 2, with one component. At the lowest level the second term is 0 and at the highest the
+    first is 1, so that the two have the tails and the levels' probabilities sum to one.
     """
 
     def __init__(self, data: ImageInput | TabularInput, rows: npt.NDArray[Any]) -> None:

@@ -14,7 +14,7 @@ from service.bundle import Array
 from service.calibration import p_values
 from service.engine import Engine
 from service.manifest import Manifest
-from training.bounds import compute
+from training.bounds import bounds, compute, surprise
 from training.fit import Epoch
 
 MOST_ROWS = 1000
@@ -134,6 +134,11 @@ class CardInputs:
         """Where the bounds of these test rows come from, in nats, under the default noise."""
         bank = self.calibration["noise"]
         return compute(self.engine, "explain", {"x": self.test[rows]}, {"noise": bank}, len(bank))
+
+    def surprise(self, rows: Array) -> dict[str, Array]:
+        """How strange each cell of these test rows of a table is, and what was expected there, (n, D) each."""
+        x, bank = self.test[rows], self.calibration["noise"]
+        return surprise(self.engine, x, bank, bounds(self.engine, x, bank)["elbo"])
 
     def encode(self, rows: Array) -> Array:
         """Posterior means of these test rows, (n, L)."""

@@ -16,7 +16,7 @@ MOST_COLUMNS = 20
 MOST_LATENTS = 6
 STRANGE_ROWS = 5
 STRANGE_COLUMNS = 8
-LEAST_LOSS = 0.05
+LEAST = 0.05
 """Nats below which a column has no share in what is strange."""
 
 MISSING = "missing"
@@ -32,31 +32,29 @@ def sections(inputs: CardInputs, data: TabularInput) -> Iterator[Section]:
 
 def _strangest(inputs: CardInputs, data: TabularInput) -> Section:
     rows = inputs.strangest(STRANGE_ROWS)
-    likelihoods = np.where(_observed(inputs), inputs.explained["feature_log_likelihood"], np.nan)
-    usual = _median(likelihoods)
-    answer = inputs.explain(rows)
-    lost = np.where(np.isnan(inputs.test[rows]), -np.inf, usual - answer["feature_log_likelihood"])
-    expected = inputs.decode(inputs.encode(rows))
+    kl = inputs.explain(rows)["latent_kl"].sum(1)
+    answer = inputs.surprise(rows)
+    surprise, expected = answer["feature_surprise"], answer["feature_expected"]
     tables = []
     for i, row in enumerate(rows):
-        order = [j for j in np.argsort(-lost[i], kind="stable")[:STRANGE_COLUMNS] if lost[i, j] > LEAST_LOSS]
+        order = [j for j in np.argsort(-surprise[i], kind="stable")[:STRANGE_COLUMNS] if surprise[i, j] > LEAST]
         lines: list[list[Cell]] = [
             [
                 data.columns[j].name,
                 _cell(inputs.test[row, j], data.columns[j]),
                 _cell(expected[i, j], data.columns[j]),
-                Bar(Number(float(lost[i, j]), 3), 100 * lost[i, j] / lost[i, order[0]]),
+                Bar(Number(float(surprise[i, j]), 3), 100 * surprise[i, j] / surprise[i, order[0]]),
             ]
             for j in order
         ]
-        caption = inputs.describe(int(row), float(answer["latent_kl"][i].sum()))
-        tables.append(Table(caption, ["column", "observed", "expected", "nats lost"], lines))
+        caption = inputs.describe(int(row), float(kl[i]))
+        tables.append(Table(caption, ["column", "observed", "expected", "nats gained"], lines))
     return Section(
         "strangest",
         "The strangest test rows",
-        "Of each, the columns where its log-likelihood is lost: nats by which the column's lies below its median "
-        "over normal test rows. Expected is E[x|z] at the posterior's mean, for categories the most probable "
-        "one; of columns that predict each other either may be the odd one.",
+        "Of each, the columns that make it strange: by how many nats its ELBO rises when that cell alone is what the "
+        "model expects there, given the row's other cells. Where cells predict each other either may be the odd one, "
+        "and filling in either helps.",
         tables,
     )
 
@@ -144,16 +142,6 @@ def _spread(values: Array, column: Column) -> str:
         return ", ".join(f"{column.categories[code]} {percent(shares[code], 0)}" for code in common)
     low, middle, high = (Number(float(value), 3) for value in np.quantile(present, (0.05, 0.5, 0.95)))
     return f"{middle} [{low}, {high}]"
-
-
-def _observed(inputs: CardInputs) -> Array:
-    return ~np.isnan(inputs.test[inputs.usual])
-
-
-def _median(values: Array) -> Array:
-    """Of each column, over what is no NaN; infinite where nothing is: there no value is below it."""
-    columns = (column[~np.isnan(column)] for column in values.T)
-    return np.array([np.median(column) if column.size else -np.inf for column in columns])
 
 
 def _deviation(values: Array) -> float:

@@ -1,0 +1,35 @@
+"""Work beside the event loop, in threads that keep nobody from ending.
+
+This module must not know what the work is.
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future
+from threading import Thread
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def in_thread(function: Callable[[], T], seconds: float | None = None) -> T:
+    """What the function returns or raises, from a thread of its own.
+
+    Unlike those of `asyncio.to_thread` such a thread takes no place from others where it hangs, nor is it waited for
+    when the process ends.
+
+    Raises:
+        TimeoutError: It has not returned within so many seconds; the thread goes on, and its outcome is dropped.
+    """
+    outcome: Future[T] = Future()
+    outcome.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            outcome.set_result(function())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    async with asyncio.timeout(seconds):
+        return await asyncio.wrap_future(outcome)

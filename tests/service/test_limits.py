@@ -1,0 +1,102 @@
+"""What is too large, too much or too long is refused, and no more than that."""
+
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.conftest import Serve
+from tests.service.exchanges import Array, assert_problem, columns, post
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "location"),
+    [
+        ("/elbo", {"num_draws": 1025}, "query.num_draws"),
+        ("/elbo", {"num_draws": 10**30}, "query.num_draws"),
+        ("/elbo", {"num_draws": 1024}, "query.num_draws"),
+        ("/encode", {"num_draws": 1025}, "query.num_draws"),
+        ("/encode", {"num_draws": 1000}, "query.num_draws"),
+    ],
+)
+def test_too_many_draws(small: httpx.Client, x: Array, path: str, query: dict[str, Any], location: str) -> None:
+    assert_problem(post(small, path, x, **query), 413, "draws", location)
+
+
+def test_as_many_draws_as_are_allowed(small: httpx.Client, x: Array, latent_size: int) -> None:
+    assert columns(post(small, "/elbo", x[:4], num_draws=1024))["elbo"].shape == (4,)
+    explained = columns(post(small, "/elbo", x[:4], num_draws=1024, explain=True))
+    assert explained["latent_kl"].shape == (4, latent_size)
+
+
+def test_too_many_samples(small: httpx.Client) -> None:
+    assert len(small.get("/sample", params={"n": 4096}).json()["latents"]) == 4096
+    for n in (4097, 10**30):
+        assert_problem(small.get("/sample", params={"n": n}), 413, "one request may ask for 4,096", "query.n")
+
+
+def test_a_body_that_says_it_is_too_large(small: httpx.Client, x: Array) -> None:
+    body = json.dumps({"instances": x.tolist()}).encode().ljust(3001)
+    assert_problem(small.post("/elbo", content=body), 413, "3,001 bytes; at most 3,000 are read", "body")
+    assert small.post("/elbo", content=body[:3000]).status_code == 200
+
+
+def test_a_body_that_turns_out_too_large(small: httpx.Client, x: Array) -> None:
+    body = json.dumps({"instances": x.tolist()}).encode().ljust(3001)
+
+    def chunks(length: int) -> Iterator[bytes]:
+        yield from (body[i : min(i + 100, length)] for i in range(0, length, 100))
+
+    assert_problem(small.post("/elbo", content=chunks(3001)), 413, "more than 3,000 bytes", "body")
+    assert small.post("/elbo", content=chunks(3000)).status_code == 200
+
+
+def test_an_overloaded_service_says_when_to_come_back(serve: Serve, x: Array) -> None:
+    full = np.repeat(x[:1], 64, axis=0)  # With 4,096 draws, all that may wait at once.
+    with serve("--lanes", "1") as client, ThreadPoolExecutor(4) as pool:
+        requests = [pool.submit(post, client, "/elbo", full, binary=True, num_draws=4096) for _ in range(4)]
+        answers = [request.result() for request in requests]
+        assert {answer.status_code for answer in answers} == {200, 429}
+        for answer in answers:
+            if answer.status_code == 429:
+                assert_problem(answer, 429, "262,144 row-draws are queued, 262,144 at most", None)
+                assert int(answer.headers["Retry-After"]) >= 1
+        assert post(client, "/elbo", x).status_code == 200
+
+
+def test_a_request_that_takes_too_long_is_given_up(serve: Serve, x: Array) -> None:
+    with serve("--lanes", "1", "--timeout", "0.1") as client:
+        answer = post(client, "/elbo", np.repeat(x[:1], 64, axis=0), binary=True, num_draws=4096)
+        assert_problem(answer, 504, "not answered within 0.1 seconds", None)
+        assert client.get("/health/live").status_code == 200
+
+
+def test_a_request_may_set_its_own_limit(serve: Serve, x: Array) -> None:
+    large = np.repeat(x[:1], 64, axis=0)
+    with serve("--lanes", "1", "--timeout", "20") as client:
+        client.get("/sample", params={"timeout": 5}).raise_for_status()
+        assert post(client, "/elbo", x, timeout=5).content == post(client, "/elbo", x).content
+        started = time.monotonic()
+        answer = post(client, "/elbo", large, binary=True, num_draws=4096, refine=0, timeout=0.05)
+        assert_problem(answer, 504, r"not answered within 0\.05 seconds", None)
+        assert post(client, "/elbo", x).status_code == 200  # Nothing of the other is in its way.
+        assert time.monotonic() - started < 10
+
+        def slowly() -> Iterator[bytes]:
+            yield b'{"instances": '
+            time.sleep(1)
+            yield b"[]}"
+
+        answer = client.post("/elbo", params={"timeout": 0.2}, content=slowly())
+        assert_problem(answer, 504, r"not answered within 0\.2 seconds", None)
+
+
+def test_the_limit_of_the_service_is_the_longest(serve: Serve, x: Array) -> None:
+    with serve("--lanes", "1", "--timeout", "0.1") as client:
+        answer = post(client, "/elbo", np.repeat(x[:1], 64, axis=0), binary=True, num_draws=4096, timeout=60)
+        assert_problem(answer, 504, r"not answered within 0\.1 seconds", None)

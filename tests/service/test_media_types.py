@@ -1,0 +1,181 @@
+"""Every media type says the same, and `Content-Type` and `Accept` decide."""
+
+import io
+import json
+from typing import Any
+
+import httpx
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from tests.service.exchanges import ARROW, JSON, NPY, PNG, Array, ask, assert_problem, assert_same, columns, post, table
+
+
+@pytest.mark.parametrize("accept", [JSON, NPY])
+@pytest.mark.parametrize(
+    ("path", "query"),
+    [
+        ("/encode", {}),
+        ("/encode", {"num_draws": 3}),
+        ("/encode", {"num_draws": 3, "seed": 5}),
+        ("/elbo", {}),
+        ("/elbo", {"num_draws": 7, "seed": 5}),
+        ("/elbo", {"num_draws": 1}),
+        ("/elbo", {"explain": True}),
+        ("/elbo", {"refine": 2}),
+        ("/elbo", {"fdr": 0.1}),
+        ("/elbo", {"score": "coarse_error"}),
+        ("/elbo", {"score": "regret"}),
+        ("/decode", {}),
+        ("/decode", {"draw": True, "seed": 5}),
+    ],
+)
+def test_both_ways_in_are_the_same(
+    digits: httpx.Client, x: Array, z: Array, path: str, query: dict[str, Any], accept: str
+) -> None:
+    array = z if path == "/decode" else x
+    text = post(digits, path, array, accept, **query)
+    binary = post(digits, path, array, accept, binary=True, **query)
+    assert text.status_code == 200
+    assert text.content == binary.content
+
+
+@pytest.mark.parametrize(
+    ("path", "query"),
+    [("/encode", {"num_draws": 3}), ("/elbo", {"explain": True}), ("/decode", {}), ("/elbo", {"num_draws": 1})],
+)
+def test_both_ways_out_are_the_same(digits: httpx.Client, x: Array, z: Array, path: str, query: dict[str, Any]) -> None:
+    array = z if path == "/decode" else x
+    assert_same(ask(digits, path, array, **query), ask(digits, path, array, binary=True, **query))
+
+
+@pytest.mark.parametrize(
+    ("accept", "media_type"),
+    [
+        (None, JSON),
+        ("*/*", JSON),
+        ("application/*", JSON),
+        ("image/*", PNG),
+        (NPY, NPY),
+        ("APPLICATION/X-NPY", NPY),
+        (f"{JSON};q=0.5, {NPY}", NPY),
+        (f"{JSON};q=0.5, {NPY};q=0.4, {PNG};q=0.6", PNG),
+        (f"{JSON}; q=0, */*;q=0.1", NPY),
+        (f"*/*, {JSON};q=0.9, {NPY};q=0.9", PNG),
+        ("text/html, application/*;q=0.9, */*;q=0.8", JSON),
+        (f"{JSON};q=0, {NPY};q=0, image/*;q=0.001", PNG),
+        (f"{JSON};charset=utf-8", JSON),
+        (f"text/html,,{NPY}", NPY),
+    ],
+)
+def test_accept_decides(digits: httpx.Client, accept: str | None, media_type: str) -> None:
+    request = digits.build_request("GET", "/sample", headers={"Accept": accept or ""})
+    if accept is None:
+        del request.headers["Accept"]
+    answer = digits.send(request)
+    assert answer.status_code == 200
+    assert answer.headers["Content-Type"] == media_type
+
+
+@pytest.mark.parametrize("accept", ["text/html", "image/jpeg", "application/x-npy;q=0", "text/*", "*/*;q=0"])
+def test_what_cannot_be_had_is_said(digits: httpx.Client, accept: str) -> None:
+    answer = digits.get("/sample", headers={"Accept": accept})
+    assert_problem(answer, 406, f"the answers are {JSON}, {NPY}, {PNG}, {ARROW}", "header.Accept")
+
+
+def test_bounds_are_no_picture(digits: httpx.Client, x: Array) -> None:
+    assert_problem(post(digits, "/elbo", x, PNG), 406, "the answers are application/json, ", "header.Accept")
+    assert_problem(post(digits, "/encode", x, PNG), 406, "the answers are application/json, ", "header.Accept")
+
+
+def test_a_quality_is_a_number(digits: httpx.Client) -> None:
+    answer = digits.get("/sample", headers={"Accept": "application/json;q=high"})
+    assert_problem(answer, 422, "'high' is no quality", "header.Accept")
+
+
+@pytest.mark.parametrize("media_type", ["text/plain", "image/gif", "application/x-www-form-urlencoded", "json", ""])
+def test_unread_media_types(digits: httpx.Client, media_type: str) -> None:
+    answer = digits.post("/elbo", content=b"{}", headers={"Content-Type": media_type})
+    assert_problem(answer, 415, f"bodies of '{media_type}' are not read", "header.Content-Type")
+
+
+def test_compressed_bodies_are_not_read(digits: httpx.Client) -> None:
+    answer = digits.post("/elbo", content=b"", headers={"Content-Encoding": "gzip"})
+    assert_problem(answer, 415, "'gzip' bodies are not read", "header.Content-Encoding")
+
+
+@pytest.mark.parametrize("media_type", ["application/json; charset=utf-8", "Application/JSON", None])
+def test_media_types_of_json(digits: httpx.Client, x: Array, media_type: str | None) -> None:
+    headers = {} if media_type is None else {"Content-Type": media_type}
+    answer = digits.post("/elbo", content=json.dumps({"instances": x.tolist()}), headers=headers)
+    assert answer.status_code == 200
+    assert answer.content == post(digits, "/elbo", x).content
+
+
+def arrow(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    with pa.ipc.new_stream(buffer, table.schema) as writer:
+        writer.write_table(table)
+    return buffer.getvalue()
+
+
+def post_arrow(client: httpx.Client, path: str, table: pa.Table, accept: str = ARROW) -> httpx.Response:
+    headers = {"Content-Type": ARROW, "Accept": accept}
+    return client.post(path, content=arrow(table), headers=headers)
+
+
+def test_arrow_in_and_out(digits: httpx.Client, x: Array, z: Array) -> None:
+    images = pa.table({"instances": pa.FixedShapeTensorArray.from_numpy_ndarray(x)})
+    answer = post_arrow(digits, "/elbo", images).raise_for_status()
+    assert answer.headers["Content-Type"] == ARROW
+    read = pa.ipc.open_stream(answer.content).read_all()
+    expected = ask(digits, "/elbo", x, binary=True)
+    assert read.column_names == list(expected)
+    assert_same({name: read.column(name).to_numpy() for name in expected}, expected)
+
+    latents = pa.table({"latents": pa.FixedSizeListArray.from_arrays(pa.array(z.ravel()), z.shape[1])})
+    decoded = pa.ipc.open_stream(post_arrow(digits, "/decode", latents).raise_for_status().content).read_all()
+    pixels = np.array(decoded.column("instances").to_pylist(), np.float32)
+    np.testing.assert_array_equal(pixels, ask(digits, "/decode", z, binary=True)["instances"])
+
+
+def test_arrow_tables_go_by_column_name(several: httpx.Client) -> None:
+    people = pa.table({"colour": pa.array(["red", None, "blue"]).dictionary_encode(), "age": [1.5, 2.0, None]})
+    read = pa.ipc.open_stream(post_arrow(several, "/models/people/elbo", people).raise_for_status().content).read_all()
+    records = [{"age": 1.5, "colour": "red"}, {"age": 2, "colour": None}, {"age": None, "colour": "blue"}]
+    assert read.column("elbo").to_pylist() == table(several, "elbo", records).json()["elbo"]
+    dreamt = several.get("/models/people/sample", params={"n": 3, "seed": 1}, headers={"Accept": ARROW})
+    struct = pa.ipc.open_stream(dreamt.raise_for_status().content).read_all().column("instances")
+    assert struct.to_pylist() == several.get("/models/people/sample", params={"n": 3, "seed": 1}).json()["instances"]
+
+
+def test_arrow_s_errors_name_the_place(several: httpx.Client, digits: httpx.Client) -> None:
+    path = "/models/people/elbo"
+    age = post_arrow(several, path, pa.table({"age": ["old"], "colour": ["red"]}))
+    assert_problem(age, 422, "must be a number, not a string", "instances[0].age")
+    colour = post_arrow(several, path, pa.table({"age": [1.0, 2.0], "colour": ["red", "mauve"]}))
+    assert_problem(colour, 422, "'mauve' is not a known category", "instances[1].colour")
+    assert_problem(post_arrow(several, path, pa.table({"age": [1.0]})), 422, "is absent", "instances[0].colour")
+    pixels = pa.table({"instances": pa.array([[[0.0] * 8] * 8, [[0.0] * 8] * 7 + [[99.0] * 8]])})
+    assert_problem(post_arrow(digits, "/elbo", pixels), 422, "99 is outside", "instances[1][7][0]")
+    answer = digits.post("/elbo", content=b"no stream", headers={"Content-Type": ARROW})
+    assert_problem(answer, 400, "not a readable Arrow stream", None)
+
+
+def test_a_picture_is_an_instance(digits: httpx.Client, x: Array, z: Array) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(x[0]).save(buffer, "png")
+    answer = digits.post("/elbo", content=buffer.getvalue(), headers={"Content-Type": PNG, "Accept": NPY})
+    assert_same(columns(answer), ask(digits, "/elbo", x[:1], binary=True))
+    white = io.BytesIO()
+    Image.new("L", (8, 8), 255).save(white, "jpeg")
+    refused = digits.post("/elbo", content=white.getvalue(), headers={"Content-Type": "image/jpeg"})
+    assert_problem(refused, 422, "255 is outside", "instances[0][0][0]")
+    wide = io.BytesIO()
+    Image.new("L", (9, 8)).save(wide, "png")
+    refused = digits.post("/elbo", content=wide.getvalue(), headers={"Content-Type": PNG})
+    assert_problem(refused, 422, "must have 8 values, not 9", "instances[0][0]")
+    latent = digits.post("/decode", content=buffer.getvalue(), headers={"Content-Type": PNG})
+    assert_problem(latent, 415, f"bodies of '{PNG}' are not read", "header.Content-Type")

@@ -1,0 +1,78 @@
+"""A table's model: records, lists and codes."""
+
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.service.exchanges import ARROW, JSON, NPY, PNG, assert_problem, columns, post, table
+
+
+def test_records_and_lists_and_codes_are_the_same(several: httpx.Client) -> None:
+    records = [{"age": 1.5, "colour": "blue"}, {"colour": None, "age": 2}, {"age": None, "colour": "red"}]
+    lists = [[1.5, "blue"], [2, None], [None, "red"]]
+    codes = np.array([[1.5, 1], [2, np.nan], [np.nan, 0]])
+    for path in ("encode", "elbo"):
+        answers = [table(several, path, values) for values in (records, lists)]
+        answers.append(post(several, f"/models/people/{path}", codes, binary=True))
+        assert answers[0].status_code == 200
+        assert answers[0].content == answers[1].content == answers[2].content
+    assert table(several, "encode", records).json()["mean"] == [[1.5, 1], [2, 0], [0, 0]]
+    assert table(several, "elbo", records).json()["log_likelihood"] == [-3.25, -4, 0]
+
+
+def test_decoded_rows_are_records(several: httpx.Client) -> None:
+    answer = table(several, "decode", [[0.5, 1.0], [-3.0, -1.0]])
+    assert answer.json() == {"instances": [{"age": 0.5, "colour": "blue"}, {"age": -3.0, "colour": "red"}]}
+    binary = post(several, "/models/people/decode", np.array([[0.5, 1.0]]), NPY, binary=True)
+    assert columns(binary)["instances"].tolist() == [[0.5, 1.0]]
+
+
+def test_a_score_that_is_not_calibrated_has_no_p_value(several: httpx.Client) -> None:
+    rows = [[1.0, "red"]]
+    assert table(several, "elbo", rows).json()["p_value"] != [None]
+    answer = table(several, "elbo", rows, score="negative_log_evidence").json()
+    assert answer["p_value"] == [None]
+    assert answer["score"] == [-answer["log_evidence"][0]]
+
+
+@pytest.mark.parametrize(
+    ("value", "detail", "location"),
+    [
+        ([1], "must have 2 values, not 1", "instances[1]"),
+        ("red", "must be a record or an array, not a string", "instances[1]"),
+        (None, "must be a record or an array, not null", "instances[1]"),
+        ({"age": 1}, "is absent; send null", "instances[1].colour"),
+        ({"age": 1, "colour": "red", "Age": 1}, "no column", "instances[1].Age"),
+        ({"age": 1, "colour": "red", "\ud800": 1}, "no column", "instances[1].\\ud800"),
+        (
+            {"age": 1, "colour": "green"},
+            "'green' is not a known category; known are 'red', 'blue'",
+            "instances[1].colour",
+        ),
+        ({"age": 1, "colour": 0}, "0 is not a known category", "instances[1].colour"),
+        ({"age": 1, "colour": ["red"]}, "is not a known category", "instances[1].colour"),
+        ({"age": "1", "colour": "red"}, "a number, not a string", "instances[1].age"),
+        ({"age": True, "colour": "red"}, "a number, not a boolean", "instances[1].age"),
+        ([10**400, "red"], "too large a number", "instances[1].age"),
+    ],
+)
+def test_wrong_rows(several: httpx.Client, value: Any, detail: str, location: str) -> None:
+    assert_problem(table(several, "elbo", [[1, "red"], value]), 422, detail, location)
+
+
+def test_a_row_too_far_away_is_named(several: httpx.Client) -> None:
+    answer = table(several, "elbo", [[1, "red"], [1e200, "red"]])
+    assert_problem(answer, 422, "too far from the training data for a finite bound", "instances[1]")
+
+
+def test_what_a_bundle_has_no_graph_for(several: httpx.Client) -> None:
+    assert_problem(table(several, "elbo", [[1, "red"]], explain=True), 422, "no graph that explains", "query.explain")
+    assert_problem(table(several, "decode", [[1, 1]], draw=True), 422, "no graph to draw", "query.draw")
+
+
+def test_a_table_is_no_picture(several: httpx.Client) -> None:
+    answer = several.get("/models/people/sample", headers={"Accept": PNG})
+    assert_problem(answer, 406, f"the answers are {JSON}, {NPY}, {ARROW}$", "header.Accept")
+    assert len(several.get("/models/people/sample").json()["instances"]) == 16
