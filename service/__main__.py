@@ -1,19 +1,21 @@
 """`python -m service`: read the settings, check that they can be served, run uvicorn."""
 
 import gc
-import logging
 import signal
 import sys
+from contextlib import nullcontext
 
 import uvicorn
 from fastapi import FastAPI
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
+from service import logs
 from service.app import create_app
 from service.errors import LowerboundError
 from service.server import Connection
 from service.settings import Settings
+from service.telemetry import shared_folder
 
 SWITCH_INTERVAL = 2e-4
 """Seconds after which a thread gives way: at Python's 5 ms, finished batches wait for the event loop's next pause."""
@@ -39,19 +41,21 @@ def main() -> int:
         del app
         gc.unfreeze()
         gc.collect()
-    uvicorn.run(
-        "service.__main__:make_app" if several else app,
-        factory=several,
-        workers=settings.workers,
-        timeout_worker_healthcheck=WORKER_PATIENCE,
-        timeout_graceful_shutdown=settings.grace,
-        http=Connection,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        server_header=False,
-        proxy_headers=False,  # Who asks from behind a proxy makes no difference.
-    )
+    with shared_folder() if several else nullcontext():
+        uvicorn.run(
+            "service.__main__:make_app" if several else app,
+            factory=several,
+            workers=settings.workers,
+            timeout_worker_healthcheck=WORKER_PATIENCE,
+            timeout_graceful_shutdown=settings.grace,
+            http=Connection,
+            host=settings.host,
+            port=settings.port,
+            log_config=None,
+            access_log=False,  # The service has its own.
+            server_header=False,
+            proxy_headers=False,  # Who asks from behind a proxy makes no difference.
+        )
     return 0
 
 
@@ -63,7 +67,7 @@ def make_app() -> FastAPI:
         LowerboundError: See `create_app`.
     """
     settings = CliApp.run(Settings)
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure(settings.log_level, settings.log_format, every_request=settings.access_log)
     app = create_app(settings)
     sys.setswitchinterval(SWITCH_INTERVAL)
     gc.collect()

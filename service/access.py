@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import KeysError, UnauthorizedError
 from service.problems import Envelope
+from service.telemetry import Telemetry
 
 ENVIRONMENT = "LOWERBOUND_API_KEYS"
 """Keys come by this variable or by a file, never by the command line, which every user of a machine can read."""
@@ -57,7 +58,9 @@ def read_keys(file: Path | None) -> frozenset[bytes]:
     return frozenset(_digest(key.encode()) for key in keys.values() if key)
 
 
-def guard(app: ASGIApp, keys: Collection[bytes], origins: Collection[str], timeout: float) -> ASGIApp:
+def guard(
+    app: ASGIApp, keys: Collection[bytes], origins: Collection[str], timeout: float, telemetry: Telemetry
+) -> ASGIApp:
     """The application behind what decides who may ask it; itself where all may.
 
     Args:
@@ -65,9 +68,10 @@ def guard(app: ASGIApp, keys: Collection[bytes], origins: Collection[str], timeo
         keys: See `read_keys`; of these a request must bring one.
         origins: Whose pages may ask; `*` for all.
         timeout: Seconds for a refusal to be sent.
+        telemetry: What counts refusals.
     """
     if keys:
-        app = _Guard(app, keys, timeout)
+        app = _Guard(app, keys, timeout, telemetry)
     if origins:  # Around the guard: a browser asks without a key whether it may send one.
         app = CORSMiddleware(
             app, allow_origins=origins, allow_methods=("GET", "POST"), allow_headers=("*",), expose_headers=("*",)
@@ -106,10 +110,10 @@ def page_headers(policy: str = "default-src 'self'") -> dict[str, str]:
 class _Guard:
     """ASGI middleware that answers 401 to requests without a key, before their body is read."""
 
-    def __init__(self, app: ASGIApp, keys: Iterable[bytes], timeout: float) -> None:
+    def __init__(self, app: ASGIApp, keys: Iterable[bytes], timeout: float, telemetry: Telemetry) -> None:
         self._app = app
         self._keys = tuple(keys)
-        self._refuse = Envelope(_refuse, timeout)
+        self._refuse = Envelope(_refuse, timeout, telemetry)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan" or is_open(scope["path"]) or self._admits(scope["headers"]):

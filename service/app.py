@@ -16,11 +16,13 @@ from service.errors import NotFoundError
 from service.model import Limits, Model
 from service.problems import Envelope, answer_with_problems
 from service.repository import Repository
-from service.routes import decode, docs, elbo, encode, health, model, sample, v2
+from service.routes import decode, docs, elbo, encode, health, metrics, model, sample, v2
 from service.routes.description import complete_openapi, named, versioned
 from service.settings import Settings
 from service.signature import TrustedKeys
+from service.telemetry import Telemetry
 
+NAMED, VERSIONED = "/models/{name}", "/models/{name}/versions/{version}"
 OPERATIONS = (elbo.OPERATION, encode.OPERATION, decode.OPERATION, sample.OPERATION)
 
 logger = logging.getLogger("service")
@@ -62,7 +64,8 @@ def create_app(settings: Settings) -> FastAPI:
         lanes=settings.lanes,
         engine_timeout=settings.engine_timeout,
     )
-    repository = Repository(settings.models, settings.default_model, settings.device, limits, trusted)
+    telemetry = Telemetry(settings.workers)
+    repository = Repository(settings.models, settings.default_model, settings.device, limits, trusted, telemetry.watch)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -72,6 +75,7 @@ def create_app(settings: Settings) -> FastAPI:
         async with _following(repository, settings.poll):
             yield
         await repository.stop()
+        telemetry.flush()
 
     app = _Application(
         title="Lowerbound",
@@ -86,33 +90,36 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.repository = repository
     app.state.statistics = {}
     app.state.draining = False
+    app.state.telemetry = telemetry
     named_model, versioned_model = [Depends(named)], [Depends(named), Depends(versioned)]
     for prefix, dependencies, tag in (
         ("", [], "default model"),
-        ("/models/{name}", named_model, "by name"),
-        ("/models/{name}/versions/{version}", versioned_model, "by version"),
+        (NAMED, named_model, "by name"),
+        (VERSIONED, versioned_model, "by version"),
     ):
         for operation in OPERATIONS:
             app.router.routes.append(operation.route(prefix, dependencies, tag))
         app.include_router(model.router, prefix=prefix, dependencies=dependencies, tags=[tag])
     app.include_router(model.index, tags=["repository"])
     app.include_router(health.router, tags=["health"])
+    app.include_router(metrics.router, tags=["telemetry"])
     app.include_router(docs.router)
     app.include_router(v2.router, tags=["Open Inference Protocol"])
     complete_openapi(app, closed=bool(keys))
     answer_with_problems(app)
-    app.add_middleware(Envelope, timeout=settings.timeout)
-    app.direct = _Direct(repository, settings.timeout)
-    app.guarded = guard(app.dispatch, keys, settings.cors_origins, settings.timeout)
+    app.add_middleware(Envelope, timeout=settings.timeout, telemetry=telemetry)
+    app.direct = _Direct(repository, settings.timeout, telemetry)
+    app.guarded = guard(app.dispatch, keys, settings.cors_origins, settings.timeout, telemetry)
     return app
 
 
 class _Direct:
     """What answers every operation on every model served; made anew when another catalogue has taken its place."""
 
-    def __init__(self, repository: Repository, timeout: float) -> None:
+    def __init__(self, repository: Repository, timeout: float, telemetry: Telemetry) -> None:
         self._repository = repository
         self._timeout = timeout
+        self._telemetry = telemetry
         self._catalogue: Catalogue | None = None
         self._apps: dict[tuple[str, str], ASGIApp] = {}
 
@@ -122,21 +129,26 @@ class _Direct:
         if catalogue is not self._catalogue:
             self._catalogue = catalogue
             self._apps = {
-                (operation.method, prefix + operation.path): Envelope(operation.on(served), self._timeout)
-                for prefix, served in _addresses(catalogue)
+                (operation.method, prefix + operation.path): Envelope(
+                    operation.on(served),
+                    self._timeout,
+                    self._telemetry,
+                    self._telemetry.labels(operation.method, template + operation.path, served.manifest.name),
+                )
+                for prefix, template, served in _addresses(catalogue)
                 for operation in OPERATIONS
             }
         return self._apps.get((method, path))
 
 
-def _addresses(catalogue: Catalogue) -> Iterator[tuple[str, Model]]:
-    """Every prefix that names a model; a model may have several."""
+def _addresses(catalogue: Catalogue) -> Iterator[tuple[str, str, Model]]:
+    """Every prefix that names a model, and its template; a model may have several."""
     with contextlib.suppress(NotFoundError):  # Several models, and none of them the default.
-        yield "", catalogue.get()
+        yield "", "", catalogue.get()
     for name, versions in catalogue.names().items():
-        yield f"/models/{name}", catalogue.get(name)
+        yield f"/models/{name}", NAMED, catalogue.get(name)
         for version in versions:
-            yield f"/models/{name}/versions/{version}", catalogue.get(name, version)
+            yield f"/models/{name}/versions/{version}", VERSIONED, catalogue.get(name, version)
 
 
 @asynccontextmanager

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from threading import Lock, Thread
+from typing import NamedTuple
 
 import numpy as np
 
@@ -50,6 +51,28 @@ class Work:
         return len(next(iter(self.rows.values())))
 
 
+class Report(NamedTuple):
+    """What became of one engine call.
+
+    Attributes:
+        graph: What was computed.
+        key: See `Work`.
+        rows: Of so many rows.
+        draws: With so many draws each.
+        waits: How long works waited whose first rows these are, in seconds.
+        seconds: How long the engine took.
+        failed: Whether it raised. The rows of several works are then tried again, work by work.
+    """
+
+    graph: str
+    key: Hashable
+    rows: int
+    draws: int
+    waits: list[float]
+    seconds: float
+    failed: bool
+
+
 class _Lane(Thread):
     """A thread that computes batches.
 
@@ -71,6 +94,7 @@ class _Job:
         self.work = work
         self.num_rows = self.outstanding = work.num_rows
         self.handed_out = 0
+        self.submitted = time.monotonic()
         self.answer: dict[str, Array] = {}
         self.future: asyncio.Future[dict[str, Array]] = asyncio.get_running_loop().create_future()
 
@@ -112,13 +136,17 @@ class Batcher:
         max_batch: Most row-draws in one engine call; a single row with more draws is a batch of its own.
         max_queue: Most row-draws of admitted requests; beyond it, new ones are refused at once.
         lanes: Engine calls under way at once.
+        observe: Told of every engine call, on the event loop.
 
     Attributes:
         engine: What computes now.
     """
 
-    def __init__(self, engine: Engine, *, max_batch: int, max_queue: int, lanes: int) -> None:
+    def __init__(
+        self, engine: Engine, *, max_batch: int, max_queue: int, lanes: int, observe: Callable[[Report], None]
+    ) -> None:
         self.engine = engine
+        self._observe = observe
         self._max_batch = max_batch
         self._max_queue = max_queue
         self._waiting: deque[_Job] = deque()
@@ -260,6 +288,7 @@ class Batcher:
         try:
             answer = self._compute(batch, engine)
         except Exception as error:
+            self._loop.call_soon_threadsafe(self._report, batch, started, time.monotonic() - started, True)
             if len(batch) == 1:
                 self._loop.call_soon_threadsafe(batch[0].job.fail, error)
             else:
@@ -267,7 +296,7 @@ class Batcher:
                     if not lane.given_up:
                         self._answer([piece], engine, lane)
         else:
-            self._loop.call_soon_threadsafe(self._scatter, batch, answer, time.monotonic() - started)
+            self._loop.call_soon_threadsafe(self._scatter, batch, answer, started, time.monotonic() - started)
 
     def _take(self) -> list[_Piece]:
         """The next batch: the longest-waiting job's rows, filled up with rows that can share its engine call.
@@ -312,13 +341,20 @@ class Batcher:
         }
         return first.finish(engine.run(first.graph, {**rows, **first.shared}))
 
-    def _scatter(self, batch: list[_Piece], answer: Mapping[str, Array], seconds: float) -> None:
+    def _scatter(self, batch: list[_Piece], answer: Mapping[str, Array], started: float, seconds: float) -> None:
         self._measure(batch, seconds)
         offset = 0
         for piece in batch:
             rows = piece.stop - piece.start
             piece.job.put(piece.start, rows, {name: values[offset : offset + rows] for name, values in answer.items()})
             offset += rows
+        self._report(batch, started, seconds, False)
+
+    def _report(self, batch: list[_Piece], started: float, seconds: float, failed: bool) -> None:
+        first = batch[0].job.work
+        rows = sum(piece.stop - piece.start for piece in batch)
+        waits = [started - piece.job.submitted for piece in batch if not piece.start and not failed]
+        self._observe(Report(first.graph, first.key, rows, first.draws, waits, seconds, failed))
 
     def _measure(self, batch: list[_Piece], seconds: float) -> None:
         done = sum(piece.stop - piece.start for piece in batch) * batch[0].job.work.draws

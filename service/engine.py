@@ -55,6 +55,7 @@ class OnnxEngine:
     """
 
     def __init__(self, graphs: Mapping[str, Graph], files: Mapping[str, bytes], device: Device = "auto") -> None:
+        ort.disable_telemetry_events()  # What is served is nobody else's business.
         self._device = _choose(device)
         self._outputs = {name: [tensor.name for tensor in graph.outputs] for name, graph in graphs.items()}
         self._sessions = {name: _session(files, name, self._device) for name in graphs}

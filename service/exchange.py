@@ -12,6 +12,7 @@ from service.bundle import Array
 from service.codecs import PICTURE_READERS, READERS, WRITERS, Arrow, Columns, Json, Npy, Png, Writer
 from service.errors import InvalidError, MediaTypeError, NotAcceptableError, TooLargeError
 from service.instances import picture, render_by_column, render_records
+from service.logs import count_rows
 from service.manifest import ImageInput, TabularInput
 from service.model import Model
 
@@ -79,6 +80,7 @@ def choose_writer(request: Request, *extra: str) -> Writer:
 def respond(model: Model, writer: Writer, columns: dict[str, Array]) -> Response:
     """An answer, naming the model that gave it; a picture shows its `instances` and nothing else."""
     data = model.manifest.input
+    count_rows(len(next(iter(columns.values()))))
     shown: Columns = columns
     if isinstance(data, ImageInput) and writer.media_type == Png.media_type:
         shown = {"picture": picture(columns["instances"], data)}

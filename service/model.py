@@ -8,12 +8,12 @@ import functools
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from service import noise
-from service.batcher import Batcher, Work
+from service.batcher import Batcher, Report, Work
 from service.bundle import Array, Bundle
 from service.calibration import SCORES, discoveries, p_values
 from service.counterfactuals import ROUNDS, Counterfactuals
@@ -21,7 +21,7 @@ from service.engine import Engine, prove
 from service.errors import InvalidError, NotReadyError, TooLargeError
 from service.manifest import TabularInput
 from service.refinement import Ascent
-from service.watchdog import MakeEngine, Watchdog
+from service.watchdog import GOLDEN, MakeEngine, Watchdog
 
 T = TypeVar("T")
 
@@ -45,6 +45,26 @@ class Limits:
     engine_timeout: float
 
 
+class Observer(Protocol):
+    """What a model tells of its doings, on the event loop."""
+
+    def computed(self, report: Report) -> None:
+        """One engine call has ended. Those on golden rows are told of only if they failed."""
+
+    def scored(self, elbo: Array, score: Array, p_value: Array) -> None:
+        """Rows have been scored just as the held-out rows were; each argument has shape (batch,)."""
+
+
+class Unobserved:
+    """An observer, of any bundle, that takes no notice."""
+
+    def __init__(self, bundle: Bundle) -> None: ...
+
+    def computed(self, report: Report) -> None: ...
+
+    def scored(self, elbo: Array, score: Array, p_value: Array) -> None: ...
+
+
 @dataclass(frozen=True)
 class _Plan:
     """How rows get their bounds and their score, where their own values make no difference.
@@ -57,6 +77,7 @@ class _Plan:
         sign: Of the column in the score.
         by_graph: Whether the graph `scores` gives the column.
         held_out: Scores made in the same way, for the p-values; None where the bundle has none.
+        default: Whether all is as the bundle would have it.
     """
 
     draws: int
@@ -66,6 +87,7 @@ class _Plan:
     sign: int
     by_graph: bool
     held_out: Array | None
+    default: bool
 
     def score(self, made: Mapping[str, Array]) -> dict[str, Array]:
         """`score` and `p_value` from what the score is made of."""
@@ -87,13 +109,26 @@ class Model:
         BundleError: The engine's answer to the golden rows is not the bundle's.
     """
 
-    def __init__(self, bundle: Bundle, make_engine: MakeEngine, limits: Limits) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        make_engine: MakeEngine,
+        limits: Limits,
+        observe: Callable[[Bundle], Observer] = Unobserved,
+    ) -> None:
         self.bundle = bundle
         self.manifest = bundle.manifest
         self._limits = limits
         engine = make_engine(bundle)
         prove(engine, bundle)
-        self._batcher = Batcher(engine, max_batch=limits.max_batch, max_queue=limits.max_queue, lanes=limits.lanes)
+        self._observer = observe(bundle)
+        self._batcher = Batcher(
+            engine,
+            max_batch=limits.max_batch,
+            max_queue=limits.max_queue,
+            lanes=limits.lanes,
+            observe=functools.partial(_tell, self._observer),
+        )
         self._watchdog = Watchdog(bundle, self._batcher, make_engine, limits.engine_timeout)
         # Caches of functions of the bundle, not of methods: in a circle the model would outlast its last use.
         self._bank = functools.lru_cache(maxsize=16)(functools.partial(_bank, bundle))
@@ -236,6 +271,8 @@ class Model:
             )
         cost = len(x) * draws * (1 + plan.refine + replaced)
         columns = await self._compute(cost, lambda: self._bounds(x, plan, explain=explain))
+        if plan.default:
+            self._observer.scored(columns["elbo"], columns["score"], columns["p_value"])
         if fdr is not None:
             columns["discovery"] = discoveries(columns["p_value"], fdr)
         return columns
@@ -335,7 +372,13 @@ def _plan(
     calibrated = (manifest.num_draws, manifest.seed, manifest.calibration.refine if score == "regret" else 0)
     # What a graph gives is made without draws.
     valid = score in manifest.scores and (by_graph or made == calibrated)
-    return _Plan(*made, *SCORES[score], by_graph, bundle.calibration[score] if valid else None)
+    held_out = bundle.calibration[score] if valid else None
+    return _Plan(*made, *SCORES[score], by_graph, held_out, (*made, score) == (*calibrated, manifest.default_score))
+
+
+def _tell(observer: Observer, report: Report) -> None:
+    if report.key != GOLDEN or report.failed:
+        observer.computed(report)
 
 
 def _seed(bundle: Bundle, seed: int | None) -> int:

@@ -10,6 +10,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator
+from functools import cache
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any
@@ -24,18 +25,24 @@ from service.errors import (
     STATUS,
     DeadlineError,
     EncodingError,
+    InvalidError,
     LowerboundError,
     OverloadedError,
     RequestError,
     UnauthorizedError,
 )
+from service.logs import ORIGIN, Origin, access, log_access
 from service.protocol import ProtocolError
 from service.schemas import Problem
+from service.telemetry import Labels, Telemetry
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 REQUEST_ID_HEADER = "X-Request-ID"
 
 _REQUEST_ID_KEY = REQUEST_ID_HEADER.lower().encode()
+_CLOSED = 499
+"""The status under which requests are counted whose clients left: they get no answer. nginx's convention."""
+
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 """Ids that are echoed: visible ASCII, of a length that fits a log line; any other is replaced."""
 
@@ -57,10 +64,14 @@ class Envelope:
     Args:
         app: What is inside.
         timeout: Seconds after which a request is given up.
+        telemetry: What counts the requests.
+        labels: Under which; from the route that answers if not given.
     """
 
-    def __init__(self, app: ASGIApp, timeout: float) -> None:
+    def __init__(self, app: ASGIApp, timeout: float, telemetry: Telemetry, labels: Labels | None = None) -> None:
         self._app = app
+        self._telemetry = telemetry
+        self._labels = labels
         self._time_limit = _TimeLimit(timeout)
         self._ids = _unique_ids()
 
@@ -69,12 +80,15 @@ class Envelope:
             await self._app(scope, receive, send)
             return
         request_id = _given_id(scope["headers"]) or next(self._ids)
-        started = False
+        origin = Origin(request_id, scope["headers"])
+        ORIGIN.set(origin)  # Each request has a task, and so a context, of its own.
+        began = self._telemetry.began()
+        status = _CLOSED
 
         async def send_with_id(message: Message) -> None:
-            nonlocal started
+            nonlocal status
             if message["type"] == "http.response.start":
-                started = True
+                status = message["status"]
                 message["headers"] = [*message["headers"], (_REQUEST_ID_KEY, request_id)]
             await send(message)
 
@@ -82,15 +96,31 @@ class Envelope:
             with self._time_limit:
                 await self._app(scope, receive, send_with_id)
         except Exception as error:
-            if started:
+            if status != _CLOSED:
                 raise
             await self._failed(scope, error, request_id.decode())(scope, receive, send_with_id)
+        finally:
+            labels = self._labels or self._find_labels(scope)
+            seconds = self._telemetry.ended(labels, status, began)
+            if access.isEnabledFor(logging.INFO):
+                log_access(origin, *labels, status, seconds)
+
+    def _find_labels(self, scope: Scope) -> Labels:
+        """Those of a request on its way back from the router, which leaves the route's template without its prefix."""
+        given = scope.get("path_params", {})
+        name, version = given.get("name", ""), given.get("version", "")
+        path = scope["path"] if "route" in scope else ""
+        for prefix, value, parameter in (("/models/", name, "{name}"), ("/versions/", version, "{version}")):
+            path = path.replace(f"{prefix}{value}", prefix + parameter, 1) if value else path
+        return self._telemetry.labels(scope["method"], path, name.partition(".")[0])
 
     def _failed(self, scope: Scope, error: Exception, request_id: str) -> JSONResponse:
         match error:
             case LowerboundError():
+                self._telemetry.rejected(_reason(type(error).__name__))
                 return _render(scope, error)
             case RequestValidationError():
+                self._telemetry.rejected(_reason(InvalidError.__name__))
                 first = error.errors()[0]
                 location = ".".join(str(part) for part in first["loc"])
                 return _answer(scope, HTTPStatus.UNPROCESSABLE_ENTITY, first["msg"], location)
@@ -161,6 +191,12 @@ def _given_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
         if name == _REQUEST_ID_KEY:
             return value if _REQUEST_ID.fullmatch(value) else None
     return None
+
+
+@cache
+def _reason(kind: str) -> str:
+    """`too_large` for `TooLargeError`, and so on."""
+    return re.sub(r"\B([A-Z])", r"_\1", kind.removesuffix("Error")).lower()
 
 
 def _unique_ids() -> Iterator[bytes]:

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from service.bundle import MANIFEST, Bundle, read_bundle, versions
 from service.catalogue import Catalogue
 from service.engine import Device, Engine, OnnxEngine
 from service.errors import BundleError, LowerboundError
-from service.model import Limits, Model
+from service.model import Limits, Model, Observer, Unobserved
 from service.signature import TrustedKeys
 from service.threads import in_thread
 
@@ -62,6 +62,7 @@ class Repository:
         device: See `OnnxEngine`.
         limits: For each model.
         trusted: See `read_bundle`.
+        observe: See `Model`.
 
     Attributes:
         catalogue: What is served now.
@@ -78,12 +79,14 @@ class Repository:
         device: Device,
         limits: Limits,
         trusted: TrustedKeys | None = None,
+        observe: Callable[[Bundle], Observer] = Unobserved,
     ) -> None:
         self._folder = folder
         self._default_model = default_model
         self._device = device
         self._limits = limits
         self._trusted = trusted
+        self._observe = observe
         self.catalogue = Catalogue({}, None)
         self._refusals: dict[_Address, _Refusal] = {}
         self._leaving: set[asyncio.Task[None]] = set()
@@ -216,7 +219,7 @@ class Repository:
         bundle = read_bundle(folder, self._trusted)
         if (bundle.manifest.name, bundle.manifest.version) != address:
             raise BundleError(f"{folder}: the manifest names another model or version")
-        return Model(bundle, partial(_make_engine, self._device), self._limits)
+        return Model(bundle, partial(_make_engine, self._device), self._limits, self._observe)
 
 
 def _make_engine(device: Device, bundle: Bundle) -> Engine:

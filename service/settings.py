@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.engine import Device
+from service.logs import Format
 from service.noise import MAX_DRAWS
 from service.repository import DEFAULT_REPOSITORY
 
@@ -29,6 +30,7 @@ class Settings(BaseSettings):
         cli_kebab_case=True,
         cli_hide_none_type=True,
         cli_avoid_json=True,
+        cli_implicit_flags=True,
     )
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
@@ -70,3 +72,5 @@ class Settings(BaseSettings):
         default=(), description="PEM files of public keys, separated by commas, one of which must have signed a bundle."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What is logged.")
+    log_format: Format = Field(default="text", description="text, or json: one object a line.")
+    access_log: bool = Field(default=False, description="Log every request, at level info.")

@@ -30,6 +30,9 @@ PAUSE = 1.0
 PATIENCE = 60.0
 """Seconds that an engine may take to be made and tried; where it takes longer, the device hangs."""
 
+GOLDEN = "golden"
+"""The key of the works that find out how the engine does."""
+
 EXIT_STATUS = 70
 """Of a process that ends because it has no engine: EX_SOFTWARE of sysexits.h."""
 
@@ -117,7 +120,7 @@ class Watchdog:
             logger.error("%s: an engine call takes %.1f seconds already", self._name, seconds)
             return math.inf
         golden = self._bundle.golden["elbo"]
-        work = Work("elbo", {"x": golden["x"]}, {"noise": golden["noise"]}, "golden", len(golden["noise"]))
+        work = Work("elbo", {"x": golden["x"]}, {"noise": golden["noise"]}, GOLDEN, len(golden["noise"]))
         try:
             async with asyncio.timeout(self._limit):
                 return golden_error(await self._batcher.submit(work, first=True), self._bundle)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 Serve = Callable[..., AbstractContextManager[httpx.Client]]
 
@@ -45,6 +46,15 @@ def _wait_until_ready(client: httpx.Client, process: subprocess.Popen[bytes], lo
         except httpx.TransportError:
             time.sleep(0.1)
     pytest.fail(f"the service did not start:\n{log.read_text()}")
+
+
+def samples(metrics: str) -> dict[tuple[str, ...], float]:
+    """Every sample by its name and the values of its labels, these in the order of their names."""
+    return {
+        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(metrics)
+        for sample in family.samples
+    }
 
 
 @pytest.fixture(scope="session")

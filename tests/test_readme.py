@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from service.manifest import BOUNDS, OPTIONAL_GRAPHS, REQUIRED_GRAPHS, ImageInput, signature
 from service.settings import Settings
@@ -33,6 +34,10 @@ def blocks(language: str) -> list[str]:
 def first_column(text: str) -> list[str]:
     """The code words that open the rows of the tables in a text."""
     return re.findall(r"^\| `([^`]+)`", text, re.MULTILINE)
+
+
+def code_words(text: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", text)
 
 
 def assert_nearly_equal(real: Any, shown: Any) -> None:
@@ -84,12 +89,25 @@ def test_the_file_table_is_complete() -> None:
 
 
 def test_the_option_table_is_complete() -> None:
-    text = section("Serve")
+    text = section("Serve").partition("\n### ")[0]
     assert first_column(text) == [f"--{name.replace('_', '-')}" for name in Settings.model_fields]
     for name, field in Settings.model_fields.items():
         assert f"| `LOWERBOUND_{name.upper()}` |" in text
         assert field.description is not None
         assert field.description in text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are measured under /proc")
+def test_the_table_of_metrics_is_complete(digits: httpx.Client) -> None:
+    labels: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(digits.get("/metrics").text):
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels[name] = {label for sample in family.samples for label in sample.labels} - {"le"}
+    rows = re.findall(r"^\| (`lowerbound_.*?|`process_.*?) \| (.*?) \|", section("Serve"), re.MULTILINE)
+    listed = {name: set(code_words(given)) for names, given in rows for name in code_words(names)}
+    assert listed.keys() == labels.keys()
+    for name, expected in labels.items():
+        assert expected in (set(), listed[name])  # None where nothing has happened yet.
 
 
 def test_the_endpoint_table_is_complete(digits: httpx.Client) -> None:

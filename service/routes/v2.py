@@ -19,6 +19,7 @@ from service.compression import decompress
 from service.errors import DeadlineError, InvalidError, NotFoundError, RequestError
 from service.exchange import MODEL_HEADERS, identify, read_bytes
 from service.instances import parse_instances, parse_latents
+from service.logs import count_rows
 from service.manifest import TabularInput, Tensor
 from service.model import Model
 from service.protocol import (
@@ -263,6 +264,7 @@ async def infer(
         except TimeoutError as error:
             raise DeadlineError(f"not answered within {parameters.timeout:,} microseconds") from error
         measured.inference_count += len(tensor)
+        count_rows(len(tensor))
     binary = {name for name, own in wanted.items() if (parameters.binary_data_output if own is None else own)}
     head = {"id": inference.id} if inference.id is not None else {}
     head |= {"model_name": graph.name, "model_version": graph.version}

@@ -18,6 +18,7 @@ import pytest
 from service.access import SHORTEST, _Guard, is_loopback, read_keys
 from service.errors import KeysError
 from service.problems import PROBLEM_MEDIA_TYPE
+from service.telemetry import Telemetry
 from tests.conftest import run_server
 
 Refused = Callable[..., CompletedProcess[str]]
@@ -230,7 +231,7 @@ def test_the_way_to_an_answer_does_not_depend_on_the_key(tmp_path: Path) -> None
     async def app(*_: Any) -> None: ...
 
     (tmp_path / "keys").write_text(f"{OLD}\n{NEW}\n{THIRD}\n")
-    guard = _Guard(app, read_keys(tmp_path / "keys"), 1)
+    guard = _Guard(app, read_keys(tmp_path / "keys"), 1, Telemetry(1))
     ways = [
         calls(guard, f"Bearer {key}".encode())
         for key in (OLD, NEW, THIRD, "~" + OLD[1:], OLD[:-1] + "~", OLD[:12], "", "0" * 100)

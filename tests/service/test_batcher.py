@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import FlakyFailure
 
 from service import batcher as batcher_module
-from service.batcher import Batcher, Work
+from service.batcher import Batcher, Report, Work
 from service.errors import NotReadyError, OverloadedError
 
 Array = npt.NDArray[Any]
@@ -75,12 +75,13 @@ def with_batcher(
     start: bool = True,
     kind: type[Batcher] = Batcher,
     patience: float = 30,
+    observe: Callable[[Report], None] = lambda report: None,
 ) -> None:
     """Run a scenario; afterwards nothing may be left in the queue."""
 
     async def main() -> None:
         engine = Arithmetic()
-        batcher = kind(engine, max_batch=max_batch, max_queue=max_queue, lanes=lanes)
+        batcher = kind(engine, max_batch=max_batch, max_queue=max_queue, lanes=lanes, observe=observe)
         if start:
             batcher.start()
         try:
@@ -433,3 +434,34 @@ def test_lanes_compute_side_by_side() -> None:
         assert engine.most_under_way == 2
 
     with_batcher(scenario, lanes=2)
+
+
+def test_every_engine_call_is_reported() -> None:
+    reports: list[Report] = []
+
+    async def scenario(batcher: Batcher, engine: Arithmetic) -> None:
+        engine.may_go_on.clear()
+        first = asyncio.create_task(batcher.submit(work(1, 2, draws=2)))
+        await until_busy(engine)
+        others = [work(*range(10), graph="shift", draws=2), work(20, draws=2), work(POISON, draws=2)]
+        waiting = [asyncio.create_task(batcher.submit(other)) for other in others]
+        await asyncio.sleep(0.1)
+        engine.may_go_on.set()
+        await asyncio.gather(first, *waiting, return_exceptions=True)
+
+    with_batcher(scenario, observe=reports.append)
+    ran = [(report.graph, report.rows, report.draws, len(report.waits), report.failed) for report in reports]
+    assert ran[0] == ("double", 2, 2, 1, False)
+    assert [report for report in ran if report[0] == "shift"] == [
+        ("shift", 4, 2, 1, False),
+        ("shift", 4, 2, 0, False),
+        ("shift", 2, 2, 0, False),
+    ]
+    # Two works together, then each alone, one being at fault.
+    assert [report for report in ran[1:] if report[0] == "double"] == [
+        ("double", 2, 2, 0, True),
+        ("double", 1, 2, 1, False),
+        ("double", 1, 2, 0, True),
+    ]
+    assert 0 <= reports[0].waits[0] < 0.1 < reports[0].seconds < 30
+    assert all(0.1 < wait < 30 for report in reports[1:] for wait in report.waits)

@@ -72,7 +72,7 @@ def test_every_path_is_there(page: dict[str, Any]) -> None:
     families = [*COMPUTING, "/model"]
     expected = {prefix + family for prefix in PREFIXES for family in families}
     ordinary = {path for path in page["paths"] if not path.startswith("/v2")}  # Those are in test_v2.py.
-    assert ordinary == expected | {"/models", "/health/live", "/health/ready"}
+    assert ordinary == expected | {"/models", "/health/live", "/health/ready", "/metrics"}
 
 
 def test_operations_have_names_of_their_own(page: dict[str, Any]) -> None:
@@ -184,6 +184,13 @@ def test_plain_answers_are_documented(digits: httpx.Client, page: dict[str, Any]
     assert set(answer.json()) == set(schema["properties"])
     assert "503" in page["paths"]["/health/ready"]["get"]["responses"]
     assert "404" in page["paths"]["/model"]["get"]["responses"]
+
+
+@pytest.mark.parametrize("accept", ["*/*", "application/openmetrics-text"])
+def test_metrics_are_documented(digits: httpx.Client, page: dict[str, Any], accept: str) -> None:
+    answer = digits.get("/metrics", headers={"Accept": accept})
+    media_type = answer.headers["Content-Type"].partition(";")[0]
+    assert media_type in page["paths"]["/metrics"]["get"]["responses"]["200"]["content"]
 
 
 def test_the_fields_of_the_answers_are_the_schemas(digits: httpx.Client, page: dict[str, Any]) -> None:

@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 
 from service.bundle import Bundle
+from service.telemetry import FOLDER, INTERVAL
+from tests.conftest import samples
 from tests.service.versions import publish
 
 if sys.platform != "linux":
@@ -116,15 +118,55 @@ def test_both_answer_the_same_bits(workers: Workers, digits_bundle: Bundle) -> N
     assert answers[0] == answers[1]
 
 
+def metrics(workers: Workers) -> dict[tuple[str, ...], float]:
+    time.sleep(3 * INTERVAL)
+    return samples(workers.ask(path="/metrics").raise_for_status().text)
+
+
+def environment(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return dict(line.split("=", 1) for line in lines if "=" in line)
+
+
+def test_metrics_are_those_of_all(workers: Workers, digits_bundle: Bundle) -> None:
+    requests = ("lowerbound_http_requests_total", "POST", "digits", "/encode", "200")
+    rows = ("lowerbound_batch_rows_sum", "encoder", "digits", "1")
+    body = npy(digits_bundle.golden["elbo"]["x"][:3])
+    assert requests not in metrics(workers)
+    for count, pid in enumerate(workers.pids(), start=1):
+        with workers.only(pid):
+            workers.ask("POST", "/encode", content=body, headers=NPY).raise_for_status()
+            time.sleep(3 * INTERVAL)
+        for asked in workers.pids():
+            with workers.only(asked):
+                found = metrics(workers)
+            assert (found[requests], found[rows]) == (count, 3 * count)
+            assert found["lowerbound_drift_martingale", "digits", "1"] == pytest.approx(1, abs=1e-2)
+            assert {int(key[1]) for key in found if key[0] == "process_open_fds"} == workers.pids()
+
+
 def test_one_that_is_killed_is_replaced(workers: Workers) -> None:
     before = workers.pids()
     killed, stays = sorted(before)
+    counted = metrics(workers)
+    time.sleep(3 * INTERVAL)  # Or who answered that might be stopped before it has said that it is done.
+    with (
+        workers.only(killed),
+        socket.create_connection((httpx.URL(workers.url).host, httpx.URL(workers.url).port)) as one,
+    ):
+        one.sendall(b"POST /encode HTTP/1.1\r\nHost: any\r\nContent-Length: 9\r\n\r\n")  # And never the body.
+        assert metrics(workers)["lowerbound_http_requests_in_flight",] == 2
     os.kill(killed, signal.SIGKILL)
     until(lambda: len(workers.pids() - {killed}) == 2)
     (new,) = workers.pids() - before
     until(lambda: is_serving(workers, new))
     assert stays in workers.pids()
     assert workers.parent.poll() is None
+    after = metrics(workers)
+    total = ("lowerbound_http_requests_total", "POST", "digits", "/encode", "200")
+    assert after[total] == counted[total]
+    assert after["lowerbound_http_requests_in_flight",] == 1
+    assert {int(key[1]) for key in after if key[0] == "process_open_fds"} == workers.pids()
 
 
 def test_no_statistics_pass_for_those_of_all(workers: Workers) -> None:
@@ -172,6 +214,9 @@ def test_what_cannot_be_served_is_refused_at_once(tmp_path: Path) -> None:
 
 def test_all_stop_together(workers: Workers) -> None:
     pids = workers.pids()  # The last test: none is left for another.
+    (folder,) = {environment(pid)[FOLDER] for pid in pids}
+    assert list(Path(folder).glob("*.db"))
     workers.parent.send_signal(signal.SIGTERM)
     assert workers.parent.wait(timeout=60) == 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert not Path(folder).exists()

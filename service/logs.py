@@ -1,0 +1,99 @@
+"""Logs: lines for people or JSON for machines, which say what request they belong to.
+
+A request whose caller traces it (W3C Trace Context, header `traceparent`) has the caller's trace and span in its lines,
+so that they are found from there. The service makes no spans of its own.
+
+This module must not know about HTTP frameworks, models or arrays.
+"""
+
+import logging
+import re
+from collections.abc import Iterable
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import orjson
+
+Format = Literal["text", "json"]
+
+access = logging.getLogger("service.access")
+"""Has one line for each request, if anybody wants it."""
+
+_TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
+
+
+class Origin:
+    """The request that a line belongs to.
+
+    Args:
+        request_id: Its id.
+        headers: Its headers; looked into only if there is a line.
+
+    Attributes:
+        rows: The rows of its answer, once there are any.
+    """
+
+    __slots__ = ("_headers", "request_id", "rows")
+
+    def __init__(self, request_id: bytes, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        self.request_id = request_id
+        self._headers = headers
+        self.rows: int | None = None
+
+    def describe(self) -> dict[str, str]:
+        """The ids that a line carries: `request_id`, and `trace_id` and `span_id` of the caller's, if it has any."""
+        ids = {"request_id": self.request_id.decode()}
+        given = [value for name, value in self._headers if name == b"traceparent"]
+        if len(given) == 1 and (found := _TRACEPARENT.fullmatch(given[0])) and not (found[1] == b"00" and found[4]):
+            ids |= {"trace_id": found[2].decode(), "span_id": found[3].decode()}
+        return ids
+
+
+ORIGIN: ContextVar[Origin | None] = ContextVar("origin", default=None)
+"""The request being answered."""
+
+
+def count_rows(rows: int) -> None:
+    """Note how many rows the answer to the present request has."""
+    if origin := ORIGIN.get():
+        origin.rows = rows
+
+
+def log_access(origin: Origin, method: str, route: str, model: str, status: int, seconds: float) -> None:
+    """One line for a request that has ended."""
+    fields = {"method": method, "route": route, "model": model, "status": status, "rows": origin.rows}
+    fields["duration_seconds"] = round(seconds, 6)
+    access.info(
+        "%s",
+        " ".join(f"{name}={value}" for name, value in fields.items() if value is not None),
+        extra={"fields": fields},
+    )
+
+
+def configure(level: str, style: Format, *, every_request: bool) -> None:
+    """Log what is at least of this level to standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(
+        _Json() if style == "json" else logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    )
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+    access.setLevel(logging.INFO if every_request else logging.WARNING)
+
+
+class _Json(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if origin := ORIGIN.get():
+            line |= origin.describe()
+        line |= getattr(record, "fields", {})
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return orjson.dumps(line).decode()
