@@ -473,7 +473,8 @@ class Process:
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_requests_under_way_are_answered_before_the_end(tmp_path: Path, workers: str) -> None:
-    with Process(tmp_path, "--workers", workers) as process, contextlib.ExitStack() as stack:
+    arguments = ("--workers", workers, "--max-queue", "100000000")
+    with Process(tmp_path, *arguments) as process, contextlib.ExitStack() as stack:
         busy = [stack.enter_context(Client(process.port)) for _ in range(6)]
         idle, half = (stack.enter_context(Client(process.port)) for _ in range(2))
         idle.send(LIVE)
