@@ -48,6 +48,27 @@ def _wait_until_ready(client: httpx.Client, process: subprocess.Popen[bytes], lo
     pytest.fail(f"the service did not start:\n{log.read_text()}")
 
 
+def wait_until(
+    condition: Callable[[], object], seconds: float, ignoring: type[Exception] | tuple[type[Exception], ...] = ()
+) -> None:
+    """Wait for a condition; the exceptions that are ignored say that it does not hold yet."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            if condition():
+                return
+        except ignoring:
+            pass
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def process_of(client: httpx.Client) -> int:
+    """The server that a client from `run_server` talks to."""
+    command = ["pgrep", "-f", f"service --port {client.base_url.port}"]
+    return int(subprocess.run(command, capture_output=True, check=True, text=True).stdout.split()[0])
+
+
 def samples(metrics: str) -> dict[tuple[str, ...], float]:
     """Every sample by its name and the values of its labels, these in the order of their names."""
     return {

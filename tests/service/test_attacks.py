@@ -5,11 +5,10 @@ import io
 import json
 import re
 import socket
-import subprocess
 import sys
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
@@ -18,7 +17,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from tests.conftest import Serve
+from tests.conftest import Serve, process_of
 
 if sys.platform != "linux":
     pytest.skip("memory is read under /proc", allow_module_level=True)
@@ -58,10 +57,8 @@ ONE = [[0] * 8 for _ in range(8)]
 @pytest.fixture(scope="module")
 def victim(serve: Serve) -> Iterator[Victim]:
     with serve("--max-body", str(BODY), "--lanes", "1", "--timeout", "20") as client:
-        port = client.base_url.port
-        found = subprocess.run(["pgrep", "-f", f"service --port {port}"], capture_output=True, check=True, text=True)
-        started = Victim(client, int(found.stdout.split()[0]), b"")
-        yield Victim(client, started.pid, started.ask())
+        victim = Victim(client, process_of(client), b"")
+        yield replace(victim, good=victim.ask())
 
 
 # Bodies

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from service.repository import DEFAULT_REPOSITORY
-from tests.conftest import Serve
+from tests.conftest import Serve, process_of
 from tests.service.test_workers import is_serving, start, until
 
 if sys.platform != "linux":
@@ -29,11 +29,6 @@ if sys.platform != "linux":
 
 ONE = [[0] * 8 for _ in range(8)]
 COMMAND = [sys.executable, "-m", "service"]
-
-
-def process_of(client: httpx.Client) -> int:
-    pattern = f"service --port {client.base_url.port}"
-    return int(subprocess.run(["pgrep", "-f", pattern], capture_output=True, check=True, text=True).stdout.split()[0])
 
 
 def alive(group: int) -> bool:

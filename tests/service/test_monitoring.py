@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import service
 from service.bundle import Bundle
+from tests.conftest import wait_until
+
+until = partial(wait_until, seconds=60, ignoring=httpx.HTTPError)
 
 Serve = Callable[..., AbstractContextManager[httpx.Client]]
 
@@ -179,15 +183,3 @@ def test_prometheus_scrapes_it(tmp_path: Path, serve: Serve, digits_bundle: Bund
         for query in queries():
             if "rejected" not in query:  # Nothing was.
                 assert ask(query), query
-
-
-def until(condition: Callable[[], Any], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            if condition():
-                return
-        except httpx.HTTPError:
-            pass
-        assert time.monotonic() < deadline
-        time.sleep(0.2)

@@ -9,6 +9,7 @@ import signal
 import time
 import weakref
 from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from service.model import Limits
 from service.repository import Repository
 from service.settings import Settings
 from tests.benchmarks import swap
-from tests.conftest import Serve
+from tests.conftest import Serve, wait_until
 from tests.service.exchanges import NPY, assert_problem, npy
 from tests.service.versions import DAMAGES, NAME, ROWS, answers, garble, make, publish, tamper
+
+until = partial(wait_until, seconds=30)
 
 LIMITS = Limits(max_batch=64, max_queue=4096, max_draws=64, lanes=1, engine_timeout=30)
 BODY = npy(ROWS[:3])
@@ -42,13 +45,6 @@ def client(serve: Serve, folder: Path) -> Iterator[httpx.Client]:
     """Of a server that follows the folder."""
     with serve("--models", str(folder), "--poll", "0.05", "--lanes", "1") as following:
         yield following
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def models(client: httpx.Client) -> Any:

@@ -7,7 +7,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -17,7 +18,9 @@ import orjson
 import pytest
 
 from service.cycle import HIGH_WATER
-from tests.conftest import Serve
+from tests.conftest import Serve, wait_until
+
+until = partial(wait_until, seconds=10)
 
 ROW = [[0] * 8] * 8
 BODY = orjson.dumps({"instances": [ROW]})
@@ -413,13 +416,6 @@ def asked(port: int, request: bytes) -> int:
         return client.answer()[0]
 
 
-def until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize("size", [0, HIGH_WATER + 1, 3 * HIGH_WATER])
 def test_a_request_ends_with_its_connection(serve: Serve, size: int) -> None:
     with serve("--max-queue", "4000000", "--lanes", "1", "--timeout", "600") as client:
@@ -450,18 +446,12 @@ class Process:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 
     def __enter__(self) -> Self:
-        until(self._answers, 60)
+        wait_until(lambda: asked(self.port, LIVE) == 200, 60, OSError)
         return self
 
     def __exit__(self, *error: object) -> None:
         self._process.kill()
         self._process.wait()
-
-    def _answers(self) -> bool:
-        try:
-            return asked(self.port, LIVE) == 200
-        except OSError:
-            return False
 
     def stop(self) -> None:
         self._process.send_signal(signal.SIGTERM)

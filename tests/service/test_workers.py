@@ -7,9 +7,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ import pytest
 
 from service.bundle import Bundle
 from service.telemetry import FOLDER, INTERVAL
-from tests.conftest import samples
+from tests.conftest import samples, wait_until
 from tests.service.versions import publish
+
+until = partial(wait_until, seconds=60, ignoring=(httpx.TransportError, OSError))
 
 if sys.platform != "linux":
     pytest.skip("processes are looked up under /proc", allow_module_level=True)
@@ -55,18 +58,6 @@ class Workers:
         finally:
             for other in others:
                 os.kill(other, signal.SIGCONT)
-
-
-def until(condition: Callable[[], Any], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            if condition():
-                return
-        except (httpx.TransportError, OSError):
-            pass
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def start(tmp_path: Path, *arguments: str) -> Workers:
