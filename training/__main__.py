@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from pydantic import ValidationError
 from rich.console import Console
 
 from service import noise
@@ -25,29 +26,39 @@ from training.recipes import Recipe, names
 from training.resampling import training_rows
 from training.runs import open_run
 
+COMMANDS = {"evaluate": evaluate.main, "sign": sign.main}
+"""What is no recipe."""
+
 console = Console(stderr=True, soft_wrap=True)
 
 
 def main(arguments: list[str]) -> int:
-    """Train, and print the bundle's folder; returns the exit status."""
+    """Do what the arguments say; returns the exit status."""
     if not arguments or arguments[0].startswith("-"):
         console.print(f"{__doc__}\nrecipes: {', '.join(names())}, or a .yaml file; RECIPE --help lists the fields")
         return 0 if arguments in (["-h"], ["--help"]) else 2
-    if arguments[0] == "evaluate":
-        return evaluate.main(arguments[1:])
-    if arguments[0] == "sign":
-        return sign.main(arguments[1:])
+    kind, *rest = arguments
     try:
-        if folder := train(Recipe.read(arguments[0], arguments[1:])):
+        if command := COMMANDS.get(kind):
+            command(rest)
+        elif folder := train(Recipe.read(kind, rest)):
             print(folder)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        return _fail("; ".join(problems))
     except (LowerboundError, OSError) as error:
-        console.print(f"error: {error}", style="red", markup=False)
-        return 1
+        return _fail(str(error))
     except KeyboardInterrupt:
         resume = " ".join(["python -m training", *(a for a in arguments if a != "--resume"), "--resume"])
-        console.print(f"interrupted; every finished epoch is kept. Go on with: {resume}", markup=False)
+        kept = "nothing is written" if kind in COMMANDS else f"every finished epoch is kept. Go on with: {resume}"
+        console.print(f"interrupted; {kept}", markup=False)
         return 130
     return 0
+
+
+def _fail(problem: str) -> int:
+    console.print(f"error: {problem}", style="red", markup=False)
+    return 1
 
 
 def train(recipe: Recipe) -> Path | None:

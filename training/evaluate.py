@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field
 from pydantic_settings import BaseSettings, CliApp, CliImplicitFlag, CliPositionalArg, SettingsConfigDict
 from rich.console import Console
 from rich.markup import escape
@@ -84,27 +84,20 @@ class Rows:
     train: Array | None
 
 
-def main(arguments: list[str]) -> int:
-    """Evaluate, print the tables, write the report; returns the exit status."""
-    console = Console(stderr=True, soft_wrap=True)
-    try:
-        options = CliApp.run(Evaluation, cli_args=arguments)
-        report = evaluate(options)
-        options.out.write_text(json.dumps(report, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
-    except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        console.print(f"error: {'; '.join(problems)}", style="red", markup=False)
-        return 1
-    except (LowerboundError, OSError) as error:
-        console.print(f"error: {error}", style="red", markup=False)
-        return 1
-    except KeyboardInterrupt:
-        console.print("interrupted; nothing is written")
-        return 130
+def main(arguments: list[str]) -> None:
+    """Evaluate, print the tables, write the report.
+
+    Raises:
+        ValidationError: The arguments are wrong.
+        LowerboundError: The bundle or the data cannot be used.
+        OSError: The report cannot be written.
+    """
+    options = CliApp.run(Evaluation, cli_args=arguments)
+    report = evaluate(options)
+    options.out.write_text(json.dumps(report, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
     for table in tables(report):
         Console(soft_wrap=True).print(table)
-    console.print(f"report: {options.out}", markup=False)
-    return 0
+    Console(stderr=True, soft_wrap=True).print(f"report: {options.out}", markup=False)
 
 
 def evaluate(options: Evaluation) -> Report:
