@@ -77,7 +77,9 @@ class _Plan:
         sign: Of the column in the score.
         by_graph: Whether the graph `scores` gives the column.
         held_out: Scores made in the same way, for the p-values; None where the bundle has none.
-        default: Whether all is as the bundle would have it.
+        explain: Whether to say where the bounds come from.
+        by_cell: And, of a table, how strange each cell is: bounds of as many rows more as the row has cells.
+        default: Whether all that makes the score is as the bundle would have it.
     """
 
     draws: int
@@ -87,6 +89,8 @@ class _Plan:
     sign: int
     by_graph: bool
     held_out: Array | None
+    explain: bool
+    by_cell: bool
     default: bool
 
     def score(self, made: Mapping[str, Array]) -> dict[str, Array]:
@@ -261,16 +265,16 @@ class Model:
         draws = plan.draws
         self._check_size(len(x), draws, "query.num_draws")
         self._check_size(len(x) * (1 + plan.refine), draws, "query.refine")
-        replaced = x.shape[1] if explain and isinstance(self.manifest.input, TabularInput) else 0
-        self._check_size(len(x) * (1 + replaced), draws, "query.explain")
+        cells = x.shape[1] if plan.by_cell else 0
+        self._check_size(len(x) * (1 + cells), draws, "query.explain")
         if fdr is not None and plan.held_out is None:
             raise InvalidError(
                 "without valid p-values no false-discovery rate can be kept: ask for a calibrated score, with the "
                 "bundle's own draws, seed and refinement",
                 "query.fdr",
             )
-        cost = len(x) * draws * (1 + plan.refine + replaced)
-        columns = await self._compute(cost, lambda: self._bounds(x, plan, explain=explain))
+        cost = len(x) * draws * (1 + plan.refine + cells)
+        columns = await self._compute(cost, lambda: self._bounds(x, plan))
         if plan.default:
             self._observer.scored(columns["elbo"], columns["score"], columns["p_value"])
         if fdr is not None:
@@ -298,7 +302,7 @@ class Model:
     async def _decode(self, z: Array) -> Array:
         return (await self._batcher.submit(Work("decoder", {"z": z})))["x_mean"]
 
-    async def _bounds(self, x: Array, plan: _Plan, *, explain: bool) -> dict[str, Array]:
+    async def _bounds(self, x: Array, plan: _Plan) -> dict[str, Array]:
         """The columns of `elbo` that depend on one row each."""
         draws = plan.draws
         shared, key = {"noise": self._bank(plan.seed, draws)}, (plan.seed, draws)
@@ -320,9 +324,9 @@ class Model:
         if not at_once:
             made = await self._batcher.submit(Work("scores", {"x": x})) if plan.by_graph else columns
             columns |= plan.score(made)
-        if explain:
+        if plan.explain:
             columns |= await self._batcher.submit(Work("explain", {"x": x}, shared, key, draws))
-        if explain and isinstance(self.manifest.input, TabularInput):
+        if plan.by_cell:
             columns |= await self._surprise(x, amortised, shared, key, draws)
         return columns
 
@@ -372,8 +376,17 @@ def _plan(
     calibrated = (manifest.num_draws, manifest.seed, manifest.calibration.refine if score == "regret" else 0)
     # What a graph gives is made without draws.
     valid = score in manifest.scores and (by_graph or made == calibrated)
-    held_out = bundle.calibration[score] if valid else None
-    return _Plan(*made, *SCORES[score], by_graph, held_out, (*made, score) == (*calibrated, manifest.default_score))
+    column, sign = SCORES[score]
+    return _Plan(
+        *made,
+        column,
+        sign,
+        by_graph,
+        bundle.calibration[score] if valid else None,
+        explain,
+        explain and isinstance(manifest.input, TabularInput),
+        (*made, score) == (*calibrated, manifest.default_score),
+    )
 
 
 def _tell(observer: Observer, report: Report) -> None:
