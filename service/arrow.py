@@ -88,7 +88,7 @@ def _array(column: Any) -> Array | None:
     values = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # Combining one would copy it.
     if tensor is not None:
         if tensor.permutation not in (None, list(range(len(tensor.shape)))):
-            raise NotImplementedError("its elements are permuted")
+            raise ValueError("its elements are permuted")
         values = values.storage
     while pa.types.is_fixed_size_list(values.type) and not values.null_count:
         shape.append(values.type.list_size)
