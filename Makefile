@@ -3,7 +3,7 @@
 # make serve MODELS=models                serve what was trained
 # make test                               lint, types and tests
 # make test-all                           the same, with the long tests
-# make lock                               pin what a serving image installs, by digest, in .ci/serve.lock
+# make lock                               pin what is installed, by digest, in .ci/*.lock
 # make sbom                               list what `make serve` has installed, as CycloneDX JSON, in build/sbom.json
 
 PYTHON ?= python3
@@ -35,9 +35,15 @@ test: .venv/test/done
 test-all:
 	$(MAKE) test MARKERS="slow or not slow"
 
+COMPILE := .venv/supply/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	--constraint .ci/constraints.txt
+WITHOUT_SERVE = $$(sed -n 's/^\([^= ]*\)==.*/--no-emit-package \1/p' .ci/serve.lock)
+
 lock: .venv/supply/done
-	.venv/supply/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-		--constraint .ci/constraints.txt --output-file .ci/serve.lock pyproject.toml
+	$(COMPILE) --output-file .ci/serve.lock pyproject.toml
+	$(COMPILE) --extra cuda $(WITHOUT_SERVE) --output-file .ci/cuda.lock pyproject.toml
+	echo "torch; python_version < '3'" | $(COMPILE) --override /dev/stdin \
+		--extra train $(WITHOUT_SERVE) --no-emit-package torch --output-file .ci/train.lock pyproject.toml
 
 sbom: .venv/serve/done .venv/supply/done
 	mkdir -p build

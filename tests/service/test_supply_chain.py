@@ -120,31 +120,45 @@ def test_the_hook_notes(audited: dict[str, str], tmp_path: Path) -> None:
     assert "pathlib" in (tmp_path / "marks").read_text()
 
 
-# The lock
+# The locks
 
-LOCK = (ROOT / ".ci" / "serve.lock").read_text()
+LOCKS = {path.stem: path.read_text() for path in (ROOT / ".ci").glob("*.lock")}
+UNLISTED = {"colorama", "httpx2-jsfetch", "setuptools"}
+"""What is locked for other systems, and what pip does not list."""
 
 
-def locked() -> dict[str, tuple[str, list[str]]]:
-    """For each package of the lock its version and its files' digests."""
-    entries = re.findall(r"^([\w.-]+)==(\S+)([^#]*?)(?=^\S|\Z|^ +#)", LOCK, re.MULTILINE)
+def locked(name: str) -> dict[str, tuple[str, list[str]]]:
+    """For each package of a lock its version and its files' digests."""
+    entries = re.findall(r"^([\w.-]+)==(\S+)([^#]*?)(?=^\S|\Z|^ +#)", LOCKS[name], re.MULTILINE)
     return {name: (version, re.findall(r"--hash=sha256:([0-9a-f]{64})", rest)) for name, version, rest in entries}
 
 
-def test_every_locked_file_has_a_digest() -> None:
-    packages = locked()
-    assert len(packages) == len(re.findall(r"^\w", LOCK, re.MULTILINE))
+@pytest.mark.parametrize("name", LOCKS)
+def test_every_locked_file_has_a_digest(name: str) -> None:
+    packages = locked(name)
+    assert len(packages) == len(re.findall(r"^\w", LOCKS[name], re.MULTILINE))
     assert all(digests for _, digests in packages.values())
-    assert "://" not in LOCK
+    assert "://" not in LOCKS[name]
 
 
-def test_the_lock_is_what_is_asked_for_and_what_was_tested() -> None:
+def test_the_locks_are_what_is_asked_for() -> None:
     """After a change of a dependency: `make lock`."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    packages = locked()
-    for requirement in project["dependencies"]:
-        assert re.split(r"[<>=\[;]", requirement)[0] in packages
+    train = project["optional-dependencies"]["train"]
+    for name, requirements in (("serve", project["dependencies"]), ("train", train)):
+        asked = {re.split(r"[<>=\[;]", requirement)[0] for requirement in requirements}
+        assert asked - {"torch"} <= locked(name).keys() | locked("serve").keys()
+    assert {"nvidia-cublas", "nvidia-cudnn-cu13"} <= locked("cuda").keys()
+
+
+def test_no_package_is_in_two_locks() -> None:
+    """They are installed together."""
+    names = [name for lock in LOCKS for name in locked(lock)]
+    assert len(names) == len(set(names))
+
+
+def test_the_locks_are_what_was_tested() -> None:
     tested = dict(re.findall(r"^([\w.-]+)==(.+)$", (ROOT / ".ci" / "constraints.txt").read_text(), re.MULTILINE))
     tested = {name.lower().replace("_", "-"): version for name, version in tested.items()}
-    for name, (version, _) in packages.items():
-        assert tested[name] == version
+    for name, (version, _) in (locked("serve") | locked("train")).items():
+        assert name in UNLISTED or tested[name] == version
