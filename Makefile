@@ -3,7 +3,7 @@
 # make serve MODELS=models                serve what was trained
 # make test                               lint, types and tests
 # make test-all                           the same, with the long tests
-# make lock                               pin what is installed, by digest, in .ci/*.lock
+# make lock                               pin what the images install, by digest, in .ci/*.lock
 # make sbom                               list what `make serve` has installed, as CycloneDX JSON, in build/sbom.json
 
 PYTHON ?= python3
@@ -27,6 +27,8 @@ test: .venv/test/done
 	.venv/test/bin/ruff check .
 	.venv/test/bin/ruff format --check .
 	.venv/test/bin/mypy
+	.venv/test/bin/hadolint Dockerfile
+	.venv/test/bin/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 	.venv/test/bin/coverage erase
 	.venv/test/bin/coverage run -m pytest $(if $(MARKERS),-m "$(MARKERS)",-m "not slow") $(ARGS)
 	.venv/test/bin/coverage combine --quiet

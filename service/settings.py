@@ -25,6 +25,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix="LOWERBOUND_",
+        env_ignore_empty=True,
         frozen=True,
         cli_prog_name="python -m service",
         cli_kebab_case=True,

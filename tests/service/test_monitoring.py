@@ -124,6 +124,7 @@ def test_promtool_finds_no_fault(digits: httpx.Client) -> None:
     text = digits.get("/metrics").content
     subprocess.run(["promtool", "check", "metrics"], input=text, check=True, capture_output=True)
     subprocess.run(["promtool", "check", "rules", str(ALERTS)], check=True, capture_output=True)
+    subprocess.run(["promtool", "check", "config", str(FOLDER / "prometheus.yml")], check=True, capture_output=True)
 
 
 def test_panels_do_not_overlap() -> None:
