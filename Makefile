@@ -3,6 +3,7 @@
 # make serve MODELS=models                serve what was trained
 # make test                               lint, types and tests
 # make test-all                           the same, with the long tests
+# make containers                         build the images, and try them in a Docker engine
 # make lock                               pin what the images install, by digest, in .ci/*.lock
 # make sbom                               list what `make serve` has installed, as CycloneDX JSON, in build/sbom.json
 
@@ -15,7 +16,7 @@ ARGS   ?=
 
 PIP := -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt
 
-.PHONY: serve train test test-all lock sbom clean
+.PHONY: serve train test test-all containers lock sbom clean
 
 serve: .venv/serve/done
 	.venv/serve/bin/python -m service --port $(PORT) $(if $(MODELS),--models $(MODELS)) $(ARGS)
@@ -36,6 +37,9 @@ test: .venv/test/done
 
 test-all:
 	$(MAKE) test MARKERS="slow or not slow"
+
+containers:
+	$(PYTHON) -m tests.containers
 
 COMPILE := .venv/supply/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--constraint .ci/constraints.txt

@@ -1,6 +1,6 @@
 """What can be known of the containers without an engine: their files agree with each other, the code and the locks.
 
-`make test` has `Dockerfile` and `docker-compose.yml` linted.
+`make test` has `Dockerfile` and `docker-compose.yml` linted; `make containers` tries the real thing.
 """
 
 import json
