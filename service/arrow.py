@@ -48,7 +48,7 @@ def read_stream(body: bytes, field: str) -> object:
     if not names or len(set(names)) < len(names):
         raise InvalidError(f"must have columns, of different names, not {names}", "body")
     try:
-        array = _array(table.column(0)) if names == [field] else None
+        array = read_array(table.column(0)) if names == [field] else None
     except (NotImplementedError, ValueError) as error:
         raise MalformedError(f"not a readable tensor: {error}", field) from error
     if array is not None:
@@ -70,10 +70,7 @@ def write_stream(columns: Mapping[str, Any]) -> bytes:
     Raises:
         InvalidError: Values of one key are of kinds that no column can hold together, as words and numbers.
     """
-    arrays = {name: _column(x) if isinstance(x, np.ndarray) else _records(x) for name, x in columns.items()}
-    alone = next(iter(arrays.values()))
-    whole = len(arrays) == 1 and pa.types.is_struct(alone.type)
-    batch = pa.RecordBatch.from_struct_array(alone) if whole else pa.RecordBatch.from_pydict(arrays)
+    batch = write_batch(columns)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)
@@ -81,7 +78,19 @@ def write_stream(columns: Mapping[str, Any]) -> bytes:
     return written
 
 
-def _array(column: Any) -> Array | None:
+def write_batch(columns: Mapping[str, Any]) -> pa.RecordBatch:
+    """The batch of `write_stream`.
+
+    Raises:
+        InvalidError: See there.
+    """
+    arrays = {name: _column(x) if isinstance(x, np.ndarray) else _records(x) for name, x in columns.items()}
+    alone = next(iter(arrays.values()))
+    whole = len(arrays) == 1 and pa.types.is_struct(alone.type)
+    return pa.RecordBatch.from_struct_array(alone) if whole else pa.RecordBatch.from_pydict(arrays)
+
+
+def read_array(column: Any) -> Array | None:
     """The values of fixed-size lists of numbers, or of numbers; None where there are others, or nulls."""
     shape = [len(column)]
     tensor = column.type if isinstance(column.type, pa.FixedShapeTensorType) else None

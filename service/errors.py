@@ -4,6 +4,7 @@
     ├── BundleError             a bundle is damaged, tampered with, or of another format
     ├── DeviceError             the device asked for cannot be used
     ├── KeysError               keys, of clients or of those who sign bundles, cannot be used
+    ├── FileError               a file of rows cannot be read, or their scores not written
     ├── RequestError            the client's doing; may name the place in its data
     │   ├── MalformedError      400  the bytes are not what their media type says
     │   ├── UnauthorizedError   401  a request without a key of the service
@@ -39,6 +40,10 @@ class DeviceError(LowerboundError):
 
 class KeysError(LowerboundError):
     """Keys that cannot be used. The message names the place, and never a key."""
+
+
+class FileError(LowerboundError):
+    """Rows that cannot be read from a file, or answers that cannot be written. The message names file and place."""
 
 
 class RequestError(LowerboundError):

@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect
 from service.bundle import Array
 from service.codecs import PICTURE_READERS, READERS, WRITERS, Arrow, Columns, Json, Npy, Png, Writer
 from service.errors import InvalidError, MediaTypeError, NotAcceptableError, TooLargeError
-from service.instances import picture, render_by_column, render_records
+from service.instances import picture, render
 from service.logs import count_rows
 from service.manifest import ImageInput, TabularInput
 from service.model import Model
@@ -85,13 +85,7 @@ def respond(model: Model, writer: Writer, columns: dict[str, Array]) -> Response
     if isinstance(data, ImageInput) and writer.media_type == Png.media_type:
         shown = {"picture": picture(columns["instances"], data)}
     elif isinstance(data, TabularInput) and writer.media_type != Npy.media_type:
-        render = {
-            "instances": render_records,
-            "feature_expected": render_records,
-            "feature_log_likelihood": render_by_column,
-            "feature_surprise": render_by_column,
-        }
-        shown = {name: render[name](x, data) if name in render else x for name, x in columns.items()}
+        shown = render(columns, data)
     return _Answer(writer.encode(shown), _heading(*_identity(model), writer.media_type))
 
 

@@ -55,6 +55,17 @@ def parse_latents(values: object, latent_size: int) -> Array:
     return narrow
 
 
+def render(columns: Mapping[str, Array], data: TabularInput) -> dict[str, Any]:
+    """The columns of a table's answer, with those of rows and cells as records by column name."""
+    records = {
+        "instances": render_records,
+        "feature_expected": render_records,
+        "feature_log_likelihood": render_by_column,
+        "feature_surprise": render_by_column,
+    }
+    return {name: records[name](x, data) if name in records else x for name, x in columns.items()}
+
+
 def render_records(x: Array, data: TabularInput) -> list[dict[str, Category]]:
     """Rows of shape (batch, columns) as records of values by column name."""
     columns = [_cells(x[:, i], column) for i, column in enumerate(data.columns)]
@@ -178,7 +189,7 @@ def _table(values: object, data: TabularInput) -> Array:
         raise InvalidError("must be a non-empty array", "instances")
     names = data.features
     known = set(names)
-    codes = [_codes(column) for column in data.columns]
+    codes = [category_codes(column) for column in data.columns]
     cells = np.empty((len(values), len(names)))
     for i, record in enumerate(values):
         place = f"instances[{i}]"
@@ -199,13 +210,14 @@ def _table(values: object, data: TabularInput) -> Array:
     return cells
 
 
-def _codes(column: Column) -> Mapping[tuple[type, Category], int] | None:
+def category_codes(column: Column) -> Mapping[tuple[type, Category], int] | None:
+    """Of a categorical column each category's code, by `category_key`; None of a numeric one."""
     if not isinstance(column, CategoricalColumn):
         return None
-    return {_key(category): code for code, category in enumerate(column.categories)}
+    return {category_key(category): code for code, category in enumerate(column.categories)}
 
 
-def _key(value: Category) -> tuple[type, Category]:
+def category_key(value: Category) -> tuple[type, Category]:
     """Tells true from 1 and "1" from 1, but not 1 from 1.0: JSON does not either."""
     return (float, float(value)) if type(value) is int and abs(value) < 2**53 else (type(value), value)
 
@@ -214,7 +226,7 @@ def _cell(value: object, codes: Mapping[tuple[type, Category], int] | None, plac
     if value is None:
         return math.nan
     if codes is not None:
-        if isinstance(value, bool | int | float | str) and (code := codes.get(_key(value))) is not None:
+        if isinstance(value, bool | int | float | str) and (code := codes.get(category_key(value))) is not None:
             return code
         known = ", ".join(repr(category) for _, category in list(codes)[:8])
         raise InvalidError(f"{value!r} is not a known category; known are {known}", place)

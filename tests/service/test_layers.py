@@ -34,6 +34,10 @@ LAYERS = [
     {"app", "cycle"},
     {"server"},
     {"__main__"},
+    {"bulk.cells", "bulk.parts"},
+    {"bulk.inputs"},
+    {"bulk.run"},
+    {"bulk.__main__"},
 ]
 """A module imports from the layers above it in this list, never from its own or from those below."""
 
@@ -66,6 +70,10 @@ MUST_NOT_KNOW = {
     "exposition": HTTP,
     "logs": HTTP | {"numpy", "onnxruntime"},
     "telemetry": HTTP | {"onnxruntime"},
+    "bulk.cells": HTTP | {"onnxruntime", "fsspec"},
+    "bulk.inputs": HTTP | {"onnxruntime"},
+    "bulk.parts": HTTP | {"onnxruntime", "numpy"},
+    "bulk.run": HTTP | {"onnxruntime", "fsspec", "pathlib"},
 }
 """What the modules' docstrings say, in imports."""
 

@@ -43,13 +43,13 @@ def soak(reference: Reference, minutes: float, python: Path) -> str:
             rows += load.rows
             seconds.append(time.monotonic() - begin)
             sizes.append(resident(pid))
-    slope, error = _slope(np.array(seconds) / 60, np.array(sizes))
+    rise, error = slope(np.array(seconds) / 60, np.array(sizes))
     return (
         f"{seconds[-1] / 60:.1f} minutes: {requests:,} requests with {rows:,} rows, of {len(exchanges)} kinds, "
         f"0 wrong answers, 0 errors.\n"
         f"Resident memory, MiB: {sizes[0]:.1f} at first, {sizes[1]:.1f} after {seconds[1]:.0f} s, {max(sizes):.1f} at "
         f"most, {sizes[-1]:.1f} at last.\n"
-        f"Slope after the first {SETTLING:.0%} of the time: {1024 * slope:+.1f} ± {1024 * error:.1f} KiB a minute."
+        f"Slope after the first {SETTLING:.0%} of the time: {1024 * rise:+.1f} ± {1024 * error:.1f} KiB a minute."
     )
 
 
@@ -95,7 +95,7 @@ def resident(pid: int) -> float:
     return kibibytes / 1024
 
 
-def _slope(minutes: Array, sizes: Array) -> tuple[float, float]:
+def slope(minutes: Array, sizes: Array) -> tuple[float, float]:
     """Least squares, MiB a minute, and its standard error; NaN while there are too few looks."""
     settled = minutes >= SETTLING * minutes[-1]
     if settled.sum() < 4:

@@ -1,0 +1,120 @@
+"""`python -m service.bulk MODEL INPUT ... OUTPUT`: answers for files of rows, into a folder of Parquet files.
+
+Values are those of the HTTP endpoints, to the bit. Ctrl-C, or a lost machine, costs at most one part: the same command
+goes on.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+import pyarrow as pa
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from service.bulk import run
+from service.bulk.inputs import Input, open_inputs, read_from
+from service.bulk.parts import Parts
+from service.bundle import Bundle, read_bundle
+from service.engine import Device, OnnxEngine
+from service.errors import LowerboundError
+from service.schemas import ElboQuery
+
+QUERY = ("num_draws", "seed", "score", "refine", "explain")
+"""The parameters of `/elbo` that look at one row alone."""
+
+
+def main() -> int:
+    """Answer for all rows; returns the exit status."""
+    given = _arguments()
+    console = Console(stderr=True, soft_wrap=True)
+    try:
+        query = ElboQuery.model_validate(
+            {name: getattr(given, name) for name in QUERY if getattr(given, name) is not None}
+        )
+        _answer(given, query, console)
+    except ValidationError as error:
+        first = error.errors()[0]
+        return _fail(console, f"--{'.'.join(map(str, first['loc'])).replace('_', '-')}: {first['msg']}")
+    except LowerboundError as error:
+        return _fail(console, str(error))
+    except KeyboardInterrupt:
+        console.print("interrupted; what is whole is kept, and the same command goes on", markup=False)
+        return 130
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m service.bulk", description=__doc__.partition(":")[0])
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a bundle's folder, <repository>/<name>/<version>")
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help=".npy, .parquet, .csv, .tsv, a folder of pictures")
+    parser.add_argument("output", metavar="OUTPUT", help="a folder, made if absent")
+    parser.add_argument("--operation", choices=run.OPERATIONS, default="elbo", help="what is asked about the rows")
+    for name in QUERY:
+        text = ElboQuery.model_fields[name].description
+        kind = {"action": "store_true"} if name == "explain" else {"type": str if name == "score" else int}
+        parser.add_argument(f"--{name.replace('_', '-')}", help=f"of elbo: {text}", **kind)
+    parser.add_argument("--device", choices=get_args(Device), default="auto")
+    parser.add_argument("--lanes", type=int, default=os.cpu_count() or 1, help="batches computed at once")
+    return parser.parse_args()
+
+
+def _answer(given: argparse.Namespace, query: ElboQuery, console: Console) -> None:
+    bundle = read_bundle(given.model)
+    inputs = open_inputs(given.inputs, bundle.manifest.input)
+    counts = [source.count() for source in inputs]
+    parts = Parts(given.output, _request(given, query, bundle, inputs, counts))
+    if parts.done:
+        console.print(f"{given.output}: {parts.rows:,} rows, all there", highlight=False)
+        return
+
+    def make_engine(bundle: Bundle) -> OnnxEngine:
+        return OnnxEngine(bundle.manifest.graphs, bundle.files, given.device)
+
+    answers = run.Run(bundle, make_engine, given.lanes, run.OPERATIONS[given.operation], query)
+    with _progress(console) as progress:
+        bar = progress.add_task("", total=sum(counts), completed=parts.rows)
+
+        def write(batch: pa.RecordBatch) -> None:
+            parts.add(batch)
+            progress.advance(bar, batch.num_rows)
+
+        try:
+            asyncio.run(answers.answer(read_from(inputs, parts.rows, answers.piece_rows), write))
+        except BaseException:
+            parts.abandon()
+            raise
+    parts.finish()
+    console.print(f"{given.output}: {parts.rows:,} rows", highlight=False)
+
+
+def _request(
+    given: argparse.Namespace, query: ElboQuery, bundle: Bundle, inputs: Sequence[Input], counts: Sequence[int]
+) -> dict[str, object]:
+    """What decides the answers, and so whether a run goes on with another's."""
+    return {
+        "model": f"{bundle.manifest.name} {bundle.manifest.version}",
+        "bundle": bundle.digest,
+        "operation": given.operation,
+        "parameters": query.model_dump(include=set(QUERY)),
+        "inputs": [{"path": source.path, "rows": rows} for source, rows in zip(inputs, counts, strict=True)],
+    }
+
+
+def _progress(console: Console) -> Progress:
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("rows"), TimeElapsedColumn(), TextColumn("left"))
+    return Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
+
+
+def _fail(console: Console, problem: str) -> int:
+    console.print(f"error: {problem}", style="red", markup=False, highlight=False)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

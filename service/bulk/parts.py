@@ -1,0 +1,139 @@
+"""Parts: a folder of Parquet files, in the order of their rows, each of which appears whole or not at all.
+
+    _request.json        what was asked; a folder begun with something else is refused
+    part-000000.parquet  the first rows, and so on
+    _done                all rows are there
+
+Names with `_` are passed over by readers of Parquet datasets. A run that is killed leaves whole parts and perhaps the
+beginning of one under a name with a dot; the next run goes on after the whole ones.
+
+This module must not know what the columns mean.
+"""
+
+import contextlib
+import json
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet
+from fsspec.core import url_to_fs
+
+from service.errors import FileError
+
+PART_ROWS = 2**17
+"""Rows after which a part is closed."""
+
+REQUEST = "_request.json"
+DONE = "_done"
+
+
+class Parts:
+    """The answers of one run, or of several that went on where the last one stopped.
+
+    Args:
+        folder: A path or URL; made if absent.
+        request: What was asked, in JSON's types.
+
+    Attributes:
+        rows: In whole parts.
+        done: Whether these are all.
+
+    Raises:
+        FileError: The folder was begun with another request, or has other files in it, or cannot be written.
+    """
+
+    def __init__(self, folder: str, request: dict[str, Any]) -> None:
+        self._folder = folder
+        self._writer: pyarrow.parquet.ParquetWriter | None = None
+        self._file: IO[bytes] | None = None
+        self._pending = 0
+        try:
+            self._system, self._root = url_to_fs(folder)
+            self._system.makedirs(self._root, exist_ok=True)
+            self._begin(request)
+            self.rows = self._count()
+            self.done = self._system.exists(self._path(DONE))
+        except (OSError, ImportError, ValueError) as error:
+            raise FileError(f"{folder}: cannot be written: {error}") from error
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """The next rows' answers."""
+        try:
+            if self._writer is None:
+                self._file = self._system.open(self._path(self._hidden()), "wb")
+                # Numbers hardly repeat: a dictionary of them would cost much and save nothing.
+                words = [field.name for field in batch.schema if not pa.types.is_floating(field.type)]
+                self._writer = pyarrow.parquet.ParquetWriter(self._file, batch.schema, use_dictionary=words)
+            self._writer.write_batch(batch)
+            self._pending += batch.num_rows
+            if self._pending >= PART_ROWS:
+                self._close()
+        except (OSError, pa.ArrowException) as error:
+            raise FileError(f"{self._folder}: cannot be written: {error}") from error
+
+    def finish(self) -> None:
+        """All rows have been added."""
+        if self._writer is not None:
+            self._close()
+        self._system.pipe_file(self._path(DONE), b"")
+        self.done = True
+
+    def abandon(self) -> None:
+        """Drop the part that is not whole, if there is one."""
+        with contextlib.suppress(OSError, pa.ArrowException):
+            if self._writer is not None and self._file is not None:
+                self._writer.close()
+                self._file.close()
+                self._system.rm_file(self._path(self._hidden()))
+        self._writer = None
+
+    def _close(self) -> None:
+        if self._writer is None or self._file is None:
+            return
+        self._writer.close()
+        self._file.close()
+        self._system.mv(self._path(self._hidden()), self._path(_name(self._number)))
+        self._number += 1
+        self.rows += self._pending
+        self._pending = 0
+        self._writer = None
+
+    def _begin(self, request: dict[str, Any]) -> None:
+        names = {path.rpartition("/")[2] for path in self._system.ls(self._root, detail=False)}
+        if REQUEST not in names:
+            if names:
+                raise FileError(f"{self._folder}: has other files in it; give an empty folder, or a new one")
+            self._system.pipe_file(self._path(REQUEST), json.dumps(request, indent=2).encode())
+            return
+        before = json.loads(self._system.cat_file(self._path(REQUEST)))
+        for key in {**before, **request}:
+            if before.get(key) != request.get(key):
+                raise FileError(
+                    f"{self._folder}: was begun with {key} {before.get(key)!r}, not {request.get(key)!r}; "
+                    "ask for the same to go on, or give another folder"
+                )
+
+    def _count(self) -> int:
+        """The rows of the whole parts; what comes after the first that is none is made anew."""
+        rows = self._number = 0
+        while self._system.exists(path := self._path(_name(self._number))):
+            try:
+                with self._system.open(path, "rb") as file:
+                    rows += pyarrow.parquet.read_metadata(file).num_rows
+            except pa.ArrowInvalid:  # The machine, not only the process, ended while it was written.
+                break
+            self._number += 1
+        for path in self._system.glob(self._path("part-*.parquet")):
+            if path.rpartition("/")[2] >= _name(self._number):
+                self._system.rm_file(path)
+        return rows
+
+    def _hidden(self) -> str:
+        return f".{_name(self._number)}"
+
+    def _path(self, name: str) -> str:
+        return f"{self._root.rstrip('/')}/{name}"
+
+
+def _name(number: int) -> str:
+    return f"part-{number:06d}.parquet"

@@ -1,0 +1,187 @@
+"""`python -m service.bulk` as people run it: its values are those of the endpoints, whatever happens to the process."""
+
+import io
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.ipc
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from service.bundle import Array
+from service.repository import DEFAULT_REPOSITORY
+from tests.conftest import Serve
+
+DIGITS = DEFAULT_REPOSITORY / "digits" / "1"
+ARROW = "application/vnd.apache.arrow.stream"
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "service.bulk", *map(str, arguments)]
+    # A shell starts background jobs deaf to Ctrl-C, and children inherit it; a person's terminal does not.
+    return subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - nothing but this
+    )
+
+
+def bulk(*arguments: object) -> tuple[int, str]:
+    with start(*arguments) as process:
+        _, errors = process.communicate(timeout=120)
+    return process.returncode, errors
+
+
+def kept(folder: Path) -> pa.Table:
+    return pyarrow.parquet.read_table(folder)
+
+
+def answered(client: httpx.Client, path: str, x: Array, **query: str) -> pa.Table:
+    """What the endpoint answers, as Arrow."""
+    body = io.BytesIO()
+    np.save(body, x)
+    headers = {"Content-Type": "application/x-npy", "Accept": ARROW}
+    answer = client.post(path, content=body.getvalue(), headers=headers, params=query).raise_for_status()
+    return pyarrow.ipc.open_stream(answer.content).read_all()
+
+
+def leaves(name: str, array: pa.Array) -> Iterator[tuple[str, object]]:
+    """What a column is made of, each leaf with its bits."""
+    if pa.types.is_struct(array.type):
+        for i, field in enumerate(array.type):
+            yield from leaves(f"{name}.{field.name}", array.field(i))
+    elif pa.types.is_fixed_size_list(array.type):
+        yield from leaves(f"{name}[{array.type.list_size}]", array.flatten())
+    elif pa.types.is_floating(array.type):
+        yield f"{name}: {array.type}", (array.null_count, array.to_numpy(zero_copy_only=False).tobytes())
+    else:
+        yield name, array.to_pylist()
+
+
+def assert_same_bits(ours: pa.Table, theirs: pa.Table) -> None:
+    assert ours.column_names == theirs.column_names
+    for name in ours.column_names:
+        assert list(leaves(name, ours[name].combine_chunks())) == list(leaves(name, theirs[name].combine_chunks()))
+
+
+@pytest.fixture(scope="module")
+def pixels() -> Array:
+    return np.random.default_rng(0).integers(0, 17, (1000, 8, 8), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    "flags", [[], ["--num-draws", "3", "--seed", "0"], ["--refine", "2", "--score", "regret"], ["--explain"]]
+)
+def test_scores_are_those_over_http(digits: httpx.Client, tmp_path: Path, pixels: Array, flags: list[str]) -> None:
+    np.save(tmp_path / "x.npy", pixels)
+    status, errors = bulk(DIGITS, tmp_path / "x.npy", tmp_path / "out", *flags)
+    assert status == 0, errors
+    assert "1,000 rows" in errors
+    words = [flag.removeprefix("--").replace("-", "_") for flag in flags]
+    query = {"explain": "true"} if flags == ["--explain"] else dict(zip(words[::2], words[1::2], strict=True))
+    assert_same_bits(kept(tmp_path / "out"), answered(digits, "/elbo", pixels, **query))
+
+
+def test_posteriors_and_reconstructions_are_those_over_http(
+    digits: httpx.Client, tmp_path: Path, pixels: Array
+) -> None:
+    np.save(tmp_path / "x.npy", pixels)
+    assert bulk(DIGITS, tmp_path / "x.npy", tmp_path / "posteriors", "--operation", "encode")[0] == 0
+    posteriors = answered(digits, "/encode", pixels)
+    assert_same_bits(kept(tmp_path / "posteriors"), posteriors)
+    assert bulk(DIGITS, tmp_path / "x.npy", tmp_path / "means", "--operation", "reconstruct")[0] == 0
+    means = posteriors["mean"].combine_chunks()
+    assert_same_bits(
+        kept(tmp_path / "means"), answered(digits, "/decode", means.flatten().to_numpy().reshape(len(means), -1))
+    )
+
+
+def test_tables_are_scored_from_any_file(serve: Serve, tmp_path: Path, table_bundle: Path) -> None:
+    columns = pa.table({"colour": ["red", "blue", None, "red"], "name": list("abcd"), "age": [0.1, None, -2.5, 1e3]})
+    pyarrow.parquet.write_table(columns, tmp_path / "rows.parquet")
+    pyarrow.csv.write_csv(columns, tmp_path / "rows.csv")
+    out = tmp_path / "out"
+    assert bulk(table_bundle, tmp_path / "rows.parquet", tmp_path / "rows.csv", out)[0] == 0
+    x = np.array([[0.1, 0], [np.nan, 1], [-2.5, np.nan], [1e3, 0]])
+    with serve("--models", str(table_bundle.parents[1])) as client:
+        assert_same_bits(kept(out), answered(client, "/elbo", np.concatenate([x, x])))
+        assert bulk(table_bundle, tmp_path / "rows.csv", tmp_path / "means", "--operation", "reconstruct")[0] == 0
+        posteriors = answered(client, "/encode", x)["mean"].combine_chunks().flatten().to_numpy().reshape(4, 2)
+        assert_same_bits(kept(tmp_path / "means"), answered(client, "/decode", posteriors))
+
+
+def test_pictures_are_scored_under_their_names(digits: httpx.Client, tmp_path: Path, pixels: Array) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i, picture in enumerate(pixels[:20]):
+        Image.fromarray(picture).save(folder / f"{i:02d}.png")
+    assert bulk(DIGITS, folder, tmp_path / "out")[0] == 0
+    scores = kept(tmp_path / "out")
+    assert scores["path"].to_pylist() == [str(folder / f"{i:02d}.png") for i in range(20)]
+    assert_same_bits(scores.drop_columns("path"), answered(digits, "/elbo", pixels[:20]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+def test_a_run_that_ends_early_goes_on(tmp_path: Path, number: signal.Signals, status: int) -> None:
+    rows = 500_000
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 17, (rows, 8, 8), dtype=np.uint8))
+    out = tmp_path / "out"
+    for parts in (1, 3):
+        with start(DIGITS, tmp_path / "x.npy", out, "--num-draws", "1") as process:
+            while len(list(out.glob("part-*"))) < parts:
+                assert process.poll() is None
+                time.sleep(0.01)
+            process.send_signal(number)
+            process.communicate(timeout=60)
+        assert process.returncode == status
+    assert not (out / "_done").exists()
+    assert bulk(DIGITS, tmp_path / "x.npy", out, "--num-draws", "1")[0] == 0
+    assert bulk(DIGITS, tmp_path / "x.npy", tmp_path / "straight", "--num-draws", "1")[0] == 0
+    assert kept(out).num_rows == rows
+    assert_same_bits(kept(out), kept(tmp_path / "straight"))
+
+
+def test_a_wrong_row_ends_the_run_and_leaves_nothing_half(tmp_path: Path, pixels: Array) -> None:
+    np.save(tmp_path / "x.npy", np.where(np.arange(1000)[:, None, None] == 777, 17, pixels))
+    status, errors = bulk(DIGITS, tmp_path / "x.npy", tmp_path / "out")
+    assert status == 1
+    assert "x.npy: row 778[0][0]: 17 is outside [0, 16]" in errors
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["_request.json"]
+
+
+@pytest.mark.parametrize(
+    ("model", "flags", "message"),
+    [
+        ("absent", [], "manifest.json cannot be read"),
+        (DIGITS, [], "absent.npy: is not there"),
+        (DIGITS, ["--refine", "-1"], "--refine: Input should be greater than or equal to 0"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_line(
+    tmp_path: Path, model: Path | str, flags: list[str], message: str
+) -> None:
+    status, errors = bulk(tmp_path / model, tmp_path / "absent.npy", tmp_path / "out", *flags)
+    assert status == 1
+    assert message in errors
+    assert "Traceback" not in errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path: Path, pixels: Array) -> None:
+    np.save(tmp_path / "x.npy", pixels)
+    assert bulk(DIGITS, tmp_path / "x.npy", tmp_path / "out")[0] == 0
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    status, errors = bulk(DIGITS, tmp_path / "x.npy", tmp_path / "out")
+    assert (status, errors) == (0, f"{tmp_path / 'out'}: 1,000 rows, all there\n")
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
