@@ -6,13 +6,14 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.access import guard, is_loopback, read_keys
 from service.catalogue import Catalogue
-from service.errors import NotFoundError
+from service.errors import ExtraError, NotFoundError
 from service.model import Limits, Model
 from service.problems import Envelope, answer_with_problems
 from service.repository import Repository
@@ -21,6 +22,9 @@ from service.routes.description import complete_openapi, named, versioned
 from service.settings import Settings
 from service.signature import TrustedKeys
 from service.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from service.tracing import Spans
 
 NAMED, VERSIONED = "/models/{name}", "/models/{name}/versions/{version}"
 OPERATIONS = (elbo.OPERATION, encode.OPERATION, decode.OPERATION, sample.OPERATION)
@@ -53,6 +57,7 @@ def create_app(settings: Settings) -> FastAPI:
     Raises:
         BundleError: A bundle must not be served.
         DeviceError: The device asked for cannot be used.
+        ExtraError: Spans are wanted, and OpenTelemetry is not installed.
         KeysError: The API keys, or those of who signs bundles, cannot be used.
     """
     keys = read_keys(settings.api_keys_file)
@@ -64,6 +69,7 @@ def create_app(settings: Settings) -> FastAPI:
         lanes=settings.lanes,
         engine_timeout=settings.engine_timeout,
     )
+    spans = _spans(settings.otlp_endpoint) if settings.otlp_endpoint else None
     telemetry = Telemetry(settings.workers)
     repository = Repository(settings.models, settings.default_model, settings.device, limits, trusted, telemetry.watch)
 
@@ -72,7 +78,7 @@ def create_app(settings: Settings) -> FastAPI:
         if not keys and not is_loopback(settings.host):
             logger.warning("listening on %s without API keys: whoever reaches it may ask", settings.host)
         repository.start()
-        async with _following(repository, settings.poll):
+        async with _following(repository, settings.poll), spans or contextlib.nullcontext():
             yield
         await repository.stop()
         telemetry.flush()
@@ -110,6 +116,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Envelope, timeout=settings.timeout, telemetry=telemetry)
     app.direct = _Direct(repository, settings.timeout, telemetry)
     app.guarded = guard(app.dispatch, keys, settings.cors_origins, settings.timeout, telemetry)
+    if spans:
+        app.guarded = spans.around(app.guarded)
     return app
 
 
@@ -149,6 +157,15 @@ def _addresses(catalogue: Catalogue) -> Iterator[tuple[str, str, Model]]:
         yield f"/models/{name}", NAMED, catalogue.get(name)
         for version in versions:
             yield f"/models/{name}/versions/{version}", VERSIONED, catalogue.get(name, version)
+
+
+def _spans(endpoint: str) -> "Spans":
+    """What makes requests' spans and sends them, if its packages are there."""
+    try:
+        from service.tracing import Spans  # noqa: PLC0415 - an optional package
+    except ModuleNotFoundError as error:
+        raise ExtraError(f"no spans can be sent to {endpoint}: install lowerbound[otlp] ({error})") from error
+    return Spans(endpoint)
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
     LowerboundError
     ├── BundleError             a bundle is damaged, tampered with, or of another format
     ├── DeviceError             the device asked for cannot be used
+    ├── ExtraError              an option needs packages that are not installed
     ├── KeysError               keys, of clients or of those who sign bundles, cannot be used
     ├── FileError               a file of rows cannot be read, or their scores not written
     ├── RequestError            the client's doing; may name the place in its data
@@ -36,6 +37,10 @@ class BundleError(LowerboundError):
 
 class DeviceError(LowerboundError):
     """The device asked for cannot be used. The message says what is missing."""
+
+
+class ExtraError(LowerboundError):
+    """An option needs packages that are not installed. The message names them."""
 
 
 class KeysError(LowerboundError):

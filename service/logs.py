@@ -1,7 +1,7 @@
 """Logs: lines for people or JSON for machines, which say what request they belong to.
 
 A request whose caller traces it (W3C Trace Context, header `traceparent`) has the caller's trace and span in its lines,
-so that they are found from there. The service makes no spans of its own.
+so that they are found from there; where the service has a span of its own in that trace, see `tracing`, that is named.
 
 This module must not know about HTTP frameworks, models or arrays.
 """
@@ -32,14 +32,22 @@ class Origin:
 
     Attributes:
         rows: The rows of its answer, once there are any.
+        method, route, model: What it asked, see `telemetry.Labels`, once it has ended.
+        status: Of its answer, then.
     """
 
-    __slots__ = ("_headers", "request_id", "rows")
+    __slots__ = ("_headers", "method", "model", "request_id", "route", "rows", "status")
 
     def __init__(self, request_id: bytes, headers: Iterable[tuple[bytes, bytes]]) -> None:
         self.request_id = request_id
         self._headers = headers
         self.rows: int | None = None
+        self.method = self.route = self.model = ""
+        self.status = 0
+
+    def end(self, method: str, route: str, model: str, status: int) -> None:
+        """Note what it was, and what became of it."""
+        self.method, self.route, self.model, self.status = method, route, model, status
 
     def describe(self) -> dict[str, str]:
         """The ids that a line carries: `request_id`, and `trace_id` and `span_id` of the caller's, if it has any."""
@@ -60,9 +68,9 @@ def count_rows(rows: int) -> None:
         origin.rows = rows
 
 
-def log_access(origin: Origin, method: str, route: str, model: str, status: int, seconds: float) -> None:
+def log_access(origin: Origin, seconds: float) -> None:
     """One line for a request that has ended."""
-    fields = {"method": method, "route": route, "model": model, "status": status, "rows": origin.rows}
+    fields = {name: getattr(origin, name) for name in ("method", "route", "model", "status", "rows")}
     fields["duration_seconds"] = round(seconds, 6)
     access.info(
         "%s",

@@ -102,8 +102,9 @@ class Envelope:
         finally:
             labels = self._labels or self._find_labels(scope)
             seconds = self._telemetry.ended(labels, status, began)
+            origin.end(*labels, status)
             if access.isEnabledFor(logging.INFO):
-                log_access(origin, *labels, status, seconds)
+                log_access(origin, seconds)
 
     def _find_labels(self, scope: Scope) -> Labels:
         """Those of a request on its way back from the router, which leaves the route's template without its prefix."""

@@ -72,6 +72,11 @@ class Settings(BaseSettings):
     trusted_keys: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)] = Field(
         default=(), description="PEM files of public keys, separated by commas, one of which must have signed a bundle."
     )
+    otlp_endpoint: str | None = Field(
+        default_factory=lambda: os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"),
+        pattern=r"^https?://[^\s]+$",
+        description="Address of an OpenTelemetry collector, to which requests' spans go by OTLP over HTTP.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What is logged.")
     log_format: Format = Field(default="text", description="text, or json: one object a line.")
     access_log: bool = Field(default=False, description="Log every request, at level info.")

@@ -14,7 +14,7 @@ FORBIDDEN = ("torch", "training", "onnx", "sklearn", "accelerate")
 
 LAYERS = [
     {"errors", "calibration", "noise", "logs", "threads"},
-    {"manifest", "signature", "drift"},
+    {"manifest", "signature", "drift", "tracing"},
     {"bundle"},
     {"engine", "arrow", "instances", "refinement", "counterfactuals"},
     {"batcher", "codecs"},
@@ -74,6 +74,7 @@ MUST_NOT_KNOW = {
     "bulk.inputs": HTTP | {"onnxruntime"},
     "bulk.parts": HTTP | {"onnxruntime", "numpy"},
     "bulk.run": HTTP | {"onnxruntime", "fsspec", "pathlib"},
+    "tracing": {"numpy", "onnxruntime"},
 }
 """What the modules' docstrings say, in imports."""
 
