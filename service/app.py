@@ -94,7 +94,6 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.settings = settings
     app.state.repository = repository
-    app.state.statistics = {}
     app.state.draining = False
     app.state.telemetry = telemetry
     named_model, versioned_model = [Depends(named)], [Depends(named), Depends(versioned)]

@@ -35,15 +35,29 @@ def render(accept: str, own: Iterable[Metric], folder: str | None, models: Itera
         folder: The processes' common folder, where there are several.
         models: The models served; series of others are left out.
     """
-    pids = {os.getpid()}
-    if folder is not None:
-        every = {int(path.stem.rpartition("_")[2]) for path in Path(folder).glob("*.db")}
-        pids = set(filter(_lives, every))
-        for pid in every - pids:
-            mark_process_dead(pid, folder)
-        own = MultiProcessCollector(None, folder).collect()
+    counted, pids = _of_all(own, folder)
     write, media_type = choose_encoder(accept)
-    return write(_Moment([*_kept(own, models), *_known(models), *_processes(pids)])), media_type
+    return write(_Moment([*_kept(counted, models), *_known(models), *_processes(pids)])), media_type
+
+
+def totals(own: Iterable[Metric], folder: str | None) -> dict[tuple[str, ...], float]:
+    """What all processes have counted, by its name and the values of its labels, these in the order of their names."""
+    return {
+        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in _of_all(own, folder)[0]
+        for sample in family.samples
+    }
+
+
+def _of_all(own: Iterable[Metric], folder: str | None) -> tuple[Iterable[Metric], set[int]]:
+    """What the processes have counted together, and those of them that live."""
+    if folder is None:
+        return own, {os.getpid()}
+    every = {int(path.stem.rpartition("_")[2]) for path in Path(folder).glob("*.db")}
+    pids = set(filter(_lives, every))
+    for pid in every - pids:
+        mark_process_dead(pid, folder)
+    return MultiProcessCollector(None, folder).collect(), pids
 
 
 class _Moment(Collector):

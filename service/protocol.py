@@ -186,32 +186,27 @@ class Duration(BaseModel):
     count: int = 0
     ns: int = 0
 
-    def add(self, ns: int) -> None:
-        """One more."""
-        self.count += 1
-        self.ns += ns
-
 
 class Durations(BaseModel):
-    """Time by outcome. Stages are not timed apart: queue and compute_* stay zero."""
+    """Time by stage and outcome; what comes before the queue and after the engine is not timed apart."""
 
-    success: Duration = Field(default_factory=Duration)
-    fail: Duration = Field(default_factory=Duration)
-    queue: Duration = Field(default_factory=Duration)
-    compute_input: Duration = Field(default_factory=Duration)
-    compute_infer: Duration = Field(default_factory=Duration)
-    compute_output: Duration = Field(default_factory=Duration)
+    success: Duration = Field(description="Requests' rows computed; time in the queue and of engine calls.")
+    fail: Duration = Field(description="Engine calls that failed.")
+    queue: Duration = Field(description="Requests' rows; time until their first engine call.")
+    compute_input: Duration = Duration()
+    compute_infer: Duration = Field(description="Engine calls, each once however many requests share it.")
+    compute_output: Duration = Duration()
 
 
 class ModelStatistics(BaseModel):
-    """What a model has answered under /v2 since the start."""
+    """What a model has computed since the start, under /v2 or not."""
 
     name: str
     version: str
-    last_inference: int = Field(default=0, description="Milliseconds since 1970.")
-    inference_count: int = Field(default=0, description="Rows.")
-    execution_count: int = Field(default=0, description="Requests; how they shared engine calls is not told apart.")
-    inference_stats: Durations = Field(default_factory=Durations)
+    last_inference: int = Field(description="Milliseconds since 1970; 0 if there was none.")
+    inference_count: int = Field(description="Rows.")
+    execution_count: int = Field(description="Engine calls.")
+    inference_stats: Durations
     batch_stats: list[dict[str, int]] = []
 
 

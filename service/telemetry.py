@@ -26,7 +26,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from service.batcher import Report
 from service.bundle import Array, Bundle
 from service.drift import FALSE_ALARMS, Martingale
-from service.exposition import render
+from service.exposition import render, totals
 from service.model import Model
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -126,6 +126,13 @@ class Telemetry:
         )
         self.row_draws = Counter("lowerbound_row_draws_total", "Rows x draws computed.", graph, registry=registry)
         self.errors = Counter("lowerbound_engine_errors_total", "Engine calls that failed.", graph, registry=registry)
+        self.last = Gauge(
+            "lowerbound_last_batch_timestamp_seconds",
+            "When the last engine call was counted, in seconds since 1970.",
+            graph,
+            multiprocess_mode="max",
+            registry=registry,
+        )
         self.p_values = _Histogram(
             "lowerbound_p_value",
             "P-values of the rows scored as the model was calibrated.",
@@ -212,6 +219,10 @@ class Telemetry:
         elbos = [family for watch in list(self._watched.values()) for family in watch.elbos.collect()]
         return render(accept, [*self._registry.collect(), *elbos], self._folder, models)
 
+    def totals(self) -> dict[tuple[str, ...], float]:
+        """See `exposition.totals`, as for `scrape`."""
+        return totals(self._registry.collect(), self._folder)
+
 
 class Watch:
     """What one model reports, and the watch over its scores.
@@ -272,6 +283,7 @@ class Watch:
             telemetry.p_values.labels(*self.labels).observe_all(p_values)
             telemetry.scored_rows.labels(*self.labels).inc(len(scores))
             self._martingale.update(scores)
+                telemetry.last.labels(*labels).set_to_current_time()
             self._show()
 
     def _show(self) -> None:

@@ -5,7 +5,6 @@ Each graph of a bundle is a model of its own: `digits` answers the bounds, `digi
 
 import asyncio
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from service.protocol import (
     BoundParameters,
     DrawParameters,
     Duration,
+    Durations,
     ExplainParameters,
     InferAnswer,
     InferParameters,
@@ -41,6 +41,7 @@ from service.protocol import (
     TensorMetadata,
 )
 from service.routes.description import body, check_ready, describe_headers, failure, find_model
+from service.telemetry import Telemetry
 from service.tensors import Inference, datatype, read_raw, read_request, write_answer
 
 BINARY = "application/octet-stream"
@@ -154,9 +155,7 @@ Named = Annotated[Graph, Depends(named)]
 @router.get("")
 async def metadata(request: Request) -> ServerMetadata:
     """The server's name and version, and the extensions of the protocol that it has."""
-    extensions = ["binary_tensor_data", "model_configuration"]
-    if request.app.state.settings.workers == 1:
-        extensions.append("statistics")
+    extensions = ["binary_tensor_data", "model_configuration", "statistics"]
     return ServerMetadata(name="lowerbound", version=request.app.version, extensions=extensions)
 
 
@@ -175,10 +174,10 @@ async def ready(request: Request) -> ServerReady:
 
 @router.get("/models/stats")
 async def all_statistics(request: Request) -> Statistics:
-    """What every model has answered under /v2 since the start."""
-    _check_whole(request)
+    """What every model has computed since the start, under /v2 or not, in all processes."""
+    totals = await _totals(request)
     served = [Graph(model, graph) for model in request.app.state.repository.catalogue for graph in _served(model)]
-    return Statistics(model_stats=[_statistics(request, graph) for graph in served])
+    return Statistics(model_stats=[_statistics(totals, graph) for graph in served])
 
 
 @graphs.get("")
@@ -226,9 +225,8 @@ async def configuration(request: Request, graph: Named) -> ModelConfiguration:
 
 @graphs.get("/stats")
 async def statistics(request: Request, graph: Named) -> Statistics:
-    """What the model has answered under /v2 since the start."""
-    _check_whole(request)
-    return Statistics(model_stats=[_statistics(request, graph)])
+    """What the model has computed since the start, under /v2 or not, in all processes."""
+    return Statistics(model_stats=[_statistics(await _totals(request), graph)])
 
 
 @graphs.post(
@@ -252,7 +250,7 @@ async def infer(
     encoding: Annotated[str, Header(alias="Content-Encoding", description="gzip or deflate.")] = "identity",
 ) -> Response:
     """The outputs for the tensors sent, in JSON, in binary or in both; `Content-Type` is not looked at."""
-    with graph.model.in_use(), _measured(_statistics(request, graph)) as measured, _in_terms_of_the_protocol():
+    with graph.model.in_use(), _in_terms_of_the_protocol():
         sent = decompress(await read_bytes(request), encoding.lower(), request.app.state.settings.max_body)
         inference = _read(sent, header_length, graph)
         parameters = _PARAMETERS.get(graph.graph, InferParameters).check(inference.parameters, "parameters")
@@ -263,7 +261,6 @@ async def infer(
                 columns = await graph.infer(tensor, parameters)
         except TimeoutError as error:
             raise DeadlineError(f"not answered within {parameters.timeout:,} microseconds") from error
-        measured.inference_count += len(tensor)
         count_rows(len(tensor))
     binary = {name for name, own in wanted.items() if (parameters.binary_data_output if own is None else own)}
     head = {"id": inference.id} if inference.id is not None else {}
@@ -301,30 +298,34 @@ def _wanted(inference: Inference, graph: Graph) -> dict[str, bool | None]:
     return dict(inference.outputs) or dict.fromkeys(known)
 
 
-def _check_whole(request: Request) -> None:
-    """Refuse statistics where other processes have a part of them: a part would pass for the whole."""
-    workers = request.app.state.settings.workers
-    if workers > 1:
-        raise NotFoundError(f"each of {workers} processes counts what it answers; there are no statistics of all")
+async def _totals(request: Request) -> dict[tuple[str, ...], float]:
+    """See `Telemetry.totals`; where there are several processes their files are read, which takes a while."""
+    telemetry: Telemetry = request.app.state.telemetry
+    telemetry.flush()
+    return await asyncio.to_thread(telemetry.totals)
 
 
-def _statistics(request: Request, graph: Graph) -> ModelStatistics:
-    kept: dict[tuple[str, str], ModelStatistics] = request.app.state.statistics
-    return kept.setdefault((graph.name, graph.version), ModelStatistics(name=graph.name, version=graph.version))
+def _statistics(totals: dict[tuple[str, ...], float], graph: Graph) -> ModelStatistics:
+    def total(name: str) -> float:
+        return totals.get((f"lowerbound_{name}", graph.graph, graph.model.manifest.name, graph.version), 0)
 
+    def duration(name: str) -> Duration:
+        return Duration(count=int(total(f"{name}_count")), ns=int(1e9 * total(f"{name}_sum")))
 
-@contextmanager
-def _measured(kept: ModelStatistics) -> Iterator[ModelStatistics]:
-    """Count a request and its time by how it ends."""
-    started = time.monotonic_ns()
-    outcome: Duration = kept.inference_stats.fail
-    try:
-        yield kept
-        outcome = kept.inference_stats.success
-        kept.execution_count += 1
-        kept.last_inference = time.time_ns() // 10**6
-    finally:
-        outcome.add(time.monotonic_ns() - started)
+    queue, compute = duration("queue_seconds"), duration("compute_seconds")
+    return ModelStatistics(
+        name=graph.name,
+        version=graph.version,
+        last_inference=int(1000 * total("last_batch_timestamp_seconds")),
+        inference_count=int(total("batch_rows_sum")),
+        execution_count=int(total("batch_rows_count")),
+        inference_stats=Durations(
+            success=Duration(count=queue.count, ns=queue.ns + compute.ns),
+            fail=Duration(count=int(total("engine_errors_total"))),
+            queue=queue,
+            compute_infer=compute,
+        ),
+    )
 
 
 @contextmanager

@@ -160,12 +160,24 @@ def test_one_that_is_killed_is_replaced(workers: Workers) -> None:
     assert {int(key[1]) for key in after if key[0] == "process_open_fds"} == workers.pids()
 
 
-def test_no_statistics_pass_for_those_of_all(workers: Workers) -> None:
-    assert "statistics" not in workers.ask(path="/v2").json()["extensions"]
-    for path in ("/v2/models/stats", "/v2/models/digits/stats"):
-        answer = workers.ask(path=path)
-        assert answer.status_code == 404
-        assert "each of 2 processes counts what it answers" in answer.json()["error"]
+def test_statistics_are_those_of_all(workers: Workers, digits_bundle: Bundle) -> None:
+    def rows() -> set[int]:
+        """As each of the workers tells it."""
+        told = set()
+        for pid in workers.pids():
+            with workers.only(pid):
+                (stats,) = workers.ask(path="/v2/models/digits.encoder/stats").json()["model_stats"]
+            told.add(stats["inference_count"])
+        return told
+
+    (before,) = rows()
+    body = npy(digits_bundle.golden["elbo"]["x"][:3])
+    for pid in workers.pids():
+        with workers.only(pid):
+            workers.ask("POST", "/encode", content=body, headers=NPY).raise_for_status()
+            time.sleep(3 * INTERVAL)
+    assert rows() == {before + 6}
+    assert "statistics" in workers.ask(path="/v2").json()["extensions"]
 
 
 def test_each_follows_the_repository(tmp_path: Path) -> None:
