@@ -54,6 +54,9 @@ class Observer(Protocol):
     def scored(self, elbo: Array, score: Array, p_value: Array) -> None:
         """Rows have been scored just as the held-out rows were; each argument has shape (batch,)."""
 
+    def watched(self, ready: bool, replaced: int) -> None:
+        """Whether the engine answers its golden rows as it should, where that has changed; engines replaced by now."""
+
 
 class Unobserved:
     """An observer, of any bundle, that takes no notice."""
@@ -63,6 +66,8 @@ class Unobserved:
     def computed(self, report: Report) -> None: ...
 
     def scored(self, elbo: Array, score: Array, p_value: Array) -> None: ...
+
+    def watched(self, ready: bool, replaced: int) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,7 @@ class Model:
             lanes=limits.lanes,
             observe=functools.partial(_tell, self._observer),
         )
-        self._watchdog = Watchdog(bundle, self._batcher, make_engine, limits.engine_timeout)
+        self._watchdog = Watchdog(bundle, self._batcher, make_engine, limits.engine_timeout, self._observer.watched)
         # Caches of functions of the bundle, not of methods: in a circle the model would outlast its last use.
         self._bank = functools.lru_cache(maxsize=16)(functools.partial(_bank, bundle))
         self._plan = functools.lru_cache(maxsize=256)(functools.partial(_plan, bundle))

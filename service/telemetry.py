@@ -133,6 +133,16 @@ class Telemetry:
             multiprocess_mode="max",
             registry=registry,
         )
+        self.ready = Gauge(
+            "lowerbound_engine_ready",
+            "Whether the engine answers its golden rows as it should: 1, or 0 until another is in its place.",
+            model,
+            multiprocess_mode="livemin",
+            registry=registry,
+        )
+        self.replaced = Counter(
+            "lowerbound_engines_replaced_total", "Engines that were lost, and replaced.", model, registry=registry
+        )
         self.p_values = _Histogram(
             "lowerbound_p_value",
             "P-values of the rows scored as the model was calibrated.",
@@ -249,6 +259,7 @@ class Watch:
         self._reports: list[Report] = []
         self._scored: list[tuple[Array, Array, Array]] = []
         self._warned = False
+        self._replaced = 0
         self._show()
 
     def computed(self, report: Report) -> None:
@@ -260,6 +271,12 @@ class Watch:
         """Count rows that were scored as the held-out rows were; each argument has shape (batch,)."""
         self._scored.append((elbo, score, p_value))
         self._telemetry.flush_soon(self)
+
+    def watched(self, ready: bool, replaced: int) -> None:
+        """Show how the engine does, and count those that were replaced."""
+        self._telemetry.ready.labels(*self.labels).set(ready)
+        self._telemetry.replaced.labels(*self.labels).inc(replaced - self._replaced)
+        self._replaced = replaced
 
     def flush(self) -> None:
         """Add to the metrics what has been reported."""
@@ -276,6 +293,7 @@ class Watch:
                 telemetry.seconds.labels(*labels).observe_all([report.seconds for report in reports])
                 telemetry.row_draws.labels(*labels).inc(sum(r.rows * r.draws for r in reports if not r.failed))
                 telemetry.errors.labels(*labels).inc(sum(report.failed for report in reports))
+                telemetry.last.labels(*labels).set_to_current_time()
         if self._scored:
             elbos, scores, p_values = map(np.concatenate, zip(*self._scored, strict=True))
             self._scored.clear()
@@ -283,7 +301,6 @@ class Watch:
             telemetry.p_values.labels(*self.labels).observe_all(p_values)
             telemetry.scored_rows.labels(*self.labels).inc(len(scores))
             self._martingale.update(scores)
-                telemetry.last.labels(*labels).set_to_current_time()
             self._show()
 
     def _show(self) -> None:

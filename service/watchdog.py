@@ -49,24 +49,35 @@ class Watchdog:
         batcher: What computes them.
         make_engine: Makes an engine from the bundle.
         limit: Seconds that an engine call, and the golden rows, may take; looks are half as far apart.
+        tell: Told whether the engine answers as it should, at the start and when that changes, and how many were
+            replaced by then.
 
     Attributes:
         replaced: Engines that were replaced.
     """
 
-    def __init__(self, bundle: Bundle, batcher: Batcher, make_engine: MakeEngine, limit: float) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        batcher: Batcher,
+        make_engine: MakeEngine,
+        limit: float,
+        tell: Callable[[bool, int], None],
+    ) -> None:
         self.replaced = 0
         self._bundle = bundle
         self._name = f"{bundle.manifest.name} {bundle.manifest.version}"
         self._batcher = batcher
         self._make_engine = make_engine
         self._limit = limit
+        self._tell = tell
         self._wanted = asyncio.Event()
         self._sound = asyncio.Event()
         self._sound.set()
 
     def start(self) -> None:
-        """Begin to look."""
+        """Begin to look; by now the engine has been tried."""
+        self._tell(True, self.replaced)
         self._next = asyncio.get_running_loop().create_future()
         self._watching = asyncio.create_task(self._watch())
 
@@ -110,10 +121,12 @@ class Watchdog:
                 found.set_result(error)
             if not error <= 1:
                 logger.error("%s: the engine is lost; its golden error is %g", self._name, error)
+                self._tell(False, self.replaced)
                 self._next.set_result(error)  # Who came during this look need not wait for another engine to know.
                 self._next = asyncio.get_running_loop().create_future()
                 await self._replace()
                 self._sound.set()
+                self._tell(True, self.replaced)
 
     async def _golden_error(self) -> float:
         if (seconds := self._batcher.longest_call()) > self._limit:

@@ -50,6 +50,10 @@ SERIES: dict[str, dict[str, str]] = {
     "LowerboundEngineErrors": {
         'lowerbound_engine_errors_total{instance="a", model="m", version="1", graph="elbo"}': "0x20 1x40"
     },
+    "LowerboundEngineReplaced": {
+        'lowerbound_engines_replaced_total{instance="a", model="m", version="1"}': "0x20 1x40",
+        'lowerbound_engine_ready{instance="a", model="m", version="1"}': "1x20 0 1x39",
+    },
     "LowerboundErrors": {
         'lowerbound_http_requests_total{instance="a", route="/elbo", status="200"}': "0+98x60",
         'lowerbound_http_requests_total{instance="a", route="/elbo", status="500"}': "0+2x60",
@@ -73,9 +77,16 @@ SERIES: dict[str, dict[str, str]] = {
 }
 """For each alert what sets it off, a value each minute, and nothing that sets off another."""
 
+NO_ENGINE = {
+    'lowerbound_engine_ready{instance="a", model="m", version="1"}': "0x60",
+    'lowerbound_engine_ready{instance="a", model="n", version="1"}': "1x60",
+}
+"""What sets off LowerboundNotReady where nobody asks for the health."""
+
 LABELS = {
     "LowerboundDown": {"job": "lowerbound"},
     "LowerboundEngineErrors": {"model": "m", "version": "1", "graph": "elbo"},
+    "LowerboundEngineReplaced": {"model": "m", "version": "1"},
     "LowerboundSlow": {"route": "/elbo"},
     "LowerboundDrift": {"model": "m", "version": "1"},
 }
@@ -100,14 +111,14 @@ def test_every_alert_has_a_trial() -> None:
 
 
 @needs_promtool
-@pytest.mark.parametrize("alert", SERIES)
-def test_an_alert_goes_off_alone(alert: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("alert", "series"), [*SERIES.items(), ("LowerboundNotReady", NO_ENGINE)])
+def test_an_alert_goes_off_alone(alert: str, series: dict[str, str], tmp_path: Path) -> None:
     (rule,) = [rule for rule in RULES if rule["alert"] == alert]
     labels = rule["labels"] | {"alertname": alert, "alertstate": "firing", "instance": "a"} | LABELS.get(alert, {})
     listed = ", ".join(f'{name}="{value}"' for name, value in labels.items())
     trial = {
         "interval": "1m",
-        "input_series": [{"series": series, "values": values} for series, values in SERIES[alert].items()],
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
         "promql_expr_test": [
             {"expr": "ALERTS", "eval_time": "23m", "exp_samples": [{"labels": f"ALERTS{{{listed}}}", "value": 1}]},
             {"expr": 'ALERTS{alertstate="firing"}', "eval_time": "0m", "exp_samples": []},

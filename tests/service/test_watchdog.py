@@ -19,7 +19,7 @@ from service.bundle import Bundle, read_bundle, write_bundle
 from service.errors import InvalidError, NotReadyError
 from service.model import Limits, Model
 from service.watchdog import EXIT_STATUS
-from tests.conftest import run_server
+from tests.conftest import run_server, samples
 from tests.service.conftest import table_files
 from tests.service.exchanges import NPY, npy
 from tests.service.faults import FaultyEngine
@@ -189,6 +189,10 @@ def faulty(tmp_path: Path) -> Iterator[tuple[httpx.Client, Path]]:
         yield client, fault
 
 
+def metric(client: httpx.Client, name: str) -> float:
+    return samples(client.get("/metrics").text)[name, "digits", "1"]
+
+
 @pytest.mark.parametrize("fault", ["raise", "hang", "nan", "wrong"])
 def test_under_requests_an_engine_is_replaced(digits_bundle: Bundle, tmp_path: Path, fault: str) -> None:
     with faulty(tmp_path) as (client, file):
@@ -202,10 +206,12 @@ def test_under_requests_an_engine_is_replaced(digits_bundle: Bundle, tmp_path: P
         stop = threading.Event()
         answers: list[httpx.Response] = []
         ready: list[tuple[float, bool]] = []
+        shown: set[float] = set()
 
         def probe() -> None:
             while not stop.is_set():
                 ready.append((time.monotonic(), client.get("/health/ready").is_success))
+                shown.add(metric(client, "lowerbound_engine_ready"))
 
         def load() -> None:
             while not stop.is_set():
@@ -232,6 +238,8 @@ def test_under_requests_an_engine_is_replaced(digits_bundle: Bundle, tmp_path: P
         assert red[0] - lost < 2 * LIMIT + 1
         assert ready[-1][1]
         assert client.get("/model").json()["replaced_engines"] == 1
+        assert shown == {0, 1}
+        assert metric(client, "lowerbound_engine_ready") == metric(client, "lowerbound_engines_replaced_total") == 1
 
 
 @pytest.mark.parametrize("fault", ["raise", "hang"])
