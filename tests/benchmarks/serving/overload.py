@@ -1,13 +1,13 @@
 """More than the service can do: what becomes of the requests, and of those who send them.
 
 Requests go out on a clock, whether or not earlier ones have been answered (open loop), over a pool of connections. The
-capacity is measured first, with enough connections to keep the service busy. Every accepted answer must be the bytes
-that the same request gets alone, and every refusal must say when to come back.
+capacity is measured just before each load, with enough connections to keep the service busy. Every accepted answer must
+be the bytes that the same request gets alone, and every refusal must say when to come back.
 """
 
 import select
 import time
-from collections import deque
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,24 +22,35 @@ ROWS, DRAWS = 64, 16
 FACTORS = (1, 2, 10)
 """Offered load, of the capacity."""
 
-CONNECTIONS = 1500
-"""At most under way at once: more than the service lets wait."""
+CONNECTIONS = 900
+"""At most under way at once: more than the service lets wait, and as many as it serves."""
+
+IDLE = 2.0
+"""Seconds after which a connection is made anew: the service closes those that are idle for longer."""
 
 ACCEPTED, REFUSED = 200, 429
 
 COLUMNS = (
-    *("offered", "a second", "accepted", "refused", "not sent", "accepted, ms: median, 99 %, most"),
+    *("offered", "capacity", "a second", "accepted", "refused", "not sent", "accepted, ms: median, 99 %, most"),
     *("refused, ms: median, 99 %", "Retry-After, s", "memory, MiB"),
 )
 
 
 @dataclass
 class _Outcome:
-    """What became of the requests offered at one rate; times in seconds."""
+    """What became of the requests offered at one rate; times in seconds.
 
-    seconds: float = 0.0
+    Attributes:
+        offered: How many there were, sent or not.
+        unsent: Those for which no connection was left.
+        in_time: Answers that came while requests were still being sent, by status.
+        latencies: Of all answers, by status.
+        retry_after: What the refused were told.
+    """
+
     offered: int = 0
     unsent: int = 0
+    in_time: Counter[int] = field(default_factory=Counter)
     latencies: dict[int, list[float]] = field(default_factory=lambda: {ACCEPTED: [], REFUSED: []})
     retry_after: list[int] = field(default_factory=list)
 
@@ -53,45 +64,60 @@ def overload(reference: Reference, seconds: float, python: Path) -> str:
     with serve(OURS, reference, python) as (port, pid):
         request = npy_to(f"{ELBO}&num_draws={DRAWS}")(reference.rows[:ROWS])
         exchange = Exchange(request, ROWS, body=ask(port, request).body)
-        capacity = run(port, [exchange], 8, seconds / 4, 1.0).requests_per_second
         lines = [
-            f"Requests of {ROWS} rows x {DRAWS} draws; capacity {capacity:,.0f} a second.\n",
+            f"Requests of {ROWS} rows x {DRAWS} draws, a second; {seconds:.0f} seconds each.\n",
             "| " + " | ".join(COLUMNS) + " |",
             "|---|" + "---:|" * (len(COLUMNS) - 1),
         ]
         for factor in FACTORS:
+            capacity = run(port, [exchange], 8, seconds / 4, 1.0).requests_per_second
             outcome = _offer(port, exchange, factor * capacity, seconds)
-            lines.append(_row(factor, outcome, resident(pid)))
+            lines.append(_row(factor, capacity, seconds, outcome, resident(pid)))
     return "\n".join(lines)
 
 
 def _offer(port: int, exchange: Exchange, rate: float, seconds: float) -> _Outcome:
     """Send at this rate for so long, and wait for what is still under way."""
     outcome = _Outcome()
-    connections = {c.socket.fileno(): c for c in (Connection(port) for _ in range(CONNECTIONS))}
-    free = deque(connections.values())
+    free: list[tuple[float, Connection]] = []  # Since when; the last one used is the first to be used again.
+    busy: dict[int, Connection] = {}
     with select.epoll() as poll:
-        for number in connections:
-            poll.register(number, select.EPOLLIN)
+
+        def send() -> None:
+            if free and time.perf_counter() - free[-1][0] > IDLE:
+                _close(free)
+            connection = free.pop()[1] if free else Connection(port)
+            connection.send(exchange)
+            busy[connection.socket.fileno()] = connection
+            poll.register(connection.socket, select.EPOLLIN)
+
         begin = time.perf_counter()
-        while (now := time.perf_counter()) < begin + seconds or len(free) < CONNECTIONS:
+        while (now := time.perf_counter()) < begin + seconds or busy:
             due = int(min(now - begin, seconds) * rate)
             while outcome.offered < due:
                 outcome.offered += 1
-                if free:
-                    free.popleft().send(exchange)
+                if len(busy) < CONNECTIONS:
+                    send()
                 else:
                     outcome.unsent += 1
             if now > begin + 2 * seconds + 60:
-                raise LoadError(f"{CONNECTIONS - len(free)} requests were never answered")
+                raise LoadError(f"{len(busy)} requests were never answered")
             for number, _ in poll.poll(0.001):
-                if answer := connections[number].receive():
-                    _take(outcome, exchange, answer, time.perf_counter() - connections[number].started)
-                    free.append(connections[number])
-        outcome.seconds = time.perf_counter() - begin
-    for connection in connections.values():
-        connection.socket.close()
+                if answer := busy[number].receive():
+                    connection = busy.pop(number)
+                    poll.unregister(number)
+                    now = time.perf_counter()
+                    _take(outcome, exchange, answer, now - connection.started)
+                    outcome.in_time[answer.status] += now < begin + seconds
+                    free.append((now, connection))
+    _close(free)
     return outcome
+
+
+def _close(free: list[tuple[float, Connection]]) -> None:
+    for _, connection in free:
+        connection.socket.close()
+    free.clear()
 
 
 def _take(outcome: _Outcome, exchange: Exchange, answer: Answer, latency: float) -> None:
@@ -105,15 +131,16 @@ def _take(outcome: _Outcome, exchange: Exchange, answer: Answer, latency: float)
     outcome.latencies[answer.status].append(latency)
 
 
-def _row(factor: int, outcome: _Outcome, memory: float) -> str:
+def _row(factor: int, capacity: float, seconds: float, outcome: _Outcome, memory: float) -> str:
     def quantiles(status: int, *shares: float) -> str:
         values = outcome.latencies[status]
         return ", ".join(f"{1e3 * np.quantile(values, share):,.0f}" for share in shares) if values else ""
 
-    rates = (outcome.offered, len(outcome.latencies[ACCEPTED]), len(outcome.latencies[REFUSED]))
+    numbers = (outcome.offered, outcome.in_time[ACCEPTED], outcome.in_time[REFUSED])
     cells = (
         f"{factor} x",
-        *(f"{number / outcome.seconds:,.0f}" for number in rates),
+        f"{capacity:,.0f}",
+        *(f"{number / seconds:,.0f}" for number in numbers),
         f"{outcome.unsent:,}",
         quantiles(ACCEPTED, 0.5, 0.99, 1),
         quantiles(REFUSED, 0.5, 0.99),
