@@ -6,32 +6,27 @@ import json
 import re
 import socket
 import sys
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import httpx
 import numpy as np
 import pyarrow as pa
 import pytest
-from PIL import Image
 
 from tests.conftest import Serve, process_of
+from tests.service.attacks import ARROW, BODIES, JSON, MEBIBYTE, NPY, arrow, zeros
+from tests.service.load import ONE
+from tests.service.processes import peak
 
 if sys.platform != "linux":
     pytest.skip("memory is read under /proc", allow_module_level=True)
 
-MEBIBYTE = 2**20
 BODY = 8 * MEBIBYTE
 """Most bytes that the service under attack reads."""
 
 ROOM = 160 * MEBIBYTE
 """By how much its memory may ever rise: an attack that goes off takes half a gibibyte or more."""
-
-ARROW = "application/vnd.apache.arrow.stream"
-JSON = "application/json"
-NPY = "application/x-npy"
 
 
 @dataclass(frozen=True)
@@ -43,15 +38,10 @@ class Victim:
     good: bytes
 
     def peak(self) -> int:
-        """Most bytes that were ever resident."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        return 1024 * int(re.findall(r"VmHWM:\s+(\d+)", status)[0])
+        return peak(self.pid)
 
     def ask(self) -> bytes:
         return self.client.post("/elbo", json={"instances": [ONE]}).raise_for_status().content
-
-
-ONE = [[0] * 8 for _ in range(8)]
 
 
 @pytest.fixture(scope="module")
@@ -62,70 +52,6 @@ def victim(serve: Serve) -> Iterator[Victim]:
 
 
 # Bodies
-
-
-def zeros(mebibytes: int, wbits: int) -> bytes:
-    """So many MiB of zeros, compressed a thousandfold."""
-    packer = zlib.compressobj(9, wbits=wbits)
-    block = bytes(MEBIBYTE)
-    return b"".join(packer.compress(block) for _ in range(mebibytes)) + packer.flush()
-
-
-def png(side: int) -> bytes:
-    """A picture of one colour, which takes next to nothing."""
-    body = io.BytesIO()
-    Image.new("1", (side, side)).save(body, "PNG")
-    return body.getvalue()
-
-
-def npy(shape: str, descr: str = "'|u1'", padding: int = 0) -> bytes:
-    """The head of an array and nothing else."""
-    head = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}".encode() + b" " * padding + b"\n"
-    return b"\x93NUMPY\x02\x00" + len(head).to_bytes(4, "little") + head
-
-
-ROWS = 1_234_567
-"""Of the arrays that `arrow` lies about: a number that occurs nowhere else in a stream."""
-
-
-def arrow(column: pa.Array, name: str = "instances", rows: int | None = None) -> bytes:
-    """A stream of one column; with `rows`, wherever it says `ROWS` it says that many."""
-    body = io.BytesIO()
-    batch = pa.record_batch([column], names=[name])
-    with pa.ipc.new_stream(body, batch.schema) as writer:
-        writer.write_batch(batch)
-    stream = body.getvalue()
-    if rows is None:
-        return stream
-    assert stream.count(ROWS.to_bytes(8, "little")) > 0
-    return stream.replace(ROWS.to_bytes(8, "little"), rows.to_bytes(8, "little"))
-
-
-def run_length() -> pa.Array:
-    """One value, said to repeat."""
-    return pa.RunEndEncodedArray.from_arrays(pa.array([ROWS], pa.int64()), pa.array([1.0]))
-
-
-BODIES = {
-    "npy of terabytes": (NPY, npy("(1000000000000, 8, 8)"), 400),
-    "npy of more than there are numbers": (NPY, npy(f"({10**30}, 8, 8)"), 400),
-    "npy of many dimensions": (NPY, npy("(" + "1, " * 10**5 + ")"), 400),
-    "npy of a wide type": (NPY, npy("(1,)", "'|V4000000000'"), 400),
-    "npy of nested fields": (NPY, npy("(1,)", "[('a', " * 1000 + "'|u1'" + ")]" * 1000), 400),
-    "npy with a long head": (NPY, npy("(1, 8, 8)", padding=7 * MEBIBYTE), 400),
-    "Arrow nulls without end": (ARROW, arrow(pa.nulls(ROWS), rows=10**12), 422),
-    "Arrow nulls beyond numbers": (ARROW, arrow(pa.nulls(ROWS), rows=2**63 - 1), 422),
-    "Arrow lists of nothing": (ARROW, arrow(pa.array([[]] * 10, pa.list_(pa.null(), 0)).take(pa.array([0]))), 422),
-    "Arrow runs without end": (ARROW, arrow(run_length(), rows=10**12), 422),
-    "Arrow nulls as a table": (ARROW, arrow(pa.nulls(ROWS), "age", rows=10**12), 422),
-    "PNG of a gigapixel": ("image/png", png(20_000), 400),
-    "JSON of deep arrays": (JSON, b'{"instances":' + b"[" * 10**6, 400),
-    "JSON of deep objects": (JSON, b'{"instances":' + b'{"a":' * 10**6, 400),
-    "JSON of one long number": (JSON, b'{"instances": [[' + b"9" * 7 * MEBIBYTE + b"]]}", 400),
-    "JSON of empty arrays": (JSON, b'{"instances": [' + b"[]," * (MEBIBYTE // 2) + b"[]]}", 422),
-    "JSON of escapes": (JSON, b'{"instances": "' + b"\\ud800" * MEBIBYTE + b'"}', 422),
-    "JSON of many keys": (JSON, json.dumps({str(i): 0 for i in range(500_000)}).encode(), 422),
-}
 
 
 @pytest.mark.parametrize(("media_type", "body", "status"), BODIES.values(), ids=BODIES.keys())

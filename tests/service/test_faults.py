@@ -9,25 +9,24 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Self
 
 import httpx
 import numpy as np
 import pytest
 
 from service.repository import DEFAULT_REPOSITORY
-from tests.conftest import Serve, process_of
-from tests.service.test_workers import is_serving, start, until
+from tests.conftest import Serve, process_of, wait_until
+from tests.service.load import ONE, Load
+from tests.service.processes import address_space, is_serving, limited, start
+
+until = partial(wait_until, seconds=60, ignoring=(httpx.TransportError, OSError))
 
 if sys.platform != "linux":
     pytest.skip("processes are looked up under /proc", allow_module_level=True)
 
-ONE = [[0] * 8 for _ in range(8)]
 COMMAND = [sys.executable, "-m", "service"]
 
 
@@ -41,38 +40,6 @@ def alive(group: int) -> bool:
 
 def ask(client: httpx.Client) -> bytes:
     return client.post("/elbo", json={"instances": [ONE]}).raise_for_status().content
-
-
-class Load:
-    """Clients that ask again and again, each on its own connection; what they got, by kind."""
-
-    def __init__(self, url: str, good: bytes, clients: int = 4) -> None:
-        self.seen: Counter[str] = Counter()
-        self._url, self._good = url, good
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
-
-    def _run(self) -> None:
-        with httpx.Client(base_url=self._url, timeout=30) as client:
-            while not self._stop.is_set():
-                try:
-                    answer = client.post("/elbo", json={"instances": [ONE]})
-                except httpx.TransportError:
-                    self.seen["no answer"] += 1
-                    time.sleep(0.01)
-                    continue
-                right = answer.status_code == 200 and answer.content == self._good
-                self.seen["right" if right else f"{answer.status_code} {answer.text[:100]}"] += 1
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
 
 
 # The bundle
@@ -153,18 +120,6 @@ def test_a_signal_at_any_stage_of_the_start_ends_it(tmp_path: Path, workers: int
 # Descriptors and memory
 
 
-@contextlib.contextmanager
-def limited(client: httpx.Client, kind: int, most: int) -> Iterator[None]:
-    """Take away what a server may have, for a while."""
-    process = process_of(client)
-    before = resource.prlimit(process, kind)
-    resource.prlimit(process, kind, (most, before[1]))
-    try:
-        yield
-    finally:
-        resource.prlimit(process, kind, before)
-
-
 def test_without_descriptors_those_who_are_connected_are_served(serve: Serve) -> None:
     with serve("--lanes", "1") as client:
         good = ask(client)
@@ -183,8 +138,7 @@ def test_without_memory_requests_fail_and_the_service_does_not(serve: Serve) -> 
     headers = {"Content-Type": "application/x-npy", "Accept": "application/x-npy"}
     with serve("--lanes", "1") as client:
         good = ask(client)
-        size = int(Path(f"/proc/{process_of(client)}/statm").read_text().split()[0]) * resource.getpagesize()
-        with limited(client, resource.RLIMIT_AS, size + 8 * 2**20):
+        with limited(client, resource.RLIMIT_AS, address_space(process_of(client)) + 8 * 2**20):
             answer = client.post("/elbo?num_draws=1", content=body.getvalue(), headers=headers)
             assert answer.is_error, answer.text  # From wherever the memory ended.
             assert ask(client) == good

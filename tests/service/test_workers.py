@@ -4,12 +4,9 @@ import io
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ import pytest
 from service.bundle import Bundle
 from service.telemetry import FOLDER, INTERVAL
 from tests.conftest import samples, wait_until
+from tests.service.processes import Workers, is_serving, start
 from tests.service.versions import publish
 
 until = partial(wait_until, seconds=60, ignoring=(httpx.TransportError, OSError))
@@ -29,48 +27,6 @@ if sys.platform != "linux":
     pytest.skip("processes are looked up under /proc", allow_module_level=True)
 
 NPY = {"Content-Type": "application/x-npy", "Accept": "application/x-npy"}
-
-
-@dataclass(frozen=True)
-class Workers:
-    """A service of two workers."""
-
-    parent: subprocess.Popen[bytes]
-    url: str
-
-    def pids(self) -> set[int]:
-        """The processes that serve; the parent has another child, which looks after its resources."""
-        children = Path(f"/proc/{self.parent.pid}/task/{self.parent.pid}/children").read_text().split()
-        return {int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()}
-
-    def ask(self, method: str = "GET", path: str = "/health/live", **options: Any) -> httpx.Response:
-        """On a connection of its own, which any of the workers may accept."""
-        return httpx.request(method, self.url + path, timeout=30, **options)
-
-    @contextmanager
-    def only(self, pid: int) -> Iterator[None]:
-        """Let none but one accept, for less time than after which the parent replaces the others."""
-        others = self.pids() - {pid}
-        for other in others:
-            os.kill(other, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            for other in others:
-                os.kill(other, signal.SIGCONT)
-
-
-def start(tmp_path: Path, *arguments: str) -> Workers:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("LOWERBOUND_")}
-    # The second option reaches the workers by the environment, the others by the command line.
-    environment["LOWERBOUND_DEVICE"] = "cpu"
-    command = [sys.executable, "-m", "service", "--workers", "2", "--port", str(port), *arguments]
-    with (tmp_path / "log").open("wb") as log:
-        parent = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-    return Workers(parent, f"http://127.0.0.1:{port}")
 
 
 @pytest.fixture(scope="module")
@@ -84,11 +40,6 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
     finally:
         started.parent.terminate()
         started.parent.wait(timeout=60)
-
-
-def is_serving(workers: Workers, pid: int) -> bool:
-    with workers.only(pid):
-        return httpx.get(workers.url + "/health/ready", timeout=2).is_success
 
 
 def npy(rows: Any) -> bytes:

@@ -1,0 +1,79 @@
+"""Bodies made to hurt: each takes little to send, and would take much to believe."""
+
+import io
+import json
+import zlib
+
+import pyarrow as pa
+from PIL import Image
+
+MEBIBYTE = 2**20
+
+ARROW = "application/vnd.apache.arrow.stream"
+JSON = "application/json"
+NPY = "application/x-npy"
+
+
+def zeros(mebibytes: int, wbits: int) -> bytes:
+    """So many MiB of zeros, compressed a thousandfold."""
+    packer = zlib.compressobj(9, wbits=wbits)
+    block = bytes(MEBIBYTE)
+    return b"".join(packer.compress(block) for _ in range(mebibytes)) + packer.flush()
+
+
+def png(side: int) -> bytes:
+    """A picture of one colour, which takes next to nothing."""
+    body = io.BytesIO()
+    Image.new("1", (side, side)).save(body, "PNG")
+    return body.getvalue()
+
+
+def npy(shape: str, descr: str = "'|u1'", padding: int = 0) -> bytes:
+    """The head of an array and nothing else."""
+    head = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}".encode() + b" " * padding + b"\n"
+    return b"\x93NUMPY\x02\x00" + len(head).to_bytes(4, "little") + head
+
+
+ROWS = 1_234_567
+"""Of the arrays that `arrow` lies about: a number that occurs nowhere else in a stream."""
+
+
+def arrow(column: pa.Array, name: str = "instances", rows: int | None = None) -> bytes:
+    """A stream of one column; with `rows`, wherever it says `ROWS` it says that many."""
+    body = io.BytesIO()
+    batch = pa.record_batch([column], names=[name])
+    with pa.ipc.new_stream(body, batch.schema) as writer:
+        writer.write_batch(batch)
+    stream = body.getvalue()
+    if rows is None:
+        return stream
+    assert stream.count(ROWS.to_bytes(8, "little")) > 0
+    return stream.replace(ROWS.to_bytes(8, "little"), rows.to_bytes(8, "little"))
+
+
+def run_length() -> pa.Array:
+    """One value, said to repeat."""
+    return pa.RunEndEncodedArray.from_arrays(pa.array([ROWS], pa.int64()), pa.array([1.0]))
+
+
+BODIES: dict[str, tuple[str, bytes, int]] = {
+    "npy of terabytes": (NPY, npy("(1000000000000, 8, 8)"), 400),
+    "npy of more than there are numbers": (NPY, npy(f"({10**30}, 8, 8)"), 400),
+    "npy of many dimensions": (NPY, npy("(" + "1, " * 10**5 + ")"), 400),
+    "npy of a wide type": (NPY, npy("(1,)", "'|V4000000000'"), 400),
+    "npy of nested fields": (NPY, npy("(1,)", "[('a', " * 1000 + "'|u1'" + ")]" * 1000), 400),
+    "npy with a long head": (NPY, npy("(1, 8, 8)", padding=7 * MEBIBYTE), 400),
+    "Arrow nulls without end": (ARROW, arrow(pa.nulls(ROWS), rows=10**12), 422),
+    "Arrow nulls beyond numbers": (ARROW, arrow(pa.nulls(ROWS), rows=2**63 - 1), 422),
+    "Arrow lists of nothing": (ARROW, arrow(pa.array([[]] * 10, pa.list_(pa.null(), 0)).take(pa.array([0]))), 422),
+    "Arrow runs without end": (ARROW, arrow(run_length(), rows=10**12), 422),
+    "Arrow nulls as a table": (ARROW, arrow(pa.nulls(ROWS), "age", rows=10**12), 422),
+    "PNG of a gigapixel": ("image/png", png(20_000), 400),
+    "JSON of deep arrays": (JSON, b'{"instances":' + b"[" * 10**6, 400),
+    "JSON of deep objects": (JSON, b'{"instances":' + b'{"a":' * 10**6, 400),
+    "JSON of one long number": (JSON, b'{"instances": [[' + b"9" * 7 * MEBIBYTE + b"]]}", 400),
+    "JSON of empty arrays": (JSON, b'{"instances": [' + b"[]," * (MEBIBYTE // 2) + b"[]]}", 422),
+    "JSON of escapes": (JSON, b'{"instances": "' + b"\\ud800" * MEBIBYTE + b'"}', 422),
+    "JSON of many keys": (JSON, json.dumps({str(i): 0 for i in range(500_000)}).encode(), 422),
+}
+"""By what they are: media type, body, and the status that `POST /elbo` answers."""

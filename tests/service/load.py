@@ -1,0 +1,72 @@
+"""Clients that ask again and again, and hold every answer to the bytes that it should be."""
+
+import threading
+import time
+from collections import Counter
+from typing import NamedTuple, Self
+
+import httpx
+
+ONE = [[0] * 8 for _ in range(8)]
+"""An image of the embedded model."""
+
+RIGHT, WRONG = "right", "wrong"
+UNANSWERED, UNCONNECTED = "no answer", "not connected"
+
+
+class Outcome(NamedTuple):
+    """What became of a request; `kind` is one of the above, or the status and the beginning of another answer."""
+
+    begun: float
+    ended: float
+    kind: str
+
+
+class Load:
+    """Asks for the bounds of one image while it is entered, by so many clients, each on its own connection.
+
+    Args:
+        url: Of the server.
+        good: The right answer.
+    """
+
+    def __init__(self, url: str, good: bytes, clients: int = 4) -> None:
+        self.outcomes: list[Outcome] = []
+        self._url, self._good = url, good
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
+
+    @property
+    def seen(self) -> Counter[str]:
+        """What they got, by kind."""
+        return Counter(outcome.kind for outcome in self.outcomes)
+
+    def _run(self) -> None:
+        with httpx.Client(base_url=self._url, timeout=30) as client:
+            while not self._stop.is_set():
+                begun = time.monotonic()
+                kind = self._ask(client)
+                self.outcomes.append(Outcome(begun, time.monotonic(), kind))
+                if kind in {UNANSWERED, UNCONNECTED}:
+                    time.sleep(0.01)
+
+    def _ask(self, client: httpx.Client) -> str:
+        try:
+            answer = client.post("/elbo", json={"instances": [ONE]})
+        except httpx.ConnectError:
+            return UNCONNECTED
+        except httpx.TransportError:
+            return UNANSWERED
+        if answer.status_code != 200:
+            return f"{answer.status_code} {answer.text[:100]}"
+        return RIGHT if answer.content == self._good else WRONG
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()

@@ -1,0 +1,88 @@
+"""Servers as the operating system sees them: workers, which can be singled out, and limits on what one may have."""
+
+import contextlib
+import os
+import re
+import resource
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.conftest import process_of
+
+
+@dataclass(frozen=True)
+class Workers:
+    """A service of two workers."""
+
+    parent: subprocess.Popen[bytes]
+    url: str
+
+    def pids(self) -> set[int]:
+        """The processes that serve; the parent has another child, which looks after its resources."""
+        children = Path(f"/proc/{self.parent.pid}/task/{self.parent.pid}/children").read_text().split()
+        return {int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+
+    def ask(self, method: str = "GET", path: str = "/health/live", **options: Any) -> httpx.Response:
+        """On a connection of its own, which any of the workers may accept."""
+        return httpx.request(method, self.url + path, timeout=30, **options)
+
+    @contextlib.contextmanager
+    def only(self, pid: int) -> Iterator[None]:
+        """Let none but one accept, for less time than after which the parent replaces the others."""
+        others = self.pids() - {pid}
+        for other in others:
+            os.kill(other, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for other in others:
+                os.kill(other, signal.SIGCONT)
+
+
+def start(tmp_path: Path, *arguments: str) -> Workers:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("LOWERBOUND_")}
+    # The second option reaches the workers by the environment, the others by the command line.
+    environment["LOWERBOUND_DEVICE"] = "cpu"
+    command = [sys.executable, "-m", "service", "--workers", "2", "--port", str(port), *arguments]
+    with (tmp_path / "log").open("wb") as log:
+        parent = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+    return Workers(parent, f"http://127.0.0.1:{port}")
+
+
+def is_serving(workers: Workers, pid: int) -> bool:
+    with workers.only(pid):
+        return httpx.get(workers.url + "/health/ready", timeout=2).is_success
+
+
+def peak(pid: int) -> int:
+    """Most bytes of a process that were ever resident."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return 1024 * int(re.findall(r"VmHWM:\s+(\d+)", status)[0])
+
+
+def address_space(pid: int) -> int:
+    """Bytes that a process has mapped."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+@contextlib.contextmanager
+def limited(client: httpx.Client, kind: int, most: int) -> Iterator[None]:
+    """Take away what a server may have, for a while."""
+    process = process_of(client)
+    before = resource.prlimit(process, kind)
+    resource.prlimit(process, kind, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(process, kind, before)
