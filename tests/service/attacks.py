@@ -70,7 +70,7 @@ BODIES: dict[str, tuple[str, bytes, int]] = {
     "Arrow nulls as a table": (ARROW, arrow(pa.nulls(ROWS), "age", rows=10**12), 422),
     "PNG of a gigapixel": ("image/png", png(20_000), 400),
     "JSON of deep arrays": (JSON, b'{"instances":' + b"[" * 10**6, 400),
-    "JSON of deep objects": (JSON, b'{"instances":' + b'{"a":' * 10**6, 400),
+    "JSON of deep objects": (JSON, b'{"instances":' + b'{"a":' * 10**6, 413),
     "JSON of one long number": (JSON, b'{"instances": [[' + b"9" * 7 * MEBIBYTE + b"]]}", 400),
     "JSON of empty arrays": (JSON, b'{"instances": [' + b"[]," * (MEBIBYTE // 2) + b"[]]}", 422),
     "JSON of escapes": (JSON, b'{"instances": "' + b"\\ud800" * MEBIBYTE + b'"}', 422),

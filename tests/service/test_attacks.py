@@ -64,6 +64,25 @@ def test_a_body_that_is_more_than_it_seems(victim: Victim, media_type: str, body
     assert victim.ask() == victim.good
 
 
+@pytest.mark.parametrize("piece", [b"[],", b"[1],", b"{},", b'"%d":0,'])
+@pytest.mark.parametrize("path", ["/elbo", "/v2/models/digits/infer"])
+def test_json_of_very_many_pieces_is_not_taken_apart(serve: Serve, path: str, piece: bytes) -> None:
+    """As many as there is room for in 64 MiB; each would take some hundred bytes."""
+    with serve("--lanes", "1") as client:
+        pid, limit = process_of(client), 64 * MEBIBYTE - 100
+        if b"%d" in piece:
+            content = b'{"instances": [{' + b"".join(piece % i for i in range(limit // 12)) + b'"x": 0}]}'
+        else:
+            content = b'{"instances": [' + piece * (limit // len(piece)) + b"0]}"
+        client.get("/model").raise_for_status()
+        before = peak(pid)
+        answer = client.post(path, content=content, headers={"Content-Type": JSON})
+        assert answer.status_code == 413, answer.text
+        assert "are read as JSON" in answer.text
+        assert peak(pid) - before < 3 * len(content)
+        client.post("/elbo", json={"instances": [ONE]}).raise_for_status()
+
+
 @pytest.mark.parametrize(("coding", "wbits"), [("gzip", 31), ("deflate", 15)])
 def test_a_compression_bomb(victim: Victim, coding: str, wbits: int) -> None:
     body, before = zeros(512, wbits), victim.peak()
