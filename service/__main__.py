@@ -28,6 +28,9 @@ def main() -> int:
     """Serve until told to stop; returns the exit status."""
     try:
         settings = CliApp.run(Settings)
+        several = settings.workers > 1
+        if settings.poll is not None and not several:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # Until the folder is followed, which begins with a look.
         app = make_app()
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
@@ -36,7 +39,6 @@ def main() -> int:
         return _refuse(str(error))
     # uvicorn, once it has answered what was under way, raises again the signal that told it to.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-    several = settings.workers > 1
     if several:  # Each process makes the application for itself; this one has seen that they can.
         del app
         gc.unfreeze()

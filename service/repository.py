@@ -117,18 +117,18 @@ class Repository:
         await asyncio.gather(*(model.stop() for model in self.catalogue), *self._leaving)
 
     async def follow(self, seconds: float, asked: asyncio.Event) -> None:
-        """Look at the folder every so many seconds (0: never by itself), and when asked, until cancelled."""
+        """Look at the folder now, every so many seconds (0: never by itself), and when asked, until cancelled."""
         while True:
+            try:
+                await self.refresh()
+            except Exception:
+                logger.exception("%s: cannot be followed", self._folder)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds or None):
                     await asked.wait()
             if asked.is_set():
                 asked.clear()
                 self._refusals.clear()  # Who asks may have mended what cannot be seen from outside.
-            try:
-                await self.refresh()
-            except Exception:
-                logger.exception("%s: cannot be followed", self._folder)
 
     async def refresh(self) -> None:
         """Serve what the folder has now. Loading takes place beside the event loop."""

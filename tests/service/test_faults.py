@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import resource
 import shutil
 import signal
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
 
@@ -18,9 +20,11 @@ import numpy as np
 import pytest
 
 from service.repository import DEFAULT_REPOSITORY
-from tests.conftest import Serve, process_of, wait_until
+from tests.conftest import Serve, process_of, run_server, wait_until
+from tests.service.clock import make_clock
 from tests.service.load import ONE, Load
 from tests.service.processes import address_space, is_serving, limited, start
+from tests.service.versions import NAME, publish
 
 until = partial(wait_until, seconds=60, ignoring=(httpx.TransportError, OSError))
 
@@ -115,6 +119,56 @@ def test_a_signal_at_any_stage_of_the_start_ends_it(tmp_path: Path, workers: int
         # Before Python has its handlers the signal itself ends it.
         assert process.returncode in {0, 1, 130, -number}, (delay, (tmp_path / "log").read_text())
         until(lambda group=process.pid: not alive(group), seconds=20)  # No worker is left behind.
+
+
+def test_a_hangup_during_the_start_is_heard_afterwards(tmp_path: Path) -> None:
+    models, log = tmp_path / "models", tmp_path / "log"
+    publish(models, 1)
+    publish(tmp_path / "made", 2)
+    command = [*COMMAND, "--port", "0", "--models", str(models), "--poll", "0"]
+    with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
+        try:
+            until(lambda: ignores(process.pid, signal.SIGHUP))
+            (tmp_path / "made" / NAME / "2").rename(models / NAME / "2")
+            process.send_signal(signal.SIGHUP)
+            until(lambda: f"serving {NAME} 2" in log.read_text())
+            assert not ignores(process.pid, signal.SIGHUP)
+            assert process.poll() is None
+        finally:
+            process.terminate()
+    assert process.returncode == 0
+
+
+def ignores(pid: int, number: signal.Signals) -> bool:
+    """Whether a signal does nothing to a process."""
+    mask = re.findall(r"SigIgn:\s+(\w+)", Path(f"/proc/{pid}/status").read_text())[0]
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+# The clock
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+def test_a_jump_of_the_wall_clock_changes_nothing(tmp_path: Path) -> None:
+    clock = make_clock(tmp_path)
+    flags = ("--engine-timeout", "1", "--timeout", "5", "--read-timeout", "2", "--lanes", "1")
+    with run_server(*flags, log=tmp_path / "log", **clock.environment) as client:
+        good = ask(client)
+        with Load(str(client.base_url), good) as load:
+            for days in (400, -400, 0):
+                clock.jump(86_400 * days)
+                until(lambda days=days: abs((shown(client) - time.time()) / 86_400 - days) < 1)  # It has seen that.
+                time.sleep(1.5)
+        assert set(load.seen) == {"right"}
+        assert load.seen["right"] > 100
+        assert max(outcome.ended - outcome.begun for outcome in load.outcomes) < 2
+        assert client.get("/model").json()["replaced_engines"] == 0
+        assert client.get("/health/ready").is_success
+
+
+def shown(client: httpx.Client) -> float:
+    """The time of an answer's `Date`."""
+    return parsedate_to_datetime(client.get("/health/live").headers["Date"]).timestamp()
 
 
 # Descriptors and memory
