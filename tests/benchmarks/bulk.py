@@ -116,7 +116,7 @@ def main() -> None:
     """Print what was seen."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=10**7)
-    parser.add_argument("--num-draws", type=int, default=1)
+    parser.add_argument("--num-draws", type=int, default=4)
     parser.add_argument("--lanes", type=int, default=2)
     options = parser.parse_args()
     lanes, draws = options.lanes, options.num_draws
