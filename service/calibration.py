@@ -45,6 +45,15 @@ def p_values(scores: Array, held_out: Array) -> npt.NDArray[np.float64]:
     return np.asarray((held_out.size + 1 - less) / (held_out.size + 1), np.float64)
 
 
+def percentiles(held_out: Array) -> list[float]:
+    """The quantiles of held-out scores at 0, 1, ..., 100 %: what a client needs to draw how they are distributed.
+
+    Args:
+        held_out: Scores of n held-out normal rows, sorted ascending, shape (n,).
+    """
+    return [float(quantile) for quantile in np.quantile(held_out, np.linspace(0, 1, 101))]
+
+
 def discoveries(p: npt.NDArray[np.float64], fdr: float) -> npt.NDArray[np.bool_]:
     """Which rows to call anomalous so that the expected share of false calls among them is at most `fdr`.
 

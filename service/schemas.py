@@ -168,6 +168,9 @@ class ModelAnswer(BaseModel):
     """What is being served."""
 
     manifest: Manifest
+    held_out: dict[str, list[float]] = Field(
+        description="By calibrated score, its quantiles over the held-out rows at 0, 1, ..., 100 %."
+    )
     bundle: str = Field(description="SHA-256 of manifest.json, which holds the digest of every other file.")
     device: str = Field(description="The device in use.")
     golden_error: float | None = Field(
@@ -180,6 +183,7 @@ class ModelsAnswer(BaseModel):
     """What is served, by name and version."""
 
     models: dict[str, list[int]] = Field(description="The served versions of every model, oldest first.")
+    default: str | None = Field(description="The model of the paths that name none, if there is one.")
     refused: dict[str, dict[int, str]] = Field(
         description="Versions in the repository that cannot be served as they are, and why. One that was served before "
         "it was replaced still is, as it was."

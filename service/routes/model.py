@@ -1,14 +1,19 @@
-"""`GET /model` and `GET /models`: what is being served."""
+"""`GET /model`, `GET /model/card` and `GET /models`: what is being served."""
 
 import math
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import HTMLResponse
 
+from service.access import page_headers
+from service.calibration import percentiles
 from service.catalogue import Catalogue
 from service.errors import InvalidError, NotFoundError, UnauthorizedError
 from service.exchange import identify
 from service.routes.description import ServedModel, problems
 from service.schemas import ModelAnswer, ModelsAnswer
+
+CARD = "card/index.html"
 
 router = APIRouter()
 index = APIRouter()
@@ -21,6 +26,7 @@ async def show(model: ServedModel, response: Response) -> ModelAnswer:
     error = await model.golden_error()
     return ModelAnswer(
         manifest=model.manifest,
+        held_out={score: percentiles(model.bundle.calibration[score]) for score in model.manifest.scores},
         bundle=model.bundle.digest,
         device=model.engine.device,
         golden_error=error if math.isfinite(error) else None,
@@ -28,8 +34,22 @@ async def show(model: ServedModel, response: Response) -> ModelAnswer:
     )
 
 
+@router.get(
+    "/model/card",
+    response_class=HTMLResponse,
+    responses=problems(UnauthorizedError, NotFoundError, InvalidError),
+)
+async def card(model: ServedModel) -> HTMLResponse:
+    """The model card for people, where the bundle has one: a page of its own, in which nothing runs."""
+    page = model.bundle.files.get(CARD)
+    if page is None:
+        raise NotFoundError(f"{model.manifest.name} {model.manifest.version} has no model card")
+    headers = page_headers("default-src 'none'; img-src data:; style-src 'unsafe-inline'")
+    return HTMLResponse(page, headers=headers | identify(model))
+
+
 @index.get("/models", responses=problems(UnauthorizedError))
 async def list_models(request: Request) -> ModelsAnswer:
     """The served versions of every model, and those that are refused."""
     catalogue: Catalogue = request.app.state.repository.catalogue
-    return ModelsAnswer(models=catalogue.names(), refused=catalogue.refused)
+    return ModelsAnswer(models=catalogue.names(), default=catalogue.default, refused=catalogue.refused)

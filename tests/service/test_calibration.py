@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import false_discovery_control
 
-from service.calibration import SCORES, discoveries, p_values, scores
+from service.calibration import SCORES, discoveries, p_values, percentiles, scores
 from service.manifest import BOUNDS
 
 FEW_VALUES = st.integers(-3, 3).map(float)  # Few, so that ties are common.
@@ -95,3 +95,9 @@ def test_false_discoveries_are_no_larger_a_share_than_stated(fdr: float) -> None
     margin = 3 * np.std(shares) / np.sqrt(len(shares))
     assert np.mean(shares) <= fdr * 40 / 50 + margin
     assert np.mean(shares) >= 0.7 * fdr * 40 / 50
+
+
+def test_percentiles_lie_in_a_straight_line_between_scores() -> None:
+    assert percentiles(np.arange(201.0)) == pytest.approx(np.arange(0.0, 202.0, 2.0))
+    assert percentiles(np.array([1.0, 2.0])) == pytest.approx(np.linspace(1, 2, 101))
+    assert percentiles(np.array([7.0])) == [7.0] * 101

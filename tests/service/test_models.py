@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from service.bundle import Bundle
@@ -17,7 +18,30 @@ def test_the_model_describes_itself(digits: httpx.Client, digits_bundle: Bundle)
     assert answer["bundle"] == digits_bundle.digest
     assert answer["device"] in {"cpu", "cuda"}
     assert 0 <= answer["golden_error"] <= 1
-    assert digits.get("/models").json() == {"models": {"digits": [1]}, "refused": {}}
+    assert digits.get("/models").json() == {"models": {"digits": [1]}, "default": "digits", "refused": {}}
+
+
+def test_the_model_says_how_held_out_scores_lie(digits: httpx.Client, digits_bundle: Bundle) -> None:
+    held_out = digits.get("/model").json()["held_out"]
+    assert held_out.keys() == set(digits_bundle.manifest.scores)
+    for score, percentiles in held_out.items():
+        scores = digits_bundle.calibration[score]
+        assert len(percentiles) == 101
+        assert (percentiles[0], percentiles[50], percentiles[100]) == (scores[0], np.median(scores), scores[-1])
+        np.testing.assert_allclose(percentiles, np.percentile(scores, range(101)), rtol=1e-12)
+
+
+def test_the_card_is_a_page_in_which_nothing_runs(digits: httpx.Client, digits_bundle: Bundle) -> None:
+    for prefix in ("", "/models/digits", "/models/digits/versions/1"):
+        answer = digits.get(f"{prefix}/model/card")
+        assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+        assert answer.headers["Lowerbound-Bundle"] == digits_bundle.digest
+        assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'; img-src data:; style-src")
+        assert answer.content == digits_bundle.files["card/index.html"]
+
+
+def test_a_bundle_without_a_card_says_so(several: httpx.Client) -> None:
+    assert_problem(several.get("/models/people/model/card"), 404, "people 1 has no model card", None)
 
 
 def test_every_answer_names_its_model(digits: httpx.Client, digits_bundle: Bundle, x: Array, z: Array) -> None:
@@ -51,7 +75,11 @@ def test_paths_find_their_model(digits: httpx.Client, x: Array, z: Array) -> Non
 def test_without_a_default_the_models_are_named(several: httpx.Client, x: Array) -> None:
     for answer in (several.get("/model"), several.get("/sample"), post(several, "/elbo", x)):
         assert_problem(answer, 404, "several models are served .* NAME one of digits, people", None)
-    assert several.get("/models").json() == {"models": {"digits": [1, 2], "people": [1]}, "refused": {}}
+    assert several.get("/models").json() == {
+        "models": {"digits": [1, 2], "people": [1]},
+        "default": None,
+        "refused": {},
+    }
 
 
 def test_the_latest_version_answers(several: httpx.Client) -> None:

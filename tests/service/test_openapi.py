@@ -69,7 +69,7 @@ def test_no_schema_is_left_over(page: dict[str, Any]) -> None:
 
 
 def test_every_path_is_there(page: dict[str, Any]) -> None:
-    families = [*COMPUTING, "/model"]
+    families = [*COMPUTING, "/model", "/model/card"]
     expected = {prefix + family for prefix in PREFIXES for family in families}
     ordinary = {path for path in page["paths"] if not path.startswith("/v2")}  # Those are in test_v2.py.
     assert ordinary == expected | {"/models", "/health/live", "/health/ready", "/metrics"}

@@ -66,7 +66,7 @@ def assert_answered_by(answer: httpx.Response, bundle: Any) -> None:
 def test_a_new_version_becomes_the_latest(client: httpx.Client, folder: Path) -> None:
     assert elbo(client).headers["Lowerbound-Version"] == "1"
     second = publish(folder, 2)
-    until(lambda: models(client) == {"models": {NAME: [1, 2]}, "refused": {}})
+    until(lambda: models(client) == {"models": {NAME: [1, 2]}, "default": NAME, "refused": {}})
     for prefix in ("", f"/models/{NAME}", f"/models/{NAME}/versions/2"):
         assert_answered_by(elbo(client, prefix), second)
     assert elbo(client, f"/models/{NAME}/versions/1").headers["Lowerbound-Version"] == "1"
@@ -107,7 +107,7 @@ def test_a_bad_version_is_refused(client: httpx.Client, folder: Path, damage: Ca
     assert client.get("/health/ready").is_success
     shutil.rmtree(folder / NAME / "2")
     publish(folder, 2)  # Mended.
-    until(lambda: models(client) == {"models": {NAME: [1, 2]}, "refused": {}})
+    until(lambda: models(client) == {"models": {NAME: [1, 2]}, "default": NAME, "refused": {}})
 
 
 def test_what_is_damaged_while_it_serves_goes_on_as_it_was(client: httpx.Client, folder: Path) -> None:
