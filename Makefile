@@ -24,7 +24,7 @@ serve: .venv/serve/done
 train: .venv/train/done
 	.venv/train/bin/python -m training $(RECIPE) $(if $(DATA),--data $(DATA)) $(ARGS)
 
-test: .venv/test/done
+test: .venv/test/done .venv/test/browser
 	.venv/test/bin/ruff check .
 	.venv/test/bin/ruff format --check .
 	.venv/test/bin/mypy
@@ -69,6 +69,13 @@ clean:
 .venv/train/done: EXTRA := [train]
 .venv/test/done:  EXTRA := [test]
 .venv/benchmark/done: EXTRA := [benchmark]
+
+# The explorer's tests need a Chromium: Playwright's own where it can be reached, else the system's.
+.venv/test/browser: .venv/test/done
+	.venv/test/bin/playwright install chromium || command -v chromium || command -v chromium-browser || \
+		(apt-get update --quiet && apt-get install --quiet --yes chromium)
+	touch $@
+
 .venv/%/done: pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv --clear .venv/$*
 	.venv/$*/bin/python $(PIP) --editable ".$(EXTRA)"

@@ -25,7 +25,7 @@ SHORTEST = 16
 """Characters of the shortest key: with fewer, guesses might find it."""
 
 _KEY = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # What may follow `Bearer`: RFC 6750, section 2.1.
-_OPEN = ("/health/", "/v2/health/")
+_OPEN = ("/health/", "/v2/health/", "/explorer/")
 
 
 def read_keys(file: Path | None) -> frozenset[bytes]:
@@ -80,8 +80,11 @@ def guard(
 
 
 def is_open(path: str) -> bool:
-    """Whether a path answers without a key: health alone, for those who only start and stop the service."""
-    return path.startswith(_OPEN)
+    """Whether a path answers without a key: health, for those who only start and stop the service, and the explorer.
+
+    Its files hold nothing of any model, and without them nobody could enter a key.
+    """
+    return path == "/" or path.startswith(_OPEN)
 
 
 def is_loopback(host: str) -> bool:

@@ -17,7 +17,7 @@ from service.errors import ExtraError, NotFoundError
 from service.model import Limits, Model
 from service.problems import Envelope, answer_with_problems
 from service.repository import Repository
-from service.routes import decode, docs, elbo, encode, health, metrics, model, sample, v2
+from service.routes import decode, docs, elbo, encode, explorer, health, metrics, model, sample, v2
 from service.routes.description import complete_openapi, named, versioned
 from service.settings import Settings
 from service.signature import TrustedKeys
@@ -109,6 +109,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(health.router, tags=["health"])
     app.include_router(metrics.router, tags=["telemetry"])
     app.include_router(docs.router)
+    if settings.explorer:
+        app.include_router(explorer.make_router(), tags=["explorer"])
     app.include_router(v2.router, tags=["Open Inference Protocol"])
     complete_openapi(app, closed=bool(keys))
     answer_with_problems(app)

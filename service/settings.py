@@ -69,6 +69,7 @@ class Settings(BaseSettings):
     cors_origins: Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_split)] = Field(
         default=(), description="Origins whose pages may ask, separated by commas; * for all."
     )
+    explorer: bool = Field(default=True, description="Serve the explorer page at /.")
     trusted_keys: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)] = Field(
         default=(), description="PEM files of public keys, separated by commas, one of which must have signed a bundle."
     )

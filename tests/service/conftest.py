@@ -1,6 +1,5 @@
 """Fixtures of the service's tests: bundles on disk, arrays to send, and servers, some of which must not start."""
 
-import datetime as dt
 import os
 import subprocess
 import sys
@@ -9,118 +8,15 @@ from pathlib import Path
 
 import httpx
 import numpy as np
-import onnx.parser
 import pytest
 
-from service.bundle import Array, Bundle, describe_files, read_bundle, write_arrays, write_bundle
-from service.engine import OnnxEngine
-from service.manifest import (
-    CALIBRATION,
-    GOLDEN,
-    Calibration,
-    CategoricalColumn,
-    Manifest,
-    NumericColumn,
-    TabularInput,
-    signature,
-)
+from service.bundle import Array, Bundle, read_bundle, write_bundle
+from service.manifest import Manifest
 from service.repository import DEFAULT_REPOSITORY
 from tests.conftest import Serve
+from tests.service.toys import table_files
 
 Refused = Callable[..., subprocess.CompletedProcess[str]]
-
-TABLE_GRAPHS = {
-    "encoder": """
-        <ir_version: 10, opset_import: ["" : 20]>
-        encoder (double[batch, 2] x) => (float[batch, 2] mean, float[batch, 2] log_variance) {
-            zero = Constant <value = double {0.0}> ()
-            missing = IsNaN (x)
-            filled = Where (missing, zero, x)
-            mean = Cast <to = 1> (filled)
-            log_variance = Sub (mean, mean)
-        }""",
-    "decoder": """
-        <ir_version: 10, opset_import: ["" : 20]>
-        decoder (float[batch, 2] z) => (double[batch, 2] x_mean) {
-            zero = Constant <value = float {0.0}> ()
-            numeric = Constant <value = double[2] {1.0, 0.0}> ()
-            categorical = Constant <value = double[2] {0.0, 1.0}> ()
-            wide = Cast <to = 11> (z)
-            positive = Greater (z, zero)
-            code = Cast <to = 11> (positive)
-            numbers = Mul (wide, numeric)
-            codes = Mul (code, categorical)
-            x_mean = Add (numbers, codes)
-        }""",
-    "elbo": """
-        <ir_version: 10, opset_import: ["" : 20]>
-        elbo (double[batch, 2] x, float[draws, 2] noise) => (
-            double[batch] elbo, double[batch] log_likelihood, double[batch] kl, double[batch] standard_error,
-            double[batch] log_evidence, double[batch] ess
-        ) {
-            zero = Constant <value = double {0.0}> ()
-            columns = Constant <value = int64[1] {1}> ()
-            missing = IsNaN (x)
-            filled = Where (missing, zero, x)
-            squares = Mul (filled, filled)
-            energy = ReduceSum <keepdims = 0> (squares, columns)
-            log_likelihood = Neg (energy)
-            kl = ReduceSum <keepdims = 0> (filled, columns)
-            elbo = Sub (log_likelihood, kl)
-            narrow = ReduceMean <keepdims = 0> (noise)
-            shift = Cast <to = 11> (narrow)
-            log_evidence = Add (elbo, shift)
-            standard_error = Abs (kl)
-            nothing = Mul (kl, zero)
-            ess = Exp (nothing)
-        }""",
-}
-"""A toy model of a table with a number and a category: no good at anything, and easy to compute by hand."""
-
-
-def table_files(num_draws: int = 4) -> tuple[Manifest, dict[str, bytes]]:
-    """A bundle of a table, as someone with a model from elsewhere would make it."""
-    columns = (NumericColumn(name="age"), CategoricalColumn(name="colour", categories=("red", "blue")))
-    data = TabularInput(columns=columns)
-    graphs = {name: signature(name, data, 2) for name in TABLE_GRAPHS}
-    files = {f"{name}.onnx": onnx.parser.parse_model(text).SerializeToString() for name, text in TABLE_GRAPHS.items()}
-    noise = np.linspace(-1, 1, num_draws * 2, dtype=np.float32).reshape(num_draws, 2)
-    x = np.array([[1.5, 0.0], [np.nan, 1.0], [-2.0, np.nan]])
-    inputs: dict[str, dict[str, Array]] = {
-        "encoder": {"x": x},
-        "decoder": {"z": np.array([[1.0, 2.0], [0.5, -1.0]], np.float32)},
-        "elbo": {"x": x, "noise": noise},
-    }
-    engine = OnnxEngine(graphs, files, "cpu")
-    golden = {
-        f"{graph}.{name}": array
-        for graph, given in inputs.items()
-        for name, array in (given | engine.run(graph, given)).items()
-    }
-    held_out = np.sort(np.random.default_rng(0).normal(size=99))
-    files |= {
-        CALIBRATION: write_arrays({"noise": noise, "negative_elbo": held_out}),
-        GOLDEN: write_arrays(golden),
-    }
-    manifest = Manifest(
-        format_version="1.0",
-        name="people",
-        version=1,
-        created=dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
-        input=data,
-        latent_size=2,
-        likelihood="toy",
-        prior="toy",
-        num_draws=num_draws,
-        seed=7,
-        scores=("negative_elbo",),
-        default_score="negative_elbo",
-        calibration=Calibration.of(99),
-        tolerance=1e-3,
-        graphs=graphs,
-        files=describe_files(files),
-    )
-    return manifest, files
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Whoever brings no key gets health and nothing else; keys are never shown; browsers get what is set, and no more."""
+"""Without a key there are health and the explorer's files; keys are never shown; browsers get what is set."""
 
 import base64
 import hashlib
@@ -61,14 +61,14 @@ def routes(page: dict[str, Any]) -> list[tuple[str, str]]:
     return [*on_page, ("GET", "/openapi.json"), ("GET", "/docs"), ("GET", "/nowhere"), ("POST", "/v2/nowhere")]
 
 
-def is_health(path: str) -> bool:
-    return path in {"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"}
+def is_open(path: str) -> bool:
+    return path in {"/", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"}
 
 
 def test_no_route_answers_without_a_key(closed: httpx.Client, routes: list[tuple[str, str]]) -> None:
     for method, path in routes:
         answer = closed.request(method, path)
-        if is_health(path):
+        if is_open(path):
             assert answer.is_success, path
             continue
         assert answer.status_code == 401, path
@@ -124,14 +124,18 @@ def test_the_scheme_is_written_in_any_case(closed: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/health", "/health/../model", "//model", "/health/%2e%2e/model", "/model?/health/live"]
+    "path",
+    [
+        *("/health", "/health/../model", "//model", "/health/%2e%2e/model", "/model?/health/live"),
+        *("/explorer", "/explorer/../model", "/explorer/%2e%2e/model", "/explorer/../settings.py", "//", "/./model"),
+    ],
 )
 def test_no_path_goes_around(closed: httpx.Client, path: str) -> None:
     with socket.create_connection((closed.base_url.host, closed.base_url.port), timeout=30) as connection:
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
         status = connection.recv(4096).split(b" ")[1]
-    assert status in {b"401", b"404"}  # 404 only below /health/, where there is nothing else.
-    assert status == b"401" or path.startswith("/health/")
+    assert status in {b"401", b"404"}  # 404 only below these, where there is nothing else.
+    assert status == b"401" or path.startswith(("/health/", "/explorer/"))
 
 
 def test_the_body_is_not_waited_for(closed: httpx.Client) -> None:
@@ -146,8 +150,8 @@ def test_the_page_asks_for_the_key(page: dict[str, Any], digits: httpx.Client) -
     assert page["components"]["securitySchemes"] == {"key": {"type": "http", "scheme": "bearer"}}
     for path, operations in page["paths"].items():
         for operation in operations.values():
-            assert operation["security"] == ([] if is_health(path) else [{"key": []}])
-            if not is_health(path):
+            assert operation["security"] == ([] if is_open(path) else [{"key": []}])
+            if not is_open(path):
                 assert {"401", "default"} & operation["responses"].keys()
     open_page = digits.get("/openapi.json").json()
     assert "securitySchemes" not in open_page["components"]

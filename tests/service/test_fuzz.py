@@ -33,7 +33,7 @@ from service.problems import PROBLEM_MEDIA_TYPE
 from service.schemas import Problem
 from service.tensors import read_raw, read_request
 from tests.conftest import run_server
-from tests.service.conftest import table_files
+from tests.service.toys import table_files
 
 pytestmark = pytest.mark.slow
 

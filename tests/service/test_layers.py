@@ -30,7 +30,7 @@ LAYERS = [
     {"routes.description"},
     {"routes.operation"},
     {"routes.decode", "routes.elbo", "routes.encode", "routes.sample", "routes.v2"},
-    {"routes.docs", "routes.health", "routes.metrics", "routes.model"},
+    {"routes.docs", "routes.explorer", "routes.health", "routes.metrics", "routes.model"},
     {"app", "cycle"},
     {"server"},
     {"__main__"},

@@ -72,7 +72,7 @@ def test_every_path_is_there(page: dict[str, Any]) -> None:
     families = [*COMPUTING, "/model", "/model/card"]
     expected = {prefix + family for prefix in PREFIXES for family in families}
     ordinary = {path for path in page["paths"] if not path.startswith("/v2")}  # Those are in test_v2.py.
-    assert ordinary == expected | {"/models", "/health/live", "/health/ready", "/metrics"}
+    assert ordinary == expected | {"/", "/models", "/health/live", "/health/ready", "/metrics"}
 
 
 def test_operations_have_names_of_their_own(page: dict[str, Any]) -> None:

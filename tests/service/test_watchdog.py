@@ -20,9 +20,9 @@ from service.errors import InvalidError, NotReadyError
 from service.model import Limits, Model
 from service.watchdog import EXIT_STATUS
 from tests.conftest import run_server, samples
-from tests.service.conftest import table_files
 from tests.service.exchanges import NPY, npy
 from tests.service.faults import FaultyEngine
+from tests.service.toys import table_files
 
 LIMIT = 1.0
 """Seconds; long enough for a machine that is busy with other things, too."""

@@ -1,0 +1,89 @@
+/** The page: which model is shown, and which panels show it. */
+
+import { aboutPanel } from "./about.js";
+import { element, spoken } from "./elements.js";
+import { keyDialog } from "./key.js";
+import { latentsPanel } from "./latents.js";
+import { Model } from "./model.js";
+import { fixed } from "./numbers.js";
+import { samplesPanel } from "./samples.js";
+import { scorePicturesPanel } from "./score-pictures.js";
+import { scoreRowsPanel } from "./score-rows.js";
+import { Service } from "./service.js";
+import { walkPanel } from "./walk.js";
+
+const AT_FIRST = 12;
+
+const panel = (id) => document.getElementById(id);
+const service = new Service(keyDialog(panel("key")));
+const latents = latentsPanel(panel("latents"));
+const walk = walkPanel(panel("walk"));
+const pictures = scorePicturesPanel(panel("pictures"));
+const rows = scoreRowsPanel(panel("rows"));
+const about = aboutPanel(panel("model"), service);
+const openSamples = samplesPanel(panel("samples"), {
+  score: (chosen) => { pictures.take(chosen); go("pictures"); },
+  explore: (picture) => { latents.move(picture.latents); go("latents"); },
+  walk: (end, picture) => { walk.set(end, picture); go("walk"); },
+});
+
+const content = panel("content");
+const select = panel("which");
+const show = spoken(panel("failure"), async () => {
+  content.ariaBusy = "true";
+  try {
+    const [name, version] = select.value.split("/");
+    await open(await Model.open(service, name, version));
+  } finally {
+    content.ariaBusy = "false";
+  }
+});
+
+async function open(model) {
+  const { kind } = model.input;
+  for (const part of document.querySelectorAll("[data-kind]")) part.hidden = part.dataset.kind !== kind;
+  introduce(model);
+  if (kind === "image") {
+    const [first, ...others] = await openSamples(model);
+    await latents.open(model, first.latents);
+    walk.open(model, first, others[0] ?? first);
+    pictures.open(model, [first, ...others].slice(0, AT_FIRST));
+  } else {
+    await rows.open(model);
+  }
+  await about.open(model);
+}
+
+function introduce({ manifest, device, input, latentSize }) {
+  const what = input.kind === "image"
+    ? `pictures of ${input.shape.slice(0, 2).join(" × ")} pixels`
+    : `rows of ${input.columns.length} columns`;
+  panel("title").textContent = manifest.name;
+  panel("subtitle").textContent = `A model of ${what} in ${latentSize} numbers.`;
+  const figures = {
+    "mean ELBO of held-out rows": `${fixed(manifest.metrics.test_elbo)} nats`,
+    "latents that carry something": `${fixed(manifest.metrics.active_units, 0)} of ${latentSize}`,
+    "held-out rows behind a p-value": manifest.calibration.rows.toLocaleString("en"),
+    "device in use": device,
+  };
+  panel("figures").replaceChildren(...Object.entries(figures).filter(([, text]) => !text.startsWith("–")).map(
+    ([term, text]) => element("div", {}, element("dt", { textContent: term }), element("dd", { textContent: text }))));
+  document.title = `${manifest.name} · Lowerbound`;
+}
+
+function go(id) {
+  panel(id).scrollIntoView();
+  panel(id).querySelector("h2").focus({ preventScroll: true });
+}
+
+const start = spoken(panel("failure"), async () => {
+  const { models, default: preferred } = await service.json("models");
+  const names = Object.keys(models).sort((a, b) => (b === preferred) - (a === preferred));
+  select.replaceChildren(...names.flatMap((name) => models[name].toReversed().map((version) => (
+    element("option", { value: `${name}/${version}`, textContent: `${name} ${version}` })))));
+  select.disabled = false;
+  await show();
+});
+
+select.addEventListener("change", show);
+start();

@@ -1,0 +1,51 @@
+/** Page elements: making them, and saying in them what went wrong. Knows nothing of what they show. */
+
+/** A new element; `properties` are assigned, but names with a hyphen, as `aria-label`, are attributes. */
+export function element(tag, properties = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name.includes("-")) made.setAttribute(name, value);
+    else made[name] = value;
+  }
+  made.append(...children);
+  return made;
+}
+
+/** The same in SVG; all properties are attributes. */
+export function drawing(tag, attributes = {}, ...children) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
+
+/** Work whose failure is said in `message` instead of being thrown. */
+export function spoken(message, work) {
+  return async (...given) => {
+    message.textContent = "";
+    try {
+      await work(...given);
+    } catch (error) {
+      message.textContent = error.message;
+    }
+  };
+}
+
+/** Call `take(files)` for what is dropped on an element or chosen by its file input. */
+export function takeFiles(zone, take) {
+  const input = zone.querySelector("input[type=file]");
+  input.addEventListener("change", () => {
+    if (input.files.length) take([...input.files]);
+    input.value = "";
+  });
+  zone.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    zone.classList.add("over");
+  });
+  zone.addEventListener("dragleave", () => zone.classList.remove("over"));
+  zone.addEventListener("drop", (event) => {
+    event.preventDefault();
+    zone.classList.remove("over");
+    if (event.dataTransfer.files.length) take([...event.dataTransfer.files]);
+  });
+}

@@ -1,0 +1,70 @@
+/** One served model: its operations on typed arrays and records. Knows the endpoints, but no page element. */
+
+export class Model {
+  #service;
+  #path;
+
+  /** `description` is the answer of `/model`. */
+  constructor(service, path, description) {
+    this.#service = service;
+    this.#path = path;
+    Object.assign(this, description);
+    this.input = this.manifest.input;
+    this.latentSize = this.manifest.latent_size;
+  }
+
+  static async open(service, name, version) {
+    const path = `models/${name}/versions/${version}/`;
+    return new Model(service, path, await service.json(`${path}model`));
+  }
+
+  /** Whether the bundle has this graph. */
+  has(graph) {
+    return graph in this.manifest.graphs;
+  }
+
+  /** Values of one picture. */
+  get pictureSize() {
+    return this.input.shape.reduce((total, size) => total * size, 1);
+  }
+
+  /** The model card, HTML. */
+  card() {
+    return this.#service.text(`${this.#path}model/card`);
+  }
+
+  /** `latents` and `instances`, both arrays; of a table, records. */
+  sample(n, seed, temperature) {
+    const ask = this.input.kind === "image" ? "npy" : "json";
+    return this.#service[ask](`${this.#path}sample`, { n, seed, temperature });
+  }
+
+  /** E[x|z] of pictures, for a Float32Array of latents one after the other. */
+  decode(latents) {
+    return this.#service.npy(`${this.#path}decode`, {}, latents, [latents.length / this.latentSize, this.latentSize]);
+  }
+
+  /** One draw from p(x|z) of rows, as records. */
+  async drawRows(latents, seed) {
+    return (await this.#service.json(`${this.#path}decode`, { draw: true, seed }, { latents })).instances;
+  }
+
+  /** `mean` and `log_variance`; pictures are one after the other in one array of levels. */
+  encode(pictures) {
+    return this.#service.npy(`${this.#path}encode`, {}, pictures, this.#shape(pictures));
+  }
+
+  /** The bounds of pictures, arrays by name. */
+  elbo(pictures, query) {
+    return this.#service.npy(`${this.#path}elbo`, query, pictures, this.#shape(pictures));
+  }
+
+  /** The bounds of records, lists by name. */
+  elboOfRows(instances, query) {
+    return this.#service.json(`${this.#path}elbo`, query, { instances });
+  }
+
+  #shape(pictures) {
+    return [pictures.length / this.pictureSize, ...this.input.shape];
+  }
+}

@@ -1,0 +1,363 @@
+"""The panels of image models: what they show is what the endpoints answer, to the pixel."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect
+
+from tests.explorer.conftest import Open, assert_shows, drop, pixels, ready
+from tests.service.exchanges import NPY, PNG, Array, ask, columns, npy, picture, post
+
+MINUS = "\u2212"
+
+
+@pytest.fixture(scope="module")
+def page(browser: Browser, digits: httpx.Client) -> Page:
+    """Of the digits, shared by tests that leave no trace in what others look at."""
+    shared = browser.new_page()
+    shared.set_default_timeout(15_000)
+    shared.goto(str(digits.base_url))
+    ready(shared)
+    return shared
+
+
+def coloured(grey: Array) -> Array:
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def shown(client: httpx.Client, z: Array, prefix: str = "") -> Array:
+    """Each point's picture, as `/decode` draws it."""
+    return np.stack([coloured(picture(post(client, f"{prefix}/decode", row[None], PNG))) for row in z])
+
+
+def sample(client: httpx.Client, **query: Any) -> dict[str, Array]:
+    return columns(client.get("/sample", params=query, headers={"Accept": NPY}))
+
+
+def png(levels: Array) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(levels).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def file(name: str, content: bytes) -> Any:
+    return {"name": name, "mimeType": "application/octet-stream", "buffer": content}
+
+
+def number(text: str) -> float:
+    return float(text.replace(MINUS, "-").replace(",", ""))
+
+
+def assert_samples(page: Page, expected: Array) -> None:
+    for i, wanted in enumerate(expected):
+        assert_shows(page.locator("#samples .grid canvas").nth(i), wanted)
+
+
+def assert_marked(page: Page, score: float) -> None:
+    """The calibration chart soon marks this score."""
+    marked = page.locator("#pictures .marked")
+    expect(marked).to_contain_text(
+        f"{float(f'{score:.4g}'):,.5g}" if abs(score) < 1e5 else f"{float(f'{score:.4g}'):,.0f}"
+    )
+
+
+@pytest.fixture(scope="module")
+def strange() -> Array:
+    """A digit's pixels in another order, whole levels."""
+    return np.random.default_rng(3).integers(0, 17, (8, 8), dtype=np.uint8)
+
+
+# Samples
+
+
+def test_samples_are_those_of_the_service(open_page: Open, digits: httpx.Client) -> None:
+    page = open_page(digits)
+    panel = page.locator("#samples")
+    expect(panel.locator("canvas")).to_have_count(48)
+    assert_samples(page, shown(digits, sample(digits, n=48, seed=0)["latents"][:6]))
+    panel.locator("[name=count]").select_option("24")
+    panel.get_by_label("Temperature").fill("0.5")
+    panel.get_by_role("button", name="Another seed").click()
+    expect(panel.locator("canvas")).to_have_count(24)
+    expect(panel.locator("output")).to_have_text("0.50")
+    z = sample(digits, n=24, seed=1, temperature=0.5)["latents"]
+    assert_samples(page, shown(digits, z[:6]))
+
+
+def test_chosen_samples_go_where_they_are_sent(open_page: Open, digits: httpx.Client) -> None:
+    page = open_page(digits)
+    panel = page.locator("#samples")
+    actions = panel.get_by_role("group", name="With the chosen pictures")
+    expect(actions.get_by_role("button", name="Score")).to_be_disabled()
+    for name in ("Sample 20", "Sample 30", "Sample 31"):
+        panel.get_by_role("button", name=name, exact=True).click()
+    panel.get_by_role("button", name="Sample 30").click()  # And let go again.
+    expect(panel.locator(".chosen")).to_have_text("2 chosen")
+    z = sample(digits, n=48, seed=0)["latents"]
+    actions.get_by_role("button", name="Score").click()
+    expect(page.locator("#pictures .grid button")).to_have_count(2)
+    expect(page.locator("#pictures .name")).to_have_text(
+        "Sample 20" if strangest(digits, z[[19, 30]]) == 0 else "Sample 31"
+    )
+    expect(page.locator("#pictures h2")).to_be_focused()
+    actions.get_by_role("button", name="Take the sliders there").click()
+    actions.get_by_role("button", name="End the walk").click()
+    expect(page.locator("[data-end=b] figcaption")).to_have_text("Sample 31")
+    assert_shows(page.locator("canvas.now"), shown(digits, z[30:31])[0])
+    assert_shows(page.locator(".strip canvas").last, shown(digits, z[30:31])[0])
+
+
+def strangest(client: httpx.Client, z: Array) -> int:
+    expected = ask(client, "/decode", z, binary=True)["instances"]
+    scores = ask(client, "/elbo", np.rint(np.clip(expected, 0, 16)).astype(np.uint8), binary=True)["score"]
+    return int(scores.argmax())
+
+
+# Latents
+
+
+def test_a_slider_moves_the_picture_to_what_decode_answers(page: Page, digits: httpx.Client) -> None:
+    panel = page.locator("#latents")
+    now = panel.locator("canvas.now")
+    panel.get_by_role("button", name="To the prior's centre").click()
+    z = np.zeros((1, 16), np.float32)
+    assert_shows(now, shown(digits, z)[0])
+    before = pixels(now)
+    slider = panel.get_by_role("slider").first
+    slider.fill("1.5")
+    z[0, latent_of(slider)] = 1.5
+    assert_shows(now, shown(digits, z)[0])
+    assert not np.array_equal(pixels(now), before)
+    slider.press("ArrowRight")
+    z[0, latent_of(slider)] = 1.51
+    assert_shows(now, shown(digits, z)[0])
+    expect(panel.locator(".sliders output").first).to_have_text("1.51")
+
+
+def latent_of(slider: Any) -> int:
+    return int(slider.get_attribute("id").removeprefix("latent-"))
+
+
+def test_the_most_active_latents_come_first(page: Page, digits: httpx.Client) -> None:
+    probes = np.rint(np.clip(sample(digits, n=256, seed=0, temperature=1)["instances"], 0, 16)).astype(np.uint8)
+    spread = ask(digits, "/encode", probes, binary=True)["mean"].astype(np.float64).std(0)
+    sliders = page.locator("#latents input[type=range]")
+    assert [latent_of(sliders.nth(i)) for i in range(16)] == np.argsort(-spread).tolist()
+    visible = page.locator("#latents .sliders li:visible")
+    expect(visible).to_have_count(8)
+    page.get_by_label("all latents").check()
+    expect(visible).to_have_count(16)
+    page.get_by_label("all latents").uncheck()
+
+
+def test_the_map_is_drawn_and_followed(page: Page, digits: httpx.Client) -> None:
+    panel = page.locator("#latents")
+    panel.get_by_role("button", name="To the prior's centre").click()
+    across, upwards = (int(panel.get_by_label(name).input_value()) for name in ("Across", "Upwards"))
+    map_ = panel.locator("canvas.map")
+    corner = np.zeros((1, 16), np.float32)
+    corner[0, across], corner[0, upwards] = -3, 3
+    wanted = shown(digits, corner)[0]
+    for _ in range(200):
+        drawn = map_.evaluate("c => [c.width, ...c.getContext('2d').getImageData(0, 0, 8, 8).data]")
+        if np.array_equal(np.reshape(drawn[1:], (8, 8, 4))[..., :3], wanted):
+            break
+        page.wait_for_timeout(25)
+    assert drawn[0] == 11 * 9
+    np.testing.assert_array_equal(np.reshape(drawn[1:], (8, 8, 4))[..., :3], wanted)
+    box = map_.bounding_box()
+    assert box is not None
+    map_.click(position={"x": box["width"] * 0.95, "y": box["height"] * 0.5})
+    values = {
+        name: number(panel.locator(f"label[for=latent-{i}] ~ output").inner_text())
+        for name, i in (("x", across), ("y", upwards))
+    }
+    assert values["x"] == pytest.approx(2.97, abs=0.05)
+    assert values["y"] == pytest.approx(0, abs=0.05)
+
+
+# Walks
+
+
+def test_a_walk_goes_from_picture_to_picture(open_page: Open, digits: httpx.Client, strange: Array) -> None:
+    page = open_page(digits)
+    panel = page.locator("#walk")
+    panel.get_by_label("End with a file").set_input_files(file("end.npy", npy(strange)))
+    expect(panel.locator("[data-end=b] figcaption")).to_have_text("end.npy [0]")
+    a = sample(digits, n=48, seed=0)["latents"][0]
+    b = ask(digits, "/encode", strange[None], binary=True)["mean"][0]
+    steps = panel.locator(".strip canvas")
+    straight = shown(digits, np.stack([a, (a + b) / 2, b]))
+    for i, wanted in zip((0, 5, 10), straight, strict=True):
+        assert_shows(steps.nth(i), wanted)
+    panel.get_by_label("along the sphere").check()
+    angle = np.arccos(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+    middle = ((a + b) * np.sin(angle / 2) / np.sin(angle)).astype(np.float32)
+    assert_shows(steps.nth(5), shown(digits, middle[None])[0], tolerance=1)  # Its last bits are another sine's.
+    assert not np.array_equal(pixels(steps.nth(5)), straight[1])
+
+
+# Scores
+
+
+def test_a_dropped_picture_is_scored_and_taken_apart(open_page: Open, digits: httpx.Client, strange: Array) -> None:
+    page = open_page(digits)
+    panel = page.locator("#pictures")
+    drop(page, "#pictures .drop", "strange.png", png(np.round(strange * (255 / 16)).astype(np.uint8)))
+    expect(panel.locator(".name")).to_have_text("strange.png")
+    bounds = ask(digits, "/elbo", strange[None], binary=True, explain=True)
+    assert_shows(panel.locator("canvas.sent"), coloured(np.round(strange * (255 / 16))))
+    mean = ask(digits, "/encode", strange[None], binary=True)["mean"]
+    assert_shows(panel.locator("canvas.expected"), shown(digits, mean)[0])
+    by_pixel = bounds["feature_log_likelihood"][0]
+    for name, expected in ((".low", by_pixel.min()), (".high", by_pixel.max())):
+        assert number(panel.locator(name).inner_text()) == pytest.approx(expected, abs=0.05)
+    glow = pixels(panel.locator("canvas.unlikely")).astype(int).sum(2)
+    assert glow.flat[by_pixel.argmin()] == glow.max()
+    assert glow.flat[by_pixel.argmax()] == glow.min()
+    assert bounds["p_value"][0] == 1 / 360
+    expect(panel.locator(".verdict")).to_have_text("None of 359 held-out pictures are at least as strange: p = 0.0028.")
+    assert_marked(page, bounds["score"][0])
+    expect(panel.locator(".marked")).to_contain_text("→")
+    table = panel.locator(".bounds tbody td").all_inner_texts()
+    assert [number(text) for text in table] == pytest.approx(
+        [bounds[name][0] for name in ("elbo", "log_likelihood", "kl")], abs=0.05
+    )
+    latents = panel.locator(".latents li span:last-child").all_inner_texts()
+    assert [number(text) for text in latents] == pytest.approx(np.sort(bounds["latent_kl"][0])[::-1][:8], abs=0.005)
+
+
+def test_refinement_shows_what_it_changes(open_page: Open, digits: httpx.Client, strange: Array) -> None:
+    page = open_page(digits)
+    panel = page.locator("#pictures")
+    panel.get_by_label("Choose files").set_input_files(file("strange.npy", npy(strange)))
+    expect(panel.locator(".name")).to_have_text("strange.npy [0]")
+    panel.get_by_label("Refine").select_option("5 steps")
+    expect(panel.locator(".bounds thead th")).to_have_text(["nats", "refined", "change"])
+    before = ask(digits, "/elbo", strange[None], binary=True)
+    after = ask(digits, "/elbo", strange[None], binary=True, refine=5)
+    texts = panel.locator(".bounds tbody td").all_inner_texts()
+    cells = np.array([number(text) for text in texts]).reshape(3, 3)
+    for row, name in zip(cells, ("elbo", "log_likelihood", "kl"), strict=True):
+        np.testing.assert_allclose(row, [before[name][0], after[name][0], after[name][0] - before[name][0]], atol=0.051)
+    assert f"Regret {after['regret'][0]:.2f} nats" in panel.locator(".regret").inner_text()
+    panel.get_by_label("Refine").select_option("not at all")
+    expect(panel.locator(".bounds thead th")).to_have_text(["nats"])
+
+
+@pytest.mark.parametrize("score", ["typicality", "coarse_error", "regret"])
+def test_every_score_can_be_asked_for(page: Page, digits: httpx.Client, strange: Array, score: str) -> None:
+    panel = page.locator("#pictures")
+    panel.get_by_label("Choose files").set_input_files(file("strange.npy", npy(strange)))
+    expect(panel.locator(".name")).to_have_text("strange.npy [0]")
+    panel.get_by_label("Score").select_option(score)
+    expected = ask(digits, "/elbo", strange[None], binary=True, score=score)
+    assert_marked(page, expected["score"][0])
+    label = panel.locator(".distribution").get_attribute("aria-label")
+    assert label is not None
+    assert label.startswith(f"Held-out {score.replace('_', ' ')} with a median of ")
+    panel.get_by_label("Score").select_option("negative_elbo")
+
+
+def test_many_pictures_are_ranked(open_page: Open, digits: httpx.Client) -> None:
+    page = open_page(digits)
+    panel = page.locator("#pictures")
+    many = np.random.default_rng(5).integers(0, 17, (230, 8, 8), dtype=np.uint8)
+    many[7] = np.rint(np.clip(sample(digits, n=1)["instances"][0], 0, 16))
+    panel.get_by_label("Choose files").set_input_files(file("many.npy", npy(many)))
+    expect(panel.locator(".note")).to_contain_text("The strangest 200 of 230 are shown.")
+    scores = ask(digits, "/elbo", many, binary=True)["score"]
+    expected = [f"many.npy [{i}], p 0.0028" for i in np.argsort(-scores, kind="stable")[:200]]
+    names = panel.locator(".grid button").evaluate_all("all => all.map((one) => one.getAttribute('aria-label'))")
+    assert names == expected
+    expect(panel.locator(".name")).to_have_text(names[0].split(",")[0])
+    panel.get_by_role("button", name=names[3], exact=True).click()
+    expect(panel.locator(".name")).to_have_text(names[3].split(",")[0])
+
+
+@pytest.mark.parametrize(
+    ("button", "altered"),
+    [
+        ("Turned", lambda x: x[::-1, ::-1]),
+        ("Mirrored", lambda x: x[:, ::-1]),
+        ("Inverted", lambda x: 16 - x),
+        ("Blotted", lambda x: np.where(np.pad(np.ones((2, 2)), 3), 16, x)),
+    ],
+)
+def test_alterations_are_what_they_say(
+    page: Page, digits: httpx.Client, strange: Array, button: str, altered: Any
+) -> None:
+    panel = page.locator("#pictures")
+    panel.get_by_label("Choose files").set_input_files(file("strange.npy", npy(strange)))
+    expect(panel.locator(".name")).to_have_text("strange.npy [0]")
+    panel.get_by_role("button", name=button).click()
+    expect(panel.locator(".name")).to_have_text(f"strange.npy [0], {button.lower()}")
+    wanted = altered(strange)
+    assert_shows(panel.locator("canvas.sent"), coloured(np.round(wanted * (255 / 16))))
+    assert_marked(page, ask(digits, "/elbo", wanted[None].astype(np.uint8), binary=True)["score"][0])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("notes.txt", b"not a picture", "notes.txt is not a picture: PNG, JPEG, WebP, GIF and .npy files are read."),
+        ("notes.npy", b"not an array", "notes.npy: not a .npy file."),
+        ("cut.npy", npy(np.zeros((2, 8, 8), np.uint8))[:-1], "cut.npy: a .npy file that is cut short"),
+        ("odd.npy", npy(np.zeros((2, 8, 7))), "odd.npy: must be pictures of 8 × 8, not an array of 2 × 8 × 7."),
+        ("loud.npy", npy(np.full((8, 8), 17)), "loud.npy: 17 is outside this model's 0 to 16."),
+        ("nan.npy", npy(np.full((8, 8), np.nan)), "nan.npy: NaN is outside this model's 0 to 16."),
+        ("big.npy", npy(np.zeros((8, 8), ">f8")), "big.npy: a .npy array of >f8, which is not read here."),
+        ("rows.npy", npy(np.asfortranarray(np.zeros((8, 8)))), "rows.npy: a .npy array in Fortran's order"),
+    ],
+)
+def test_a_wrong_file_is_told_of(page: Page, strange: Array, name: str, content: bytes, said: str) -> None:
+    for panel, label in (("#pictures", "Choose files"), ("#walk", "Begin with a file")):
+        alert = page.locator(f"{panel} > .work > [role=alert]")
+        page.locator(panel).get_by_label(label).set_input_files(file(name, content))
+        expect(alert).to_contain_text(said)
+        page.locator(panel).get_by_label(label).set_input_files(file("good.npy", npy(strange)))
+        expect(alert).to_be_empty()
+
+
+def test_pictures_of_other_sizes_and_colours_are_fitted(page: Page, digits: httpx.Client) -> None:
+    panel = page.locator("#pictures")
+    wide = np.zeros((40, 80, 3), np.uint8)
+    wide[:, 40:] = (255, 0, 0)
+    panel.get_by_label("Choose files").set_input_files(file("wide.png", png(wide)))
+    expect(panel.locator(".note")).to_have_text("wide.png: resized from 80 × 40 to 8 × 8")
+    expect(panel.locator(".name")).to_have_text("wide.png")
+    sent = pixels(panel.locator("canvas.sent"))
+    assert (sent[:, :3] == 0).all()
+    assert (sent[:, 5:] == round(round(0.299 * 16) * 255 / 16)).all()  # Red is that bright.
+
+
+# Other shapes
+
+
+def test_colours_and_ranges_are_those_of_the_model(open_page: Open, toys: httpx.Client, tmp_path: Path) -> None:
+    page = open_page(toys)
+    page.locator("#which").select_option("colours 1")
+    expect(page.locator("#subtitle")).to_have_text("A model of pictures of 4 × 6 pixels in 2 numbers.")
+    expect(page.locator("#rows")).to_be_hidden()
+    page.locator("#latents").get_by_role("slider").first.fill("0.37")
+    page.locator("#latents").get_by_role("slider").nth(1).fill("-0.37")
+    z = np.array([[0.37, -0.37]], np.float32)
+    if latent_of(page.locator("#latents").get_by_role("slider").first):
+        z = z[:, ::-1].copy()
+    expected = picture(post(toys, "/models/colours/decode", z, PNG))
+    assert_shows(page.locator("canvas.now"), expected)
+    levels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    panel = page.locator("#pictures")
+    panel.get_by_label("Choose files").set_input_files(file("levels.png", png(levels)))
+    expect(panel.locator(".name")).to_have_text("levels.png")
+    assert_shows(panel.locator("canvas.sent"), levels)
+    x = (levels * (2 / 255) - 1).astype(np.float32)[None]
+    bounds = ask(toys, "/models/colours/elbo", x, binary=True, explain=True)
+    low = bounds["feature_log_likelihood"][0].sum(2).min()
+    assert number(panel.locator(".low").inner_text()) == pytest.approx(low, abs=0.05)
+    expect(panel.locator(".refinement")).to_be_hidden()  # The bundle has no such graph.
