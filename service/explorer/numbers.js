@@ -16,7 +16,7 @@ export function short(value, digits = 4) {
 
 /** A p-value: never rounded to nothing. */
 export function probability(value) {
-  return value == null || Number.isNaN(value) ? "–" : value.toLocaleString("en", { maximumSignificantDigits: value < 0.1 ? 2 : 3 });
+  return value < 0.1 ? short(value, 2) : fixed(value, 3);
 }
 
 /** A name of a manifest, as words. */
