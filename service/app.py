@@ -15,6 +15,7 @@ from service.access import guard, is_loopback, read_keys
 from service.catalogue import Catalogue
 from service.errors import ExtraError, NotFoundError
 from service.model import Limits, Model
+from service.placement import Placement
 from service.problems import Envelope, answer_with_problems
 from service.repository import Repository
 from service.routes import decode, docs, elbo, encode, explorer, health, metrics, model, sample, v2
@@ -70,8 +71,15 @@ def create_app(settings: Settings) -> FastAPI:
         engine_timeout=settings.engine_timeout,
     )
     spans = _spans(settings.otlp_endpoint) if settings.otlp_endpoint else None
+    placement = Placement(
+        device=settings.device,
+        precision=settings.precision,
+        max_batch=settings.max_batch,
+        memory=settings.device_memory and settings.device_memory * 2**20,
+        cache=settings.engine_cache,
+    )
     telemetry = Telemetry(settings.workers)
-    repository = Repository(settings.models, settings.default_model, settings.device, limits, trusted, telemetry.watch)
+    repository = Repository(settings.models, settings.default_model, placement, limits, trusted, telemetry.watch)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -7,27 +7,21 @@ from running several batches at once), so that no result depends on how work was
 This module must not know about HTTP, requests, queues or torch.
 """
 
-import contextlib
-import ctypes
-import io
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import onnxruntime as ort
 
 from service.bundle import WEIGHTS, Array, Bundle
+from service.devices import PRECISIONS, PROVIDERS, Device, Precision, Target, choose
 from service.errors import BundleError, DeviceError
 from service.manifest import Graph, Tensor
-
-Device = Literal["auto", "cpu", "cuda"]
 
 RELATIVE_TOLERANCE = 1e-5
 """Beside the manifest's absolute tolerance in nats: float32 keeps about seven digits."""
 
 _DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(uint8)": "uint8"}
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 class Engine(Protocol):
@@ -35,36 +29,41 @@ class Engine(Protocol):
 
     @property
     def device(self) -> str:
-        """The device in use: `cpu` or `cuda`."""
+        """The device in use: `cpu`, `cuda` or `tensorrt`."""
+
+    @property
+    def precision(self) -> Precision:
+        """The lowest that a graph is computed in where its tensors are float32."""
+
+    @property
+    def refused(self) -> Mapping[Precision, float]:
+        """Lower precisions that were asked for, and their golden errors, which are too large."""
 
     def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Every output of `graph` by name; inputs have the dtypes and shapes of the manifest."""
 
 
 class OnnxEngine:
-    """Runs a bundle on ONNX Runtime.
+    """Runs a bundle on ONNX Runtime, from arrays to arrays.
 
     Args:
         graphs: The manifest's graphs.
         files: The bundle's files; the sessions are built from these very bytes, so what was verified is what runs.
-        device: `cpu`; `cuda`, which raises rather than fall back; or `auto`, CUDA where it works and the CPU elsewhere.
+        device: See `devices.choose`.
 
     Raises:
-        DeviceError: `cuda` was asked for and cannot be used.
+        DeviceError: The device asked for cannot be used.
         BundleError: A graph cannot be loaded, or its real inputs or outputs are not the manifest's.
     """
 
     def __init__(self, graphs: Mapping[str, Graph], files: Mapping[str, bytes], device: Device = "auto") -> None:
-        ort.disable_telemetry_events()  # What is served is nobody else's business.
-        self._device = _choose(device)
+        kind = choose(device)
+        target = Target(kind, precision=PRECISIONS[kind][0])
+        self.device: str = kind
+        self.precision = target.precision
+        self.refused: Mapping[Precision, float] = {}
         self._outputs = {name: [tensor.name for tensor in graph.outputs] for name, graph in graphs.items()}
-        self._sessions = {name: _session(files, name, self._device) for name in graphs}
-        for name, graph in graphs.items():
-            _check_signature(name, self._sessions[name], graph)
-
-    @property
-    def device(self) -> str:
-        return self._device
+        self._sessions = {name: open_session(files, name, graph, target) for name, graph in graphs.items()}
 
     def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         names = self._outputs[graph]
@@ -99,52 +98,31 @@ def golden_error(answer: Mapping[str, Array], bundle: Bundle) -> float:
     return float(np.max(np.abs(elbo - expected) / allowed))
 
 
-def _choose(device: Device) -> str:
-    if device == "cpu":
-        return "cpu"
-    problem = _cuda_problem()
-    if problem is None:
-        return "cuda"
-    if device == "cuda":
-        raise DeviceError(f"device=cuda cannot be used: {problem}")
-    return "cpu"
+def open_session(
+    files: Mapping[str, bytes], name: str, graph: Graph, target: Target, *, capture: bool = False
+) -> ort.InferenceSession:
+    """A session that runs the graph `name` of a bundle's files on a device; see `Target.providers` for `capture`.
 
-
-def _cuda_problem() -> str | None:
-    """Why CUDA cannot be used, naming the library that is missing; None where everything loads."""
-    if _PROVIDERS["cuda"] not in ort.get_available_providers():
-        return "this ONNX Runtime is built without CUDA; install onnxruntime-gpu (Linux, x86-64) instead of onnxruntime"
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError as error:
-        return f"the NVIDIA driver is not there ({error})"
-    with contextlib.redirect_stdout(io.StringIO()):
-        ort.preload_dlls()  # Finds CUDA and cuDNN in NVIDIA's wheels, and prints what it does not find.
-    try:
-        ctypes.CDLL(str(Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"))
-    except OSError as error:
-        return f"a CUDA library is not there ({error})"
-    return None
-
-
-def _options() -> ort.SessionOptions:
+    Raises:
+        DeviceError: ONNX Runtime would run it elsewhere.
+        BundleError: It cannot be loaded, or its real inputs or outputs are not the manifest's.
+    """
+    ort.disable_telemetry_events()  # What is served is nobody else's business.
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    return options
-
-
-def _session(files: Mapping[str, bytes], graph: str, device: str) -> ort.InferenceSession:
-    options = _options()
     if weights := files.get(WEIGHTS):
         options.add_external_initializers_from_files_in_memory([WEIGHTS], [weights], [len(weights)])
+    providers = target.providers(capture=capture)
     try:
-        session = ort.InferenceSession(files[f"{graph}.onnx"], options, providers=[_PROVIDERS[device]])
+        # Without its fallback, which would go on with the CPU after a failure, and say so to nobody.
+        session = ort.InferenceSession(files[f"{name}.onnx"], options, providers=providers, enable_fallback=0)
     except Exception as error:  # ONNX Runtime raises its own pybind kinds, which share no public base.
-        raise BundleError(f"{graph}.onnx: ONNX Runtime cannot load it: {error}") from error
-    if _PROVIDERS[device] not in session.get_providers():
-        raise DeviceError(f"ONNX Runtime will not run {graph}.onnx on {device}; its message above says why")
+        raise BundleError(f"{name}.onnx: ONNX Runtime cannot load it: {error}") from error
+    if PROVIDERS[target.kind] not in session.get_providers():
+        raise DeviceError(f"ONNX Runtime will not run {name}.onnx on {target.kind}; its message above says why")
+    _check_signature(name, session, graph)
     return session
 
 

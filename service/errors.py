@@ -18,7 +18,8 @@
     └── ServiceError            the service's doing; the same request may succeed later
         ├── OverloadedError     429  the queue is full; says when to come back
         ├── NotReadyError       503  starting, draining, or failing its golden check
-        │   └── EngineLostError 503  the engine was replaced while it computed this
+        │   ├── EngineLostError 503  the engine was replaced while it computed this
+        │   └── DeviceMemoryError 503 the device has no memory left for even one row
         └── DeadlineError       504  the request's time ran out
 
 This module must not know about HTTP frameworks, models or arrays.
@@ -118,6 +119,10 @@ class NotReadyError(ServiceError):
 
 class EngineLostError(NotReadyError):
     """The engine was replaced while it computed this, because it hung, failed or answered wrongly."""
+
+
+class DeviceMemoryError(NotReadyError):
+    """The device has not the memory that one row takes, with its draws."""
 
 
 class DeadlineError(ServiceError):

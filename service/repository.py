@@ -19,9 +19,10 @@ from typing import NamedTuple
 
 from service.bundle import MANIFEST, Bundle, read_bundle, versions
 from service.catalogue import Catalogue
-from service.engine import Device, Engine, OnnxEngine
+from service.engine import Engine
 from service.errors import BundleError, LowerboundError
 from service.model import Limits, Model, Observer, Unobserved
+from service.placement import Placement
 from service.signature import TrustedKeys
 from service.threads import in_thread
 
@@ -59,7 +60,7 @@ class Repository:
     Args:
         folder: The repository.
         default_model: The model that paths without a name mean; needed only where there are several.
-        device: See `OnnxEngine`.
+        placement: Makes the engines.
         limits: For each model.
         trusted: See `read_bundle`.
         observe: See `Model`.
@@ -76,14 +77,14 @@ class Repository:
         self,
         folder: Path,
         default_model: str | None,
-        device: Device,
+        placement: Placement,
         limits: Limits,
         trusted: TrustedKeys | None = None,
         observe: Callable[[Bundle], Observer] = Unobserved,
     ) -> None:
         self._folder = folder
         self._default_model = default_model
-        self._device = device
+        self._placement = placement
         self._limits = limits
         self._trusted = trusted
         self._observe = observe
@@ -219,8 +220,8 @@ class Repository:
         bundle = read_bundle(folder, self._trusted)
         if (bundle.manifest.name, bundle.manifest.version) != address:
             raise BundleError(f"{folder}: the manifest names another model or version")
-        return Model(bundle, partial(_make_engine, self._device), self._limits, self._observe)
+        return Model(bundle, partial(_make_engine, self._placement), self._limits, self._observe)
 
 
-def _make_engine(device: Device, bundle: Bundle) -> Engine:
-    return OnnxEngine(bundle.manifest.graphs, bundle.files, device)
+def _make_engine(placement: Placement, bundle: Bundle) -> Engine:
+    return placement.engine(bundle)

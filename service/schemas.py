@@ -7,6 +7,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.devices import Precision
 from service.manifest import Category, Manifest
 
 Value = TypeVar("Value")
@@ -173,6 +174,10 @@ class ModelAnswer(BaseModel):
     )
     bundle: str = Field(description="SHA-256 of manifest.json, which holds the digest of every other file.")
     device: str = Field(description="The device in use.")
+    precision: Precision = Field(description="The lowest that the device computes in where tensors are float32.")
+    refused_precisions: dict[Precision, float | None] = Field(
+        description="Lower ones that were asked for, and their golden_error at the start, which is above 1."
+    )
     golden_error: float | None = Field(
         description="Largest error of the golden ELBOs now, as a share of the tolerance; null if no number."
     )

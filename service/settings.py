@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from service.engine import Device
+from service.devices import Device, Precision
 from service.logs import Format
 from service.noise import MAX_DRAWS
 from service.repository import DEFAULT_REPOSITORY
@@ -45,7 +45,16 @@ class Settings(BaseSettings):
     default_model: str | None = Field(
         default=None, description="Model of the paths that name none, where there are several."
     )
-    device: Device = Field(default="auto", description="cpu; cuda, which refuses to start without a GPU; or auto.")
+    device: Device = Field(
+        default="auto", description="cpu; cuda or tensorrt, which refuse to start where they cannot be used; or auto."
+    )
+    precision: Precision = Field(
+        default="float32", description="Lowest that a GPU may compute in: float32, tf32, or (tensorrt) float16."
+    )
+    device_memory: int | None = Field(
+        default=None, ge=1, description="Most MiB of a GPU for the intermediate results of one graph."
+    )
+    engine_cache: Path | None = Field(default=None, description="Folder where TensorRT keeps what it has compiled.")
     workers: int = Field(default=1, ge=1, description="Processes, each with engines of its own.")
     lanes: int = Field(
         default_factory=lambda given: max(1, (os.cpu_count() or 1) // given.get("workers", 1)),

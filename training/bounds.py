@@ -18,7 +18,7 @@ from service.engine import Engine
 from service.manifest import BOUNDS
 from service.refinement import Ascent
 
-ROW_DRAWS = {"cpu": 512, "cuda": 2**15}
+ROW_DRAWS = {"cpu": 512, "cuda": 2**15, "tensorrt": 2**15}
 """Rows × draws in one engine call, by device; on the CPU as the service's batches."""
 
 

@@ -22,7 +22,8 @@ from rich.table import Column, Table
 from service import noise
 from service.bundle import Array, Bundle, read_bundle
 from service.calibration import p_values, scores
-from service.engine import Device, Engine, OnnxEngine
+from service.devices import Device
+from service.engine import Engine, OnnxEngine
 from service.errors import LowerboundError
 from service.instances import render_records
 from service.manifest import BOUNDS, Category, ImageInput, TabularInput
@@ -63,7 +64,7 @@ class Evaluation(BaseSettings):
     )
     num_draws: int = Field(default=1000, ge=1, le=MAX_DRAWS, description="S, importance samples of log p(x).")
     baselines: CliImplicitFlag[bool] = Field(default=True, description="Fit baselines, where there are labels.")
-    device: Device = Field(default="auto", description="cpu, cuda or auto.")
+    device: Device = Field(default="auto", description="cpu, cuda, tensorrt or auto.")
     out: Path = Field(default=Path("evaluation.json"), description="The report, as JSON.")
 
 

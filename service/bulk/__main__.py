@@ -21,8 +21,9 @@ from service.bulk import run
 from service.bulk.inputs import Input, open_inputs, read_from
 from service.bulk.parts import Parts
 from service.bundle import Bundle, read_bundle
-from service.engine import Device, OnnxEngine
+from service.devices import Device, Precision
 from service.errors import LowerboundError
+from service.placement import Placement
 from service.schemas import ElboQuery
 
 QUERY = ("num_draws", "seed", "score", "refine", "explain")
@@ -60,6 +61,10 @@ def _arguments() -> argparse.Namespace:
         kind = {"action": "store_true"} if name == "explain" else {"type": str if name == "score" else int}
         parser.add_argument(f"--{name.replace('_', '-')}", help=f"of elbo: {text}", **kind)
     parser.add_argument("--device", choices=get_args(Device), default="auto")
+    parser.add_argument(
+        "--precision", choices=get_args(Precision), default="float32", help="lowest that a GPU may compute in"
+    )
+    parser.add_argument("--max-batch", type=int, default=512, help="most rows x draws in one engine call")
     parser.add_argument("--lanes", type=int, default=os.cpu_count() or 1, help="batches computed at once")
     return parser.parse_args()
 
@@ -73,10 +78,9 @@ def _answer(given: argparse.Namespace, query: ElboQuery, console: Console) -> No
         console.print(f"{given.output}: {parts.rows:,} rows, all there", highlight=False)
         return
 
-    def make_engine(bundle: Bundle) -> OnnxEngine:
-        return OnnxEngine(bundle.manifest.graphs, bundle.files, given.device)
-
-    answers = run.Run(bundle, make_engine, given.lanes, run.OPERATIONS[given.operation], query)
+    placement = Placement(given.device, given.precision, given.max_batch)
+    operation = run.OPERATIONS[given.operation]
+    answers = run.Run(bundle, placement.engine, given.max_batch, given.lanes, operation, query)
     with _progress(console) as progress:
         bar = progress.add_task("", total=sum(counts), completed=parts.rows)
 

@@ -24,9 +24,6 @@ PIECE_BYTES = 2**22
 PIECE_ROWS = 2**13
 """A piece has at most so many rows, and so many bytes of them."""
 
-MAX_BATCH = 512
-"""Row-draws in one engine call, as the service has by default."""
-
 ENGINE_TIMEOUT = 60.0
 """Seconds; nobody waits for a single answer here."""
 
@@ -59,6 +56,7 @@ class Run:
     Attributes:
         bundle: The model.
         make_engine: Puts it on its device.
+        max_batch: Most row-draws in one engine call.
         lanes: Engine calls at once.
         operation: What is asked about each piece.
         query: The parameters of that.
@@ -66,6 +64,7 @@ class Run:
 
     bundle: Bundle
     make_engine: MakeEngine
+    max_batch: int
     lanes: int
     operation: Operation
     query: ElboQuery
@@ -87,7 +86,7 @@ class Run:
         Raises:
             LowerboundError: From the pieces, the model or the writing; whatever was written before is whole.
         """
-        limits = Limits(MAX_BATCH, 2**62, MAX_DRAWS, self.lanes, ENGINE_TIMEOUT)
+        limits = Limits(self.max_batch, 2**62, MAX_DRAWS, self.lanes, ENGINE_TIMEOUT)
         model = Model(self.bundle, self.make_engine, limits)
         model.start()
         under_way: asyncio.Queue[asyncio.Task[pa.RecordBatch] | None] = asyncio.Queue(self.lanes + 1)

@@ -29,7 +29,9 @@ async def show(model: ServedModel, response: Response) -> ModelAnswer:
         held_out={score: percentiles(model.bundle.calibration[score]) for score in model.manifest.scores},
         bundle=model.bundle.digest,
         device=model.engine.device,
-        golden_error=error if math.isfinite(error) else None,
+        precision=model.engine.precision,
+        refused_precisions={precision: _number(missed) for precision, missed in model.engine.refused.items()},
+        golden_error=_number(error),
         replaced_engines=model.replaced_engines,
     )
 
@@ -46,6 +48,10 @@ async def card(model: ServedModel) -> HTMLResponse:
         raise NotFoundError(f"{model.manifest.name} {model.manifest.version} has no model card")
     headers = page_headers("default-src 'none'; img-src data:; style-src 'unsafe-inline'")
     return HTMLResponse(page, headers=headers | identify(model))
+
+
+def _number(error: float) -> float | None:
+    return error if math.isfinite(error) else None
 
 
 @index.get("/models", responses=problems(UnauthorizedError))

@@ -24,13 +24,15 @@ import pyarrow.parquet  # type: ignore[import-untyped]
 
 from service import noise
 from service.bulk.parts import PART_ROWS
-from service.bulk.run import MAX_BATCH
 from service.bundle import read_bundle
 from service.engine import OnnxEngine
 from service.repository import DEFAULT_REPOSITORY
 from tests.benchmarks.serving.memory import resident, slope
 
 MODEL = DEFAULT_REPOSITORY / "digits" / "1"
+MAX_BATCH = 512
+"""Row-draws in one engine call, by default."""
+
 LOOK = 1.0
 """Seconds between looks at the memory."""
 

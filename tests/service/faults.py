@@ -16,6 +16,8 @@ class FaultyEngine:
     """
 
     device = "cpu"
+    precision = "float32"
+    refused: Mapping[str, float] = {}
 
     def __init__(self, bundle: Bundle, fault: str = "") -> None:
         self.fault = fault

@@ -11,7 +11,7 @@ from pathlib import Path
 import service.repository
 from service.__main__ import main
 from service.bundle import Array, Bundle
-from service.engine import Device
+from service.placement import Placement
 from tests.service.faults import FaultyEngine
 
 FILE = Path(sys.argv.pop(1))
@@ -31,7 +31,7 @@ class SwitchedEngine(FaultyEngine):
         return super().run(graph, inputs)
 
 
-def make_engine(device: Device, bundle: Bundle) -> SwitchedEngine:
+def make_engine(placement: Placement, bundle: Bundle) -> SwitchedEngine:
     return SwitchedEngine(bundle)
 
 

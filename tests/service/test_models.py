@@ -17,6 +17,8 @@ def test_the_model_describes_itself(digits: httpx.Client, digits_bundle: Bundle)
     assert answer["manifest"] == json.loads(digits_bundle.manifest.model_dump_json())
     assert answer["bundle"] == digits_bundle.digest
     assert answer["device"] in {"cpu", "cuda"}
+    assert answer["precision"] == "float32"
+    assert answer["refused_precisions"] == {}
     assert 0 <= answer["golden_error"] <= 1
     assert digits.get("/models").json() == {"models": {"digits": [1]}, "default": "digits", "refused": {}}
 

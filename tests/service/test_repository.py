@@ -20,6 +20,7 @@ import pytest
 from service.app import create_app
 from service.errors import NotFoundError, NotReadyError
 from service.model import Limits
+from service.placement import Placement
 from service.repository import Repository
 from service.settings import Settings
 from tests.benchmarks import swap
@@ -174,7 +175,7 @@ def test_one_more_model_takes_the_default_away(folder: Path, caplog: pytest.LogC
 
 def with_repository(folder: Path, scenario: Callable[[Repository], Coroutine[Any, Any, None]]) -> None:
     async def main() -> None:
-        repository = Repository(folder, None, "cpu", LIMITS)
+        repository = Repository(folder, None, Placement("cpu"), LIMITS)
         repository.start()
         try:
             await asyncio.wait_for(scenario(repository), 30)

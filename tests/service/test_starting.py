@@ -2,8 +2,7 @@
 
 import pytest
 
-from service.bundle import Bundle
-from service.engine import OnnxEngine
+from service.devices import Device, choose
 from service.errors import DeviceError
 from tests.service.conftest import Refused
 
@@ -26,15 +25,16 @@ def test_wrong_settings_are_named(refused: Refused, arguments: tuple[str, ...], 
     assert process.stderr.count("\n") == 1
 
 
-def test_cuda_is_refused_where_there_is_none(refused: Refused, digits_bundle: Bundle) -> None:
+@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
+def test_a_device_is_refused_where_there_is_none(refused: Refused, device: Device) -> None:
     problem = None
     try:
-        OnnxEngine(digits_bundle.manifest.graphs, digits_bundle.files, "cuda")
+        choose(device)
     except DeviceError as error:
         problem = str(error)
     if problem is None:
-        pytest.skip("CUDA works here")
-    process = refused("--device", "cuda")
+        pytest.skip(f"{device} works here")
+    process = refused("--device", device)
     assert process.returncode == 1
     assert process.stderr == f"lowerbound does not start: {problem}\n"
-    assert problem.startswith("device=cuda cannot be used: ")
+    assert problem.startswith(f"device={device} cannot be used: ")
