@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, parse_flag_from_env
 from pydantic import ValidationError
 from rich.console import Console
 
@@ -67,7 +67,9 @@ def train(recipe: Recipe) -> Path | None:
     Among several processes (`accelerate launch`, `torchrun`) all train, and the first one keeps the run's folder,
     speaks, and writes the bundle; the others return None.
     """
-    first = PartialState().is_main_process
+    # Processes know of one another on the CPU only if the first to ask says that it is the CPU.
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU", default=not torch.accelerator.is_available())
+    first = PartialState(cpu=cpu).is_main_process
     console.quiet = not first
     dataset = recipe.dataset.load(recipe.data)
     splits = split(dataset, recipe.split)

@@ -299,34 +299,25 @@ def test_without_a_recipe_there_is_advice(capsys: pytest.CaptureFixture[str]) ->
     assert "no recipe 'nothing'" in capsys.readouterr().err
 
 
-WORKER = """
-import sys
-from pathlib import Path
-import torch
-from tests.training import test_fit
-test_fit.train(Path(sys.argv[1]), rows=1001, epochs=2, batch_size=50, seed=0)
-"""
-
-
 @pytest.mark.slow
-def test_two_processes_train_the_same_model(tmp_path: Path) -> None:
-    _, alone = train(tmp_path / "alone", rows=1001, epochs=2, batch_size=50, seed=0)
-    (tmp_path / "worker.py").write_text(WORKER)
-    root = Path(__file__).parents[2]
+def test_two_processes_train_the_same_model(source_rows: Path, uninterrupted: Path, tmp_path: Path) -> None:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    places = ["--out", str(tmp_path / "models"), "--runs", str(tmp_path / "runs")]
     done = subprocess.run(
-        [*launch, str(tmp_path / "worker.py"), str(tmp_path / "both")],
-        cwd=root,
-        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
+        [*launch, "-m", "training", "arrays", "--data", str(source_rows), *ARGUMENTS, *places],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(tmp_path / "models" / "arrays" / "1")
+    (folder,) = (tmp_path / "runs" / "arrays").iterdir()
     # Each process leaves its own random state: there were two.
-    states = list((tmp_path / "both" / "checkpoint-2").glob("random_states_*.pkl"))
-    assert len(states) == 2
-    for first, second in zip(alone, metrics(tmp_path / "both" / METRICS), strict=True):
-        assert float(second["held_out_elbo"]) == pytest.approx(first.held_out_elbo, abs=0.02)
-        assert float(second["loss"]) == pytest.approx(first.loss, abs=0.02)
+    assert len(list((folder / f"checkpoint-{EPOCHS}").glob("random_states_*.pkl"))) == 2
+    alone = metrics(uninterrupted / "runs" / "arrays" / "1" / METRICS)
+    for first, second in zip(alone, metrics(folder / METRICS), strict=True):
+        for figure in ("held_out_elbo", "loss"):
+            assert float(second[figure]) == pytest.approx(float(first[figure]), abs=0.02)
