@@ -36,6 +36,9 @@ CHECK_STEPS = 25
 LIKELIHOOD_PACE = 10.0
 """Learning rate of the likelihood's own parameters, as a multiple of the networks'."""
 
+RESIDENT = 2 * 2**30
+"""Bytes of rows that a device's memory has room for beside the training; of more, each batch is copied."""
+
 DIAGNOSED = 2000
 """Held-out rows that the diagnostics look at; beyond them they take longer than the epoch."""
 
@@ -147,8 +150,9 @@ def fit(
     Returns:
         Every epoch's figures.
     """
-    accelerator = Accelerator(mixed_precision=recipe.mixed_precision, log_with="tensorboard", project_dir=run)
-    accelerator.init_trackers("tensorboard")
+    accelerator = _accelerator(recipe, run)
+    if train.nbytes + held_out.nbytes <= RESIDENT:
+        train, held_out = train.to(accelerator.device), held_out.to(accelerator.device)
     objective = Objective(vae, recipe)
     # The likelihood's few parameters are scales, not weights: at the networks' pace they would take hundreds of epochs.
     groups: list[dict[str, Any]] = [
@@ -204,6 +208,15 @@ def fit(
     vae.load_state_dict(load_file(run / BEST))
     vae.eval()
     return progress.history
+
+
+def _accelerator(recipe: FitRecipe, run: Path) -> Accelerator:
+    tf32 = recipe.mixed_precision == "tf32"
+    torch.backends.cuda.matmul.fp32_precision = "tf32" if tf32 else "ieee"
+    mixed_precision = "no" if tf32 else recipe.mixed_precision
+    accelerator = Accelerator(mixed_precision=mixed_precision, log_with="tensorboard", project_dir=run)
+    accelerator.init_trackers("tensorboard")
+    return accelerator
 
 
 def epoch_batches(

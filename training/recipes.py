@@ -75,7 +75,9 @@ class FitRecipe(Section):
     free_bits: float = Field(default=0.0, ge=0, description="Nats of KL per latent that cost nothing.")
     clip: float = Field(default=100.0, gt=0, description="Largest norm of a step's gradient, per row.")
     seed: int = Field(default=0, ge=0, lt=2**32, description="Of the weights, the order of rows and the noise.")
-    mixed_precision: Literal["no", "fp16", "bf16"] = Field(default="no", description="Of the networks.")
+    mixed_precision: Literal["no", "tf32", "fp16", "bf16"] = Field(
+        default="no", description="Of the networks; tf32 is that of matrix products on a GPU alone."
+    )
 
     @model_validator(mode="after")
     def _one_objective(self) -> Self:

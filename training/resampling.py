@@ -7,6 +7,7 @@ This module must not know about models, or how an epoch is ordered.
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -24,10 +25,18 @@ class GreyLevels:
     def __len__(self) -> int:
         return len(self.levels)
 
+    @property
+    def nbytes(self) -> int:
+        return self.levels.nbytes
+
+    def to(self, device: torch.device) -> Self:
+        """The same images in a device's memory."""
+        return type(self)(self.levels.to(device))
+
     def draw(self, numbers: Tensor, generator: torch.Generator) -> Tensor:
         """The rows of these numbers, drawn now: (b, *shape), uint8, 0 or 1."""
         levels = self.levels[numbers]
-        return (torch.rand(levels.shape, generator=generator) < levels / 255).to(torch.uint8)
+        return (torch.rand(levels.shape, generator=generator).to(levels.device) < levels / 255).to(torch.uint8)
 
 
 def training_rows(dataset: Dataset, part: Indices) -> Tensor | GreyLevels:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from scipy import stats
 
@@ -210,6 +211,20 @@ def test_the_optimal_sigma_comes_to_the_learned_one(tmp_path: Path) -> None:
     assert optimal.held_out_elbo == pytest.approx(shared.held_out_elbo, abs=0.1)
     # Training's figures are under each batch's own σ, the held-out ones under the running mean.
     assert optimal.log_likelihood == pytest.approx(optimal.held_out_log_likelihood, abs=0.3)
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_lower_precision_learns_the_same(tmp_path: Path, precision: str) -> None:
+    _, exact = train(tmp_path / "no", rows=500, epochs=6, batch_size=50)
+    AcceleratorState._reset_state()  # Which allows one precision for each process.
+    vae, lower = train(tmp_path / precision, rows=500, epochs=6, batch_size=50, mixed_precision=precision)
+    AcceleratorState._reset_state()
+    assert {parameter.dtype for parameter in vae.parameters()} == {torch.float32}
+    differences = [abs(first.loss - second.loss) for first, second in zip(exact, lower, strict=True)]
+    assert max(differences) < 0.05
+    assert any(differences) == (precision == "bf16")  # TF32 is of GPUs alone.
+    assert held_out_elbo(vae) == pytest.approx(max(epoch.held_out_elbo for epoch in lower), abs=1e-6)
+    assert torch.backends.cuda.matmul.fp32_precision == ("tf32" if precision == "tf32" else "ieee")
 
 
 # The command line

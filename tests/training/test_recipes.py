@@ -74,7 +74,7 @@ def test_where_files_go_decides_nothing(tmp_path: Path) -> None:
         (["--bound.num_draws", str(MAX_DRAWS + 1)], "bound.num_draws", "less than or equal to"),
         (["--name", "No Spaces"], "name", "pattern"),
         (["--split.test", "0.9"], "split", "must add up to less than 1"),
-        (["--fit.mixed_precision", "fp8"], "fit.mixed_precision", "'no', 'fp16' or 'bf16'"),
+        (["--fit.mixed_precision", "fp8"], "fit.mixed_precision", "'no', 'tf32', 'fp16' or 'bf16'"),
     ],
 )
 def test_wrong_values_name_their_field(arguments: list[str], field: str, reason: str) -> None:
