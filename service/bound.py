@@ -64,6 +64,7 @@ class BoundEngine:
         target: Which device, and how it computes.
         max_batch: Most row-draws that are computed at once; larger batches are cut.
         draws: K, of most requests.
+        capture: Whether to capture CUDA graphs where that can be.
 
     Raises:
         DeviceError: ONNX Runtime would run a graph elsewhere.
@@ -72,14 +73,21 @@ class BoundEngine:
     """
 
     def __init__(
-        self, graphs: Mapping[str, Graph], files: Mapping[str, bytes], target: Target, *, max_batch: int, draws: int
+        self,
+        graphs: Mapping[str, Graph],
+        files: Mapping[str, bytes],
+        target: Target,
+        *,
+        max_batch: int,
+        draws: int,
+        capture: bool = True,
     ) -> None:
         self.device: str = target.kind
         self.precision = target.precision
         self.refused: Mapping[Precision, float] = {}
         thread = _Thread()
         self._graphs = {
-            name: _BoundGraph(graph, *_open(files, name, graph, target), target, thread, max_batch)
+            name: _BoundGraph(graph, *_open(files, name, graph, target, capture=capture), target, thread, max_batch)
             for name, graph in graphs.items()
         }
         for bound in self._graphs.values():
@@ -236,9 +244,11 @@ def _joined(answers: list[dict[str, Array]]) -> dict[str, Array]:
     return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
 
 
-def _open(files: Mapping[str, bytes], name: str, graph: Graph, target: Target) -> tuple[ort.InferenceSession, bool]:
+def _open(
+    files: Mapping[str, bytes], name: str, graph: Graph, target: Target, *, capture: bool
+) -> tuple[ort.InferenceSession, bool]:
     """A session, and whether it captures: ONNX Runtime refuses that to graphs of which a part runs on the CPU."""
-    if target.kind == "cuda":
+    if capture and target.kind == "cuda":
         try:
             return open_session(files, name, graph, target, capture=True), True
         except BundleError:

@@ -23,6 +23,7 @@ from training.datasets import split
 from training.fit import Epoch
 from training.publish import publish
 from training.recipes import Recipe
+from training.vae import VAE
 
 NUM_ROWS = 1024
 GRAPH = "elbo.onnx"
@@ -43,11 +44,13 @@ class Reference:
         models: A repository with the one bundle.
         peers: A folder with `GRAPH`, whole, and `NOISE`, (1, L).
         rows: Images to ask about, (NUM_ROWS, 28, 28), uint8; half of the pixels are 0, as in scanned digits.
+        vae: The same in PyTorch.
     """
 
     models: Path
     peers: Path
     rows: npt.NDArray[np.uint8]
+    vae: VAE
 
 
 def plain_mlp(
@@ -82,4 +85,4 @@ def write_reference(folder: Path) -> Reference:
     onnx.save(onnx.load(bundle / GRAPH), peers / GRAPH)
     with np.load(bundle / "calibration.npz", allow_pickle=False) as calibration:
         np.save(peers / NOISE, calibration["noise"])
-    return Reference(recipe.out, peers, rows)
+    return Reference(recipe.out, peers, rows, vae)

@@ -1,0 +1,79 @@
+"""Ways of computing the reference model's graphs on a device, from arrays to arrays."""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import torch
+
+from service.bound import BoundEngine
+from service.bundle import Array, Bundle
+from service.devices import Kind, Target
+from service.engine import OnnxEngine
+from service.manifest import Graph
+from tests.benchmarks.serving.reference import Reference
+from training.export import graph_modules
+
+
+class Runs(Protocol):
+    """As much of `Engine` as is measured."""
+
+    def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """See `Engine`."""
+
+
+Make = Callable[[Mapping[str, Graph], int], Runs]
+"""From graphs and draws to what runs those graphs, made ready for so many draws."""
+
+
+class Torch:
+    """PyTorch, compiled or not, on the same weights. It has no refinement, whose autograd is traced at the export."""
+
+    def __init__(
+        self, reference: Reference, bundle: Bundle, graphs: Mapping[str, Graph], device: torch.device, *, compiled: bool
+    ) -> None:
+        self._device = device
+        self._graphs = graphs
+        modules = graph_modules(reference.vae, bundle.manifest.input, reference.rows)
+        functions = {name: modules[name].function for name in graphs if name != "refine"}
+        self._functions: dict[str, Callable[..., tuple[torch.Tensor, ...]]] = {
+            name: torch.compile(function, dynamic=True) if compiled else function
+            for name, function in functions.items()
+        }
+        reference.vae.to(device)
+
+    @torch.no_grad()
+    def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        contract = self._graphs[graph]
+        tensors = [torch.from_numpy(inputs[tensor.name]) for tensor in contract.inputs]
+        if self._device.type == "cuda":
+            tensors = [tensor.pin_memory().to(self._device, non_blocking=True) for tensor in tensors]
+        answer = self._functions[graph](*tensors)
+        return {tensor.name: values.cpu().numpy() for tensor, values in zip(contract.outputs, answer, strict=True)}
+
+
+def contenders(reference: Reference, bundle: Bundle, kind: Kind, max_batch: int) -> dict[str, Make]:
+    """What makes each, by name; it raises where a library is missing."""
+    device = torch.device("cpu" if kind == "cpu" else "cuda")
+
+    def pytorch(*, compiled: bool) -> Make:
+        return lambda graphs, draws: Torch(reference, bundle, graphs, device, compiled=compiled)
+
+    def bound(target: Target, *, capture: bool = False) -> Make:
+        return lambda graphs, draws: BoundEngine(
+            graphs, bundle.files, target, max_batch=max_batch, draws=draws, capture=capture
+        )
+
+    makers: dict[str, Make] = {
+        "ONNX Runtime": lambda graphs, draws: OnnxEngine(graphs, bundle.files, kind),
+        "bound": bound(Target(kind)),
+        "torch": pytorch(compiled=False),
+        "torch.compile": pytorch(compiled=True),
+    }
+    if kind != "cpu":
+        makers |= {
+            "bound, captured": bound(Target(kind), capture=True),
+            "the same in TF32": bound(Target(kind, precision="tf32"), capture=True),
+            "TensorRT, TF32": bound(Target("tensorrt", precision="tf32")),
+            "TensorRT, float16": bound(Target("tensorrt", precision="float16")),
+        }
+    return makers
