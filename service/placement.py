@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.bound import BoundEngine
+from service.buffered import BufferedEngine
 from service.bundle import Bundle
 from service.devices import PRECISIONS, Device, Kind, Precision, Target, choose, count
 from service.engine import Engine, OnnxEngine, golden_error, prove
@@ -50,7 +50,7 @@ class Placement:
         def make(precision: Precision, number: int = 0) -> Engine:
             target = Target(kind, number, precision, self.memory, self.cache)
             manifest = bundle.manifest
-            return BoundEngine(
+            return BufferedEngine(
                 manifest.graphs, bundle.files, target, max_batch=self.max_batch, draws=manifest.num_draws
             )
 

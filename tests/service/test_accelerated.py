@@ -24,7 +24,7 @@ OPERATIONS: list[tuple[str, dict[str, Any]]] = [
 @pytest.fixture(scope="module")
 def accelerated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     log = tmp_path_factory.mktemp("accelerated") / "log"
-    program = ("tests.service.bound_server",)
+    program = ("tests.service.buffered_server",)
     with run_server("--max-batch", "64", "--lanes", "4", log=log, program=program) as client:
         yield client
 

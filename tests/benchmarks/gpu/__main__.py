@@ -19,7 +19,7 @@ from pathlib import Path
 import onnxruntime as ort
 import torch
 
-from service.bound import BoundEngine
+from service.buffered import BufferedEngine
 from service.bundle import Bundle, read_bundle
 from service.devices import Kind, Target
 from service.engine import Engine
@@ -78,7 +78,9 @@ def _engine(bundle: Bundle, kind: Kind, max_batch: int) -> Engine:
     """What the service would compute with on a GPU; the rehearsal has the same on the CPU, which serves otherwise."""
     manifest = bundle.manifest
     if kind == "cpu":
-        return BoundEngine(manifest.graphs, bundle.files, Target(kind), max_batch=max_batch, draws=manifest.num_draws)
+        return BufferedEngine(
+            manifest.graphs, bundle.files, Target(kind), max_batch=max_batch, draws=manifest.num_draws
+        )
     return Placement(kind, "tf32" if kind == "tensorrt" else "float32", max_batch).engine(bundle)
 
 

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import torch
 
-from service.bound import BoundEngine
+from service.buffered import BufferedEngine
 from service.bundle import Array, Bundle
 from service.devices import Kind, Target
 from service.engine import OnnxEngine
@@ -58,22 +58,22 @@ def contenders(reference: Reference, bundle: Bundle, kind: Kind, max_batch: int)
     def pytorch(*, compiled: bool) -> Make:
         return lambda graphs, draws: Torch(reference, bundle, graphs, device, compiled=compiled)
 
-    def bound(target: Target, *, capture: bool = False) -> Make:
-        return lambda graphs, draws: BoundEngine(
+    def buffered(target: Target, *, capture: bool = False) -> Make:
+        return lambda graphs, draws: BufferedEngine(
             graphs, bundle.files, target, max_batch=max_batch, draws=draws, capture=capture
         )
 
     makers: dict[str, Make] = {
         "ONNX Runtime": lambda graphs, draws: OnnxEngine(graphs, bundle.files, kind),
-        "bound": bound(Target(kind)),
+        "buffered": buffered(Target(kind)),
         "torch": pytorch(compiled=False),
         "torch.compile": pytorch(compiled=True),
     }
     if kind != "cpu":
         makers |= {
-            "bound, captured": bound(Target(kind), capture=True),
-            "the same in TF32": bound(Target(kind, precision="tf32"), capture=True),
-            "TensorRT, TF32": bound(Target("tensorrt", precision="tf32")),
-            "TensorRT, float16": bound(Target("tensorrt", precision="float16")),
+            "buffered, captured": buffered(Target(kind), capture=True),
+            "the same in TF32": buffered(Target(kind, precision="tf32"), capture=True),
+            "TensorRT, TF32": buffered(Target("tensorrt", precision="tf32")),
+            "TensorRT, float16": buffered(Target("tensorrt", precision="float16")),
         }
     return makers

@@ -52,7 +52,7 @@ class _Size(NamedTuple):
     draws: int
 
 
-class BoundEngine:
+class BufferedEngine:
     """Runs a bundle on one device.
 
     The constructor computes every rung of every graph once, with `draws`: what there is to compile, to capture or to
@@ -87,17 +87,17 @@ class BoundEngine:
         self.refused: Mapping[Precision, float] = {}
         thread = _Thread()
         self._graphs = {
-            name: _BoundGraph(graph, *_open(files, name, graph, target, capture=capture), target, thread, max_batch)
+            name: _BufferedGraph(graph, *_open(files, name, graph, target, capture=capture), target, thread, max_batch)
             for name, graph in graphs.items()
         }
-        for bound in self._graphs.values():
-            bound.warm_up(draws)
+        for graph in self._graphs.values():
+            graph.warm_up(draws)
 
     def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         return self._graphs[graph].run(inputs)
 
 
-class _BoundGraph:
+class _BufferedGraph:
     """A graph, its session and its rungs."""
 
     def __init__(

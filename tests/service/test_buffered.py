@@ -12,8 +12,8 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from service import bound, noise
-from service.bound import PASSING, BoundEngine, ladder
+from service import buffered, noise
+from service.buffered import PASSING, BufferedEngine, ladder
 from service.bundle import Array, Bundle
 from service.devices import Target
 from service.engine import OnnxEngine, prove
@@ -30,14 +30,14 @@ def plain(digits_bundle: Bundle) -> OnnxEngine:
 
 
 @pytest.fixture(scope="module")
-def engine(digits_bundle: Bundle) -> BoundEngine:
+def engine(digits_bundle: Bundle) -> BufferedEngine:
     return new_engine(digits_bundle)
 
 
-def new_engine(bundle: Bundle, max_batch: int = MAX_BATCH, *graphs: str) -> BoundEngine:
+def new_engine(bundle: Bundle, max_batch: int = MAX_BATCH, *graphs: str) -> BufferedEngine:
     manifest = bundle.manifest
     chosen = {name: manifest.graphs[name] for name in graphs or manifest.graphs}
-    return BoundEngine(chosen, bundle.files, CPU, max_batch=max_batch, draws=manifest.num_draws)
+    return BufferedEngine(chosen, bundle.files, CPU, max_batch=max_batch, draws=manifest.num_draws)
 
 
 def rows_of(bundle: Bundle, graph: str, rows: int, draws: int) -> dict[str, Array]:
@@ -60,17 +60,17 @@ def assert_same(answer: Mapping[str, Array], expected: Mapping[str, Array]) -> N
 @pytest.mark.parametrize("graph", ["encoder", "decoder", "elbo", "explain", "draw", "refine", "scores"])
 @pytest.mark.parametrize(("rows", "draws"), [(1, 16), (3, 16), (4, 16), (5, 16), (11, 7), (70, 2), (2, 100)])
 def test_every_batch_has_the_bits_of_plain_onnx_runtime(
-    digits_bundle: Bundle, plain: OnnxEngine, engine: BoundEngine, graph: str, rows: int, draws: int
+    digits_bundle: Bundle, plain: OnnxEngine, engine: BufferedEngine, graph: str, rows: int, draws: int
 ) -> None:
     inputs = rows_of(digits_bundle, graph, rows, draws)
     assert_same(engine.run(graph, inputs), plain.run(graph, inputs))
 
 
-def test_the_golden_rows_are_right(digits_bundle: Bundle, engine: BoundEngine) -> None:
+def test_the_golden_rows_are_right(digits_bundle: Bundle, engine: BufferedEngine) -> None:
     prove(engine, digits_bundle)
 
 
-def test_batches_at_once_do_not_mix(digits_bundle: Bundle, plain: OnnxEngine, engine: BoundEngine) -> None:
+def test_batches_at_once_do_not_mix(digits_bundle: Bundle, plain: OnnxEngine, engine: BufferedEngine) -> None:
     cases = [rows_of(digits_bundle, "elbo", rows, draws) for rows in (1, 2, 3, 4, 7) for draws in (5, 16)] * 10
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda inputs: engine.run("elbo", inputs), cases))
@@ -91,16 +91,16 @@ def test_what_rows_share_is_copied_once(digits_bundle: Bundle, plain: OnnxEngine
     engine = new_engine(digits_bundle, MAX_BATCH, "elbo")
     inputs = rows_of(digits_bundle, "elbo", 2, 16)
     expected = plain.run("elbo", inputs)
-    for _ in range(bound.SETS):
+    for _ in range(buffered.SETS):
         assert_same(engine.run("elbo", inputs), expected)
     inputs["noise"][:] = 0  # Nobody does so but who wants to know whether it is read again.
-    for _ in range(bound.SETS):
+    for _ in range(buffered.SETS):
         assert_same(engine.run("elbo", inputs), expected)
     inputs["noise"] = inputs["noise"].copy()
     assert_same(engine.run("elbo", inputs), plain.run("elbo", inputs))
 
 
-def test_pixels_stay_bytes_on_the_device(engine: BoundEngine) -> None:
+def test_pixels_stay_bytes_on_the_device(engine: BufferedEngine) -> None:
     for name in ("encoder", "elbo"):
         for rung in engine._graphs[name]._lasting.values():
             assert rung.get()._inputs["x"].data_type() == "tensor(uint8)"
@@ -145,7 +145,7 @@ def arena() -> None:
 
 
 @pytest.fixture
-def cramped(arena: None, digits_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], BoundEngine]:
+def cramped(arena: None, digits_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], BufferedEngine]:
     """What makes an engine whose sessions have not the memory for many rows."""
 
     def add_entry(options: ort.SessionOptions, *arguments: Any) -> None:
@@ -158,7 +158,7 @@ def cramped(arena: None, digits_bundle: Bundle, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_row_without_memory_is_refused_and_the_next_is_answered(
-    cramped: Callable[[int], BoundEngine], digits_bundle: Bundle, plain: OnnxEngine
+    cramped: Callable[[int], BufferedEngine], digits_bundle: Bundle, plain: OnnxEngine
 ) -> None:
     whole = new_engine(digits_bundle)
     whole._graphs |= cramped(2**10)._graphs
@@ -181,7 +181,7 @@ def test_a_row_without_memory_is_refused_and_the_next_is_answered(
 
 
 def test_rungs_without_memory_are_left_out(
-    cramped: Callable[[int], BoundEngine], digits_bundle: Bundle, plain: OnnxEngine
+    cramped: Callable[[int], BufferedEngine], digits_bundle: Bundle, plain: OnnxEngine
 ) -> None:
     engine = cramped(2**14)
     most = engine._graphs["elbo"]._max_batch
@@ -191,7 +191,7 @@ def test_rungs_without_memory_are_left_out(
 
 
 def test_a_batch_without_memory_is_computed_in_parts(
-    cramped: Callable[[int], BoundEngine], digits_bundle: Bundle, plain: OnnxEngine
+    cramped: Callable[[int], BufferedEngine], digits_bundle: Bundle, plain: OnnxEngine
 ) -> None:
     engine = cramped(2**10)
     graph = engine._graphs["elbo"]

@@ -1,10 +1,10 @@
-"""The service on two engines for accelerators, with the CPU in their place: `python -m tests.service.bound_server`."""
+"""The service on two engines for accelerators, the CPU in their place: `python -m tests.service.buffered_server`."""
 
 import sys
 
 import service.repository
 from service.__main__ import main
-from service.bound import BoundEngine
+from service.buffered import BufferedEngine
 from service.bundle import Bundle
 from service.devices import Target
 from service.fleet import Fleet
@@ -14,7 +14,7 @@ from service.placement import Placement
 def make_engine(placement: Placement, bundle: Bundle) -> Fleet:
     manifest = bundle.manifest
     engines = [
-        BoundEngine(
+        BufferedEngine(
             manifest.graphs, bundle.files, Target("cpu"), max_batch=placement.max_batch, draws=manifest.num_draws
         )
         for _ in range(2)
