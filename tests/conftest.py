@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -40,11 +40,10 @@ def _wait_until_ready(client: httpx.Client, process: subprocess.Popen[bytes], lo
     for _ in range(600):
         if process.poll() is not None:
             break
-        try:
+        with suppress(httpx.TransportError):
             if client.get("/health/ready").is_success:
                 return
-        except httpx.TransportError:
-            time.sleep(0.1)
+        time.sleep(0.1)
     pytest.fail(f"the service did not start:\n{log.read_text()}")
 
 

@@ -234,7 +234,10 @@ class Text(_Columns):
         with _reading(self.path), self._open() as file:
             reader = pyarrow.csv.open_csv(
                 file,
-                pyarrow.csv.ReadOptions(block_size=LARGEST_RECORD, column_names=names, skip_rows_after_names=1),
+                # Several threads would not know the number of a wrong row.
+                pyarrow.csv.ReadOptions(
+                    use_threads=False, block_size=LARGEST_RECORD, column_names=names, skip_rows_after_names=1
+                ),
                 pyarrow.csv.ParseOptions(delimiter=self._delimiter, newlines_in_values=True),
                 pyarrow.csv.ConvertOptions(
                     column_types=dict.fromkeys(self._wanted, pa.string()), include_columns=self._wanted

@@ -302,6 +302,8 @@ def run(trial: Trial, folder: Path) -> Row:
         good = victim.ask()
         with Load(str(victim.client.base_url), good, CLIENTS) as load:
             time.sleep(STEADY)
+            while not load.seen[RIGHT]:  # On a busy machine.
+                time.sleep(0.1)
             victim.begun = begun = time.monotonic()
             happened = trial.strike(victim)
             time.sleep(STEADY)

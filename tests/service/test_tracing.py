@@ -106,12 +106,12 @@ def test_whoever_has_no_trace_begins_one(collector: Collector, tmp_path: Path) -
 
 def test_what_fails_says_so(collector: Collector, tmp_path: Path) -> None:
     keys = {ENVIRONMENT: "a-key-of-some-length"}
-    with run_server("--otlp-endpoint", collector.url, "--timeout", "0.001", log=tmp_path / "log", **SOON, **keys) as c:
+    with run_server("--otlp-endpoint", collector.url, log=tmp_path / "log", **SOON, **keys) as c:
         assert c.post("/elbo", json=ONE).status_code == 401
         headers = {"Authorization": f"Bearer {keys[ENVIRONMENT]}"}
         assert c.get("/no/such/page", headers=headers).status_code == 404
         rows = {"instances": ONE["instances"] * 2000}
-        assert c.post("/elbo?num_draws=64", json=rows, headers=headers).status_code == 504
+        assert c.post("/elbo?num_draws=64&timeout=0.001", json=rows, headers=headers).status_code == 504
         (late,) = collector.wait_for("POST /elbo")
         closed, absent = [*collector.wait_for("POST"), *collector.wait_for("GET")]
     found = [(attributes(span)["http.response.status_code"], span.status.code) for span in (closed, absent, late)]
