@@ -253,6 +253,7 @@ class Model:
         refine: int | None = None,
         explain: bool = False,
         fdr: float | None = None,
+        observe: bool = True,
     ) -> dict[str, Array]:
         """The bounds of each row, its score and its conformal p-value, each of shape (batch,), float64.
 
@@ -261,6 +262,7 @@ class Model:
         at the best posterior found in so many steps; `explain` adds `feature_log_likelihood` (batch, *input.shape) and
         `latent_kl` (batch, L), which add up to the encoder's own `log_likelihood` and `kl`, and for tables
         `feature_surprise` and `feature_expected` (batch, D), see `service.counterfactuals`; `fdr` adds `discovery`.
+        Rows scored as the held-out rows were are told to the observer, unless `observe` is false.
 
         Raises:
             InvalidError: The bundle cannot do what is asked; or a bound is not a finite number, the row being too far
@@ -280,7 +282,7 @@ class Model:
             )
         cost = len(x) * draws * (1 + plan.refine + cells)
         columns = await self._compute(cost, lambda: self._bounds(x, plan))
-        if plan.default:
+        if plan.default and observe:
             self._observer.scored(columns["elbo"], columns["score"], columns["p_value"])
         if fdr is not None:
             columns["discovery"] = discoveries(columns["p_value"], fdr)

@@ -85,6 +85,9 @@ class ElboQuery(Query):
     fdr: float | None = Field(
         default=None, gt=0, lt=1, description="Add discovery: whom to call anomalous at this false-discovery rate."
     )
+    observe: bool = Field(
+        default=True, description="Count the rows among those in which drift is looked for; false for experiments."
+    )
 
 
 class Instances(BaseModel):

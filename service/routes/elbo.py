@@ -27,6 +27,7 @@ async def elbo(request: Request, model: ServedModel, query: Annotated[ElboQuery,
         refine=query.refine,
         explain=query.explain,
         fdr=query.fdr,
+        observe=query.observe,
     )
     return respond(model, writer, bounds)
 

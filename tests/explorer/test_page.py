@@ -15,7 +15,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from service.routes.explorer import FOLDER
-from tests.conftest import Serve, run_server
+from tests.conftest import Serve, run_server, samples
 from tests.explorer.conftest import Open, Visit, ready
 
 KEY = "key-of-the-tests-0123456789"
@@ -241,6 +241,21 @@ def test_the_model_says_what_it_is(open_page: Open, digits: httpx.Client) -> Non
     expect(chart).to_be_visible()
     assert chart.evaluate("async image => { await image.decode(); return image.naturalWidth; }") > 100
     assert chart.get_attribute("alt")
+
+
+def test_what_is_tried_out_is_no_evidence_of_drift(open_page: Open, digits: httpx.Client, toys: httpx.Client) -> None:
+    for client in (digits, toys):
+        page = open_page(client)
+        before = watched(client)
+        page.reload()
+        ready(page)
+        assert watched(client) == before
+
+
+def watched(client: httpx.Client) -> dict[tuple[str, ...], float]:
+    """How many rows of each model are evidence."""
+    found = samples(client.get("/metrics").text)
+    return {key: value for key, value in found.items() if key[0] == "lowerbound_drift_rows_total"}
 
 
 def test_the_model_says_what_it_does_just_now(open_page: Open, digits: httpx.Client) -> None:

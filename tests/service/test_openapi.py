@@ -123,7 +123,7 @@ def test_bodies_are_described(page: dict[str, Any], family: str) -> None:
         ("/encode", {"num_draws", "seed"}),
         ("/decode", {"draw", "seed"}),
         ("/sample", {"n", "seed", "temperature"}),
-        ("/elbo", {"num_draws", "seed", "score", "refine", "explain", "fdr"}),
+        ("/elbo", {"num_draws", "seed", "score", "refine", "explain", "fdr", "observe"}),
     ],
 )
 def test_parameters_are_described(page: dict[str, Any], family: str, names: set[str]) -> None:

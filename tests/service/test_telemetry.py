@@ -85,7 +85,7 @@ def test_scores_made_as_the_calibration_was_are_watched(serve: Serve, digits_bun
     with serve("--device", "cpu") as client:
         assert scrape(client)["lowerbound_drift_martingale", "digits", "1"] == 1
         answers = [client.post("/elbo", json=instances(digits_bundle, rows)).json() for rows in (1, 4, 40)]
-        for query in ("num_draws=15", "seed=3", "score=regret", "score=typicality", "refine=1"):
+        for query in ("num_draws=15", "seed=3", "score=regret", "score=typicality", "refine=1", "observe=false"):
             client.post(f"/elbo?{query}", json=instances(digits_bundle, 2)).raise_for_status()
         client.post(f"/elbo?num_draws=16&fdr=0.1&seed={digits_bundle.manifest.seed}", json=instances(digits_bundle, 3))
         found = scrape(client)
