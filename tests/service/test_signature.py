@@ -60,7 +60,7 @@ def test_the_command_signs_and_the_service_serves(
     assert capsys.readouterr().err == f"signature: {table_bundle / SIGNATURE}\n"
     options = ("--models", str(tmp_path), "--trusted-keys", f"{eve.public},{ada.public}")
     with run_server(*options, log=tmp_path / "log") as client:
-        assert client.get("/models").json() == {"models": {"people": [1]}, "refused": {}}
+        assert client.get("/models").json() == {"models": {"people": [1]}, "default": "people", "refused": {}}
 
 
 def test_the_service_refuses_what_another_signed(

@@ -26,7 +26,7 @@ def test_wrong_methods(digits: httpx.Client, method: str, path: str, detail: str
     assert allow in answer.headers["Allow"]
 
 
-@pytest.mark.parametrize("path", ["/", "/elbow", "/v1/elbo", "/models/digits", "/models/digits/versions/1", "/%00"])
+@pytest.mark.parametrize("path", ["/elbow", "/v1/elbo", "/models/digits", "/models/digits/versions/1", "/%00"])
 def test_no_such_page(digits: httpx.Client, path: str) -> None:
     assert_problem(digits.get(path), 404, "^GET /", None)
 
