@@ -20,7 +20,7 @@ from torch import Tensor
 LOG_2PI = math.log(2 * math.pi)
 
 ACTIVE = 0.01
-"""Variance of the posterior mean over the rows above which a latent counts as active (Burda et al. 2016, 3.3)."""
+"""Variance of the posterior mean over the rows above which a latent counts as active (Burda et al. 2016, 5.2)."""
 
 _BLOCK = 2**22
 """Densities, draws × rows, that are held at once."""
