@@ -14,6 +14,7 @@ import csv
 import io
 import itertools
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -149,7 +150,7 @@ class Npy:
                     yield Piece(parse_instances(values, self._data))
 
 
-class _Columns:
+class _Columns(ABC):
     """A file of columns with names."""
 
     def __init__(self, path: str, data: ImageInput | TabularInput) -> None:
@@ -161,11 +162,13 @@ class _Columns:
             if (times := names.count(name)) != 1:
                 raise FileError(f"{path}: {times or 'no'} columns are named {name!r}; there are {', '.join(names)}")
 
+    @abstractmethod
     def _names(self) -> list[str]:
-        raise NotImplementedError
+        """Of the columns, in the order of the file."""
 
+    @abstractmethod
     def _batches(self, start: int, rows: int) -> Iterator[pa.RecordBatch]:
-        raise NotImplementedError
+        """The wanted columns from the row `start` on, in batches of about so many rows."""
 
     def read(self, start: int, rows: int) -> Iterator[Piece]:
         row = start
