@@ -5,7 +5,7 @@ This module must not know about HTTP, bytes or devices.
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -15,11 +15,11 @@ import numpy as np
 from service import noise
 from service.batcher import Batcher, Report, Work
 from service.bundle import Array, Bundle
-from service.calibration import SCORES, discoveries, p_values
+from service.calibration import discoveries
 from service.counterfactuals import ROUNDS, Counterfactuals
 from service.engine import Engine, prove
 from service.errors import InvalidError, NotReadyError, TooLargeError
-from service.manifest import TabularInput
+from service.plan import Plan, chosen_seed, make_plan
 from service.refinement import Ascent
 from service.watchdog import GOLDEN, MakeEngine, Watchdog
 
@@ -70,47 +70,6 @@ class Unobserved:
     def watched(self, ready: bool, replaced: int) -> None: ...
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """How rows get their bounds and their score, where their own values make no difference.
-
-    Attributes:
-        draws: K.
-        seed: Of the noise.
-        refine: T, steps of refinement.
-        column: What the score is made of.
-        sign: Of the column in the score.
-        by_graph: Whether the graph `scores` gives the column.
-        held_out: Scores made in the same way, for the p-values; None where the bundle has none.
-        explain: Whether to say where the bounds come from.
-        by_cell: And, of a table, how strange each cell is: bounds of as many rows more as the row has cells.
-        default: Whether all that makes the score is as the bundle would have it.
-    """
-
-    draws: int
-    seed: int
-    refine: int
-    column: str
-    sign: int
-    by_graph: bool
-    held_out: Array | None
-    explain: bool
-    by_cell: bool
-    default: bool
-
-    def score(self, made: Mapping[str, Array]) -> dict[str, Array]:
-        """`score` and `p_value` from what the score is made of."""
-        score = self.sign * made[self.column]
-        return {
-            "score": score,
-            "p_value": np.full(len(score), np.nan) if self.held_out is None else p_values(score, self.held_out),
-        }
-
-    def judge(self, bounds: dict[str, Array]) -> dict[str, Array]:
-        """The bounds, with their score and p-value."""
-        return bounds | self.score(bounds)
-
-
 class Model:
     """A bundle on an engine, behind a batcher, with a watchdog. Start it on the event loop that will use it.
 
@@ -141,7 +100,7 @@ class Model:
         self._watchdog = Watchdog(bundle, self._batcher, make_engine, limits.engine_timeout, self._observer.watched)
         # Caches of functions of the bundle, not of methods: in a circle the model would outlast its last use.
         self._bank = functools.lru_cache(maxsize=16)(functools.partial(_bank, bundle))
-        self._plan = functools.lru_cache(maxsize=256)(functools.partial(_plan, bundle))
+        self._plan = functools.lru_cache(maxsize=256)(functools.partial(make_plan, bundle))
         self._requests = 0
         self._unused = asyncio.Event()
         self._unused.set()
@@ -203,7 +162,7 @@ class Model:
         self._check_size(len(x), max(num_draws, 1), "query.num_draws")
         answer = await self._compute(len(x), lambda: self._batcher.submit(Work("encoder", {"x": x})))
         if num_draws:
-            epsilon = self._bank(_seed(self.bundle, seed), num_draws)
+            epsilon = self._bank(chosen_seed(self.bundle, seed), num_draws)
             deviation = np.exp(0.5 * answer["log_variance"])
             answer["draws"] = answer["mean"][:, None] + deviation[:, None] * epsilon
         return answer
@@ -219,7 +178,7 @@ class Model:
             raise InvalidError("this bundle has no graph to draw from p(x|z)", "query.draw")
         self._check_size(len(z), 1, "latents")
         shape = (len(z), len(self.manifest.input.features))
-        seed = _seed(self.bundle, seed)
+        seed = chosen_seed(self.bundle, seed)
         random = {"normal": noise.standard_normal(seed, shape, 1), "uniform": noise.uniform(seed, shape, 2)}
         answer = await self._compute(len(z), lambda: self._batcher.submit(Work("draw", {"z": z, **random})))
         return answer["x"]
@@ -230,7 +189,7 @@ class Model:
         Of a prior with components each keeps its centre, and the temperature is that of the spread around it.
         """
         self._check_size(n, 1, "query.n")
-        seed = _seed(self.bundle, seed)
+        seed = chosen_seed(self.bundle, seed)
         normal = noise.standard_normal(seed, (n, self.manifest.latent_size))
         spread = (temperature * normal).astype(np.float32)
         uniform = noise.uniform(seed, (n, 1), 1)
@@ -309,7 +268,7 @@ class Model:
     async def _decode(self, z: Array) -> Array:
         return (await self._batcher.submit(Work("decoder", {"z": z})))["x_mean"]
 
-    async def _bounds(self, x: Array, plan: _Plan) -> dict[str, Array]:
+    async def _bounds(self, x: Array, plan: Plan) -> dict[str, Array]:
         """The columns of `elbo` that depend on one row each."""
         draws = plan.draws
         shared, key = {"noise": self._bank(plan.seed, draws)}, (plan.seed, draws)
@@ -362,47 +321,9 @@ class Model:
             )
 
 
-def _plan(
-    bundle: Bundle, num_draws: int | None, seed: int | None, score: str | None, refine: int | None, *, explain: bool
-) -> _Plan:
-    """What these parameters of `elbo` come to; refuses what this bundle has no graphs for."""
-    manifest = bundle.manifest
-    score = score or manifest.default_score
-    if refine is None:
-        refine = manifest.calibration.refine if score == "regret" else 0
-    by_graph = score in manifest.graph_scores
-    if refine and "refine" not in manifest.graphs:
-        raise InvalidError("this bundle has no graph that refines", "query.refine")
-    if explain and "explain" not in manifest.graphs:
-        raise InvalidError("this bundle has no graph that explains", "query.explain")
-    if score == "regret" and not refine:
-        raise InvalidError("regret is what refinement gains: ask for steps of it with refine", "query.score")
-    if score in {"typicality", "coarse_error"} and not by_graph:
-        raise InvalidError(f"this bundle has no graph that gives {score}", "query.score")
-    made = (num_draws or manifest.num_draws, _seed(bundle, seed), refine)
-    calibrated = (manifest.num_draws, manifest.seed, manifest.calibration.refine if score == "regret" else 0)
-    # What a graph gives is made without draws.
-    valid = score in manifest.scores and (by_graph or made == calibrated)
-    column, sign = SCORES[score]
-    return _Plan(
-        *made,
-        column,
-        sign,
-        by_graph,
-        bundle.calibration[score] if valid else None,
-        explain,
-        explain and isinstance(manifest.input, TabularInput),
-        (*made, score) == (*calibrated, manifest.default_score),
-    )
-
-
 def _tell(observer: Observer, report: Report) -> None:
     if report.key != GOLDEN or report.failed:
         observer.computed(report)
-
-
-def _seed(bundle: Bundle, seed: int | None) -> int:
-    return bundle.manifest.seed if seed is None else seed
 
 
 def _bank(bundle: Bundle, seed: int, num_draws: int) -> Array:
