@@ -88,13 +88,14 @@ class VAE(nn.Module):
         log_weight = log_likelihood + (log_prior - log_posterior).sum(-1)
 
         kl = self.prior.kl(mean.double(), log_variance.double(), z.double(), log_posterior).sum(-1)
-        centred = log_likelihood - log_likelihood.mean(1, keepdim=True)
-        num_draws = log_likelihood.shape[1]
-        variance = (centred**2).sum(1) / (num_draws - 1)
+        # K, (B,), counted where the draws are: sizes are the CPU's, and ONNX Runtime would copy them to the GPU midway.
+        num_draws = torch.ones_like(log_likelihood).sum(1)
+        mean_log_likelihood = log_likelihood.sum(1) / num_draws
+        variance = ((log_likelihood - mean_log_likelihood[:, None]) ** 2).sum(1) / (num_draws - 1)
         weight = torch.exp(log_weight - log_weight.amax(1, keepdim=True))  # w_k over the largest of them.
         return Bounds(
-            elbo=log_likelihood.mean(1) - kl,
-            log_likelihood=log_likelihood.mean(1),
+            elbo=mean_log_likelihood - kl,
+            log_likelihood=mean_log_likelihood,
             kl=kl,
             standard_error=torch.sqrt(variance / num_draws),
             log_evidence=log_weight.amax(1) + torch.log(weight.mean(1)),
