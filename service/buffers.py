@@ -49,6 +49,7 @@ class Buffers:
         for tensor in graph.outputs:
             value = self._outputs[tensor.name] = _on_device(tensor, sizes, target)
             self._binding.bind_ortvalue_output(tensor.name, value)
+        self._on_host = target.memory_kind == "cpu"
         self._options = ort.RunOptions()
         self._options.add_run_config_entry("gpu_graph_id", str(capture))
 
@@ -68,7 +69,9 @@ class Buffers:
 
     def answer(self, rows: int) -> dict[str, Array]:
         """The outputs of the first so many rows."""
-        return {name: value.numpy()[:rows].copy() for name, value in self._outputs.items()}
+        arrays = {name: value.numpy()[:rows] for name, value in self._outputs.items()}
+        # On a device `numpy` has copied already.
+        return {name: array.copy() for name, array in arrays.items()} if self._on_host else arrays
 
 
 def is_by_row(tensor: Tensor) -> bool:
