@@ -111,7 +111,9 @@ def open_session(
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    # Failures matter, but a capture may fail; its default logger warns of every session that CUDA is no plugin.
+    options.log_severity_level = 4 if capture else 3
+    ort.set_default_logger_severity(3)
     if weights := files.get(WEIGHTS):
         options.add_external_initializers_from_files_in_memory([WEIGHTS], [weights], [len(weights)])
     providers = target.providers(capture=capture)
