@@ -18,7 +18,7 @@ from service.engine import Engine
 from service.manifest import BOUNDS
 from service.refinement import Ascent
 
-ROW_DRAWS = {"cpu": 512, "cuda": 2**15, "tensorrt": 2**15}
+ROW_DRAWS = {"cpu": 512, "cuda": 2**13, "tensorrt": 2**13}
 """Rows × draws in one engine call, by device; on the CPU as the service's batches."""
 
 
@@ -30,11 +30,14 @@ def compute(
     draws: int = 1,
     label: str | None = None,
 ) -> dict[str, Array]:
-    """Every output of a graph for any number of rows, in batches, on all cores, under a progress bar."""
+    """Every output of a graph for any number of rows, in batches, under a progress bar.
+
+    Batches are computed on all cores, on a GPU two at a time: each has its intermediate results in the GPU's memory.
+    """
     size = max(1, ROW_DRAWS[engine.device] // draws)
     total = len(next(iter(rows.values())))
     batches = [{name: array[i : i + size] for name, array in rows.items()} for i in range(0, total, size)]
-    pool = ThreadPoolExecutor(os.cpu_count())
+    pool = ThreadPoolExecutor(os.cpu_count() if engine.device == "cpu" else 2)
     try:
         running = pool.map(lambda batch: engine.run(graph, {**batch, **shared}), batches)
         answers = list(track(running, label or graph, len(batches), console=Console(stderr=True), transient=True))
