@@ -31,6 +31,7 @@ class Torch:
     def __init__(
         self, reference: Reference, bundle: Bundle, graphs: Mapping[str, Graph], device: torch.device, *, compiled: bool
     ) -> None:
+        reference.vae.cpu()  # Where the graphs are made; an earlier contender has moved it.
         self._device = device
         self._graphs = graphs
         modules = graph_modules(reference.vae, bundle.manifest.input, reference.rows)
