@@ -39,7 +39,7 @@ from training.recipes import Recipe
 SHARES = (0.0, 0.05, 0.1)
 """Of anomalies in the training rows."""
 
-NLL_RECIPES = (str(Path(__file__).parent / "recipes/nll-mlp.yaml"),)
+NLL_RECIPES = tuple(str(path) for path in sorted((Path(__file__).parent / "recipes").glob("nll-*.yaml")))
 
 
 def main() -> int:
