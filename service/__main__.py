@@ -13,12 +13,10 @@ from pydantic_settings import CliApp
 from service import logs
 from service.app import create_app
 from service.errors import LowerboundError
+from service.process import settle
 from service.server import Connection
 from service.settings import Settings
 from service.telemetry import shared_folder
-
-SWITCH_INTERVAL = 2e-4
-"""Seconds after which a thread gives way: at Python's 5 ms, finished batches wait for the event loop's next pause."""
 
 WORKER_PATIENCE = 60
 """Seconds in which a worker must give a sign of life, or be replaced; imports alone take several on a busy machine."""
@@ -71,9 +69,7 @@ def make_app() -> FastAPI:
     settings = CliApp.run(Settings)
     logs.configure(settings.log_level, settings.log_format, every_request=settings.access_log)
     app = create_app(settings)
-    sys.setswitchinterval(SWITCH_INTERVAL)
-    gc.collect()
-    gc.freeze()  # What is loaded by now stays: a full collection need not walk it, which takes tens of milliseconds.
+    settle()
     return app
 
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -184,7 +185,8 @@ async def _following(repository: Repository, poll: float | None) -> AsyncIterato
         yield
         return
     asked = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
+    if threading.current_thread() is threading.main_thread():  # Others hear no signals.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
     following = asyncio.create_task(repository.follow(poll, asked))
     yield
     following.cancel()

@@ -200,6 +200,11 @@ class Batcher:
         self._given_up = [lanes for lanes in [*self._given_up, busy] if any(lane.is_alive() for lane in lanes)]
         self._lanes = [self._new_lane() if lane.given_up else lane for lane in self._lanes]
 
+    @property
+    def admitted(self) -> int:
+        """Row-draws that requests under way will compute, or have computed."""
+        return self._admitted
+
     def longest_call(self) -> float:
         """Seconds that the longest engine call under way takes already; 0 if there is none."""
         now = time.monotonic()

@@ -3,6 +3,7 @@
 This module must not know about HTTP, nor where models come from.
 """
 
+import asyncio
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -27,6 +28,14 @@ class Catalogue:
     def __iter__(self) -> Iterator[Model]:
         """Every model, all versions."""
         return (model for by_version in self.models.values() for model in by_version.values())
+
+    async def check(self) -> None:
+        """Compute every model's golden rows now, at the cost of one small engine call each.
+
+        Raises:
+            NotReadyError: An engine's answer is not the bundle's, or does not come in time.
+        """
+        await asyncio.gather(*(model.check() for model in self))
 
     def names(self) -> dict[str, list[int]]:
         """The served versions of every model, oldest first."""

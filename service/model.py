@@ -111,6 +111,11 @@ class Model:
         return self._batcher.engine
 
     @property
+    def admitted(self) -> int:
+        """Row-draws of the requests under way: what is queued, and what is computed."""
+        return self._batcher.admitted
+
+    @property
     def replaced_engines(self) -> int:
         """Engines that were lost, and replaced."""
         return self._watchdog.replaced

@@ -39,7 +39,7 @@ from service.telemetry import Labels, Telemetry
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 REQUEST_ID_HEADER = "X-Request-ID"
 
-_REQUEST_ID_KEY = REQUEST_ID_HEADER.lower().encode()
+REQUEST_ID_KEY = REQUEST_ID_HEADER.lower().encode()
 _CLOSED = 499
 """The status under which requests are counted whose clients left: they get no answer. nginx's convention."""
 
@@ -73,13 +73,13 @@ class Envelope:
         self._telemetry = telemetry
         self._labels = labels
         self._time_limit = _TimeLimit(timeout)
-        self._ids = _unique_ids()
+        self._ids = unique_ids()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _given_id(scope["headers"]) or next(self._ids)
+        request_id = given_id(scope["headers"]) or next(self._ids)
         origin = Origin(request_id, scope["headers"])
         ORIGIN.set(origin)  # Each request has a task, and so a context, of its own.
         began = self._telemetry.began()
@@ -89,7 +89,7 @@ class Envelope:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (_REQUEST_ID_KEY, request_id)]
+                message["headers"] = [*message["headers"], (REQUEST_ID_KEY, request_id)]
             await send(message)
 
         try:
@@ -186,10 +186,10 @@ def answer_with_problems(app: FastAPI) -> None:
         return answer
 
 
-def _given_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+def given_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
     """The request's own id, if it has one that can be echoed."""
     for name, value in headers:
-        if name == _REQUEST_ID_KEY:
+        if name == REQUEST_ID_KEY:
             return value if _REQUEST_ID.fullmatch(value) else None
     return None
 
@@ -200,7 +200,7 @@ def _reason(kind: str) -> str:
     return re.sub(r"\B([A-Z])", r"_\1", kind.removesuffix("Error")).lower()
 
 
-def _unique_ids() -> Iterator[bytes]:
+def unique_ids() -> Iterator[bytes]:
     """32 hexadecimal digits: half of them this process's, the rest a count."""
     process = os.urandom(8).hex()
     return (f"{process}{number:016x}".encode() for number in itertools.count())

@@ -77,14 +77,24 @@ def samples(metrics: str) -> dict[tuple[str, ...], float]:
     }
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--server", choices=("plain", "ray"), default="plain", help="what the fixture `serve` starts")
+
+
 @pytest.fixture(scope="session")
-def serve(tmp_path_factory: pytest.TempPathFactory) -> Serve:
+def serve(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     """What starts a server of its own, given flags, for the length of a `with` block."""
 
     def start(*arguments: str) -> AbstractContextManager[httpx.Client]:
         return run_server(*arguments, log=tmp_path_factory.mktemp("server") / "log")
 
-    return start
+    if request.config.getoption("--server") == "plain":
+        yield start
+    else:
+        from tests.cluster.machines import machines  # noqa: PLC0415 - Ray, which else nothing here needs
+
+        with machines(2) as found:
+            yield found.serve
 
 
 @pytest.fixture(scope="session")

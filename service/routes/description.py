@@ -1,6 +1,5 @@
 """What the routes share in the OpenAPI page, and how a path finds its model."""
 
-import asyncio
 import re
 from collections.abc import Iterable
 from typing import Annotated, Any
@@ -59,7 +58,7 @@ async def check_ready(request: Request) -> None:
     """
     if request.app.state.draining:
         raise NotReadyError("the service is shutting down")
-    await asyncio.gather(*(model.check() for model in request.app.state.repository.catalogue))
+    await request.app.state.repository.catalogue.check()
 
 
 ServedModel = Annotated[Model, Depends(served_model)]

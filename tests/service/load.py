@@ -23,16 +23,21 @@ class Outcome(NamedTuple):
 
 
 class Load:
-    """Asks for the bounds of one image while it is entered, by so many clients, each on its own connection.
+    """Asks for the bounds of an image while it is entered, by so many clients, each on its own connection.
 
     Args:
         url: Of the server.
         good: The right answer.
+        clients: How many.
+        rows: How many images of the same pixels a request has.
+        draws: For each; the model's own number if not given.
     """
 
-    def __init__(self, url: str, good: bytes, clients: int = 4) -> None:
+    def __init__(self, url: str, good: bytes, clients: int = 4, rows: int = 1, draws: int | None = None) -> None:
         self.outcomes: list[Outcome] = []
         self._url, self._good = url, good
+        self._body = {"instances": [ONE] * rows}
+        self._query = {} if draws is None else {"num_draws": draws}
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
 
@@ -52,7 +57,7 @@ class Load:
 
     def _ask(self, client: httpx.Client) -> str:
         try:
-            answer = client.post("/elbo", json={"instances": [ONE]})
+            answer = client.post("/elbo", json=self._body, params=self._query)
         except httpx.ConnectError:
             return UNCONNECTED
         except httpx.TransportError:

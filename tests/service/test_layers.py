@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import service
@@ -12,8 +13,11 @@ import service
 ROOT = Path(service.__file__).parent
 FORBIDDEN = ("torch", "training", "onnx", "sklearn", "accelerate")
 
+ON_RAY = {"cluster.deployment", "cluster.exporter", "cluster.scaling"}
+"""The modules that know of Ray; on one machine none of them is imported."""
+
 LAYERS = [
-    {"errors", "calibration", "noise", "logs", "threads"},
+    {"errors", "calibration", "noise", "logs", "process", "threads"},
     {"manifest", "signature", "drift", "tracing"},
     {"bundle"},
     {"devices", "arrow", "instances", "refinement", "counterfactuals", "plan"},
@@ -35,6 +39,8 @@ LAYERS = [
     {"app", "cycle"},
     {"server"},
     {"__main__"},
+    {"cluster.exporter", "cluster.request_ids", "cluster.scaling"},
+    {"cluster.deployment"},
     {"bulk.cells", "bulk.parts"},
     {"bulk.inputs"},
     {"bulk.run"},
@@ -81,6 +87,11 @@ MUST_NOT_KNOW = {
     "bulk.inputs": HTTP | {"onnxruntime"},
     "bulk.parts": HTTP | {"onnxruntime", "numpy"},
     "bulk.run": HTTP | {"onnxruntime", "fsspec", "pathlib"},
+    "process": HTTP | {"numpy", "onnxruntime"},
+    "cluster.deployment": {"numpy", "onnxruntime", "uvicorn"},
+    "cluster.exporter": HTTP | {"numpy", "onnxruntime"},
+    "cluster.request_ids": {"numpy", "onnxruntime", "ray"},
+    "cluster.scaling": HTTP | {"numpy", "onnxruntime", "service"},
     "tracing": {"numpy", "onnxruntime"},
 }
 """What the modules' docstrings say, in imports."""
@@ -141,36 +152,56 @@ def test_nothing_of_training_is_named(module: str) -> None:
     assert not {name.partition(".")[0] for name in imports(modules()[module])} & set(FORBIDDEN)
 
 
-HOOK = f"""
+@pytest.mark.parametrize("module", modules())
+def test_ray_is_named_where_it_is_used(module: str) -> None:
+    assert ("ray" in {name.partition(".")[0] for name in imports(modules()[module])}) is (module in ON_RAY)
+
+
+HOOK = """
 import importlib.abc, runpy, sys
 
 class Refuse(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {FORBIDDEN!r}:
-            raise ImportError(name + " must not be imported")
+        if name.partition(".")[0] in {names!r}:
+            raise ModuleNotFoundError(name + " must not be imported")
 
 sys.meta_path.insert(0, Refuse())
 """
 
 
-def run(code: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", HOOK + code]
+def run(code: str, *allowed: str) -> subprocess.CompletedProcess[str]:
+    refused = {*FORBIDDEN, "ray"} - set(allowed)
+    command = [sys.executable, "-c", HOOK.format(names=refused) + code]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 
-def test_the_hook_refuses() -> None:
-    assert "torch must not be imported" in run("import torch").stderr
-    assert "training must not be imported" in run("import training.recipes").stderr
+@pytest.mark.parametrize("name", ["torch", "training.recipes", "ray.data"])
+def test_the_hook_refuses(name: str) -> None:
+    assert f"{name.partition('.')[0]} must not be imported" in run(f"import {name}").stderr
 
 
-def test_the_service_runs_where_training_cannot_be_imported() -> None:
-    names = ", ".join(f"service.{name}" for name in modules() if name != "__main__")
+def test_the_service_runs_where_training_and_ray_cannot_be_imported() -> None:
+    names = ", ".join(f"service.{name}" for name in modules() if not name.endswith("__main__") and name not in ON_RAY)
     process = run(f"import {names}\nservice.app.create_app(service.settings.Settings())\nprint('made')")
     assert (process.returncode, process.stdout, process.stderr) == (0, "made\n", "")
 
 
-def test_the_command_line_runs_where_training_cannot_be_imported() -> None:
+def test_the_command_line_runs_where_training_and_ray_cannot_be_imported() -> None:
     process = run("sys.argv = ['service', '--help']\nrunpy.run_module('service', run_name='__main__')")
     assert process.returncode == 0, process.stderr
     for option in ("--models", "--device", "--max-queue", "--timeout", "--default-model"):
         assert option in process.stdout
+
+
+def test_files_are_scored_where_training_and_ray_cannot_be_imported(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((5, 8, 8), np.uint8))
+    arguments = ["bulk", str(ROOT / "models" / "digits" / "1"), str(tmp_path / "x.npy"), str(tmp_path / "out")]
+    code = "sys.argv = {}\nrunpy.run_module('service.bulk', run_name='__main__')"
+    process = run(code.format(arguments))
+    assert (process.returncode, process.stderr.strip()) == (0, f"{arguments[-1]}: 5 rows")
+
+
+def test_ray_is_used_where_training_cannot_be_imported() -> None:
+    names = ", ".join(f"service.{name}" for name in sorted(ON_RAY))
+    process = run(f"import {names}\nprint('imported')", "ray")
+    assert (process.returncode, process.stdout) == (0, "imported\n"), process.stderr

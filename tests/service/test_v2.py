@@ -37,7 +37,7 @@ INFER = "/v2/models/digits/infer"
 
 
 def address(client: httpx.Client) -> str:
-    return f"{client.base_url.host}:{client.base_url.port}"
+    return str(client.base_url).removeprefix("http://").rstrip("/")
 
 
 @pytest.fixture(scope="module")
