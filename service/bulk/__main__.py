@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import pyarrow as pa
 from pydantic import ValidationError
@@ -22,9 +22,12 @@ from service.bulk.inputs import Input, open_inputs, read_from
 from service.bulk.parts import Parts
 from service.bundle import Bundle, read_bundle
 from service.devices import Device, Precision
-from service.errors import LowerboundError
+from service.errors import ExtraError, LowerboundError
 from service.placement import Placement
 from service.schemas import ElboQuery
+
+if TYPE_CHECKING:
+    from service.bulk.cluster import Cluster
 
 QUERY = ("num_draws", "seed", "score", "refine", "explain")
 """The parameters of `/elbo` that look at one row alone."""
@@ -65,7 +68,10 @@ def _arguments() -> argparse.Namespace:
         "--precision", choices=get_args(Precision), default="float32", help="lowest that a GPU may compute in"
     )
     parser.add_argument("--max-batch", type=int, default=512, help="most rows x draws in one engine call")
-    parser.add_argument("--lanes", type=int, default=os.cpu_count() or 1, help="batches computed at once")
+    parser.add_argument(
+        "--lanes", type=int, help="batches computed at once, by each engine: all cores of the machine, unless told"
+    )
+    parser.add_argument("--cluster", metavar="ADDRESS", help="compute on this Ray cluster, or on the one at hand: auto")
     return parser.parse_args()
 
 
@@ -80,7 +86,7 @@ def _answer(given: argparse.Namespace, query: ElboQuery, console: Console) -> No
 
     placement = Placement(given.device, given.precision, given.max_batch)
     operation = run.OPERATIONS[given.operation]
-    answers = run.Run(bundle, placement.engine, given.max_batch, given.lanes, operation, query)
+    answers = run.Run(bundle, placement.engine, given.max_batch, given.lanes or os.cpu_count() or 1, operation, query)
     with _progress(console) as progress:
         bar = progress.add_task("", total=sum(counts), completed=parts.rows)
 
@@ -89,12 +95,25 @@ def _answer(given: argparse.Namespace, query: ElboQuery, console: Console) -> No
             progress.advance(bar, batch.num_rows)
 
         try:
-            asyncio.run(answers.answer(read_from(inputs, parts.rows, answers.piece_rows), write))
+            if given.cluster is None:
+                asyncio.run(answers.answer(read_from(inputs, parts.rows, answers.piece_rows), write))
+            else:
+                with _cluster(given.cluster, given.device, given.lanes) as cluster:
+                    cluster.answer(answers, inputs, parts.rows, write)
         except BaseException:
             parts.abandon()
             raise
     parts.finish()
     console.print(f"{given.output}: {parts.rows:,} rows", highlight=False)
+
+
+def _cluster(address: str, device: Device, lanes: int | None) -> "Cluster":
+    """A Ray cluster, if its packages are there."""
+    try:
+        from service.bulk.cluster import Cluster  # noqa: PLC0415 - an optional package
+    except ModuleNotFoundError as error:
+        raise ExtraError(f"nothing can be computed on {address}: install lowerbound[cluster] ({error})") from error
+    return Cluster(address, device, lanes)
 
 
 def _request(

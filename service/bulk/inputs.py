@@ -55,11 +55,21 @@ class Piece:
     x: Array
     names: list[str] | None = None
 
+    def first(self, rows: int) -> "Piece":
+        """At most so many of them."""
+        return self if rows >= len(self.x) else Piece(self.x[:rows], self.names and self.names[:rows])
+
 
 class Input(Protocol):
-    """Rows in a file, or in several that belong together."""
+    """Rows in a file, or in several that belong together.
+
+    Attributes:
+        path: Of the file.
+        seeks: Whether a row is found without reading all those before it.
+    """
 
     path: str
+    seeks: ClassVar[bool]
 
     def count(self) -> int:
         """How many rows there are. A text file is read once for that."""
@@ -117,6 +127,8 @@ def read_from(inputs: Sequence[Input], start: int, rows: int) -> Iterator[Piece]
 class Npy:
     """An array of instances in a `.npy` file."""
 
+    seeks: ClassVar[bool] = True
+
     def __init__(self, path: str, data: ImageInput | TabularInput) -> None:
         self.path = path
         self._data = data
@@ -152,6 +164,8 @@ class Npy:
 
 class _Columns(ABC):
     """A file of columns with names."""
+
+    seeks: ClassVar[bool]
 
     def __init__(self, path: str, data: ImageInput | TabularInput) -> None:
         self.path = path
@@ -193,6 +207,8 @@ class _Columns(ABC):
 class Parquet(_Columns):
     """A `.parquet` file."""
 
+    seeks: ClassVar[bool] = True
+
     def _names(self) -> list[str]:
         with _reading(self.path), fsspec.open(self.path, "rb") as file:
             return list(pyarrow.parquet.read_schema(file).names)
@@ -215,6 +231,8 @@ class Parquet(_Columns):
 
 class Text(_Columns):
     """A `.csv` or `.tsv` file, in which every cell is text."""
+
+    seeks: ClassVar[bool] = False
 
     def _names(self) -> list[str]:
         with _reading(self.path), self._open() as file:
@@ -254,6 +272,8 @@ class Text(_Columns):
 
 class Pictures:
     """Pictures, one a file."""
+
+    seeks: ClassVar[bool] = True
 
     _readers: ClassVar[dict[str, Reader]] = {suffix: PICTURE_READERS[kind] for suffix, kind in PICTURES.items()}
 

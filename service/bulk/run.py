@@ -80,15 +80,21 @@ class Run:
         )
         return max(1, min(PIECE_ROWS, PIECE_BYTES // size))
 
+    def start(self) -> Model:
+        """The model, which computes from now on, on the running event loop."""
+        model = Model(
+            self.bundle, self.make_engine, Limits(self.max_batch, 2**62, MAX_DRAWS, self.lanes, ENGINE_TIMEOUT)
+        )
+        model.start()
+        return model
+
     async def answer(self, pieces: Iterator[Piece], write: Callable[[pa.RecordBatch], None]) -> None:
         """Answer all pieces, and have the answers written, in order.
 
         Raises:
             LowerboundError: From the pieces, the model or the writing; whatever was written before is whole.
         """
-        limits = Limits(self.max_batch, 2**62, MAX_DRAWS, self.lanes, ENGINE_TIMEOUT)
-        model = Model(self.bundle, self.make_engine, limits)
-        model.start()
+        model = self.start()
         under_way: asyncio.Queue[asyncio.Task[pa.RecordBatch] | None] = asyncio.Queue(self.lanes + 1)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -108,10 +114,15 @@ class Run:
         tasks: asyncio.TaskGroup,
     ) -> None:
         while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
-            await under_way.put(tasks.create_task(self._answer(model, piece)))
+            await under_way.put(tasks.create_task(self.answer_one(model, piece)))
         await under_way.put(None)
 
-    async def _answer(self, model: Model, piece: Piece) -> pa.RecordBatch:
+    async def answer_one(self, model: Model, piece: Piece) -> pa.RecordBatch:
+        """The answers to a piece, row by row.
+
+        Raises:
+            LowerboundError: From the model.
+        """
         columns = await self.operation(model, piece.x, self.query)
         data = model.manifest.input
         batch = write_batch(render(columns, data) if isinstance(data, TabularInput) else columns)

@@ -13,7 +13,7 @@ import service
 ROOT = Path(service.__file__).parent
 FORBIDDEN = ("torch", "training", "onnx", "sklearn", "accelerate")
 
-ON_RAY = {"cluster.deployment", "cluster.exporter", "cluster.scaling"}
+ON_RAY = {"cluster.deployment", "cluster.exporter", "cluster.scaling", "bulk.cluster"}
 """The modules that know of Ray; on one machine none of them is imported."""
 
 LAYERS = [
@@ -44,6 +44,7 @@ LAYERS = [
     {"bulk.cells", "bulk.parts"},
     {"bulk.inputs"},
     {"bulk.run"},
+    {"bulk.cluster"},
     {"bulk.__main__"},
 ]
 """A module imports from the layers above it in this list, never from its own or from those below."""
@@ -87,6 +88,7 @@ MUST_NOT_KNOW = {
     "bulk.inputs": HTTP | {"onnxruntime"},
     "bulk.parts": HTTP | {"onnxruntime", "numpy"},
     "bulk.run": HTTP | {"onnxruntime", "fsspec", "pathlib"},
+    "bulk.cluster": HTTP | {"onnxruntime", "fsspec", "pathlib"},
     "process": HTTP | {"numpy", "onnxruntime"},
     "cluster.deployment": {"numpy", "onnxruntime", "uvicorn"},
     "cluster.exporter": HTTP | {"numpy", "onnxruntime"},
@@ -199,6 +201,9 @@ def test_files_are_scored_where_training_and_ray_cannot_be_imported(tmp_path: Pa
     code = "sys.argv = {}\nrunpy.run_module('service.bulk', run_name='__main__')"
     process = run(code.format(arguments))
     assert (process.returncode, process.stderr.strip()) == (0, f"{arguments[-1]}: 5 rows")
+    process = run(code.format([*arguments[:-1], str(tmp_path / "many"), "--cluster", "auto"]))
+    assert process.returncode == 1
+    assert "install lowerbound[cluster] (ray must not be imported)" in process.stderr
 
 
 def test_ray_is_used_where_training_cannot_be_imported() -> None:
