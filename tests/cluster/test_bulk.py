@@ -41,9 +41,7 @@ def said(errors: str) -> str:
     return errors.splitlines()[-1]
 
 
-@pytest.mark.parametrize(
-    "flags", [["--num-draws", "2"], ["--refine", "1", "--num-draws", "1"], ["--explain"], ["--operation", "encode"]]
-)
+@pytest.mark.parametrize("flags", [["--num-draws", "2", "--refine", "1", "--explain"], ["--operation", "encode"]])
 def test_answers_are_those_of_one_machine(cluster: Machines, tmp_path: Path, pixels: Array, flags: list[str]) -> None:
     np.save(tmp_path / "a.npy", pixels)
     np.save(tmp_path / "b.npy", pixels[:5])
