@@ -23,6 +23,7 @@ from service.routes import decode, docs, elbo, encode, explorer, health, metrics
 from service.routes.description import complete_openapi, named, versioned
 from service.settings import Settings
 from service.signature import TrustedKeys
+from service.storage import Folder
 from service.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ def create_app(settings: Settings) -> FastAPI:
         cache=settings.engine_cache,
     )
     telemetry = Telemetry(settings.workers)
-    repository = Repository(settings.models, settings.default_model, placement, limits, trusted, telemetry.watch)
+    storage = Folder(settings.models)
+    repository = Repository(storage, settings.default_model, placement, limits, trusted, telemetry.watch)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

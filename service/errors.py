@@ -2,6 +2,7 @@
 
     LowerboundError
     ├── BundleError             a bundle is damaged, tampered with, or of another format
+    ├── StorageError            bundles cannot be reached where they are stored
     ├── DeviceError             the device asked for cannot be used
     ├── ExtraError              an option needs packages that are not installed
     ├── KeysError               keys, of clients or of those who sign bundles, cannot be used
@@ -34,6 +35,10 @@ class LowerboundError(Exception):
 
 class BundleError(LowerboundError):
     """A bundle that must not be served. The message names the file or field and what differs."""
+
+
+class StorageError(LowerboundError):
+    """Bundles cannot be reached where they are stored, or not be kept there. It may work later."""
 
 
 class DeviceError(LowerboundError):

@@ -1,4 +1,4 @@
-"""The repository: a folder of bundles, and the models made of them. It can follow the folder as that changes.
+"""The repository: stored bundles, and the models made of them. It can follow the storage as that changes.
 
 A version is loaded beside those that serve: read, verified, put on an engine, tried on its golden rows. Only then is it
 in the catalogue; what it replaces leaves the catalogue in the same moment, answers the requests that began with it, and
@@ -9,21 +9,20 @@ This module must not know about HTTP.
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
-from service.bundle import MANIFEST, Bundle, read_bundle, versions
+from service.bundle import MANIFEST, Bundle, read_bundle
 from service.catalogue import Catalogue
 from service.engine import Engine
-from service.errors import BundleError, LowerboundError
+from service.errors import BundleError, LowerboundError, StorageError
 from service.model import Limits, Model, Observer, Unobserved
 from service.placement import Placement
 from service.signature import TrustedKeys
+from service.storage import Address, State, Storage
 from service.threads import in_thread
 
 DEFAULT_REPOSITORY = Path(__file__).parent / "models"
@@ -32,33 +31,18 @@ DEFAULT_REPOSITORY = Path(__file__).parent / "models"
 logger = logging.getLogger("service")
 
 
-class _Address(NamedTuple):
-    name: str
-    version: int
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.version}"
-
-
-@dataclass(frozen=True)
-class _State:
-    """What a bundle's folder looks like from outside: the manifest's SHA-256; every file's name, size and time."""
-
-    digest: str
-    files: frozenset[tuple[str, int, int]]
-
-
 @dataclass(frozen=True)
 class _Refusal:
-    state: _State
+    state: State | None
+    """None where it is to be tried again as it is."""
     reason: str
 
 
 class Repository:
-    """The models of a folder `<name>/<version>/`, all versions loaded.
+    """The models of stored bundles, all versions loaded.
 
     Args:
-        folder: The repository.
+        storage: Where the bundles are.
         default_model: The model that paths without a name mean; needed only where there are several.
         placement: Makes the engines.
         limits: For each model.
@@ -71,42 +55,43 @@ class Repository:
     Raises:
         BundleError: Of all bundles none can be served, or none is the default model's.
         DeviceError: The device cannot be used.
+        StorageError: The bundles cannot be reached.
     """
 
     def __init__(
         self,
-        folder: Path,
+        storage: Storage,
         default_model: str | None,
         placement: Placement,
         limits: Limits,
         trusted: TrustedKeys | None = None,
         observe: Callable[[Bundle], Observer] = Unobserved,
     ) -> None:
-        self._folder = folder
+        self._storage = storage
         self._default_model = default_model
         self._placement = placement
         self._limits = limits
         self._trusted = trusted
         self._observe = observe
         self.catalogue = Catalogue({}, None)
-        self._refusals: dict[_Address, _Refusal] = {}
+        self._refusals: dict[Address, _Refusal] = {}
         self._leaving: set[asyncio.Task[None]] = set()
-        models: dict[_Address, Model] = {}
-        failures: dict[_Address, tuple[_State, BundleError]] = {}
-        for address, state in self._look().items():
+        models: dict[Address, Model] = {}
+        failures: dict[Address, tuple[State, LowerboundError]] = {}
+        for address, state in storage.look().items():
             try:
                 models[address] = self._load(address)
-            except BundleError as error:
+            except (BundleError, StorageError) as error:
                 failures[address] = state, error
         if not models:
-            absent = BundleError(f"{folder}: no bundle <name>/<version>/{MANIFEST} in it")
+            absent = BundleError(f"{storage}: no bundle <name>/<version>/{MANIFEST} in it")
             raise next((failure for _, failure in failures.values()), absent)
         for address, (state, failure) in failures.items():
             self._refuse(address, state, failure)
         self._publish(models)
         if default_model is not None and default_model not in self.catalogue.models:
             known = ", ".join(self.catalogue.models)
-            raise BundleError(f"{folder}: no model {default_model!r}; there are {known}")
+            raise BundleError(f"{storage}: no model {default_model!r}; there are {known}")
 
     def start(self) -> None:
         """Begin to compute; called on the loop that requests come in on."""
@@ -118,12 +103,12 @@ class Repository:
         await asyncio.gather(*(model.stop() for model in self.catalogue), *self._leaving)
 
     async def follow(self, seconds: float, asked: asyncio.Event) -> None:
-        """Look at the folder now, every so many seconds (0: never by itself), and when asked, until cancelled."""
+        """Look at the storage now, every so many seconds (0: never by itself), and when asked, until cancelled."""
         while True:
             try:
                 await self.refresh()
             except Exception:
-                logger.exception("%s: cannot be followed", self._folder)
+                logger.exception("%s: cannot be followed", self._storage)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds or None):
                     await asked.wait()
@@ -132,12 +117,16 @@ class Repository:
                 self._refusals.clear()  # Who asks may have mended what cannot be seen from outside.
 
     async def refresh(self) -> None:
-        """Serve what the folder has now. Loading takes place beside the event loop."""
-        found = await in_thread(self._look)
-        if not found:
-            logger.error("%s: no bundle in it any more; what was read of it is still served", self._folder)
+        """Serve what is stored now. Loading takes place beside the event loop."""
+        try:
+            found = await in_thread(self._storage.look)
+        except StorageError as error:
+            logger.error("%s; what was read of it is still served", error)  # noqa: TRY400 - no traceback
             return
-        served = {_Address(model.manifest.name, model.manifest.version): model for model in self.catalogue}
+        if not found:
+            logger.error("%s: no bundle in it any more; what was read of it is still served", self._storage)
+            return
+        served = {Address(model.manifest.name, model.manifest.version): model for model in self.catalogue}
         self._refusals = {address: refusal for address, refusal in self._refusals.items() if address in found}
         for address, state in found.items():
             if address in served and served[address].bundle.digest == state.digest:
@@ -148,7 +137,7 @@ class Repository:
         self._publish(served)
         self._let_go(gone)
 
-    async def _take(self, address: _Address, state: _State, served: dict[_Address, Model]) -> None:
+    async def _take(self, address: Address, state: State, served: dict[Address, Model]) -> None:
         """Serve a new version, or refuse it."""
         try:
             model = await in_thread(partial(self._load, address))
@@ -164,13 +153,15 @@ class Repository:
             self._publish(served)
             self._let_go([replaced] if replaced else [])
 
-    def _refuse(self, address: _Address, state: _State, error: Exception) -> None:
+    def _refuse(self, address: Address, state: State, error: Exception) -> None:
         """Say why a version is not served: in the log, and to whoever asks, without where on this machine it lies."""
-        reason = str(error).replace(f"{self._folder}/", "") or type(error).__name__
-        self._refusals[address] = _Refusal(state, reason)
-        logger.error("%s is refused: %s", address, reason)
+        reason = str(error).replace(f"{self._storage.folder}/", "") or type(error).__name__
+        refusal = _Refusal(None if isinstance(error, StorageError) else state, reason)
+        if self._refusals.get(address) != refusal:
+            logger.error("%s is refused: %s", address, reason)
+        self._refusals[address] = refusal
 
-    def _publish(self, models: Mapping[_Address, Model]) -> None:
+    def _publish(self, models: Mapping[Address, Model]) -> None:
         by_name: dict[str, dict[int, Model]] = {}
         for address in sorted(models):
             by_name.setdefault(address.name, {})[address.version] = models[address]
@@ -201,22 +192,8 @@ class Repository:
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)
 
-    def _look(self) -> dict[_Address, _State]:
-        """The bundles in the folder, oldest version first."""
-        found: dict[_Address, _State] = {}
-        for name, numbers in versions(self._folder).items():
-            for version in numbers:
-                folder = self._folder / name / str(version)
-                with contextlib.suppress(FileNotFoundError):  # Gone since.
-                    files = {file: file.stat() for file in folder.rglob("*")}
-                    found[_Address(name, version)] = _State(
-                        hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest(),
-                        frozenset((str(file), seen.st_size, seen.st_mtime_ns) for file, seen in files.items()),
-                    )
-        return found
-
-    def _load(self, address: _Address) -> Model:
-        folder = self._folder / address.name / str(address.version)
+    def _load(self, address: Address) -> Model:
+        folder = self._storage.fetch(address)
         bundle = read_bundle(folder, self._trusted)
         if (bundle.manifest.name, bundle.manifest.version) != address:
             raise BundleError(f"{folder}: the manifest names another model or version")

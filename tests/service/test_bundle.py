@@ -33,6 +33,7 @@ from service.manifest import CALIBRATION, GOLDEN, OPTIONAL_GRAPHS, REQUIRED_GRAP
 from service.model import Limits
 from service.placement import Placement
 from service.repository import DEFAULT_REPOSITORY, Repository
+from service.storage import Folder
 
 Table = tuple[Manifest, dict[str, bytes]]
 Refused = Callable[..., CompletedProcess[str]]
@@ -390,7 +391,7 @@ def test_what_a_crash_leaves_is_passed_over(tmp_path: Path, table: Table) -> Non
     for name in ("0", "01", "-1", "1.5", "latest"):
         shutil.copytree(folder, folder.parent / name)
     assert versions(tmp_path) == {"people": [1]}
-    assert Repository(tmp_path, None, Placement("cpu"), LIMITS).catalogue.names() == {"people": [1]}
+    assert Repository(Folder(tmp_path), None, Placement("cpu"), LIMITS).catalogue.names() == {"people": [1]}
 
 
 def test_versions_are_numbers(tmp_path: Path, table: Table) -> None:
@@ -404,17 +405,17 @@ def test_versions_are_numbers(tmp_path: Path, table: Table) -> None:
 def test_a_repository_without_bundles_is_refused(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(BundleError, match=rf"{folder}: no bundle"):
-            Repository(folder, None, Placement("cpu"), LIMITS)
+            Repository(Folder(folder), None, Placement("cpu"), LIMITS)
 
 
 def test_a_bundle_must_lie_where_it_says(tmp_path: Path, table_bundle: Path) -> None:
     shutil.copytree(table_bundle, tmp_path / "other" / "1")
-    catalogue = Repository(tmp_path, None, Placement("cpu"), LIMITS).catalogue
+    catalogue = Repository(Folder(tmp_path), None, Placement("cpu"), LIMITS).catalogue
     assert catalogue.names() == {"people": [1]}
     assert catalogue.refused == {"other": {1: "other/1: the manifest names another model or version"}}
     shutil.rmtree(table_bundle)
     with pytest.raises(BundleError, match=f"{tmp_path}/other/1: the manifest"):
-        Repository(tmp_path, None, Placement("cpu"), LIMITS)
+        Repository(Folder(tmp_path), None, Placement("cpu"), LIMITS)
 
 
 # The graphs themselves
@@ -551,7 +552,7 @@ def test_an_engine_that_misses_the_golden_rows_does_not_serve(table_bundle: Path
     arrays["elbo.elbo"][0] += change
     replace(table_bundle, GOLDEN, write_arrays(arrays))
     with pytest.raises(BundleError, match=r"the golden ELBOs are .* times the tolerance away"):
-        Repository(table_bundle.parent.parent, None, Placement("cpu"), LIMITS)
+        Repository(Folder(table_bundle.parent.parent), None, Placement("cpu"), LIMITS)
 
 
 @pytest.mark.parametrize("graph", ["encoder", "decoder", "elbo", "explain", "draw"])

@@ -23,6 +23,7 @@ from service.model import Limits
 from service.placement import Placement
 from service.repository import Repository
 from service.settings import Settings
+from service.storage import Folder
 from tests.benchmarks import swap
 from tests.conftest import Serve, wait_until
 from tests.service.exchanges import NPY, assert_problem, npy
@@ -175,7 +176,7 @@ def test_one_more_model_takes_the_default_away(folder: Path, caplog: pytest.LogC
 
 def with_repository(folder: Path, scenario: Callable[[Repository], Coroutine[Any, Any, None]]) -> None:
     async def main() -> None:
-        repository = Repository(folder, None, Placement("cpu"), LIMITS)
+        repository = Repository(Folder(folder), None, Placement("cpu"), LIMITS)
         repository.start()
         try:
             await asyncio.wait_for(scenario(repository), 30)

@@ -1,0 +1,90 @@
+"""Storage: where bundles lie. Here: in a folder `<name>/<version>/` of this machine; see `service.mirror` for a URL.
+
+This module must not know about HTTP, or what becomes of the bundles.
+"""
+
+import contextlib
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from service.bundle import MANIFEST, versions
+
+
+class Address(NamedTuple):
+    """Where a bundle lies."""
+
+    name: str
+    version: int
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
+
+
+@dataclass(frozen=True)
+class State:
+    """What a bundle looks like from outside.
+
+    Attributes:
+        digest: The manifest's SHA-256.
+        files: Every file's name, size in bytes, and something that is another whenever the file is.
+    """
+
+    digest: str
+    files: frozenset[tuple[str, int, str]]
+
+
+class Storage(Protocol):
+    """Bundles by name and version.
+
+    Attributes:
+        folder: Where this machine has them.
+    """
+
+    folder: Path
+
+    def look(self) -> dict[Address, State]:
+        """The complete bundles, those of a name from the oldest version to the latest.
+
+        Raises:
+            StorageError: They cannot be reached now.
+        """
+
+    def fetch(self, address: Address) -> Path:
+        """The folder of a bundle that was there at the last look.
+
+        Raises:
+            BundleError: What is there is not what its manifest says.
+            StorageError: It cannot be reached now.
+        """
+
+
+class Folder:
+    """A folder of this machine.
+
+    Args:
+        folder: With bundles in `<name>/<version>/`; there are none where it cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __str__(self) -> str:
+        return str(self.folder)
+
+    def look(self) -> dict[Address, State]:
+        found: dict[Address, State] = {}
+        for name, numbers in versions(self.folder).items():
+            for version in numbers:
+                folder = self.folder / name / str(version)
+                with contextlib.suppress(FileNotFoundError):  # Gone since.
+                    files = {file: file.stat() for file in folder.rglob("*")}
+                    found[Address(name, version)] = State(
+                        hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest(),
+                        frozenset((str(file), seen.st_size, str(seen.st_mtime_ns)) for file, seen in files.items()),
+                    )
+        return found
+
+    def fetch(self, address: Address) -> Path:
+        return self.folder / address.name / str(address.version)
