@@ -5,27 +5,28 @@ FROM python:3.11-slim-bookworm AS packages
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_ONLY_BINARY=:all:
 RUN python -m venv --without-pip /opt/venv
 WORKDIR /locks
-COPY .ci/serve.lock ./
+COPY .ci/serve.lock .ci/remote.lock ./
 # The lock has ONNX Runtime's GPU build on Linux; without a GPU the plain one does the same at a fifth of the size.
 RUN sed -e '/^onnxruntime==/s/ ;.*/ \\/' -e "/^onnxruntime-gpu==/s/ ;.*/ ; python_version < '3' \\\\/" serve.lock > cpu.lock
 
 FROM packages AS cpu-packages
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python -m pip --python /opt/venv/bin/python install --require-hashes --no-deps --requirement cpu.lock \
+    python -m pip --python /opt/venv/bin/python install --require-hashes --no-deps \
+        --requirement cpu.lock --requirement remote.lock \
     && find /opt/venv -type d -name tests -prune -exec rm -r {} +
 
 FROM packages AS gpu-packages
 COPY .ci/cuda.lock ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m pip --python /opt/venv/bin/python install --require-hashes --no-deps \
-        --requirement serve.lock --requirement cuda.lock \
+        --requirement serve.lock --requirement remote.lock --requirement cuda.lock \
     && find /opt/venv -type d -name tests -prune -exec rm -r {} +
 
 FROM packages AS train-packages
 COPY .ci/train.lock ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m pip --python /opt/venv/bin/python install --require-hashes --no-deps \
-        --requirement cpu.lock --requirement train.lock
+        --requirement cpu.lock --requirement remote.lock --requirement train.lock
 # PyTorch by its version, not its digest: whether that is a build for CPUs alone or for CUDA is the package index's say.
 ARG PIP_INDEX_URL
 COPY .ci/constraints.txt ./

@@ -43,13 +43,15 @@ containers:
 
 COMPILE := .venv/supply/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--constraint .ci/constraints.txt
-WITHOUT_SERVE = $$(sed -n 's/^\([^= ]*\)==.*/--no-emit-package \1/p' .ci/serve.lock)
+WITHOUT_SERVICE = $$(sed -n 's/^\([^= ]*\)==.*/--no-emit-package \1/p' .ci/serve.lock)
+WITHOUT_REMOTE = $(WITHOUT_SERVICE) $$(sed -n 's/^\([^= ]*\)==.*/--no-emit-package \1/p' .ci/remote.lock)
 
 lock: .venv/supply/done
 	$(COMPILE) --output-file .ci/serve.lock pyproject.toml
-	$(COMPILE) --extra cuda $(WITHOUT_SERVE) --output-file .ci/cuda.lock pyproject.toml
+	$(COMPILE) --extra remote $(WITHOUT_SERVICE) --output-file .ci/remote.lock pyproject.toml
+	$(COMPILE) --extra cuda $(WITHOUT_SERVICE) --output-file .ci/cuda.lock pyproject.toml
 	echo "torch; python_version < '3'" | $(COMPILE) --override /dev/stdin \
-		--extra train $(WITHOUT_SERVE) --no-emit-package torch --output-file .ci/train.lock pyproject.toml
+		--extra train --extra remote $(WITHOUT_REMOTE) --no-emit-package torch --output-file .ci/train.lock pyproject.toml
 
 sbom: .venv/serve/done .venv/supply/done
 	mkdir -p build

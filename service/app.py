@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastapi import Depends, FastAPI
@@ -23,7 +24,7 @@ from service.routes import decode, docs, elbo, encode, explorer, health, metrics
 from service.routes.description import complete_openapi, named, versioned
 from service.settings import Settings
 from service.signature import TrustedKeys
-from service.storage import Folder
+from service.storage import Folder, Storage
 from service.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -60,8 +61,9 @@ def create_app(settings: Settings) -> FastAPI:
     Raises:
         BundleError: A bundle must not be served.
         DeviceError: The device asked for cannot be used.
-        ExtraError: Spans are wanted, and OpenTelemetry is not installed.
+        ExtraError: Spans are wanted, or bundles from a URL, and the packages for it are not installed.
         KeysError: The API keys, or those of who signs bundles, cannot be used.
+        StorageError: The bundles cannot be reached.
     """
     keys = read_keys(settings.api_keys_file)
     trusted = TrustedKeys(settings.trusted_keys) if settings.trusted_keys else None
@@ -81,7 +83,7 @@ def create_app(settings: Settings) -> FastAPI:
         cache=settings.engine_cache,
     )
     telemetry = Telemetry(settings.workers)
-    storage = Folder(settings.models)
+    storage = _storage(settings.models, settings.model_cache)
     repository = Repository(storage, settings.default_model, placement, limits, trusted, telemetry.watch)
 
     @asynccontextmanager
@@ -169,6 +171,17 @@ def _addresses(catalogue: Catalogue) -> Iterator[tuple[str, str, Model]]:
         yield f"/models/{name}", NAMED, catalogue.get(name)
         for version in versions:
             yield f"/models/{name}/versions/{version}", VERSIONED, catalogue.get(name, version)
+
+
+def _storage(models: Path | str, cache: Path) -> Storage:
+    """Where the bundles lie, if the packages for it are there."""
+    if isinstance(models, Path):
+        return Folder(models)
+    try:
+        from service.mirror import Mirror  # noqa: PLC0415 - an optional package
+    except ModuleNotFoundError as error:
+        raise ExtraError(f"{models} cannot be read: install lowerbound[remote] ({error})") from error
+    return Mirror(models, cache.expanduser())
 
 
 def _spans(endpoint: str) -> "Spans":

@@ -90,7 +90,7 @@ def read_bundle(folder: Path, trusted: TrustedKeys | None = None) -> Bundle:
         raise BundleError(f"{folder}: {MANIFEST} cannot be read: {error.strerror}") from error
     if trusted is not None:
         trusted.check(text, folder)
-    manifest = _parse_manifest(text, folder)
+    manifest = parse_manifest(text, folder)
     files = {name: _read_file(folder, name, expected) for name, expected in manifest.files.items()}
     bundle = Bundle(manifest, files, hashlib.sha256(text).hexdigest())
     try:
@@ -125,7 +125,7 @@ def write_bundle(repository: Path, manifest: Manifest, files: Mapping[str, bytes
     try:
         for name, data in files.items():
             _write_file(temporary / name, data)
-        _write_file(temporary / MANIFEST, manifest.model_dump_json(indent=2).encode() + b"\n")
+        _write_file(temporary / MANIFEST, dump_manifest(manifest))
         temporary.chmod(0o755)
         temporary.rename(folder)  # Fails, too, where another process was quicker: that folder is not empty.
         _flush_folder(parent)
@@ -166,7 +166,17 @@ def versions(repository: Path) -> dict[str, list[int]]:
     return {name: sorted(found[name]) for name in sorted(found)}
 
 
-def _parse_manifest(text: bytes, folder: Path) -> Manifest:
+def dump_manifest(manifest: Manifest) -> bytes:
+    """The bytes of manifest.json."""
+    return manifest.model_dump_json(indent=2).encode() + b"\n"
+
+
+def parse_manifest(text: bytes, folder: Path) -> Manifest:
+    """What the bytes of a folder's manifest.json say.
+
+    Raises:
+        BundleError: They are unreadable, or of another major format version; the message names the file and field.
+    """
     where = folder / MANIFEST
     try:
         version = json.loads(text)["format_version"]

@@ -11,6 +11,7 @@ from service.devices import Device, Precision
 from service.logs import Format
 from service.noise import MAX_DRAWS
 from service.repository import DEFAULT_REPOSITORY
+from service.storage import Location
 
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
 
@@ -36,7 +37,13 @@ class Settings(BaseSettings):
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    models: Path = Field(default=DEFAULT_REPOSITORY, description="Folder of bundles, <name>/<version>/.")
+    models: Location = Field(
+        default=DEFAULT_REPOSITORY,
+        description="Folder of bundles, <name>/<version>/, or its URL, as s3://bucket/models.",
+    )
+    model_cache: Path = Field(
+        default=Path("~/.cache/lowerbound"), description="Folder that keeps what was downloaded from a URL of bundles."
+    )
     poll: float | None = Field(
         default=None,
         ge=0,

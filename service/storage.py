@@ -1,4 +1,4 @@
-"""Storage: where bundles lie. Here: in a folder `<name>/<version>/` of this machine; see `service.mirror` for a URL.
+"""Storage: where bundles lie. Here: in a folder `<name>/<version>/` of this machine; see `service.mirror` for URLs.
 
 This module must not know about HTTP, or what becomes of the bundles.
 """
@@ -7,9 +7,20 @@ import contextlib
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Annotated, NamedTuple, Protocol
+
+from pydantic import BeforeValidator
 
 from service.bundle import MANIFEST, versions
+
+
+def _locate(value: object) -> object:
+    """A URL as it is; of what has no scheme, the path."""
+    return Path(value) if isinstance(value, str) and "://" not in value else value
+
+
+Location = Annotated[Path | str, BeforeValidator(_locate)]
+"""A path of this machine, or a URL of a file system that fsspec knows."""
 
 
 class Address(NamedTuple):

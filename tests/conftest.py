@@ -8,10 +8,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+
+if TYPE_CHECKING:
+    from tests.s3 import S3
 
 Serve = Callable[..., AbstractContextManager[httpx.Client]]
 
@@ -102,3 +106,13 @@ def digits(serve: Serve) -> Iterator[httpx.Client]:
     """A client of a server of the embedded default bundle."""
     with serve() as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator["S3"]:
+    """An S3 server."""
+    from tests.s3 import S3  # noqa: PLC0415 - few tests need its packages
+
+    server = S3(tmp_path_factory.mktemp("s3") / "log")
+    yield server
+    server.kill()

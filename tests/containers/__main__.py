@@ -253,9 +253,9 @@ def drain(container: str) -> None:
 def main() -> None:
     services = json.loads(run(*COMPOSE, "config", "--format", "json"))["services"]
     try:
-        build("serve", services["serve"], "serve.lock")
-        build("gpu", services["gpu"], "serve.lock", "cuda.lock")
-        build("train", services["train"], "serve.lock", "train.lock")
+        build("serve", services["serve"], "serve.lock", "remote.lock")
+        build("gpu", services["gpu"], "serve.lock", "remote.lock", "cuda.lock")
+        build("train", services["train"], "serve.lock", "remote.lock", "train.lock")
         container = come_up()
         answer()
         be_confined(container)

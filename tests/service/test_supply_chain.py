@@ -144,8 +144,12 @@ def test_every_locked_file_has_a_digest(name: str) -> None:
 def test_the_locks_are_what_is_asked_for() -> None:
     """After a change of a dependency: `make lock`."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    train = project["optional-dependencies"]["train"]
-    for name, requirements in (("serve", project["dependencies"]), ("train", train)):
+    extras = project["optional-dependencies"]
+    for name, requirements in (
+        ("serve", project["dependencies"]),
+        ("remote", extras["remote"]),
+        ("train", extras["train"]),
+    ):
         asked = {re.split(r"[<>=\[;]", requirement)[0] for requirement in requirements}
         assert asked - {"torch"} <= locked(name).keys() | locked("serve").keys()
     assert {"nvidia-cublas", "nvidia-cudnn-cu13"} <= locked("cuda").keys()
@@ -160,5 +164,5 @@ def test_no_package_is_in_two_locks() -> None:
 def test_the_locks_are_what_was_tested() -> None:
     tested = dict(re.findall(r"^([\w.-]+)==(.+)$", (ROOT / ".ci" / "constraints.txt").read_text(), re.MULTILINE))
     tested = {name.lower().replace("_", "-"): version for name, version in tested.items()}
-    for name, (version, _) in (locked("serve") | locked("train")).items():
+    for name, (version, _) in (locked("serve") | locked("remote") | locked("train")).items():
         assert name in UNLISTED or tested[name] == version
