@@ -91,6 +91,7 @@ class Remote:
         """Raise a `StorageError` where no bundle of this name could be written."""
         path = f"{self._root}/{name}/.written"
         with self._reaching():
+            self._find()  # Where there is no such bucket this says so; the next line would make one.
             self._system.makedirs(f"{self._root}/{name}", exist_ok=True)
             self._system.pipe_file(path, b"")
             self._system.rm_file(path)

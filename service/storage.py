@@ -5,13 +5,15 @@ This module must not know about HTTP, or what becomes of the bundles.
 
 import contextlib
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NamedTuple, Protocol
 
 from pydantic import BeforeValidator
 
-from service.bundle import MANIFEST, versions
+from service.bundle import MANIFEST, versions, write_bundle
+from service.manifest import Manifest
 
 
 def _locate(value: object) -> object:
@@ -99,3 +101,15 @@ class Folder:
 
     def fetch(self, address: Address) -> Path:
         return self.folder / address.name / str(address.version)
+
+    def taken(self, name: str) -> list[int]:
+        """The versions of a model of which anything is there, complete or not."""
+        return sorted(int(path.name) for path in (self.folder / name).glob("*") if path.name.isdecimal())
+
+    def try_to_write(self, name: str) -> None:
+        """Raise an `OSError` where no bundle of this name could be written."""
+        (self.folder / name).mkdir(parents=True, exist_ok=True)
+
+    def write(self, manifest: Manifest, files: Mapping[str, bytes]) -> Path:
+        """See `write_bundle`."""
+        return write_bundle(self.folder, manifest, files)

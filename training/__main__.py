@@ -18,10 +18,10 @@ from service import noise
 from service.errors import LowerboundError
 from training import evaluate, sign
 from training.build import build
-from training.datasets import split
+from training.datasets import local, split
 from training.datasets.table import describe
 from training.fit import fit
-from training.publish import publish
+from training.publish import open_repository, publish
 from training.recipes import Recipe, names
 from training.resampling import training_rows
 from training.runs import open_run
@@ -61,7 +61,7 @@ def _fail(problem: str) -> int:
     return 1
 
 
-def train(recipe: Recipe) -> Path | None:
+def train(recipe: Recipe) -> Path | str | None:
     """Everything from the recipe to the written bundle, top to bottom.
 
     Among several processes (`accelerate launch`, `torchrun`) all train, and the first one keeps the run's folder,
@@ -71,7 +71,9 @@ def train(recipe: Recipe) -> Path | None:
     cpu = parse_flag_from_env("ACCELERATE_USE_CPU", default=not torch.accelerator.is_available())
     first = PartialState(cpu=cpu).is_main_process
     console.quiet = not first
-    dataset = recipe.dataset.load(recipe.data)
+    repository = open_repository(recipe.out)
+    with local(recipe.data) as path:
+        dataset = recipe.dataset.load(path)
     splits = split(dataset, recipe.split)
     console.print(describe(dataset) if dataset.input.kind == "tabular" else f"images of shape {dataset.input.shape}")
     console.print(", ".join(f"{name}: {part.rows:,} rows" for name, part in splits.record().items()))
@@ -90,11 +92,11 @@ def train(recipe: Recipe) -> Path | None:
     held_out = torch.from_numpy(dataset.rows[splits.validation])
     if first:
         # Where that cannot be, the training would be in vain.
-        (recipe.out / recipe.name).mkdir(parents=True, exist_ok=True)
+        repository.try_to_write(recipe.name)
     (run,) = broadcast_object_list([open_run(recipe, dataset.fingerprint) if first else None])
     console.print(f"run: {run}", markup=False)
     history = fit(vae, training_rows(dataset, splits.train), held_out, bank, recipe.fit, run)
-    return publish(vae, dataset, splits, recipe, history) if first else None
+    return publish(vae, dataset, splits, recipe, history, repository) if first else None
 
 
 if __name__ == "__main__":

@@ -28,9 +28,10 @@ from service.errors import LowerboundError
 from service.instances import render_records
 from service.manifest import BOUNDS, Category, ImageInput, TabularInput
 from service.noise import MAX_DRAWS
+from service.storage import Location
 from training.baselines import BASELINES, BaselineError, baseline_scores
 from training.bounds import bounds, compute, log_evidence, score_columns, surprise
-from training.datasets import Dataset, aligned, split
+from training.datasets import Dataset, aligned, local, split
 from training.detection import LEVELS, detection_figures
 from training.recipes import Recipe
 
@@ -57,8 +58,8 @@ class Evaluation(BaseSettings):
     )
 
     bundle: CliPositionalArg[Path] = Field(description="The bundle's folder, <repository>/<name>/<version>.")
-    data: Path | None = Field(default=None, description="The data it was trained on, if it is no longer there.")
-    test: Path | None = Field(default=None, description="Other rows to evaluate, instead of the data's test part.")
+    data: Location | None = Field(default=None, description="The data it was trained on, if it is no longer there.")
+    test: Location | None = Field(default=None, description="Other rows to evaluate, instead of the data's test part.")
     label: str | None = Field(
         default=None, description="Column, or array of the .npz file, that is 1 for anomalies and 0 for normal rows."
     )
@@ -159,8 +160,9 @@ def find_rows(bundle: Bundle, options: Evaluation) -> Rows:
     recipe = Recipe.model_validate(manifest.provenance.recipe)
     path = options.data or recipe.data
 
-    def load(path: Path | None, label: str | None) -> tuple[Dataset, Array | None]:
-        return recipe.dataset.load_labelled(path, label) if label else (recipe.dataset.load(path), None)
+    def load(place: Path | str | None, label: str | None) -> tuple[Dataset, Array | None]:
+        with local(place) as path:
+            return recipe.dataset.load_labelled(path, label) if label else (recipe.dataset.load(path), None)
 
     def own(label: str | None) -> tuple[Dataset, Array | None]:
         dataset, labels = load(path, label)

@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from service import noise
-from service.bundle import Array, describe_files, write_arrays, write_bundle
+from service.bundle import Array, describe_files, write_arrays
 from service.calibration import scores
 from service.engine import OnnxEngine
 from service.manifest import CALIBRATION, FORMAT_VERSION, GOLDEN, Calibration, Graph, Manifest, Provenance
+from service.remote import Remote
+from service.storage import Folder
 from training.bounds import bounds, held_out_metrics, score_columns
 from training.datasets import Dataset, Splits
 from training.default_score import choose, sensitivities
@@ -31,11 +33,25 @@ VERIFIED_ROWS = 64
 _PACKAGES = ("torch", "onnx", "onnxscript", "numpy", "scipy", "scikit-learn", "pyarrow", "pillow")
 
 
-def publish(vae: VAE, dataset: Dataset, splits: Splits, recipe: Recipe, history: list[Epoch]) -> Path:
-    """Write a trained VAE as the next version of its bundle, and return the bundle's folder.
+def open_repository(place: Path | str) -> Folder | Remote:
+    """Where bundles go.
+
+    Raises:
+        ExtraError: It is a URL, whose driver is not installed.
+        StorageError: It is a URL of no known file system.
+    """
+    return Folder(place) if isinstance(place, Path) else Remote(place)
+
+
+def publish(
+    vae: VAE, dataset: Dataset, splits: Splits, recipe: Recipe, history: list[Epoch], repository: Folder | Remote
+) -> Path | str:
+    """Write a trained VAE as the next version of its bundle, and return the bundle's folder, or its URL.
 
     Raises:
         ExportError: A graph does not compute what torch computes; nothing is written.
+        BundleError: Someone else has written that version meanwhile.
+        StorageError: It is a URL that cannot be reached now.
     """
     vae = vae.cpu().eval()
     validation = dataset.rows[splits.validation]
@@ -69,11 +85,10 @@ def publish(vae: VAE, dataset: Dataset, splits: Splits, recipe: Recipe, history:
         CALIBRATION: write_arrays(calibrated),
         GOLDEN: write_arrays(_golden(engine, graphs, test[:GOLDEN_ROWS], bank)),
     }
-    taken = [int(path.name) for path in (recipe.out / recipe.name).glob("*") if path.name.isdecimal()]
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         name=recipe.name,
-        version=max(taken, default=0) + 1,
+        version=max(repository.taken(recipe.name), default=0) + 1,
         created=datetime.now(UTC),
         input=dataset.input,
         latent_size=vae.prior.latent_size,
@@ -97,7 +112,7 @@ def publish(vae: VAE, dataset: Dataset, splits: Splits, recipe: Recipe, history:
         ),
     )
     files |= write_card(CardInputs(manifest, engine, calibrated, history, best, test, splits.test, score(test)))
-    return write_bundle(recipe.out, manifest.model_copy(update={"files": describe_files(files)}), files)
+    return repository.write(manifest.model_copy(update={"files": describe_files(files)}), files)
 
 
 def _golden(engine: OnnxEngine, graphs: dict[str, Graph], x: Array, bank: Array) -> dict[str, Array]:

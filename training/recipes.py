@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, CliApp, CliImplicitFlag, PydanticBas
 from service.errors import LowerboundError
 from service.manifest import ModelName
 from service.noise import MAX_DRAWS, MAX_LATENT_SIZE
+from service.storage import Location
 from training.architectures import ARCHITECTURES
 from training.datasets import AnySource, SplitRecipe
 from training.likelihoods import LIKELIHOODS
@@ -107,13 +108,13 @@ class Recipe(BaseSettings):
     )
 
     name: ModelName = Field(description="Of the model: its folder in the repository.")
-    data: Path | None = Field(default=None, description="The file or folder to learn from.")
+    data: Location | None = Field(default=None, description="The file or folder to learn from, or its URL.")
     dataset: AnySource = Field(description="How to read it.")
     split: SplitRecipe = SplitRecipe()
     model: ModelRecipe
     fit: FitRecipe = FitRecipe()
     bound: BoundRecipe = BoundRecipe()
-    out: Path = Field(default=Path("models"), description="The repository that the bundle goes to.")
+    out: Location = Field(default=Path("models"), description="The repository that the bundle goes to, or its URL.")
     runs: Path = Field(default=Path("runs"), description="Where runs keep checkpoints and metrics.")
     resume: CliImplicitFlag[bool] = Field(default=False, description="Go on with the latest run of this name.")
 

@@ -151,7 +151,7 @@ def test_the_locks_are_what_is_asked_for() -> None:
         ("train", extras["train"]),
     ):
         asked = {re.split(r"[<>=\[;]", requirement)[0] for requirement in requirements}
-        assert asked - {"torch"} <= locked(name).keys() | locked("serve").keys()
+        assert asked - {"torch"} <= locked(name).keys() | locked("serve").keys() | locked("remote").keys()
     assert {"nvidia-cublas", "nvidia-cudnn-cu13"} <= locked("cuda").keys()
 
 

@@ -34,10 +34,10 @@ def _calm_torch() -> None:
     logging.getLogger("torch.__trace").propagate = False
 
 
-def start(*arguments: str, folder: Path) -> subprocess.Popen[str]:
-    """`python -m training` with these arguments, its models and runs under `folder`."""
+def start(*arguments: str, folder: Path, out: str | None = None, **settings: str) -> subprocess.Popen[str]:
+    """`python -m training` with these arguments and variables, its models (if not elsewhere) and runs in `folder`."""
     command = [sys.executable, "-m", "training", *arguments]
-    places = ["--out", str(folder / "models"), "--runs", str(folder / "runs")]
+    places = ["--out", out or str(folder / "models"), "--runs", str(folder / "runs")]
     return subprocess.Popen(
         [*command, *places],
         # A shell starts background jobs deaf to Ctrl-C, and children inherit it; a person's terminal does not.
@@ -45,14 +45,14 @@ def start(*arguments: str, folder: Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"COLUMNS": "200", "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"COLUMNS": "200", "OMP_NUM_THREADS": "1"} | settings,
         cwd=Path(__file__).parents[2],
     )
 
 
-def run(*arguments: str, folder: Path) -> tuple[int, str, str]:
+def run(*arguments: str, folder: Path, out: str | None = None, **settings: str) -> tuple[int, str, str]:
     """Exit status, standard output and standard error of a whole run."""
-    with start(*arguments, folder=folder) as process:
+    with start(*arguments, folder=folder, out=out, **settings) as process:
         output, errors = process.communicate(timeout=300)
     return process.returncode, output, errors
 

@@ -11,6 +11,7 @@ from training.datasets.alignment import aligned
 from training.datasets.digits import Digits
 from training.datasets.idx import Idx
 from training.datasets.image_folder import ImageFolder
+from training.datasets.local import local
 from training.datasets.numpy_arrays import NumpyArrays
 from training.datasets.source import DataError, Dataset, Source
 from training.datasets.splits import Indices, SplitRecipe, Splits, split
@@ -33,5 +34,6 @@ __all__ = [
     "SplitRecipe",
     "Splits",
     "aligned",
+    "local",
     "split",
 ]

@@ -15,7 +15,7 @@ from training.datasets.source import DataError, Dataset
 Array = npt.NDArray[Any]
 
 
-def aligned(dataset: Dataset, schema: ImageInput | TabularInput, path: Path) -> Array:
+def aligned(dataset: Dataset, schema: ImageInput | TabularInput, path: Path | str) -> Array:
     """The rows as a model of this schema takes them, (N, *schema.shape); columns are found by name.
 
     Raises:
@@ -31,7 +31,7 @@ def aligned(dataset: Dataset, schema: ImageInput | TabularInput, path: Path) -> 
     return np.column_stack([_recoded(path, column, *found[column.name]) for column in schema.columns])
 
 
-def _recoded(path: Path, wanted: NumericColumn | CategoricalColumn, column: Any, cells: Array) -> Array:
+def _recoded(path: Path | str, wanted: NumericColumn | CategoricalColumn, column: Any, cells: Array) -> Array:
     """A column's cells, float64, NaN where missing, as the wanted column has them."""
     observed = ~np.isnan(cells)
     if isinstance(wanted, NumericColumn) and isinstance(column, NumericColumn):

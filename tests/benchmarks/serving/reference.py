@@ -17,6 +17,7 @@ import onnx
 from torch import nn
 
 from service.manifest import ImageInput, TabularInput
+from service.storage import Folder
 from training.architectures import ARCHITECTURES
 from training.build import build
 from training.datasets import split
@@ -78,11 +79,11 @@ def write_reference(folder: Path) -> Reference:
     dataset = recipe.dataset.load(recipe.data)
     splits = split(dataset, recipe.split)
     vae = build(recipe.model, dataset.input, dataset.rows[splits.train], recipe.fit.seed)
-    bundle = publish(vae, dataset, splits, recipe, [_UNTRAINED])
+    bundle = Path(publish(vae, dataset, splits, recipe, [_UNTRAINED], Folder(folder / "models")))
 
     peers = folder / "peers"
     peers.mkdir()
     onnx.save(onnx.load(bundle / GRAPH), peers / GRAPH)
     with np.load(bundle / "calibration.npz", allow_pickle=False) as calibration:
         np.save(peers / NOISE, calibration["noise"])
-    return Reference(recipe.out, peers, rows, vae)
+    return Reference(folder / "models", peers, rows, vae)
