@@ -3,18 +3,19 @@
 import gc
 import signal
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 
-import uvicorn
 from fastapi import FastAPI
 from pydantic import ValidationError
 from pydantic_settings import CliApp
+from uvicorn.config import Config
 
 from service import logs
 from service.app import create_app
+from service.connection import Connection
 from service.errors import LowerboundError
 from service.process import settle
-from service.server import Connection
+from service.server import Server, Supervisor
 from service.settings import Settings
 from service.telemetry import shared_folder
 
@@ -41,21 +42,25 @@ def main() -> int:
         del app
         gc.unfreeze()
         gc.collect()
-    with shared_folder() if several else nullcontext():
-        uvicorn.run(
-            "service.__main__:make_app" if several else app,
-            factory=several,
-            workers=settings.workers,
-            timeout_worker_healthcheck=WORKER_PATIENCE,
-            timeout_graceful_shutdown=settings.grace,
-            http=Connection,
-            host=settings.host,
-            port=settings.port,
-            log_config=None,
-            access_log=False,  # The service has its own.
-            server_header=False,
-            proxy_headers=False,  # Who asks from behind a proxy makes no difference.
-        )
+    config = Config(
+        "service.__main__:make_app" if several else app,
+        factory=several,
+        workers=settings.workers,
+        timeout_worker_healthcheck=WORKER_PATIENCE,
+        timeout_graceful_shutdown=settings.grace,
+        http=Connection,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,  # The service has its own.
+        server_header=False,
+        proxy_headers=False,  # Who asks from behind a proxy makes no difference.
+    )
+    with shared_folder() if several else nullcontext(), suppress(KeyboardInterrupt):
+        if several:
+            Supervisor(config).run()
+        else:
+            Server(config).run()
     return 0
 
 

@@ -38,6 +38,9 @@ class Line(Protocol):
     def resume(self) -> None:
         """Read on, if reading was paused."""
 
+    def is_last(self) -> bool:
+        """Whether the connection is to be closed after the answer that begins now."""
+
     def answered(self, cycle: "Cycle") -> None:
         """The cycle has come to its end."""
 
@@ -153,7 +156,8 @@ class Cycle:
             self.keep_alive = False  # So that the body has an end.
         if self._scope["method"] == "HEAD":
             self._missing = None
-        if self._expects_continue or not self.keep_alive:  # A client not told to continue need not send its body.
+        # A client not told to continue need not send its body.
+        if self._expects_continue or not self.keep_alive or self._line.is_last():
             self.keep_alive = False
             lines.append(b"connection: close\r\n")
         lines.append(b"\r\n")

@@ -1,246 +1,143 @@
-"""Connections: HTTP/1.1 between a socket and the application, and no patience without end.
+"""Servers: one process, or several on one port, from the start to the end, at which no request is lost.
 
-In place of uvicorn's own protocol, which waits for ever for whoever sends nothing or sends slowly, and computes for
-those who have left. Here a request ends with its connection, and a client that is waited for too long is answered 408.
+uvicorn closes its port and the idle connections as soon as it is told to stop: what was on its way to them is lost.
+Here newcomers are turned away first, which leaves those who have come to be accepted; whoever is connected is answered,
+and told that this was the last answer; and connections are closed that have been idle for a while.
 
-This module must not know about models or what requests mean.
+This module must not know about HTTP, models or what requests mean.
 """
 
 import asyncio
-import math
-from collections import deque
-from typing import Any, cast
-from urllib.parse import unquote
+import ctypes
+import logging
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from types import FrameType
 
-import httptools
-from fastapi import FastAPI
+import uvicorn
 from uvicorn.config import Config
-from uvicorn.server import ServerState
+from uvicorn.supervisors import multiprocess
 
-from service.cycle import HIGH_WATER, Cycle, problem
+HANDSHAKE = 0.2
+"""Seconds in which who has begun to connect can do so: a round trip to the other side of the world."""
 
-MAX_HEADERS = 100
+_HEAR_EVERY = HANDSHAKE / 4
+"""Seconds after which a parent has heard a signal: before its servers stop to accept, if they got the same signal."""
 
-MAX_FRAME = 64 * 2**10
-"""Most bytes of a request that are not its body: the head, and what stands between chunks, where a byte is free for
-each byte of the body."""
+_CHECK_EVERY = 0.5
+"""Seconds between two looks of a parent at its servers."""
 
-MIN_RATE = 2**10
-"""Bytes that buy a slow client another second."""
+_TICK = 0.02
+"""Seconds between two looks of a server at what is still to be answered."""
 
-_CHECK_EVERY = 1.0
-"""Seconds between two looks of a connection at its clock."""
+_SO_ATTACH_FILTER = 26
+_WITHOUT_SYN = ((0x30, 0, 0, 13), (0x45, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
+"""A packet filter: load the flags of the TCP header; if they have SYN, take nothing; else all."""
 
-_FRAMING = {b"content-length", b"transfer-encoding"}
-
-
-class _RefusedError(Exception):
-    """A request that is not read to its end. Arguments: the status of the answer, and what it says."""
+logger = logging.getLogger("service")
 
 
-class Connection(asyncio.Protocol):
-    """One client's connection, made as uvicorn makes its own protocols; `app.state.settings` say how patient it is.
+class Server(uvicorn.Server):
+    """One process's server, or one of several that share a socket.
 
-    Requests may come before the last one is answered; they are answered one after the other, in order.
+    In that case their parent turns newcomers away, if all of them end; if not, the others accept whoever comes.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        self.app: FastAPI = config.loaded_app
-        self.server = server_state
-        self.loop = _loop or asyncio.get_running_loop()
-        self.writable = asyncio.Event()  # Not set while the client does not take what is sent.
-        self.writable.set()
-        self._settings = self.app.state.settings
-        self._idle_timeout = config.timeout_keep_alive
-        self._parser = httptools.HttpRequestParser(self)
-        self._unanswered: deque[Cycle] = deque()  # The first is being answered.
-        self._reading: Cycle | None = None  # The one whose body is not complete.
-        self._begun = self._paused = self._ended = False  # A request; to read; for good.
-        self._received = self._body = 0  # Bytes of the request that is not complete, and of its body.
-        self._unsent = self._stalled = 0  # Bytes, at the last look; looks at which they were not fewer.
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin the end. Ctrl-C reaches all processes; of several, their parent tells the others when it is time."""
+        if sig != signal.SIGINT or self.config.workers == 1 or self.should_exit:
+            super().handle_exit(sig, frame)
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        self._client = transport.get_extra_info("peername")
-        self._address = transport.get_extra_info("sockname")
-        self._surplus = len(self.server.connections) >= self._settings.max_connections
-        self.server.connections.add(self)  # type: ignore[arg-type]
-        self._due = self.loop.time() + self._settings.read_timeout
-        self._clock = self.loop.call_later(_CHECK_EVERY, self._check)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.server.connections.discard(self)
-        self._clock.cancel()
-        for cycle in self._unanswered:
-            cycle.cancel()
-
-    def shutdown(self) -> None:
-        """Close, once what has been asked is answered. uvicorn calls it when it is told to stop."""
-        self.app.state.draining = True
-        if self._unanswered:
-            self._unanswered[-1].keep_alive = False
-        else:
-            self.transport.close()
-
-    # Reading: the transport's data, and what the parser finds in them.
-
-    def data_received(self, data: bytes) -> None:
-        if self._ended:
-            return
-        self._received += len(data)
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept who has come, answer who has asked, and end; what takes longer than the grace is cancelled."""
+        logger.info("shutting down")
+        state = self.server_state
+        self.config.loaded_app.state.draining = True
+        for connection in list(state.connections):
+            connection.shutdown()
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:  # To which nobody must agree.
-            self._end()
-        except httptools.HttpParserError as error:
-            cause = error.__context__
-            self._refuse(*cause.args if isinstance(cause, _RefusedError) else (400, str(error)))
-        else:
-            if self._received > MAX_FRAME + 2 * self._body:
-                self._refuse(431, f"more than {MAX_FRAME:,} bytes that are not its body")
+            async with asyncio.timeout(self.config.timeout_graceful_shutdown):
+                if sockets is None:
+                    turn_away([listener for server in self.servers for listener in server.sockets])
+                await asyncio.sleep(HANDSHAKE)
+                for _ in range(2):  # Turns of the loop, for it accepts after it has looked at the clock.
+                    await asyncio.sleep(0)
+                self._close(sockets)
+                while (state.connections or state.tasks) and not self.force_exit:  # noqa: ASYNC110 - they are plain sets
+                    await asyncio.sleep(_TICK)
+        except TimeoutError:
+            self._close(sockets)
+            for task in state.tasks:
+                task.cancel()
+        if not self.force_exit:
+            await self.lifespan.shutdown()
 
-    def on_message_begin(self) -> None:
-        self._begun = True
-        self._url = b""
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._continue = False
-        if not self._paused:
-            self._due = self.loop.time() + self._settings.read_timeout
+    def _close(self, sockets: list[socket.socket] | None) -> None:
+        for server in self.servers:
+            server.close()
+        for listener in sockets or []:
+            listener.close()
 
-    def on_url(self, url: bytes) -> None:
-        self._url += url
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._reading is not None:
-            return  # A trailer; what it says would come too late.
-        if len(self._headers) == MAX_HEADERS:
-            raise _RefusedError(431, f"more than {MAX_HEADERS} header fields")
-        name = name.lower()
-        if name == b"expect" and value.lower() == b"100-continue":
-            self._continue = True
-        self._headers.append((name, value))
+class Supervisor(multiprocess.Multiprocess):
+    """The parent of several servers that share its socket.
 
-    def on_headers_complete(self) -> None:
-        if self._surplus:
-            raise _RefusedError(503, f"{self._settings.max_connections} connections are open, and no more are served")
-        if self._parser.should_upgrade() and any(name in _FRAMING for name, _ in self._headers):
-            raise _RefusedError(400, "a body before another protocol is not read")  # By the parser.
-        path, _, query = self._url.partition(b"?")
-        if not path.startswith(b"/"):
-            url = httptools.parse_url(self._url)
-            path, query = url.path or b"/", url.query or b""
-        version = self._parser.get_http_version()
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": version,
-            "method": self._parser.get_method().decode(),
-            "scheme": "http",
-            "path": unquote(path.decode("ascii")) if b"%" in path else path.decode("ascii"),
-            "raw_path": path,
-            "query_string": query,
-            "root_path": "",
-            "headers": self._headers,
-            "client": self._client,
-            "server": self._address,
-        }
-        keep_alive = version != "1.0" and self._parser.should_keep_alive()
-        self._reading = cycle = Cycle(self, scope, keep_alive=keep_alive, expects_continue=self._continue)
-        self._unanswered.append(cycle)
-        if len(self._unanswered) == 1:
-            cycle.start()
-        else:
-            self._pause()
+    Args:
+        config: Of each of them.
+    """
 
-    def on_body(self, body: bytes) -> None:
-        self._body += len(body)
-        if self._reading is not None and self._reading.take(body) > HIGH_WATER:
-            self._pause()
+    def __init__(self, config: Config) -> None:
+        super().__init__(config, [config.bind_socket()])
+        multiprocess.Process = _Worker  # type: ignore[misc]  # uvicorn has no other way to say what it starts.
 
-    def on_message_complete(self) -> None:
-        self._begun = False
-        self._received = self._body = 0
-        self._due = math.inf
-        if self._reading is not None:
-            self._reading.complete()
-            self._reading = None
-        if len(self._unanswered) <= 1:
-            self.resume()  # To hear of it when the client leaves.
+    def run(self) -> None:
+        """Start the servers, keep their number, and end with them; in place of uvicorn's own, which hears later."""
+        self.init_processes()
+        due = time.monotonic() + _CHECK_EVERY
+        while not self.should_exit.wait(_HEAR_EVERY):
+            self.handle_signals()
+            if time.monotonic() > due:
+                self.keep_subprocess_alive()
+                due = time.monotonic() + _CHECK_EVERY
+        self.terminate_all()
+        self.join_all()
 
-    def _pause(self) -> None:
-        self._paused = True
-        self._due = math.inf
-        self.transport.pause_reading()
+    def terminate_all(self) -> None:
+        """Turn newcomers away before anyone stops to accept, and keep nothing open that nobody accepts from."""
+        turn_away(self.sockets)
+        super().terminate_all()
+        for listener in self.sockets:
+            listener.close()
 
-    def resume(self) -> None:
-        """Read on."""
-        if self._paused:
-            self._paused = False
-            self.transport.resume_reading()
-            if self._begun:
-                self._due = self.loop.time() + self._settings.read_timeout
 
-    # Writing.
+class _Worker(multiprocess.Process):
+    """A child of the supervisor."""
 
-    def answered(self, cycle: Cycle) -> None:
-        """The first of the requests has its whole answer: go on with the next one, or wait for it."""
-        self._unanswered.popleft()
-        if not cycle.keep_alive:
-            self.transport.close()
-            return
-        if self._unanswered:
-            self._unanswered[0].start()
-        else:
-            self._due = min(self._due, self.loop.time() + self._idle_timeout)
-        if len(self._unanswered) <= 1:
-            self.resume()
+    @property
+    def server(self) -> Server:
+        if self._server is None:
+            self._server = Server(self.config)
+        return self._server  # type: ignore[return-value]
 
-    def pause_writing(self) -> None:
-        self.writable.clear()
 
-    def resume_writing(self) -> None:
-        self.writable.set()
+def turn_away(listeners: Sequence[socket.socket]) -> None:
+    """Let nobody begin to connect any more, where that can be had; those who have begun still may, and be accepted.
 
-    # Giving up.
-
-    def _check(self) -> None:
-        """Leave a client that takes nothing of its answer, or keeps the service waiting."""
-        self._clock = self.loop.call_later(_CHECK_EVERY, self._check)
-        unsent = self.transport.get_write_buffer_size()
-        self._stalled = self._stalled + 1 if 0 < self._unsent <= unsent else 0
-        self._unsent = unsent
-        if self._stalled * _CHECK_EVERY > self._settings.read_timeout:
-            self.transport.abort()
-        elif self.transport.is_closing() or self.loop.time() < self._due + self._received / MIN_RATE:
-            pass
-        elif self._begun and not self._ended:
-            self._refuse(408, "not received in time")
-        else:
-            self.transport.close()
-
-    def _refuse(self, status: int, detail: str) -> None:
-        """Read no more, and say why, unless an answer is on its way."""
-        cycle, self._reading = self._reading, None
-        if cycle is not None and cycle in self._unanswered:
-            self._unanswered.remove(cycle)
-            cycle.cancel()
-        if not self._unanswered and (cycle is None or not cycle.begun):
-            self.transport.write(problem(status, detail))
-        self._end()
-
-    def _end(self) -> None:
-        """Read no more, and close once what has been asked before is answered."""
-        self._ended = True
-        self._received = 0
-        if self._unanswered:
-            self._unanswered[-1].keep_alive = False
-            self._due = math.inf
-        else:  # Closed at once, with data not read, the connection would be reset, and the answer lost.
-            self.transport.write_eof()
-            self._due = self.loop.time() + _CHECK_EVERY
+    Closing a socket resets the connections that wait to be accepted, and to accept them all first is not enough where
+    others come meanwhile. On Linux they can be kept away by a filter on the socket: their attempts get no answer, and
+    are repeated after a second, when the socket is closed and they are refused. The filter is on the socket and not
+    on its descriptor, of which each process has its own.
+    """
+    if sys.platform != "linux":
+        return
+    program = b"".join(struct.pack("=HBBI", *instruction) for instruction in _WITHOUT_SYN)
+    buffer = ctypes.create_string_buffer(program, len(program))
+    for listener in listeners:
+        pointer = struct.pack("HP", len(_WITHOUT_SYN), ctypes.addressof(buffer))
+        with suppress(OSError):  # Not every sandbox has filters.
+            listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, pointer)

@@ -29,13 +29,17 @@ class Load:
         url: Of the server.
         good: The right answer.
         clients: How many.
+        keep: Whether connections are kept; or else each request has a new one.
         rows: How many images of the same pixels a request has.
         draws: For each; the model's own number if not given.
     """
 
-    def __init__(self, url: str, good: bytes, clients: int = 4, rows: int = 1, draws: int | None = None) -> None:
+    def __init__(
+        self, url: str, good: bytes, clients: int = 4, *, keep: bool = True, rows: int = 1, draws: int | None = None
+    ) -> None:
         self.outcomes: list[Outcome] = []
         self._url, self._good = url, good
+        self._headers = {} if keep else {"Connection": "close"}
         self._body = {"instances": [ONE] * rows}
         self._query = {} if draws is None else {"num_draws": draws}
         self._stop = threading.Event()
@@ -47,7 +51,7 @@ class Load:
         return Counter(outcome.kind for outcome in self.outcomes)
 
     def _run(self) -> None:
-        with httpx.Client(base_url=self._url, timeout=30) as client:
+        with httpx.Client(base_url=self._url, headers=self._headers, timeout=30) as client:
             while not self._stop.is_set():
                 begun = time.monotonic()
                 kind = self._ask(client)

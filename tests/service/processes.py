@@ -20,15 +20,14 @@ from tests.conftest import process_of
 
 @dataclass(frozen=True)
 class Workers:
-    """A service of two workers."""
+    """A service of one process, the parent, or of several workers that it has."""
 
     parent: subprocess.Popen[bytes]
     url: str
 
     def pids(self) -> set[int]:
-        """The processes that serve; the parent has another child, which looks after its resources."""
-        children = Path(f"/proc/{self.parent.pid}/task/{self.parent.pid}/children").read_text().split()
-        return {int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+        """The processes that serve."""
+        return servers(self.parent.pid)
 
     def ask(self, method: str = "GET", path: str = "/health/live", **options: Any) -> httpx.Response:
         """On a connection of its own, which any of the workers may accept."""
@@ -47,17 +46,23 @@ class Workers:
                 os.kill(other, signal.SIGCONT)
 
 
-def start(tmp_path: Path, *arguments: str) -> Workers:
+def start(tmp_path: Path, *arguments: str, workers: int = 2) -> Workers:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("LOWERBOUND_")}
     # The second option reaches the workers by the environment, the others by the command line.
     environment["LOWERBOUND_DEVICE"] = "cpu"
-    command = [sys.executable, "-m", "service", "--workers", "2", "--port", str(port), *arguments]
+    command = [sys.executable, "-m", "service", "--workers", str(workers), "--port", str(port), *arguments]
     with (tmp_path / "log").open("wb") as log:
         parent = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
     return Workers(parent, f"http://127.0.0.1:{port}")
+
+
+def servers(parent: int) -> set[int]:
+    """The children that serve; a parent has another one, which looks after its resources."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return {int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()}
 
 
 def is_serving(workers: Workers, pid: int) -> bool:

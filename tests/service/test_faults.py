@@ -106,6 +106,42 @@ def test_a_worker_killed_under_load_takes_no_more_than_its_own_requests(tmp_path
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("workers", [1, 2])
+def test_an_end_under_load_loses_nothing(tmp_path: Path, workers: int, number: signal.Signals) -> None:
+    started = start(tmp_path, workers=workers)
+    try:
+        until(lambda: (tmp_path / "log").read_text().count("serving digits 1") == workers)
+        until(lambda: started.ask(path="/health/ready").is_success)
+        good = started.ask("POST", "/elbo", json={"instances": [ONE]}).content
+        with Load(started.url, good) as kept, Load(started.url, good, keep=False) as fresh:
+            until(lambda: min(kept.seen["right"], fresh.seen["right"]) > 100)
+            for pid in {started.parent.pid} | started.pids():  # As Ctrl-C does, and systemd.
+                os.kill(pid, number)
+            assert started.parent.wait(60) == 0
+        assert set(kept.seen | fresh.seen) <= {"right", "not connected"}
+    finally:
+        started.parent.kill()
+
+
+@pytest.mark.slow
+def test_workers_replaced_under_load_lose_nothing(tmp_path: Path) -> None:
+    workers = start(tmp_path)
+    try:
+        until(lambda: (tmp_path / "log").read_text().count("serving digits 1") == 2)
+        until(lambda: workers.ask(path="/health/ready").is_success)
+        good = workers.ask("POST", "/elbo", json={"instances": [ONE]}).content
+        before = workers.pids()
+        with Load(workers.url, good) as kept, Load(workers.url, good, keep=False) as fresh:
+            workers.parent.send_signal(signal.SIGHUP)
+            until(lambda: len(workers.pids()) == 2 and not workers.pids() & before)
+        assert set(kept.seen) == set(fresh.seen) == {"right"}
+    finally:
+        workers.parent.terminate()
+        assert workers.parent.wait(60) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("workers", [1, 2])
 def test_a_signal_at_any_stage_of_the_start_ends_it(tmp_path: Path, workers: int, number: signal.Signals) -> None:
     # Coverage begins with Python itself, and swallows a Ctrl-C that comes just then.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
