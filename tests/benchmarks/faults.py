@@ -4,9 +4,10 @@
     .venv/test/bin/python -m tests.benchmarks.faults clock hang      # those whose names have one of these words
 
 For each a service is started, and clients ask it without a pause, each on its own connection; every answer is held
-against the bytes that the same request got before. Lost is a request that was sent and neither answered rightly nor
-refused (429, 503), wrong an answer of other bytes. A request is disturbed that is lost, wrong or refused, or takes
-`SLOW` seconds longer than usual; the service has recovered when the last of these has ended. Linux.
+against the bytes that the same request got before. A request whose connection breaks before there is an answer is asked
+again, once, on another. Lost is a request that was sent and neither answered rightly then nor refused (429, 503), wrong
+an answer of other bytes. A request is disturbed that is asked again, lost, wrong or refused, or takes `SLOW` seconds
+longer than usual; the service has recovered when the last of these has ended. Linux.
 """
 
 import argparse
@@ -47,7 +48,10 @@ STEADY = 1.0
 SLOW = 0.5
 REFUSED = "refused"
 ENGINE_TIMEOUT = 1.0
-COLUMNS = ("fault or attack", "what happened", "right", "lost", "wrong", "recovered after, s", "longest answer, s")
+COLUMNS = (
+    *("fault or attack", "what happened", "right", "asked again", "lost", "wrong"),
+    *("recovered after, s", "longest answer, s"),
+)
 
 until = partial(wait_until, seconds=60, ignoring=(httpx.TransportError, OSError))
 
@@ -275,6 +279,7 @@ class Row:
         name: Of the trial.
         happened: In words.
         right: Answers.
+        again: Requests that were asked again.
         lost: Requests, see the module's docstring.
         wrong: Answers.
         recovered: Seconds from the fault's beginning to the end of the last disturbed request, if there was any.
@@ -284,6 +289,7 @@ class Row:
     name: str
     happened: str
     right: int
+    again: int
     lost: int
     wrong: int
     recovered: float | None
@@ -291,9 +297,8 @@ class Row:
 
     def __str__(self) -> str:
         recovered = "at once" if self.recovered is None else f"{self.recovered:.1f}"
-        return _line(
-            self.name, self.happened, f"{self.right:,}", self.lost, self.wrong, recovered, f"{self.longest:.2f}"
-        )
+        counts = (f"{self.right:,}", self.again, self.lost, self.wrong)
+        return _line(self.name, self.happened, *counts, recovered, f"{self.longest:.2f}")
 
 
 def run(trial: Trial, folder: Path) -> Row:
@@ -310,16 +315,18 @@ def run(trial: Trial, folder: Path) -> Row:
     by_kind: dict[str, list[Outcome]] = defaultdict(list)
     for outcome in load.outcomes:
         by_kind[REFUSED if outcome.kind.startswith(("429", "503")) else outcome.kind].append(outcome)
-    by_kind.pop(UNCONNECTED, None)
+    # Who never had a connection has sent nothing.
+    by_kind[UNCONNECTED] = [outcome for outcome in by_kind[UNCONNECTED] if outcome.again]
     right = by_kind[RIGHT]
     too_long = SLOW + median(outcome.ended - outcome.begun for outcome in right if outcome.ended < begun)
-    disturbed = [outcome for outcome in right if outcome.ended - outcome.begun > too_long]
+    disturbed = [outcome for outcome in right if outcome.again or outcome.ended - outcome.begun > too_long]
     disturbed += [outcome for kind, outcomes in by_kind.items() if kind != RIGHT for outcome in outcomes]
-    others = "".join(f"; {kind}: {len(outcomes)}" for kind, outcomes in by_kind.items() if kind != RIGHT)
+    others = "".join(f"; {kind}: {len(outcomes)}" for kind, outcomes in by_kind.items() if kind != RIGHT and outcomes)
     return Row(
         name=trial.name,
         happened=happened + others,
         right=len(right),
+        again=load.again,
         lost=sum(len(outcomes) for kind, outcomes in by_kind.items() if kind not in {RIGHT, WRONG, REFUSED}),
         wrong=len(by_kind[WRONG]),
         recovered=max((outcome.ended - begun for outcome in disturbed), default=None),

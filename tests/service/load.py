@@ -1,4 +1,8 @@
-"""Clients that ask again and again, and hold every answer to the bytes that it should be."""
+"""Clients that ask without a pause, and hold every answer to the bytes that it should be.
+
+As every client may that asks for the same answer whenever it asks, they ask once more where a connection breaks before
+there is an answer.
+"""
 
 import threading
 import time
@@ -15,11 +19,19 @@ UNANSWERED, UNCONNECTED = "no answer", "not connected"
 
 
 class Outcome(NamedTuple):
-    """What became of a request; `kind` is one of the above, or the status and the beginning of another answer."""
+    """What became of a request.
+
+    Attributes:
+        begun: When.
+        ended: When.
+        kind: One of the above, or the status and the beginning of another answer.
+        again: Whether its connection broke before there was an answer, and it was asked once more on another.
+    """
 
     begun: float
     ended: float
     kind: str
+    again: bool
 
 
 class Load:
@@ -50,12 +62,19 @@ class Load:
         """What they got, by kind."""
         return Counter(outcome.kind for outcome in self.outcomes)
 
+    @property
+    def again(self) -> int:
+        """Requests that were asked once more."""
+        return sum(outcome.again for outcome in self.outcomes)
+
     def _run(self) -> None:
         with httpx.Client(base_url=self._url, headers=self._headers, timeout=30) as client:
             while not self._stop.is_set():
                 begun = time.monotonic()
                 kind = self._ask(client)
-                self.outcomes.append(Outcome(begun, time.monotonic(), kind))
+                if again := kind == UNANSWERED:
+                    kind = self._ask(client)  # Which has no connection any more.
+                self.outcomes.append(Outcome(begun, time.monotonic(), kind, again))
                 if kind in {UNANSWERED, UNCONNECTED}:
                     time.sleep(0.01)
 
