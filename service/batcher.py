@@ -214,6 +214,16 @@ class Batcher:
         """How many of the engines that were replaced still hang in a call."""
         return sum(any(lane.is_alive() for lane in lanes) for lanes in self._given_up)
 
+    def check_room(self, cost: int) -> None:
+        """Refuse what cannot be admitted now, at this cost in row-draws.
+
+        Raises:
+            OverloadedError: There is no room.
+        """
+        if self._admitted and self._admitted + cost > self._max_queue:
+            wait = self._admitted / self._rate if self._rate else 1.0
+            raise OverloadedError(f"{self._admitted:,} row-draws are queued, {self._max_queue:,} at most", wait)
+
     @contextmanager
     def admit(self, cost: int) -> Iterator[None]:
         """Make room for a request with all that it will submit, in row-draws, until it ends.
@@ -223,9 +233,7 @@ class Batcher:
         Raises:
             OverloadedError: There is no room.
         """
-        if self._admitted and self._admitted + cost > self._max_queue:
-            wait = self._admitted / self._rate if self._rate else 1.0
-            raise OverloadedError(f"{self._admitted:,} row-draws are queued, {self._max_queue:,} at most", wait)
+        self.check_room(cost)
         self._admitted += cost
         try:
             yield

@@ -162,6 +162,14 @@ class Model:
             name = f"{self.manifest.name} {self.manifest.version}"
             raise NotReadyError(f"{name}: the golden ELBOs are {error:.3g} times the tolerance away")
 
+    def check_room(self, draws: int = 1) -> None:
+        """Refuse a request, before its rows are read, where there is not room for one of them with so many draws.
+
+        Raises:
+            OverloadedError: There is none.
+        """
+        self._batcher.check_room(draws)
+
     async def encode(self, x: Array, num_draws: int = 0, seed: int | None = None) -> dict[str, Array]:
         """The posterior of each row: `mean` and `log_variance` (batch, L), and `draws` (batch, num_draws, L) if any."""
         self._check_size(len(x), max(num_draws, 1), "query.num_draws")

@@ -14,6 +14,7 @@ from service.schemas import DecodeAnswer, DecodeQuery, Latents
 async def decode(request: Request, model: ServedModel, query: Annotated[DecodeQuery, Query()]) -> Response:
     """The expectation of x given each z, in data units, or one draw from p(x|z)."""
     writer = choose_writer(request, *picture_type(model))
+    model.check_room()
     z = parse_latents(await read_body(request, "latents"), model.manifest.latent_size)
     x = await (model.draw(z, query.seed) if query.draw else model.decode(z))
     return respond(model, writer, {"instances": x})

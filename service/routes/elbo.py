@@ -18,6 +18,7 @@ async def elbo(request: Request, model: ServedModel, query: Annotated[ElboQuery,
     `discovery`, which looks at all rows of the request.
     """
     writer = choose_writer(request)
+    model.check_room(query.num_draws or model.manifest.num_draws)
     x = parse_instances(await read_body(request, "instances"), model.manifest.input)
     bounds = await model.elbo(
         x,

@@ -14,6 +14,7 @@ from service.schemas import EncodeAnswer, EncodeQuery, Instances
 async def encode(request: Request, model: ServedModel, query: Annotated[EncodeQuery, Query()]) -> Response:
     """The posterior q(z|x) of each instance: its mean and log-variance, and draws from it on request."""
     writer = choose_writer(request)
+    model.check_room()
     x = parse_instances(await read_body(request, "instances"), model.manifest.input)
     return respond(model, writer, await model.encode(x, query.num_draws, query.seed))
 

@@ -254,6 +254,7 @@ async def infer(
 ) -> Response:
     """The outputs for the tensors sent, in JSON, in binary or in both; `Content-Type` is not looked at."""
     with graph.model.in_use(), _in_terms_of_the_protocol():
+        graph.model.check_room()
         sent = await _plain(await read_bytes(request), encoding.lower(), request.app.state.settings.max_body)
         inference = _read(sent, header_length, graph)
         parameters = _PARAMETERS.get(graph.graph, InferParameters).check(inference.parameters, "parameters")

@@ -1,17 +1,19 @@
 """What is too large, too much or too long is refused, and no more than that."""
 
 import json
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 
-from tests.conftest import Serve
-from tests.service.exchanges import Array, assert_problem, columns, post
+from tests.conftest import Serve, wait_until
+from tests.service.exchanges import Array, assert_problem, columns, npy, post
 
 
 @pytest.mark.parametrize(
@@ -67,6 +69,51 @@ def test_an_overloaded_service_says_when_to_come_back(serve: Serve, x: Array) ->
                 assert_problem(answer, 429, "262,144 row-draws are queued, 262,144 at most", None)
                 assert int(answer.headers["Retry-After"]) >= 1
         assert post(client, "/elbo", x).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["/elbo", "/elbo?num_draws=1", "/encode", "/decode", "/v2/models/digits/infer", "/models/digits/elbo"]
+)
+def test_what_there_is_no_room_for_is_refused_before_it_is_read(full: httpx.Client, path: str) -> None:
+    answer = full.post(path, content=b"no JSON", headers={"Content-Type": "application/json"})
+    assert (answer.status_code, int(answer.headers["Retry-After"]) >= 1) == (429, True)
+    assert "connection" not in answer.headers
+
+
+def test_there_is_room_for_rows_of_fewer_draws(almost_full: httpx.Client, x: Array) -> None:
+    headers = {"Content-Type": "application/json"}
+    assert almost_full.post("/elbo", content=b"no JSON", headers=headers).status_code == 429
+    assert almost_full.post("/elbo?num_draws=15", content=b"no JSON", headers=headers).status_code == 400
+    assert post(almost_full, "/encode", np.repeat(x[:1], 16, axis=0)).status_code == 429
+    assert almost_full.get("/sample", params={"n": 16}).status_code == 429
+
+
+@pytest.fixture
+def full(serve: Serve, x: Array) -> Iterator[httpx.Client]:
+    """A server whose queue is full."""
+    with filled(serve, x, 1000 * 4000) as client:
+        yield client
+
+
+@pytest.fixture
+def almost_full(serve: Serve, x: Array) -> Iterator[httpx.Client]:
+    """A server whose queue has room for 15 row-draws."""
+    with filled(serve, x, 1000 * 4000 + 15) as client:
+        yield client
+
+
+@contextmanager
+def filled(serve: Serve, x: Array, max_queue: int) -> Iterator[httpx.Client]:
+    """A server that has minutes' work, 1,000 rows of 4,000 draws, until its client leaves."""
+    body = npy(np.repeat(x[:1], 1000, axis=0))
+    head = b"POST /elbo?num_draws=4000 HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-npy\r\n"
+    with (
+        serve("--lanes", "1", "--max-queue", str(max_queue), "--timeout", "600") as client,
+        socket.create_connection(("127.0.0.1", client.base_url.port or 0)) as large,
+    ):
+        large.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        wait_until(lambda: client.post("/elbo", content=b"nothing that would be admitted").status_code == 429, 30)
+        yield client
 
 
 def test_a_request_that_takes_too_long_is_given_up(serve: Serve, x: Array) -> None:
