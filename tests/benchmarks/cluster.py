@@ -86,9 +86,9 @@ def overhead(seconds: float, rounds: int) -> str:
 
 def losses(times: int) -> str:
     """What clients saw of each lost node."""
-    columns = ("sent", "right", "lost", "wrong")
+    columns = ("sent", "right", "asked again", "lost", "wrong")
     seconds = ("last late answer after, s", "longest answer, s", "six replicas again after, s")
-    lines = [f"| {' | '.join((*columns, *seconds))} |", "|" + "---:|" * 7]
+    lines = [f"| {' | '.join((*columns, *seconds))} |", "|" + "---:|" * 8]
     with machines(3) as cluster, cluster.serve("--lanes", "1", replicas=REPLICAS, cpus=0.5, prefix="/") as client:
         good = client.post("/elbo", json={"instances": [ONE]}).raise_for_status().content
         lines += [_lose(cluster, cluster.url, good) for _ in range(times)]
@@ -116,6 +116,7 @@ def _lose(cluster: Machines, url: str, good: bytes) -> str:
     cells = [
         f"{sum(seen.values()):,}",
         f"{seen[RIGHT]:,}",
+        str(load.again),
         str(lost),
         str(seen[WRONG]),
         f"{max(late, default=0):.1f}" if late else "at once",

@@ -15,7 +15,7 @@ from service.bundle import Bundle, read_bundle, write_bundle
 from service.repository import DEFAULT_REPOSITORY
 from tests.cluster.machines import FOLDER, Machines, machines
 from tests.conftest import wait_until
-from tests.service.load import ONE, RIGHT, UNANSWERED, Load
+from tests.service.load import ONE, RIGHT, Load
 
 pytestmark = pytest.mark.slow
 
@@ -83,7 +83,7 @@ def test_another_version_takes_over_under_load(
         updated = load.seen[RIGHT]
         wait_until(lambda: load.seen[RIGHT] > updated + 20, 30)
     assert {score(cluster.url).headers["Lowerbound-Version"] for _ in range(10)} == {"2"}
-    assert set(load.seen) == {RIGHT}, load.seen
+    assert_right(load)
 
 
 def test_what_cannot_be_served_leaves_what_is(cluster: Machines, deploy: Deploy, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_what_cannot_be_served_leaves_what_is(cluster: Machines, deploy: Deploy,
     with Load(cluster.url, good) as load:
         deploy({"models": str(tmp_path / "absent")}, wanted="no bundle <name>/<version>/manifest.json in it")
         assert score(cluster.url).content == good
-    assert set(load.seen) == {RIGHT}, load.seen
+    assert_right(load)
 
 
 def test_settings_of_no_effect_are_refused(cluster: Machines, deploy: Deploy) -> None:
@@ -145,7 +145,7 @@ def test_rows_that_wait_make_more_replicas(cluster: Machines, deploy: Deploy) ->
     one = httpx.post(f"{cluster.url}/elbo", json={"instances": [ONE] * 500}, params={"num_draws": 64}, timeout=60)
     with Load(cluster.url, one.content, rows=500, draws=64) as load:
         wait_until(lambda: len(cluster.replicas(APPLICATION)) > 1, 90)
-    assert set(load.seen) == {RIGHT}, load.seen
+    assert_right(load)
 
 
 def test_a_killed_replica_is_made_up_for(cluster: Machines, deploy: Deploy) -> None:
@@ -158,16 +158,16 @@ def test_a_killed_replica_is_made_up_for(cluster: Machines, deploy: Deploy) -> N
             lost = cluster.replicas(APPLICATION)[0]["pid"]
             os.kill(lost, signal.SIGKILL)
             wait_until(lambda lost=lost: is_whole_without(cluster, lost), 90)  # type: ignore[misc]
-    assert_right_but(2, load)
+    assert_right(load, lost=2)
 
 
-def assert_right_but(lost: int, load: Load) -> None:
-    """Every answer was right, and no more requests than replicas or nodes were lost had none.
+def assert_right(load: Load, lost: int = 0) -> None:
+    """Every answer was right, and no more requests were asked once more than replicas or nodes were lost.
 
     Clients keep their connections, and HAProxy closes one rather than answer that its second request failed.
     """
-    assert set(load.seen) <= {RIGHT, UNANSWERED}, load.seen
-    assert load.seen[UNANSWERED] <= lost, load.seen
+    assert set(load.seen) == {RIGHT}, load.seen
+    assert load.again <= lost, load.again
 
 
 def is_whole_without(cluster: Machines, lost: int) -> bool:
@@ -188,7 +188,7 @@ def test_a_lost_node_is_made_up_for(cluster: Machines, deploy: Deploy) -> None:
         wait_until(lambda: load.seen[RIGHT] > killed + 100, 60)
         cluster.add()
         wait_until(lambda: len(cluster.replicas(APPLICATION)) == 6, 120)
-    assert_right_but(1, load)
+    assert_right(load, lost=1)
 
 
 def test_readiness_tells_when_nothing_serves(cluster: Machines, deploy: Deploy) -> None:
