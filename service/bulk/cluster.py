@@ -67,6 +67,8 @@ class Cluster:
         """
         engines, cores, gpus = self._engines()
         slices = list(_slices(inputs, start, run.piece_rows))
+        if not slices:  # All are there, and were only not called so.
+            return
         context = DataContext.get_current()
         context.execution_options.preserve_order = True
         context.target_max_block_size = PIECE_BYTES

@@ -52,6 +52,10 @@ def test_answers_are_those_of_one_machine(cluster: Machines, tmp_path: Path, pix
     assert bulk(*asked, tmp_path / "one", *flags)[0] == 0
     assert_same_bits(kept(tmp_path / "many"), kept(tmp_path / "one"))
     assert parts(tmp_path / "many") == parts(tmp_path / "one")
+    (tmp_path / "many" / "_done").unlink()  # As if killed just before.
+    status, errors = bulk(*asked, tmp_path / "many", "--cluster", cluster.address, *flags)
+    assert status == 0, errors
+    assert_same_bits(kept(tmp_path / "many"), kept(tmp_path / "one"))
 
 
 def test_every_kind_of_file(cluster: Machines, tmp_path: Path, pixels: Array) -> None:
