@@ -314,25 +314,69 @@ def test_without_a_recipe_there_is_advice(capsys: pytest.CaptureFixture[str]) ->
     assert "no recipe 'nothing'" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_two_processes_train_the_same_model(source_rows: Path, uninterrupted: Path, tmp_path: Path) -> None:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    places = ["--out", str(tmp_path / "models"), "--runs", str(tmp_path / "runs")]
-    done = subprocess.run(
-        [*launch, "-m", "training", "arrays", "--data", str(source_rows), *ARGUMENTS, *places],
+# Several processes
+
+
+def launch(source_rows: Path, folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Two processes that train one model, as `torchrun` starts them."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    places = ["--out", str(folder / "models"), "--runs", str(folder / "runs")]
+    return subprocess.Popen(
+        [*torchrun, "-m", "training", "arrays", "--data", str(source_rows), *ARGUMENTS, *places, *arguments],
         cwd=Path(__file__).parents[2],
         env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
-        check=False,
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(tmp_path / "models" / "arrays" / "1")
-    (folder,) = (tmp_path / "runs" / "arrays").iterdir()
+
+
+def finish(process: subprocess.Popen[str], folder: Path) -> None:
+    with process:
+        output, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+    assert output.strip() == str(folder / "models" / "arrays" / "1")
+
+
+def process_of_rank(launcher: subprocess.Popen[str], rank: int) -> int:
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    environments = {int(pid): Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") for pid in children}
+    (found,) = [pid for pid, variables in environments.items() if b"LOCAL_RANK=%d" % rank in variables]
+    return found
+
+
+@pytest.fixture(scope="module")
+def two_processes(source_rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of two processes that nothing befell."""
+    folder = tmp_path_factory.mktemp("two")
+    finish(launch(source_rows, folder), folder)
+    return folder / "runs" / "arrays" / "1"
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_model(uninterrupted: Path, two_processes: Path) -> None:
     # Each process leaves its own random state: there were two.
-    assert len(list((folder / f"checkpoint-{EPOCHS}").glob("random_states_*.pkl"))) == 2
+    assert len(list((two_processes / f"checkpoint-{EPOCHS}").glob("random_states_*.pkl"))) == 2
     alone = metrics(uninterrupted / "runs" / "arrays" / "1" / METRICS)
-    for first, second in zip(alone, metrics(folder / METRICS), strict=True):
+    for first, second in zip(alone, metrics(two_processes / METRICS), strict=True):
         for figure in ("held_out_elbo", "loss"):
             assert float(second[figure]) == pytest.approx(float(first[figure]), abs=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up under /proc")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_process_costs_no_more_than_its_epoch(
+    source_rows: Path, two_processes: Path, tmp_path: Path, rank: int
+) -> None:
+    folder = tmp_path / "runs" / "arrays" / "1"
+    with launch(source_rows, tmp_path) as process:
+        wait_for_epoch(process, folder / METRICS, 2)
+        os.kill(process_of_rank(process, rank), signal.SIGKILL)
+        output, _ = process.communicate(timeout=300)  # The other one does not go on alone, nor wait for ever.
+    assert process.returncode
+    assert not output
+    assert 2 <= len(metrics(folder / METRICS)) < EPOCHS
+    finish(launch(source_rows, tmp_path, "--resume"), tmp_path)
+    assert but_seconds(folder / METRICS) == but_seconds(two_processes / METRICS)
+    assert (folder / BEST).read_bytes() == (two_processes / BEST).read_bytes()
