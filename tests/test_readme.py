@@ -147,3 +147,26 @@ def test_the_bundle_table_is_complete() -> None:
             + ", ".join(f"`{t.name}`" for t in contract.outputs)
         )
         assert tensors in section("Bring your own VAE")
+
+
+def test_the_plan_s_sums_are_right() -> None:
+    text = section("Plan for internet scale")
+    core, gpu = (
+        float(price) for price in re.findall(r"([\d.]+) \$ for", text)[:1] + re.findall(r"(\d+) \$ for one", text)
+    )
+    rows = re.findall(r"^\| (core|H200): .*? \| ([\d,]+) \| (\d+) % \| (.*) \|$", text, re.MULTILINE)
+    assert len(rows) == 6
+    for kind, rate, use, shown in rows:
+        done = float(rate.replace(",", "")) * int(use) / 100
+        hours, number = 1e9 / done / 3600, 1e6 / done
+        price = core if kind == "core" else gpu
+        expected = (f"{hours:,.1f}", f"{number:,.1f}", f"{hours * price:,.2f}", f"{number * price:,.2f}")
+        assert tuple(shown.split(" | ")) == expected
+    sizes = re.findall(r"^\| (784 levels|784 floats|20 columns), (.*?) \| .*? \| ([\d,]+) \| ", text, re.MULTILINE)
+    by_kind: dict[str, dict[str, float]] = {}
+    for kind, name, size in sizes:
+        by_kind.setdefault(kind, {})[name] = float(size.replace(",", "")) * 8 * 1e6 / 1e9
+    for kind, formats in by_kind.items():
+        (shown,) = re.findall(rf"^\| {kind} \| (.*) \|$", text, re.MULTILINE)
+        names = ("JSON", ".npy", "Arrow", "/v2, binary")
+        assert shown.split(" | ") == [f"{formats[name]:.1f}" for name in names]
