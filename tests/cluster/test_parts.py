@@ -18,6 +18,7 @@ from service.model import Limits
 from service.placement import Placement
 from service.repository import DEFAULT_REPOSITORY, Repository
 from service.settings import Settings
+from service.storage import Folder
 from tests.cluster.machines import FOLDER
 from tests.service.faults import FaultyEngine
 
@@ -73,7 +74,7 @@ def test_one_safe_id_is_echoed(given: str | None, kept: bool) -> None:
 
 def test_a_replica_is_as_healthy_as_its_engines() -> None:
     limits = Limits(max_batch=512, max_queue=1 << 18, max_draws=4096, lanes=1, engine_timeout=10)
-    repository = Repository(DEFAULT_REPOSITORY, None, Placement("cpu", "float32", 512), limits)
+    repository = Repository(Folder(DEFAULT_REPOSITORY), None, Placement("cpu", "float32", 512), limits)
     replica = Replica.__new__(Replica)
     replica._repository = repository
 
