@@ -357,9 +357,11 @@ def test_a_kill_in_the_midst_of_a_download_leaves_nothing_half(s3: S3, bucket: B
     with Proxy(s3.port) as between, (tmp_path / "log").open("wb") as log:
         between.spoilt, between.most, between.cuts = b"weights.bin", 150_000, False
         process = subprocess.Popen(command, env=os.environ | s3.environment(between.port), stdout=log, stderr=log)
-        until(lambda: [path for path in cache.glob("*/.sha256/.*") if path.stat().st_size])
-        time.sleep(1)
-        kill(process)
+        try:
+            until(lambda: [path for path in cache.glob("*/.sha256/.*") if path.stat().st_size])
+            time.sleep(1)
+        finally:
+            kill(process)
     (half,) = cache.glob("*/.sha256/.*")
     (folder,) = cache.iterdir()
     assert 0 < half.stat().st_size < 248_320
