@@ -135,6 +135,7 @@ def test_ray_has_the_metrics_of_all_replicas(cluster: Machines, deploy: Deploy) 
 def test_rows_that_wait_make_more_replicas(cluster: Machines, deploy: Deploy) -> None:
     scaling = {
         "min_replicas": 1,
+        "initial_replicas": 1,
         "max_replicas": 3,
         "look_back_period_s": 11,
         "upscale_delay_s": 0,
