@@ -3,6 +3,7 @@
 # make serve MODELS=models                serve what was trained
 # make test                               lint, types and tests
 # make test-all                           the same, with the long tests
+# make coverage                           all tests, half as slow again, and the lines that none of them runs
 # make containers                         build the images, and try them in a Docker engine
 # make lock                               pin what the images install, by digest, in .ci/*.lock
 # make sbom                               list what `make serve` has installed, as CycloneDX JSON, in build/sbom.json
@@ -16,7 +17,7 @@ ARGS   ?=
 
 PIP := -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt
 
-.PHONY: serve train test test-all containers lock sbom clean
+.PHONY: serve train test test-all coverage containers lock sbom clean
 
 serve: .venv/serve/done
 	.venv/serve/bin/python -m service --port $(PORT) $(if $(MODELS),--models $(MODELS)) $(ARGS)
@@ -30,13 +31,16 @@ test: .venv/test/done .venv/test/browser
 	.venv/test/bin/mypy
 	.venv/test/bin/hadolint Dockerfile
 	.venv/test/bin/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
-	.venv/test/bin/coverage erase
-	.venv/test/bin/coverage run -m pytest $(if $(MARKERS),-m "$(MARKERS)",-m "not slow") $(ARGS)
-	.venv/test/bin/coverage combine --quiet
-	.venv/test/bin/coverage report
+	.venv/test/bin/python -m pytest $(if $(MARKERS),-m "$(MARKERS)",-m "not slow") $(ARGS)
 
 test-all:
 	$(MAKE) test MARKERS="slow or not slow"
+
+coverage: .venv/test/done .venv/test/browser
+	.venv/test/bin/coverage erase
+	.venv/test/bin/coverage run -m pytest $(ARGS)
+	.venv/test/bin/coverage combine --quiet
+	.venv/test/bin/coverage report
 
 containers:
 	$(PYTHON) -m tests.containers

@@ -135,7 +135,9 @@ def test_the_likelihood_of_coin_tosses_is_their_entropy(
         (tmp_path / f"{name}-images-idx3-ubyte").write_bytes(header + np.tile(image, (size, 1, 1)).tobytes())
     keep = ("--fashion", str(tmp_path), "--keep", str(tmp_path / "keep"), "--seeds", "0", "--draws", "600")
     fit = ("--fit.epochs", "8", "--fit.warmup_epochs", "0", "--fit.learning_rate", "0.01", "--model.widths", "[8]")
-    assert run(monkeypatch, "nll", *keep, *fit, "--rows", "1500", "--model.latent_size", "2") == 0
+    recipe = Path(nll.__file__).parent / "recipes" / "nll-mlp.yaml"
+    rest = ("--recipe", str(recipe), "--rows", "1500", "--model.latent_size", "2", "--model.components", "4")
+    assert run(monkeypatch, "nll", *keep, *fit, *rest) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| nll-mlp |")]
     nats, negative_elbo = map(float, line.split("|")[3:5])
     assert nats == pytest.approx(2 * np.log(2), abs=0.05)
