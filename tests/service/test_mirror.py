@@ -298,6 +298,7 @@ def test_who_must_have_signed_is_asked_of_a_bucket_too(s3: S3, bucket: Bucket, t
         until(lambda: models(client)["models"] == {NAME: [1, 2]})
 
 
+@pytest.mark.slow
 def test_a_server_that_is_away_takes_nothing_away(there: Path, tmp_path: Path) -> None:
     server = S3(tmp_path / "s3")
     try:

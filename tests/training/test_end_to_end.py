@@ -205,6 +205,7 @@ def test_an_npy_table_is_served_as_torch_scores_it(uninterrupted: Path, source_r
         compare_with_torch(client, recipe, uninterrupted, np.load(source_rows)[:7].tolist())
 
 
+@pytest.mark.slow
 def test_a_folder_of_pictures_is_served_as_torch_scores_it(tmp_path: Path, serve: Serve) -> None:
     pictures = tmp_path / "pictures"
     pictures.mkdir()

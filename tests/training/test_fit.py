@@ -241,6 +241,7 @@ def wait_for_epoch(process: subprocess.Popen[str], path: Path, epoch: int) -> No
     pytest.fail(f"{path} never had {epoch} epochs")
 
 
+@pytest.mark.slow
 def test_interrupted_and_killed_runs_end_as_if_nothing_had_happened(
     source_rows: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:

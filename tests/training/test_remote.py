@@ -22,6 +22,7 @@ def rows(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_bucket_is_trained_from_and_into_and_served_from(s3: S3, rows: Path, tmp_path: Path) -> None:
     bucket = s3.bucket()
     bucket.put("data/rows.npy", rows.read_bytes())

@@ -125,6 +125,7 @@ def test_a_table_is_filled_once(
     assert len((tmp_path / "keep/cells.jsonl").read_text().splitlines()) == 8
 
 
+@pytest.mark.slow
 def test_the_likelihood_of_coin_tosses_is_their_entropy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
