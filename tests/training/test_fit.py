@@ -285,7 +285,7 @@ def digits(tmp_path: Path, *arguments: str) -> Recipe:
 def test_resume_needs_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(RecipeError, match="no run to resume"):
         open_run(digits(tmp_path, "--resume"), "0" * 64)
-    assert command_line.main(["digits", "--runs", str(tmp_path), "--resume"]) == 1
+    assert command_line.main(["digits", "--runs", str(tmp_path), "--out", str(tmp_path / "models"), "--resume"]) == 1
     assert "error: " in (message := capsys.readouterr().err)
     assert f"{tmp_path / 'digits'}: no run to resume" in message
 
