@@ -65,6 +65,8 @@ def curves(series: Mapping[str, Sequence[float]], unit: str, best: int) -> bytes
         axes.set_ylim(settled.min() - margin, settled.max() + margin)
         axes.axvline(best, color=GREY, linewidth=1, linestyle=(0, (1, 1.5)), label=f"best epoch, {best}")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if all(float(value).is_integer() for values in series.values() for value in values):
+            axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="epoch", ylabel=unit)
         axes.legend()
 
@@ -172,7 +174,8 @@ def scatter(clouds: Mapping[str, Array], xlabel: str, ylabel: str) -> bytes:
             axes.scatter(points[:, 0], points[:, 1], s=size, marker=marker, color=colour, linewidths=lines, label=name)
         axes.set_aspect("equal", adjustable="datalim")
         axes.set(xlabel=xlabel, ylabel=ylabel)
-        axes.legend(loc="upper right", markerscale=1.5)
+        # Above the points, which may be anywhere.
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, ncols=3, markerscale=1.5)
 
     return _chart(draw)
 
