@@ -27,7 +27,7 @@ from tests.service.load import ONE, Load
 from tests.service.processes import address_space, is_serving, limited, start
 from tests.service.versions import NAME, publish
 
-until = partial(wait_until, seconds=120, ignoring=(httpx.TransportError, OSError))
+until = partial(wait_until, seconds=60, ignoring=(httpx.TransportError, OSError))
 
 if sys.platform != "linux":
     pytest.skip("processes are looked up under /proc", allow_module_level=True)

@@ -6,14 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from service.errors import LowerboundError
+from service.manifest import ImageInput
 from tests.benchmarks.detection import __main__ as command_line
 from tests.benchmarks.detection import nll, tasks
 from tests.benchmarks.detection.cells import Cells
 from tests.benchmarks.detection.false_alarms import false_alarms
 from tests.benchmarks.detection.report import Row, contamination_table, detection_table
+from training.build import build
 from training.datasets import DataError
+from training.recipes import Recipe
 
 NORMAL, STRANGE = 400, 60
 
@@ -143,6 +147,18 @@ def test_the_likelihood_of_coin_tosses_is_their_entropy(
     nats, negative_elbo = map(float, line.split("|")[3:5])
     assert nats == pytest.approx(2 * np.log(2), abs=0.05)
     assert nats <= negative_elbo + 0.01
+
+
+@pytest.mark.parametrize("path", command_line.NLL_RECIPES, ids=lambda path: Path(path).stem)
+def test_every_recipe_of_the_likelihood_is_one_of_binary_images(path: str) -> None:
+    recipe = Recipe.read(path, [])
+    images = np.random.default_rng(0).integers(0, 2, (3, 28, 28), np.uint8)
+    data = ImageInput(shape=(28, 28), dtype="uint8", low=0, high=1)
+    vae = build(recipe.model, data, images, seed=0).eval()
+    with torch.no_grad():
+        found = vae.bounds(torch.from_numpy(images), torch.zeros(1, recipe.model.latent_size))
+    assert found.elbo.shape == (3,)
+    assert found.elbo.isfinite().all()
 
 
 def test_a_table_without_its_data_is_refused(
