@@ -212,16 +212,19 @@ def be_watched() -> None:
         return {}
 
     up: list[Any] = []
+    groups: list[Any] = []
     rules: list[Any] = []
     for _ in range(60):
-        up = [series for series in asked("query?query=up").get("result", []) if series["value"][1] == "1"]
-        rules = [rule for group in asked("rules").get("groups", []) for rule in group["rules"]]
-        if up and rules and all(rule["health"] == "ok" for rule in rules):  # Unknown before they are first evaluated.
+        up = asked("query?query=up").get("result", [])
+        groups = asked("rules").get("groups", [])
+        rules = [rule for group in groups for rule in group["rules"]]
+        evaluated = bool(rules) and all(rule["health"] == "ok" for rule in rules)  # Unknown before the first time.
+        if evaluated and any(series["value"][1] == "1" for series in up):
             break
         time.sleep(1)
-    found("Prometheus finds serve:8000", true=[series["metric"]["instance"] for series in up] == ["serve:8000"])
-    healthy = rules and all(rule["health"] == "ok" for rule in rules)
-    found(f"Prometheus has {len(rules)} alert rules, and evaluates them", true=healthy)
+    targets = [(series["metric"]["instance"], series["value"][1]) for series in up]
+    found("Prometheus finds serve:8000, and has its metrics", true=targets == [("serve:8000", "1")])
+    found(f"Prometheus has {len(rules)} alert rules, and evaluates them", true=evaluated and len(groups) == 1)
 
 
 def need_a_gpu() -> None:
