@@ -1,14 +1,16 @@
 """A real S3 server on this machine, and what may befall a connection to it."""
 
-import asyncio
 import math
 import os
+import selectors
 import signal
 import socket
+import socketserver
 import subprocess
 import sys
 import threading
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -95,7 +97,7 @@ class Bucket:
                 self._client.delete_object(Bucket=self.name, Key=key)
 
 
-class Proxy:
+class Proxy(socketserver.ThreadingTCPServer):
     """Stands between clients and a server, and spoils some answers.
 
     Attributes:
@@ -106,62 +108,56 @@ class Proxy:
     """
 
     def __init__(self, server: int) -> None:
-        self.port = 0
+        super().__init__(("127.0.0.1", 0), Connection)
+        self.port = int(self.server_address[1])
         self.spoilt: bytes | None = None
         self.most = 0
         self.cuts = True
-        self._server = server
-        self._listening = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._listen()))
+        self.behind = ("127.0.0.1", server)
+        self.ended = threading.Event()
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.1,))
 
     def __enter__(self) -> Self:
         self._thread.start()
-        self._listening.wait()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._ended.set)
+        self.ended.set()
+        self.shutdown()
         self._thread.join()
+        self.server_close()  # Waits for the connections.
 
-    async def _listen(self) -> None:
-        self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
-        listener = await asyncio.start_server(self._pass_on, "127.0.0.1", 0)
-        self.port = listener.sockets[0].getsockname()[1]
-        self._listening.set()
-        await self._ended.wait()
-        listener.close()
 
-    async def _pass_on(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
-        server, to_server = await asyncio.open_connection("127.0.0.1", self._server)
-        left: float = math.inf
+class Connection(socketserver.BaseRequestHandler):
+    """Passes on what either side says, until one of them ends it, the answer is spoilt, or the proxy ends."""
 
-        async def ask() -> None:
-            nonlocal left
-            while data := await client.read(2**16):
-                if self.spoilt is not None and self.spoilt in data:
-                    left = self.most
-                to_server.write(data)
+    server: Proxy
 
-        async def answer() -> None:
-            nonlocal left
-            while data := await server.read(2**12):
-                left -= len(data)
-                if left < 0:
-                    if not self.cuts:
-                        await self._ended.wait()
-                    break
-                to_client.write(data)
-
-        ways = {asyncio.create_task(way()) for way in (ask, answer)}
-        try:
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for way in ways:
-                way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
-            to_client.close()
-            to_server.close()
-            await asyncio.gather(to_client.wait_closed(), to_server.wait_closed(), return_exceptions=True)
+    def handle(self) -> None:
+        with (
+            suppress(ConnectionError),
+            socket.create_connection(self.server.behind) as behind,
+            selectors.DefaultSelector() as either,
+        ):
+            either.register(self.request, selectors.EVENT_READ)
+            either.register(behind, selectors.EVENT_READ)
+            left: float = math.inf
+            while not self.server.ended.is_set():
+                for key, _ in either.select(0.1):
+                    data = key.fileobj.recv(2**12)  # type: ignore[union-attr]
+                    if not data:
+                        return
+                    if key.fileobj is self.request:
+                        if self.server.spoilt is not None and self.server.spoilt in data:
+                            left = self.server.most
+                        behind.sendall(data)
+                        continue
+                    left -= len(data)
+                    if left < 0:
+                        if not self.server.cuts:
+                            self.server.ended.wait()
+                        return
+                    self.request.sendall(data)
 
 
 def kill(process: subprocess.Popen[Any]) -> None:
