@@ -23,7 +23,7 @@ from training.datasets.table import describe
 from training.fit import fit
 from training.publish import open_repository, publish
 from training.recipes import Recipe, names
-from training.resampling import training_rows
+from training.rows import sample, training_rows
 from training.runs import open_run
 
 COMMANDS = {"evaluate": evaluate.main, "sign": sign.main}
@@ -86,8 +86,7 @@ def train(recipe: Recipe) -> Path | str | None:
             markup=False,
         )
 
-    rows = dataset.rows[splits.train]
-    vae = build(recipe.model, dataset.input, rows, recipe.fit.seed)
+    vae = build(recipe.model, dataset.input, sample(dataset, splits.train, recipe.fit.seed), recipe.fit.seed)
     bank = torch.from_numpy(noise.bank(recipe.bound.seed, recipe.bound.num_draws, vae.prior.latent_size))
     held_out = torch.from_numpy(dataset.rows[splits.validation])
     if first:

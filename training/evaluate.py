@@ -174,10 +174,12 @@ def find_rows(bundle: Bundle, options: Evaluation) -> Rows:
         return dataset, labels
 
     with_baselines = options.baselines and options.label is not None
+    train = None
     if options.test is None:
         dataset, anomalous = own(options.label)
         parts = split(dataset, recipe.split)
-        x, numbers, train = dataset.rows[parts.test], parts.test, dataset.rows[parts.train]
+        x, numbers = dataset.rows[parts.test], parts.test
+        train = dataset.rows[parts.train] if with_baselines else None
         anomalous = anomalous[parts.test] if anomalous is not None else None
     else:
         dataset, anomalous = load(options.test, options.label)
@@ -187,7 +189,7 @@ def find_rows(bundle: Bundle, options: Evaluation) -> Rows:
             train = dataset.rows[split(dataset, recipe.split).train]
     if anomalous is not None and anomalous.all() == anomalous.any():
         raise EvaluationError(f"{options.label}: all {len(x)} rows to evaluate have the same label")
-    return Rows(x, numbers, anomalous, train if with_baselines else None)
+    return Rows(x, numbers, anomalous, train)
 
 
 def _scores(bundle: Bundle, engine: Engine, x: Array, finite: Array) -> dict[str, Array]:

@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,13 @@ from torch import Tensor, nn
 from training.diagnostics import Diagnostics, diagnose
 from training.display import Display
 from training.recipes import FitRecipe
-from training.resampling import GreyLevels, take
+from training.rows import TrainingRows, take
 from training.vae import VAE, log_normal
 
 BEST = "best.safetensors"
 METRICS = "metrics.csv"
-CHECK_STEPS = 25
-"""Between two looks at the held-out bound, at the least, where a recipe counts steps."""
+FEWEST_STEPS, MOST_STEPS = 25, 3000
+"""Between two looks at the held-out bound, where a recipe counts steps."""
 
 LIKELIHOOD_PACE = 10.0
 """Learning rate of the likelihood's own parameters, as a multiple of the networks'."""
@@ -132,16 +133,14 @@ class Objective(nn.Module):
         return loss, log_likelihood.mean(), latent_kl.sum()
 
 
-def fit(
-    vae: VAE, train: Tensor | GreyLevels, held_out: Tensor, bank: Tensor, recipe: FitRecipe, run: Path
-) -> list[Epoch]:
+def fit(vae: VAE, train: TrainingRows, held_out: Tensor, bank: Tensor, recipe: FitRecipe, run: Path) -> list[Epoch]:
     """Train until the held-out bound stops rising, and leave the best weights in `vae`.
 
     Continues where the checkpoint in `run` stands, if there is one.
 
     Args:
         vae: Trained in place.
-        train: Raw training rows, (N, *shape), or what they are drawn from at each epoch.
+        train: Raw training rows, (N, *shape), or where they are read or what they are drawn from at each epoch.
         held_out: Raw rows that decide when to stop and which epoch was best.
         bank: Noise of the held-out bound, (K, L).
         recipe: How to train.
@@ -163,12 +162,10 @@ def fit(
     objective, optimizer = accelerator.prepare(objective, optimizer)
     steps = math.ceil(len(train) / recipe.batch_size)
     if recipe.steps:
-        # Few rows are passed over several times between two looks at the held-out bound, which would else take longest.
-        passes = max(1, CHECK_STEPS // steps)
-        steps *= passes
+        # Few rows are passed over several times between two looks at the held-out bound, which would else take longest;
+        # of many rows an epoch has a part.
+        steps = min(steps * max(1, FEWEST_STEPS // steps), MOST_STEPS)
         recipe = recipe.model_copy(update={"epochs": math.ceil(recipe.steps / steps)})
-    else:
-        passes = 1
     progress = Progress(recipe, _load_checkpoint(accelerator, run))
     with Display(recipe.epochs, steps, len(progress.history), accelerator.is_main_process) as display:
         while not progress.finished:
@@ -178,7 +175,7 @@ def fit(
             sums = torch.zeros(4, device=accelerator.device)
 
             objective.train()
-            for step, (x, noise) in enumerate(epoch_batches(train, bank.shape[1], epoch, passes, recipe, accelerator)):
+            for step, (x, noise) in enumerate(epoch_batches(train, bank.shape[1], epoch, steps, recipe, accelerator)):
                 _set_pace(optimizer, recipe, (epoch - 1 + step / steps) / recipe.epochs)
                 with accelerator.autocast():
                     loss, log_likelihood, kl = objective(x, noise, kl_weight)
@@ -220,21 +217,23 @@ def _accelerator(recipe: FitRecipe, run: Path) -> Accelerator:
 
 
 def epoch_batches(
-    rows: Tensor | GreyLevels, latent_size: int, epoch: int, passes: int, recipe: FitRecipe, accelerator: Accelerator
+    rows: TrainingRows, latent_size: int, epoch: int, steps: int, recipe: FitRecipe, accelerator: Accelerator
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The share of this process in every batch of an epoch, and its noise: (b, *shape) and (b, K, L).
+    """The share of this process in every batch of an epoch of so many steps, and its noise: (b, *shape) and (b, K, L).
 
-    All processes draw the same order of rows and the same noise, and each takes its own part, so that the number of
-    processes changes nothing but the order of additions.
+    No row comes again before all have come. All processes draw the same order of rows and the same noise, and each
+    takes its own part, so that the number of processes changes nothing but the order of additions.
     """
     generator = torch.Generator().manual_seed(recipe.seed * 2**20 + epoch)
+    passes = math.ceil(steps / math.ceil(len(rows) / recipe.batch_size))
     orders = [torch.randperm(len(rows), generator=generator) for _ in range(passes)]
-    for batch in (batch for order in orders for batch in order.split(recipe.batch_size)):
+    for batch in islice((batch for order in orders for batch in order.split(recipe.batch_size)), steps):
         noise = torch.randn(len(batch), recipe.num_draws, latent_size, generator=generator)
         share = slice(accelerator.process_index, None, accelerator.num_processes)
         # The last batch may be too small for every process to have a row of it.
         if len(batch) >= accelerator.num_processes:
-            yield take(rows, batch, generator)[share].to(accelerator.device), noise[share].to(accelerator.device)
+            x = take(rows, batch, share, generator)
+            yield x.to(accelerator.device), noise[share].to(accelerator.device)
 
 
 @torch.no_grad()

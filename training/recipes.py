@@ -61,7 +61,9 @@ class FitRecipe(Section):
 
     epochs: int = Field(default=200, ge=1, description="At most so many passes over the training rows.")
     steps: int | None = Field(
-        default=None, ge=1, description="Train for so many steps instead of epochs, however few rows there are."
+        default=None,
+        ge=1,
+        description="Train for so many steps instead of epochs, however few or many the rows.",
     )
     patience: int = Field(default=20, ge=1, description="Stop after so many epochs without a better held-out ELBO.")
     batch_size: int = Field(default=128, ge=1, description="Rows per step, over all processes.")

@@ -26,6 +26,7 @@ from training.build import build
 from training.diagnostics import ACTIVE
 from training.fit import BEST, METRICS, Epoch, Objective, fit
 from training.recipes import FitRecipe, ModelRecipe, Recipe, RecipeError
+from training.rows import StoredRows
 from training.runs import open_run
 from training.vae import VAE
 
@@ -71,6 +72,20 @@ def test_learns_a_known_distribution(tmp_path: Path) -> None:
     best = max(history, key=lambda epoch: epoch.held_out_elbo)
     assert best.active_units == L
     assert best.held_out_elbo == pytest.approx(best.held_out_log_likelihood - best.held_out_kl, abs=1e-9)
+
+
+def test_rows_on_the_disk_train_the_same_model(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", TRAIN)
+    columns = np.load(tmp_path / "x.npy", mmap_mode="r")
+    part, recipe = np.arange(0, 2000, 3), FitRecipe(epochs=3, batch_size=32)
+    found = []
+    for rows in (StoredRows(columns, part), torch.from_numpy(TRAIN[part])):
+        folder = tmp_path / type(rows).__name__
+        folder.mkdir()
+        vae = new_vae()
+        fit(vae, rows, torch.from_numpy(HELD_OUT), BANK, recipe, folder)
+        found.append(vae.state_dict())
+    assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
 
 
 def test_early_stopping_keeps_the_best_weights(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt
 from rich.console import Console
 from rich.progress import track
 
-from training.datasets.source import DataError, Dataset, Source, existing, image_dataset, reading
+from training.datasets.source import DataError, Dataset, Source, existing, image_dataset, reading, room
 
 SUFFIXES = {".png", ".jpg", ".jpeg"}
 COLOURS = {"1": "L", "L": "L", "LA": "L", "P": "RGB", "RGB": "RGB", "RGBA": "RGB"}
@@ -37,7 +37,7 @@ class ImageFolder(Source):
         if not files:
             raise DataError(f"{folder}: holds no .png, .jpg or .jpeg file")
         first = self._read(files[0])
-        rows = np.empty((len(files), *first.shape), np.uint8)
+        rows = room((len(files), *first.shape), np.uint8)
         progress = track(files, "Reading images", console=Console(stderr=True), disable=len(files) <= MANY)
         for row, file in zip(rows, progress, strict=True):
             image = self._read(file)

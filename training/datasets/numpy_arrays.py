@@ -1,5 +1,6 @@
 """NumPy files: a table of numbers, or images."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -7,7 +8,21 @@ import numpy as np
 import numpy.typing as npt
 
 from service.manifest import NumericColumn, TabularInput
-from training.datasets.source import DataError, Dataset, Source, as_labels, existing, image_dataset, inexact, reading
+from training.datasets import source
+from training.datasets.source import (
+    DataError,
+    Dataset,
+    Source,
+    as_labels,
+    existing,
+    image_dataset,
+    inexact,
+    reading,
+    room,
+    stretches,
+)
+
+TRAILING = "trailing bytes after the array"
 
 
 class NumpyArrays(Source):
@@ -16,6 +31,8 @@ class NumpyArrays(Source):
     Two dimensions are a table of numeric columns `x0`, `x1`, …, NaN where a cell is missing. Three or four are images
     (rows, height, width) or (rows, height, width, channels): whole numbers are levels from 0 to 255, booleans levels
     from 0 to 1, and floating-point numbers lie in [0, 1] and become float32.
+
+    A large `.npy` file stays where it is, if it has float64 cells, or uint8 or float32 pixels, in C order.
     """
 
     kind: Literal["numpy"] = "numpy"
@@ -25,10 +42,10 @@ class NumpyArrays(Source):
         array = _read(path)
         if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
             raise DataError(f"{path}: dtype {array.dtype} is not of real numbers of at most 64 bits")
-        if not array.size:
+        if not array.ndim or not array.size:
             raise DataError(f"{path}: shape {array.shape} holds nothing")
         if array.dtype.kind == "f":
-            _refuse(path, array, np.isinf(array), "is infinite")
+            _refuse(path, array, np.isinf, "is infinite")
         return _table(path, array) if array.ndim == 2 else _images(path, array)
 
     def load_labelled(self, path: Path | None, name: str) -> tuple[Dataset, npt.NDArray[np.bool_]]:
@@ -44,10 +61,12 @@ def _read(path: Path, array_name: str | None = None) -> npt.NDArray[Any]:
             case ".npy" if array_name:
                 raise DataError(f"{path}: a .npy file holds one array; keep rows and {array_name!r} in an .npz file")
             case ".npy":
+                if path.stat().st_size > source.IN_MEMORY:
+                    return _mapped(path)
                 with path.open("rb") as file:
                     array: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
                     if file.read(1):
-                        raise DataError(f"{path}: trailing bytes after the array")
+                        raise DataError(f"{path}: {TRAILING}")
                 return array
             case ".npz":
                 with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
@@ -62,14 +81,19 @@ def _read(path: Path, array_name: str | None = None) -> npt.NDArray[Any]:
     raise DataError(f"{path}: neither .npy nor .npz")
 
 
+def _mapped(path: Path) -> npt.NDArray[Any]:
+    array = np.lib.format.open_memmap(path, mode="r")
+    if array.offset + array.nbytes < path.stat().st_size:
+        raise DataError(f"{path}: {TRAILING}")
+    return array
+
+
 def _table(path: Path, array: npt.NDArray[Any]) -> Dataset:
     if array.dtype.kind in "iu":
-        _refuse(path, array, inexact(array), "is a whole number that float64 cannot hold exactly")
-    rows = array.astype(np.float64)
-    missing = np.isnan(rows)
-    # Processors give NaNs of either sign: rows that differ in nothing else are the same row.
-    rows[missing] = np.nan
-    if (empty := np.flatnonzero(missing.all(axis=0))).size:
+        _refuse(path, array, inexact, "is a whole number that float64 cannot hold exactly")
+    rows = _rows(array, np.float64)
+    observed = np.any([~np.isnan(rows[part]).all(axis=0) for part in stretches(rows)], axis=0)
+    if (empty := np.flatnonzero(~observed)).size:
         raise DataError(f"{path}: column {empty[0]} has no value in any row")
     return Dataset(TabularInput(columns=tuple(NumericColumn(name=f"x{i}") for i in range(rows.shape[1]))), rows)
 
@@ -77,18 +101,41 @@ def _table(path: Path, array: npt.NDArray[Any]) -> Dataset:
 def _images(path: Path, array: npt.NDArray[Any]) -> Dataset:
     match array.dtype.kind:
         case "b":
-            return image_dataset(path, array.astype(np.uint8), high=1)
+            return image_dataset(path, _rows(array, np.uint8), high=1)
         case "f":
             # Negated, so that NaN is outside too.
-            _refuse(path, array, ~((array >= 0) & (array <= 1)), "is not in [0, 1], where floating-point pixels lie")
-            return image_dataset(path, array.astype(np.float32), high=1)
+            outside = "is not in [0, 1], where floating-point pixels lie"
+            _refuse(path, array, lambda pixels: ~((pixels >= 0) & (pixels <= 1)), outside)
+            return image_dataset(path, _rows(array, np.float32), high=1)
         case _:
-            _refuse(path, array, (array < 0) | (array > 255), "is not a level from 0 to 255")
-            return image_dataset(path, array.astype(np.uint8))
+            _refuse(path, array, lambda pixels: (pixels < 0) | (pixels > 255), "is not a level from 0 to 255")
+            return image_dataset(path, _rows(array, np.uint8))
 
 
-def _refuse(path: Path, array: npt.NDArray[Any], where: npt.NDArray[np.bool_], reason: str) -> None:
-    """Raise a DataError that names the first place, if any, where the mask is true."""
-    if where.any():
-        index = np.unravel_index(np.argmax(where), where.shape)
-        raise DataError(f"{path}: [{', '.join(map(str, index))}] = {array[index]} {reason}")
+def _rows(array: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """The array of that dtype, in C order, every NaN with the same bits: itself, where it is all that."""
+    parts = list(stretches(array))
+    if array.dtype == dtype and array.flags.c_contiguous and not any(_has_other_nans(array[part]) for part in parts):
+        return array
+    rows = room(array.shape, dtype)
+    for part in parts:
+        rows[part] = np.where(np.isnan(array[part]), np.nan, array[part]) if array.dtype.kind == "f" else array[part]
+    return rows
+
+
+def _has_other_nans(values: npt.NDArray[Any]) -> bool:
+    """Whether NaNs differ: processors give them either sign, and rows that differ in nothing else are the same row."""
+    if values.dtype != np.float64:
+        return False  # Pixels are no NaNs, and other numbers are converted.
+    return bool((values[np.isnan(values)].view(np.uint64) != np.float64(np.nan).view(np.uint64)).any())
+
+
+def _refuse(
+    path: Path, array: npt.NDArray[Any], wrong: Callable[[npt.NDArray[Any]], npt.NDArray[np.bool_]], reason: str
+) -> None:
+    """Raise a DataError that names the first place, if any, that is wrong."""
+    for part in stretches(array):
+        if (where := wrong(array[part])).any():
+            row, *place = np.unravel_index(np.argmax(where), where.shape)
+            index = (part.start + row, *place)
+            raise DataError(f"{path}: [{', '.join(map(str, index))}] = {array[index]} {reason}")

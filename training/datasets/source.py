@@ -1,9 +1,12 @@
-"""What every data source gives: a `Dataset`, all its rows in memory with their schema, or a `DataError`.
+"""What every data source gives: a `Dataset`, all its rows with their schema, or a `DataError`.
 
 This module must not know about torch, splits, or any particular file format.
 """
 
 import hashlib
+import math
+import os
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +26,13 @@ EXACT = 2**53
 """Beyond it float64 skips whole numbers."""
 
 
+IN_MEMORY = 2**30
+"""Bytes of rows that are kept in memory; more stay on the disk, and are read as they are needed."""
+
+STRETCH = 2**26
+"""Bytes of rows that are looked at together."""
+
+
 class DataError(LowerboundError):
     """A data file that can't be used. The message names the file and, where they apply, the row and the column."""
 
@@ -33,7 +43,7 @@ class Dataset:
 
     input: ImageInput | TabularInput
     rows: npt.NDArray[Any]
-    """(N, *input.shape), of dtype `input.dtype`; NaN is a missing cell of a table."""
+    """(N, *input.shape), of dtype `input.dtype`; NaN is a missing cell of a table. A `numpy.memmap`: on the disk."""
     num_test: int = 0
     """The last `num_test` rows are the source's own test set."""
     levels: npt.NDArray[Any] | None = None
@@ -82,6 +92,32 @@ def existing(path: Path | None) -> Path:
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
     return path
+
+
+def room(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """An array to be filled: in memory, or in a file that goes with it where it has more than `IN_MEMORY` bytes.
+
+    Raises:
+        DataError: The disk has no room in its folder for temporary files.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size <= IN_MEMORY:
+        return np.empty(shape, dtype)
+    with tempfile.TemporaryFile(prefix="lowerbound-rows-") as file:
+        # Where the disk is full, writing into a file that only seems to be so large would end the process by a signal.
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            folder = tempfile.gettempdir()
+            raise DataError(f"{folder}: no room for {size:,} bytes of rows: {error.strerror}") from error
+        return np.memmap(file, dtype, "r+", shape=shape)
+
+
+def stretches(rows: npt.NDArray[Any]) -> Iterator[slice]:
+    """All of the rows (N, ...), some `STRETCH` bytes after the other."""
+    size = max(1, STRETCH // max(1, rows[:1].nbytes))
+    for start in range(0, len(rows), size):
+        yield slice(start, start + size)
 
 
 @contextmanager

@@ -14,6 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validat
 from service import manifest
 from training.datasets.source import DataError, Dataset
 
+SORTED = 2**28
+"""Bytes of all rows that are sorted at once."""
+
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Indices = npt.NDArray[np.int64]
 
@@ -77,10 +80,8 @@ def _divide(rows: npt.NDArray[Any], fractions: npt.NDArray[np.float64], seed: in
     num_cuts = len(fractions)
     if len(rows) <= num_cuts:
         raise DataError(f"{len(rows)} rows are too few for {num_cuts + 1} parts")
-    flat = np.ascontiguousarray(rows).reshape(len(rows), -1)
-    # Compared as bytes, a missing cell (NaN) equals itself.
-    keys = flat.view(np.dtype((np.void, flat.itemsize * flat.shape[1])))[:, 0]
-    _, group, sizes = np.unique(keys, return_inverse=True, return_counts=True)
+    group = _groups(rows)
+    sizes = np.bincount(group)
     num_groups = len(sizes)
     if num_groups <= num_cuts:
         raise DataError(f"{num_groups} distinct rows are too few for {num_cuts + 1} parts")
@@ -95,3 +96,22 @@ def _divide(rows: npt.NDArray[Any], fractions: npt.NDArray[np.float64], seed: in
     rank[order] = np.arange(num_groups)
     part = np.searchsorted(cuts, rank, side="right")[group]
     return [np.flatnonzero(part == number) for number in range(num_cuts + 1)]
+
+
+def _groups(rows: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """The number of each row among the different ones in the order of their bytes, (N,): the same for identical rows.
+
+    Compared as bytes, a missing cell (NaN) equals itself. Rows on the disk need not fit into memory: as many of their
+    first bytes as `SORTED` allows are sorted, then the next bytes of those that are alike so far.
+    """
+    data = np.ascontiguousarray(rows).reshape(len(rows), -1).view(np.uint8)
+    group, alike, start = np.zeros(len(data), np.int64), np.arange(len(data)), 0
+    while start < data.shape[1] and len(alike):
+        stop = start + max(1, SORTED // len(alike))
+        part = np.ascontiguousarray(data[alike, start:stop])
+        _, ranks = np.unique(part.view(np.dtype((np.void, part.shape[1])))[:, 0], return_inverse=True)
+        group *= ranks.max() + 1
+        group[alike] += ranks
+        _, group = np.unique(group, return_inverse=True)
+        alike, start = np.flatnonzero(np.bincount(group)[group] > 1), stop
+    return group

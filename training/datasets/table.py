@@ -8,7 +8,8 @@ import csv
 import gzip
 import io
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Literal, NoReturn, cast
 
@@ -23,7 +24,7 @@ from pydantic import Field, PositiveInt
 from rich.markup import escape
 
 from service.manifest import CategoricalColumn, NumericColumn, TabularInput
-from training.datasets.source import DataError, Dataset, Source, as_labels, existing, inexact, reading
+from training.datasets.source import DataError, Dataset, Source, as_labels, existing, inexact, reading, room, stretches
 
 DELIMITERS = {".csv": ",", ".csv.gz": ",", ".tsv": "\t", ".tsv.gz": "\t"}
 NUMBER = r"^([+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|(?i:[+-]?inf(inity)?|nan))$"
@@ -59,22 +60,30 @@ class Table(Source):
 
     def load(self, path: Path | None) -> Dataset:
         path = existing(path)
-        table = self._select(path, _read_table(path))
-        columns, values = zip(*(self._encode(path, name, table[name]) for name in table.column_names), strict=True)
-        return Dataset(TabularInput(columns=columns), np.column_stack(values))
+        columns: list[Column] = []
+        with _opened(path) as (found, num_rows, read):
+            names = self._select(path, found, num_rows)
+            by_column = room((len(names), num_rows), np.float64)
+            for name, cells in zip(names, by_column, strict=True):
+                column, cells[:] = self._encode(path, name, read(name))
+                columns.append(column)
+        rows = room((num_rows, len(names)), np.float64)
+        for part in stretches(rows):
+            rows[part] = by_column[:, part].T
+        return Dataset(TabularInput(columns=tuple(columns)), rows)
 
     def load_labelled(self, path: Path | None, name: str) -> tuple[Dataset, npt.NDArray[np.bool_]]:
         """Labels are a column, which the rows are then without."""
         dataset = self.model_copy(update={"drop": tuple({*self.drop, name})}).load(path)
         path = existing(path)
-        cells = self._type(path, name, _read_table(path)[name], None)
+        with _opened(path) as (_, _, read):
+            cells = self._type(path, name, read(name), None)
         if _is_text(cells.type):
             raise DataError(f"{path}, column {name!r}: texts are not labels of 0 and 1")
         return dataset, as_labels(path, name, _floats(cells), len(dataset.rows))
 
-    def _select(self, path: Path, table: pa.Table) -> pa.Table:
-        """Give the columns that are not dropped, once their names are known to be sound."""
-        names: list[str] = table.column_names
+    def _select(self, path: Path, names: list[str], num_rows: int) -> list[str]:
+        """Give the names of the columns that are not dropped, once they are known to be sound."""
         kept = [index for index, name in enumerate(names) if name not in self.drop]
         counts = Counter(names[index] for index in kept)
         for option, asked, known in (("drop", self.drop, names), ("columns", self.columns, counts)):
@@ -86,9 +95,9 @@ class Table(Source):
             raise DataError(f"{path}: column {names.index('') + 1} has no name; give it one, or drop ''")
         if not kept:
             raise DataError(f"{path}: no column is left")
-        if not table.num_rows:
+        if not num_rows:
             raise DataError(f"{path}: no rows")
-        return table.select(kept)
+        return [names[index] for index in kept]
 
     def _encode(self, path: Path, name: str, cells: pa.ChunkedArray) -> tuple[Column, Values]:
         """Infer a column's schema, and give its cells (N,) as the graphs take them."""
@@ -173,24 +182,36 @@ def describe(dataset: Dataset) -> rich.table.Table:
     if not isinstance(dataset.input, TabularInput):
         raise TypeError("only tables have columns to describe")
     view = rich.table.Table("column", "type", "values", rich.table.Column("missing", justify="right"))
-    for column, cells in zip(dataset.input.columns, dataset.rows.T, strict=True):
+    parts = [dataset.rows[part] for part in stretches(dataset.rows)]
+    # NaN, a missing cell, is the least and the most only of nothing else.
+    least, most = (edge.reduce([edge.reduce(part) for part in parts]) for edge in (np.fmin, np.fmax))
+    missing = np.sum([np.isnan(part).sum(0) for part in parts], 0) / len(dataset.rows)
+    for column, low, high, share in zip(dataset.input.columns, least, most, missing, strict=True):
         if isinstance(column, NumericColumn):
-            values = f"{np.nanmin(cells):g} … {np.nanmax(cells):g}"
+            values = f"{low:g} … {high:g}"
         else:
             shown = ", ".join(str(category) for category in column.categories[:5])
             values = shown + (f", … ({len(column.categories)} in all)" if len(column.categories) > 5 else "")
-        missing = np.isnan(cells).mean()
-        view.add_row(escape(column.name), column.type, escape(values), f"{missing:.1%}" if missing else "")
+        view.add_row(escape(column.name), column.type, escape(values), f"{share:.1%}" if share else "")
     return view
 
 
-def _read_table(path: Path) -> pa.Table:
-    return _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_text(path)
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[list[str], int, Callable[[str], pa.ChunkedArray]]]:
+    """Give the names of a table's columns, the number of its rows, and what reads a column of a name that is unique."""
+    if path.suffix.lower() != ".parquet":
+        table = _read_text(path)
+        yield table.column_names, table.num_rows, table.column
+        return
+    with ExitStack() as stack:
+        with reading(path):
+            file = stack.enter_context(pyarrow.parquet.ParquetFile(path))
 
+        def read(name: str) -> pa.ChunkedArray:
+            with reading(path):
+                return file.read([name]).column(name)
 
-def _read_parquet(path: Path) -> pa.Table:
-    with reading(path), pyarrow.parquet.ParquetFile(path) as file:
-        return file.read()
+        yield file.schema_arrow.names, file.metadata.num_rows, read
 
 
 def _read_text(path: Path) -> pa.Table:

@@ -21,7 +21,7 @@ from training.datasets.idx import Idx
 from training.export import export_graphs, graph_modules, verify
 from training.fit import Progress, fit
 from training.recipes import Recipe
-from training.resampling import training_rows
+from training.rows import training_rows
 
 VALIDATION = 10_000
 """Images of the training file, its last, that decide when to stop."""
