@@ -341,7 +341,7 @@ def test_connections_are_limited(impatient: int) -> None:
         until(lambda: asked(impatient, LIVE) == 200)
 
 
-@pytest.mark.parametrize("size", [0, HIGH_WATER + 1, 3 * HIGH_WATER])
+@pytest.mark.parametrize("size", [0, HIGH_WATER + 1, pytest.param(3 * HIGH_WATER, marks=pytest.mark.slow)])
 def test_a_request_ends_with_its_connection(serve: Serve, size: int) -> None:
     with serve("--max-queue", "4000000", "--lanes", "1", "--timeout", "600") as client:
         port = port_of(client)

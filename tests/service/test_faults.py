@@ -198,6 +198,7 @@ def ignores(pid: int, number: signal.Signals) -> bool:
 # The clock
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 def test_a_jump_of_the_wall_clock_changes_nothing(tmp_path: Path) -> None:
     clock = make_clock(tmp_path)

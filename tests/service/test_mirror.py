@@ -323,6 +323,7 @@ def test_a_server_that_is_away_takes_nothing_away(there: Path, tmp_path: Path) -
         server.kill()
 
 
+@pytest.mark.slow
 def test_without_the_server_nothing_that_was_never_there_is_served(tmp_path: Path) -> None:
     environment = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}", "AWS_ACCESS_KEY_ID": "nobody"}
     command = [sys.executable, "-m", "service", "--models", "s3://bucket/models", "--model-cache", str(tmp_path)]

@@ -58,7 +58,7 @@ class Process:
         return self._process.wait(seconds)
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_requests_under_way_are_answered_before_the_end(tmp_path: Path, workers: str) -> None:
     arguments = ("--workers", workers, "--max-queue", "100000000")
     with Process(tmp_path, *arguments) as process, contextlib.ExitStack() as stack:
@@ -100,7 +100,7 @@ def refused(port: int) -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere newcomers can only be refused")
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_who_has_connected_is_answered_before_the_end(tmp_path: Path, workers: int) -> None:
     with Process(tmp_path, "--workers", str(workers)) as process, contextlib.ExitStack() as stack:
         until(lambda: process.log.read_text().count("serving digits 1") == workers)
@@ -131,7 +131,7 @@ def ignored(port: int) -> bool:
         return True
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_the_end_does_not_wait_longer_than_told(tmp_path: Path, workers: str) -> None:
     arguments = ("--workers", workers, "--grace", "1", "--max-queue", "100000000", "--timeout", "600")
     with Process(tmp_path, *arguments) as process, Client(process.port) as client:

@@ -131,6 +131,7 @@ def test_statistics_are_those_of_all(workers: Workers, digits_bundle: Bundle) ->
     assert "statistics" in workers.ask(path="/v2").json()["extensions"]
 
 
+@pytest.mark.slow
 def test_each_follows_the_repository(tmp_path: Path) -> None:
     models = tmp_path / "models"
     publish(models, 1)

@@ -199,6 +199,7 @@ def test_samples_look_like_the_table(people_client: httpx.Client) -> None:
 # Arrays and images
 
 
+@pytest.mark.slow
 def test_an_npy_table_is_served_as_torch_scores_it(uninterrupted: Path, source_rows: Path, serve: Serve) -> None:
     recipe = Recipe.read("arrays", ["--data", str(source_rows), *ARGUMENTS])
     with serve("--models", str(uninterrupted / "models"), "--device", "cpu") as client:

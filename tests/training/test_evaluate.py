@@ -17,6 +17,8 @@ from training.baselines import BASELINES
 from training.datasets import split
 from training.recipes import Recipe
 
+pytestmark = pytest.mark.slow  # A model is trained.
+
 ROOT = Path(__file__).parents[2]
 
 

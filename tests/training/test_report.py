@@ -419,6 +419,7 @@ def test_the_bundle_verifies_its_card(table: Untrained, tmp_path: Path) -> None:
         read_bundle(folder)
 
 
+@pytest.mark.slow
 def test_a_run_leaves_a_card(uninterrupted: Path) -> None:
     bundle = read_bundle(uninterrupted / "models" / "arrays" / "1")
     page = Page(dict(bundle.files))

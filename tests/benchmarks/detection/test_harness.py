@@ -104,6 +104,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return command_line.main()
 
 
+@pytest.mark.slow
 def test_a_table_is_filled_once(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
