@@ -8,11 +8,7 @@ Linux, looked at ten times a second): pages of a mapped file are taken back when
 """
 
 import argparse
-import csv
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from contextlib import suppress
@@ -23,13 +19,19 @@ from rich.console import Console
 from rich.progress import track
 
 from tests.benchmarks.detection.cells import hardware
+from tests.benchmarks.runs import ALONE, epochs_of
 
-ROOT = Path(__file__).parents[2]
 COLUMNS, FACTORS, STRETCH = 128, 6, 2**17
-HELD_OUT = 2500
-IN_MEMORY = "import sys; from training.datasets import source; source.IN_MEMORY = 2**60; "
-START = "from training.__main__ import main; main(sys.argv[1:])"
-WAYS = {"in memory": 1, "on the disk": 1, "on the disk, two processes": 2}
+HELD_OUT, STEPS = 2500, 3000
+IN_MEMORY = """
+import sys
+from training.__main__ import main
+from training.datasets import source
+source.IN_MEMORY = 2**60
+main(sys.argv[1:])
+"""
+WAYS = {"in memory": (("-c", IN_MEMORY), 1), "on the disk": (ALONE, 1), "on the disk, two processes": (ALONE, 2)}
+"""What Python is told, and how many processes train."""
 
 
 def write(path: Path, rows: int) -> None:
@@ -45,37 +47,18 @@ def write(path: Path, rows: int) -> None:
 
 def measure(way: str, data: Path, rows: int, folder: Path) -> str:
     """One row of the table."""
-    processes = WAYS[way]
-    if processes > 1:
-        command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m", "training"]
-    elif way == "in memory":
-        command = ["-c", IN_MEMORY + START]
-    else:
-        command = ["-m", "training"]
-    share = str(HELD_OUT / rows)
-    options = ["table", "--dataset", json.dumps({"kind": "numpy"}), "--data", str(data), "--fit.steps", "3000"]
-    options += [x for part in ("validation", "calibration", "test") for x in (f"--split.{part}", share)]
-    options += ["--out", str(folder / "models"), "--runs", str(folder / "runs")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    metrics = folder / "runs" / "table" / "1" / "metrics.csv"
-    started, most = time.perf_counter(), 0
-    with subprocess.Popen(
-        [sys.executable, *command, *options],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        while not metrics.exists():
-            if process.poll() is not None:
-                raise RuntimeError(f"{way}: ended with status {process.returncode}")
-            most = max(most, _anonymous(process.pid))
-            time.sleep(0.1)
-        seconds = time.perf_counter() - started
-        process.terminate()
-    with metrics.open(newline="") as file:
-        (epoch,) = csv.DictReader(file)
-    took = float(epoch["seconds"])
+    options = ["--dataset", json.dumps({"kind": "numpy"}), "--data", str(data), "--fit.steps", str(STEPS)]
+    options += [x for part in ("validation", "calibration", "test") for x in (f"--split.{part}", str(HELD_OUT / rows))]
+    alone, processes = WAYS[way]
+    most = 0
+
+    def look(process: int) -> None:
+        nonlocal most
+        most = max(most, _anonymous(process))
+
+    started = time.perf_counter()
+    (epoch,) = epochs_of("table", options, 1, folder, processes=processes, alone=alone, meanwhile=look)
+    seconds, took = time.perf_counter() - started, float(epoch["seconds"])
     return f"| {way} | {float(epoch['held_out_elbo']):.4f} | {seconds - took:.0f} | {took:.0f} | {most / 2**20:,.0f} |"
 
 
@@ -98,7 +81,7 @@ def main() -> None:
     options = parser.parse_args()
     rows = int(options.gib * 2**30 / (8 * COLUMNS))
     print(f"{hardware()}; {rows:,} rows of {COLUMNS} columns, {options.gib:g} GiB")
-    print("| rows | held-out ELBO | s before the first step | s for 3,000 steps | memory at most, MiB |")
+    print(f"| rows | held-out ELBO | s before the first step | s for {STEPS:,} steps | memory at most, MiB |")
     print("|---|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder, "rows.npy")
