@@ -221,8 +221,8 @@ def epoch_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The share of this process in every batch of an epoch of so many steps, and its noise: (b, *shape) and (b, K, L).
 
-    No row comes again before all have come. All processes draw the same order of rows and the same noise, and each
-    takes its own part, so that the number of processes changes nothing but the order of additions.
+    Within it no row comes again before all have come. All processes draw the same order of rows and the same noise, and
+    each takes its own part, so that the number of processes changes nothing but the order of additions.
     """
     generator = torch.Generator().manual_seed(recipe.seed * 2**20 + epoch)
     passes = math.ceil(steps / math.ceil(len(rows) / recipe.batch_size))
