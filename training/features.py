@@ -43,32 +43,35 @@ class TableFeatures(nn.Module):
         rows: The training rows, shape (N, columns), NaN where missing.
     """
 
+    numeric: Tensor
+    with_missing: Tensor
     location: Tensor
     scale: Tensor
 
     def __init__(self, data: TabularInput, rows: npt.NDArray[Any]) -> None:
         super().__init__()
         kinds = [isinstance(column, CategoricalColumn) for column in data.columns]
-        self.numeric = [i for i, categorical in enumerate(kinds) if not categorical]
+        numeric = np.flatnonzero(~np.array(kinds))
+        self.register_buffer("numeric", torch.tensor(numeric))
         self.categorical = {
             i: len(column.categories) for i, column in enumerate(data.columns) if isinstance(column, CategoricalColumn)
         }
-        self.with_missing = np.flatnonzero(np.isnan(rows).any(axis=0)).tolist()
-        self.num_features = len(self.numeric) + sum(self.categorical.values()) + len(self.with_missing)
-        location, scale = moments(rows[:, self.numeric])
+        self.register_buffer("with_missing", torch.tensor(np.flatnonzero(np.isnan(rows).any(axis=0))))
+        self.num_features = len(numeric) + sum(self.categorical.values()) + len(self.with_missing)
+        location, scale = moments(rows[:, numeric])
         self.register_buffer("location", location)
         self.register_buffer("scale", scale)
 
     def forward(self, x: Tensor) -> Tensor:
         parts = []
-        if self.numeric:
-            standard = (x[:, self.numeric] - self.location) / self.scale
+        if len(self.numeric):
+            standard = (x.index_select(1, self.numeric) - self.location) / self.scale
             parts.append(torch.where(standard.isnan(), 0.0, standard).clamp(-CLIP, CLIP).float())
         for i, size in self.categorical.items():
             # NaN equals no code, so a missing category is all zeros.
             parts.append((x[:, i, None] == torch.arange(size, dtype=x.dtype, device=x.device)).float())
-        if self.with_missing:
-            parts.append(x[:, self.with_missing].isnan().float())
+        if len(self.with_missing):
+            parts.append(x.index_select(1, self.with_missing).isnan().float())
         return torch.cat(parts, dim=1)
 
 

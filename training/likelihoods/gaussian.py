@@ -161,9 +161,10 @@ class GaussianOptimal(_GaussianAboveFloor):
         residual, missing = self.residual(params, x)
         observed = (~missing).expand_as(residual)
         mean_square = torch.where(observed, residual, 0.0).square().sum() / observed.sum().clamp(min=1)
-        if observed.any():
-            self.steps += 1
-            self.mean_square.lerp_(mean_square.detach(), (1 / self.steps).clamp(min=self.PACE))
+        seen = observed.any()
+        self.steps += seen
+        mean = torch.lerp(self.mean_square, mean_square.detach(), (1 / self.steps).clamp(min=self.PACE))
+        self.mean_square.copy_(torch.where(seen, mean, self.mean_square))
         return self.log_density(residual, missing, self._log_sigma(mean_square))
 
     def _log_sigma(self, mean_square: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 This module must not know about networks, priors or training.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -27,6 +27,7 @@ class Mixed(Likelihood):
 
     numeric: ClassVar[type[Likelihood]] = Gaussian
 
+    by_kind: Tensor
     order: Tensor
 
     def __init__(self, data: ImageInput | TabularInput, rows: npt.NDArray[Any]) -> None:
@@ -34,32 +35,38 @@ class Mixed(Likelihood):
         if not isinstance(data, TabularInput):
             raise LikelihoodError("mixed is a likelihood of tables")
         kinds: list[Likelihood] = []
-        self.places: list[list[int]] = []
+        by_kind: list[list[int]] = []
         for kind, likelihood in (("numeric", self.numeric), ("categorical", Categorical)):
             places = [i for i, column in enumerate(data.columns) if column.type == kind]
             if places:
                 columns = TabularInput(columns=tuple(data.columns[i] for i in places))
                 kinds.append(likelihood(columns, rows[:, places]))
-                self.places.append(places)
+                by_kind.append(places)
         self.kinds = nn.ModuleList(kinds)
         self.sizes = [kind.num_params for kind in kinds]
         self.num_params = sum(self.sizes)
-        # Features are computed kind by kind; this puts them back into the table's order.
-        self.register_buffer("order", torch.tensor(np.argsort(np.concatenate(self.places))))
+        # Features are computed kind by kind, and put back into the table's order.
+        self.counts = [len(places) for places in by_kind]
+        self.register_buffer("by_kind", torch.tensor(np.concatenate(by_kind)))
+        self.register_buffer("order", self.by_kind.argsort())
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        return self._joined([kind.log_prob(p, x[..., i]) for kind, p, i in self._split(params)])
+        return self._joined([k.log_prob(p, v) for k, p, v in zip(*self._split(params), self._sorted(x), strict=True)])
 
     def mean(self, params: Tensor) -> Tensor:
-        return self._joined([kind.mean(p) for kind, p, _ in self._split(params)])
+        return self._joined([kind.mean(p) for kind, p in zip(*self._split(params), strict=True)])
 
     def sample(self, params: Tensor, normal: Tensor, uniform: Tensor) -> Tensor:
-        return self._joined([kind.sample(p, normal[..., i], uniform[..., i]) for kind, p, i in self._split(params)])
+        parts = zip(*self._split(params), self._sorted(normal), self._sorted(uniform), strict=True)
+        return self._joined([kind.sample(p, n, u) for kind, p, n, u in parts])
 
-    def _split(self, params: Tensor) -> list[tuple[Likelihood, Tensor, list[int]]]:
-        """Each kind of columns: its likelihood, its parameters and its places in the table."""
-        kinds = cast("Iterable[Likelihood]", self.kinds)
-        return list(zip(kinds, params.split(self.sizes, -1), self.places, strict=True))
+    def _split(self, params: Tensor) -> tuple[Iterable[Likelihood], Sequence[Tensor]]:
+        """The likelihood of each kind of columns, and its parameters."""
+        return cast("Iterable[Likelihood]", self.kinds), params.split(self.sizes, -1)
+
+    def _sorted(self, x: Tensor) -> Sequence[Tensor]:
+        """The columns (..., D) of each kind."""
+        return x.index_select(-1, self.by_kind).split(self.counts, -1)
 
     def _joined(self, parts: list[Tensor]) -> Tensor:
         return torch.cat(parts, -1).index_select(-1, self.order)
