@@ -21,21 +21,19 @@ import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from training.diagnostics import Diagnostics, diagnose
 from training.display import Display
 from training.recipes import FitRecipe
 from training.rows import TrainingRows, take
+from training.step import Step
 from training.vae import VAE, log_normal
 
 BEST = "best.safetensors"
 METRICS = "metrics.csv"
 FEWEST_STEPS, MOST_STEPS = 25, 3000
 """Between two looks at the held-out bound, where a recipe counts steps."""
-
-LIKELIHOOD_PACE = 10.0
-"""Learning rate of the likelihood's own parameters, as a multiple of the networks'."""
 
 RESIDENT = 2 * 2**30
 """Bytes of rows that a device's memory has room for beside the training; of more, each batch is copied."""
@@ -97,42 +95,6 @@ class Progress:
         return epoch.held_out_elbo if self.recipe.objective == "elbo" else epoch.held_out_log_evidence
 
 
-class Objective(nn.Module):
-    """What is minimised, as one module, so that it can be spread over processes.
-
-    With w the weight of the KL, which rises to β during warm-up, the objective `elbo` is
-
-        −mean_k log p(x|z_k) + w Σ_l max(λ, KL_l)
-
-    averaged over the batch: λ are the free bits, below which the batch's mean KL of a latent costs nothing (Higgins et
-    al. 2017, eq. 4; Kingma et al. 2016, eq. 15). `importance_weighted` is
-
-        −log mean_k p(x|z_k) [p(z_k) / q(z_k|x)]^w
-
-    (Burda et al. 2016, eq. 8, when w = 1).
-    """
-
-    def __init__(self, vae: VAE, recipe: FitRecipe) -> None:
-        super().__init__()
-        self.vae = vae
-        self.free_bits = recipe.free_bits
-        self.importance_weighted = recipe.objective == "importance_weighted"
-
-    def forward(self, x: Tensor, noise: Tensor, kl_weight: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss, log-likelihood and KL: means over the batch, for noise of shape (B, K, L)."""
-        mean, log_variance = self.vae.posterior(x)
-        z = self.vae.draws(mean, log_variance, noise)
-        log_posterior = log_normal(noise, log_variance)  # (B, K, L)
-        log_likelihood = self.vae.feature_log_likelihood(x, z).sum(-1)  # (B, K)
-        latent_kl = self.vae.prior.kl(mean, log_variance, z, log_posterior).mean(0)  # (L,)
-        if self.importance_weighted:
-            log_ratio = self.vae.prior.log_prob(z) - log_posterior.sum(-1)
-            loss = -(torch.logsumexp(log_likelihood + kl_weight * log_ratio, 1) - math.log(z.shape[1])).mean()
-        else:
-            loss = -log_likelihood.mean() + kl_weight * latent_kl.clamp(min=self.free_bits).sum()
-        return loss, log_likelihood.mean(), latent_kl.sum()
-
-
 def fit(vae: VAE, train: TrainingRows, held_out: Tensor, bank: Tensor, recipe: FitRecipe, run: Path) -> list[Epoch]:
     """Train until the held-out bound stops rising, and leave the best weights in `vae`.
 
@@ -152,14 +114,7 @@ def fit(vae: VAE, train: TrainingRows, held_out: Tensor, bank: Tensor, recipe: F
     accelerator = _accelerator(recipe, run)
     if train.nbytes + held_out.nbytes <= RESIDENT:
         train, held_out = train.to(accelerator.device), held_out.to(accelerator.device)
-    objective = Objective(vae, recipe)
-    # The likelihood's few parameters are scales, not weights: at the networks' pace they would take hundreds of epochs.
-    groups: list[dict[str, Any]] = [
-        {"params": [*vae.encoder.parameters(), *vae.decoder.parameters(), *vae.prior.parameters()], "pace": 1.0},
-        {"params": [*vae.likelihood.parameters()], "pace": LIKELIHOOD_PACE},
-    ]
-    optimizer = torch.optim.Adam(groups, lr=recipe.learning_rate)
-    objective, optimizer = accelerator.prepare(objective, optimizer)
+    take_step = Step(vae, recipe, accelerator)
     steps = math.ceil(len(train) / recipe.batch_size)
     if recipe.steps:
         # Few rows are passed over several times between two looks at the held-out bound, which would else take longest;
@@ -174,19 +129,12 @@ def fit(vae: VAE, train: TrainingRows, held_out: Tensor, bank: Tensor, recipe: F
             kl_weight = recipe.beta * min(1.0, epoch / recipe.warmup_epochs if recipe.warmup_epochs else 1.0)
             sums = torch.zeros(4, device=accelerator.device)
 
-            objective.train()
+            take_step.objective.train()
             for step, (x, noise) in enumerate(epoch_batches(train, bank.shape[1], epoch, steps, recipe, accelerator)):
-                _set_pace(optimizer, recipe, (epoch - 1 + step / steps) / recipe.epochs)
-                with accelerator.autocast():
-                    loss, log_likelihood, kl = objective(x, noise, kl_weight)
-                accelerator.backward(loss)
-                accelerator.clip_grad_norm_(objective.parameters(), recipe.clip)
-                optimizer.step()
-                optimizer.zero_grad()
-                sums += len(x) * torch.stack([loss, log_likelihood, kl, torch.ones_like(loss)]).detach()
+                sums += take_step(x, noise, kl_weight, (epoch - 1 + step / steps) / recipe.epochs)
                 display.step()
 
-            objective.eval()
+            take_step.objective.eval()
             sums = accelerator.reduce(sums)
             loss, log_likelihood, kl = (sums[:3] / sums[3]).tolist()
             held_out_figures = _evaluate(vae, held_out, bank, recipe, accelerator)
@@ -224,16 +172,17 @@ def epoch_batches(
     Within it no row comes again before all have come. All processes draw the same order of rows and the same noise, and
     each takes its own part, so that the number of processes changes nothing but the order of additions.
     """
-    generator = torch.Generator().manual_seed(recipe.seed * 2**20 + epoch)
+    generator = torch.Generator(accelerator.device).manual_seed(recipe.seed * 2**20 + epoch)
     passes = math.ceil(steps / math.ceil(len(rows) / recipe.batch_size))
-    orders = [torch.randperm(len(rows), generator=generator) for _ in range(passes)]
+    orders = [torch.randperm(len(rows), generator=generator, device=generator.device) for _ in range(passes)]
     for batch in islice((batch for order in orders for batch in order.split(recipe.batch_size)), steps):
-        noise = torch.randn(len(batch), recipe.num_draws, latent_size, generator=generator)
+        shape = (len(batch), recipe.num_draws, latent_size)
+        noise = torch.randn(shape, generator=generator, device=generator.device)
         share = slice(accelerator.process_index, None, accelerator.num_processes)
         # The last batch may be too small for every process to have a row of it.
         if len(batch) >= accelerator.num_processes:
             x = take(rows, batch, share, generator)
-            yield x.to(accelerator.device), noise[share].to(accelerator.device)
+            yield x.to(accelerator.device), noise[share]
 
 
 @torch.no_grad()
@@ -242,7 +191,8 @@ def _evaluate(vae: VAE, rows: Tensor, bank: Tensor, recipe: FitRecipe, accelerat
     bank = bank.to(accelerator.device)
     share = rows[accelerator.process_index :: accelerator.num_processes]
     sums = torch.zeros(5, dtype=torch.float64, device=accelerator.device)
-    for batch in share.split(max(1, recipe.batch_size // 4)):
+    # Four times the draws of a step at once: nothing has to be kept for gradients.
+    for batch in share.split(max(1, 4 * recipe.batch_size * recipe.num_draws // len(bank))):
         x = batch.to(accelerator.device)
         bounds = vae.bounds(x, bank)
         rows_seen = bounds.kl.new_tensor(len(x))
@@ -269,13 +219,6 @@ def _diagnose(vae: VAE, rows: Tensor, seed: int) -> Diagnostics:
     z = vae.draws(mean, log_variance, noise)
     latent_kl = vae.prior.kl(mean, log_variance, z, log_normal(noise, log_variance))
     return diagnose(mean, log_variance, z[:, 0], latent_kl)
-
-
-def _set_pace(optimizer: torch.optim.Optimizer, recipe: FitRecipe, progress: float) -> None:
-    """Set the learning rates for the step at `progress`, 0 to 1, of all epochs."""
-    factor = 0.5 * (1 + math.cos(math.pi * progress)) if recipe.schedule == "cosine" else 1.0
-    for group in optimizer.param_groups:
-        group["lr"] = factor * group["pace"] * recipe.learning_rate
 
 
 def _save_checkpoint(accelerator: Accelerator, run: Path, progress: Progress) -> None:

@@ -47,7 +47,7 @@ class StoredRows:
 
     def read(self, numbers: Tensor) -> Tensor:
         """The rows of these numbers among the part's: (b, *shape)."""
-        places = self.part[numbers.numpy()]
+        places = self.part[numbers.cpu().numpy()]
         size, offset = self.rows[:1].nbytes, self.rows.offset % mmap.ALLOCATIONGRANULARITY
         for start in (offset + size * places).tolist():
             # Asked for together, they come from the disk at the same time.
@@ -83,8 +83,9 @@ class GreyLevels:
 
     def draw(self, numbers: Tensor, generator: torch.Generator) -> Tensor:
         """The rows of these numbers, drawn now: (b, *shape), uint8, 0 or 1."""
-        levels = self.levels[numbers]
-        return (torch.rand(levels.shape, generator=generator).to(levels.device) < levels / 255).to(torch.uint8)
+        levels = self.levels[numbers.to(self.levels.device)]
+        uniform = torch.rand(levels.shape, generator=generator, device=generator.device)
+        return (uniform.to(levels.device) < levels / 255).to(torch.uint8)
 
 
 TrainingRows = Tensor | StoredRows | GreyLevels
@@ -110,7 +111,7 @@ def take(rows: TrainingRows, numbers: Tensor, share: slice, generator: torch.Gen
         case StoredRows():
             return rows.read(numbers[share])
         case _:
-            return rows[numbers[share]]
+            return rows[numbers[share].to(rows.device)]
 
 
 def sample(dataset: Dataset, part: Indices, seed: int) -> npt.NDArray[Any]:

@@ -7,13 +7,14 @@
 `limits` is what the device can do by itself; `throughput` rows a second of each graph by batch and draws, of ONNX
 Runtime in every way and of PyTorch on the same weights, and how near the best comes to the limits; `refinement` the
 cost of a step; `agreement` how far the answers lie from the CPU's; `invariance` how far a row's answer in a batch lies
-from the row's alone; `http` rows a second of a server. The model is that of the serving benchmark.
+from the row's alone; `http` rows a second of a server. The model is that of the serving benchmark. `training` is
+steps a second of the recipes, captured and not, and how far that moves the weights of every likelihood.
 """
 
 import argparse
 import platform
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import onnxruntime as ort
@@ -26,9 +27,10 @@ from service.engine import Engine
 from service.placement import Placement
 from tests.benchmarks.gpu.limits import measure
 from tests.benchmarks.gpu.tables import Bench, agreement, http, invariance, refinement, throughput
+from tests.benchmarks.gpu.training import differences, speeds
 from tests.benchmarks.serving.reference import write_reference
 
-PARTS = ("limits", "throughput", "refinement", "agreement", "invariance", "http")
+PARTS = ("limits", "throughput", "refinement", "agreement", "invariance", "http", "training")
 
 
 def main() -> None:
@@ -50,6 +52,14 @@ def main() -> None:
     name = torch.cuda.get_device_name(device) if on_gpu else platform.machine()
     print(f"{name}; ONNX Runtime {ort.__version__}, PyTorch {torch.__version__}; at most {max_batch:,} row-draws\n")
 
+    if serving := [part for part in parts if part != "training"]:
+        _serving(given, serving, max_batch, device)
+    if "training" in parts:
+        _show("Steps of training a second.", speeds(given.seconds))
+        _show("What capturing changes.", differences())
+
+
+def _serving(given: argparse.Namespace, parts: Sequence[str], max_batch: int, device: torch.device) -> None:
     with tempfile.TemporaryDirectory() as folder:
         reference = write_reference(Path(folder))
         bundle = read_bundle(reference.models / "reference" / "1")
