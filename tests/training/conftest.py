@@ -11,13 +11,20 @@ import numpy as np
 import pytest
 import torch
 
+from service.manifest import NumericColumn, TabularInput
 from tests.oracle.linear_gaussian import LinearGaussian
+from training.build import build
+from training.recipes import ModelRecipe
+from training.vae import VAE
 
 SOURCE = LinearGaussian.make(
     bias=np.array([-40.0, 0.0, 3.0, 1000.0]),
     sigma=np.array([2.0, 0.5, 0.1, 30.0]),
     strengths=np.array([3.0, 1.5]),
 )
+SCHEMA = TabularInput(columns=tuple(NumericColumn(name=f"x{i}") for i in range(4)))
+TRAIN = SOURCE.sample(2000, seed=1)
+L = 2
 ROWS = 6000
 EPOCHS = 5
 
@@ -32,6 +39,12 @@ def _calm_torch() -> None:
     """No threads, which would only wait for one another on networks this small, and no compiler's trace in the log."""
     torch.set_num_threads(1)
     logging.getLogger("torch.__trace").propagate = False
+
+
+def new_vae(latent_size: int = L, likelihood: str = "gaussian") -> VAE:
+    """An untrained model of `SOURCE`."""
+    recipe = ModelRecipe(widths=(32,), latent_size=latent_size, likelihood=likelihood)
+    return build(recipe, SCHEMA, TRAIN, seed=0)
 
 
 def start(*arguments: str, folder: Path, out: str | None = None, **settings: str) -> subprocess.Popen[str]:

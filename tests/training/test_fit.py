@@ -17,26 +17,17 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from service import noise
-from service.manifest import NumericColumn, TabularInput
-from tests.training.conftest import ARGUMENTS, EPOCHS, SOURCE, run, start
+from tests.training.conftest import ARGUMENTS, EPOCHS, SOURCE, TRAIN, L, new_vae, run, start
 from training import __main__ as command_line
-from training.build import build
 from training.diagnostics import ACTIVE
 from training.fit import BEST, METRICS, Epoch, fit
-from training.recipes import FitRecipe, ModelRecipe, Recipe, RecipeError
+from training.recipes import FitRecipe, Recipe, RecipeError
 from training.rows import StoredRows
 from training.runs import open_run
 from training.vae import VAE
 
-L = 2
 BANK = torch.from_numpy(noise.bank(0, 128, L))
-SCHEMA = TabularInput(columns=tuple(NumericColumn(name=f"x{i}") for i in range(4)))
-TRAIN, HELD_OUT = SOURCE.sample(2000, seed=1), SOURCE.sample(500, seed=2)
-
-
-def new_vae(latent_size: int = L, likelihood: str = "gaussian") -> VAE:
-    recipe = ModelRecipe(widths=(32,), latent_size=latent_size, likelihood=likelihood)
-    return build(recipe, SCHEMA, TRAIN, seed=0)
+HELD_OUT = SOURCE.sample(500, seed=2)
 
 
 def train(run: Path, vae: VAE | None = None, rows: int = 2000, **options: Any) -> tuple[VAE, list[Epoch]]:

@@ -9,20 +9,9 @@ import torch
 from accelerate import Accelerator
 from scipy import stats
 
-from service.manifest import NumericColumn, TabularInput
-from tests.training.conftest import SOURCE
-from training.build import build
-from training.recipes import FitRecipe, ModelRecipe
+from tests.training.conftest import TRAIN, L, new_vae
+from training.recipes import FitRecipe
 from training.step import LIKELIHOOD_PACE, Objective, Step
-from training.vae import VAE
-
-L = 2
-SCHEMA = TabularInput(columns=tuple(NumericColumn(name=f"x{i}") for i in range(4)))
-TRAIN = SOURCE.sample(2000, seed=1)
-
-
-def new_vae() -> VAE:
-    return build(ModelRecipe(widths=(32,), latent_size=L, likelihood="gaussian"), SCHEMA, TRAIN, seed=0)
 
 
 def batch(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
