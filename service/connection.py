@@ -36,8 +36,6 @@ _CHECK_EVERY = 1.0
 _FAREWELL = 1.0
 """Seconds that a client may take for its next request after the last answer, where the service is shutting down."""
 
-_FRAMING = {b"content-length", b"transfer-encoding"}
-
 
 class _RefusedError(Exception):
     """A request that is not read to its end. Arguments: the status of the answer, and what it says."""
@@ -67,6 +65,7 @@ class Connection(asyncio.Protocol):
         self._unanswered: deque[Cycle] = deque()  # The first is being answered.
         self._reading: Cycle | None = None  # The one whose body is not complete.
         self._begun = self._paused = self._ended = False  # A request; to read; for good.
+        self._upgrading = False  # The request asks for another protocol, and is about to be read again.
         self._leaving = False  # As soon as nothing is under way.
         self._received = self._body = 0  # Bytes of the request that is not complete, and of its body.
         self._unsent = self._stalled = 0  # Bytes, at the last look; looks at which they were not fewer.
@@ -115,8 +114,8 @@ class Connection(asyncio.Protocol):
             return
         self._received += len(data)
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:  # To which nobody must agree.
+            self._feed(data)
+        except httptools.HttpParserUpgrade:  # CONNECT.
             self._end()
         except httptools.HttpParserError as error:
             cause = error.__context__
@@ -124,6 +123,27 @@ class Connection(asyncio.Protocol):
         else:
             if self._received > MAX_FRAME + 2 * self._body:
                 self._refuse(431, f"more than {MAX_FRAME:,} bytes that are not its body")
+
+    def _feed(self, data: bytes) -> None:
+        """Parse the data. A request to change the protocol is ignored, as RFC 9110, section 7.8, allows."""
+        while True:
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                if not self._upgrading:
+                    raise
+                # The parser would take the body for another protocol, so another one reads the request from its head.
+                data = self._head_without_upgrade() + data[upgrade.args[0] :]
+                self._upgrading = False
+                self._parser = httptools.HttpRequestParser(self)
+            else:
+                return
+
+    def _head_without_upgrade(self) -> bytes:
+        """The head of the request that asks for another protocol, as one that does not."""
+        fields = [b"%b: %b\r\n" % field for field in self._headers if field[0] != b"upgrade"]
+        version = self._parser.get_http_version().encode()
+        return b"%b %b HTTP/%b\r\n%b\r\n" % (self._parser.get_method(), self._url, version, b"".join(fields))
 
     def on_message_begin(self) -> None:
         self._begun = True
@@ -149,8 +169,9 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         if self._surplus:
             raise _RefusedError(503, f"{self._settings.max_connections} connections are open, and no more are served")
-        if self._parser.should_upgrade() and any(name in _FRAMING for name, _ in self._headers):
-            raise _RefusedError(400, "a body before another protocol is not read")  # By the parser.
+        if self._parser.should_upgrade() and self._parser.get_method() != b"CONNECT":
+            self._upgrading = True
+            return
         path, _, query = self._url.partition(b"?")
         if not path.startswith(b"/"):
             url = httptools.parse_url(self._url)
@@ -184,6 +205,8 @@ class Connection(asyncio.Protocol):
             self._pause()
 
     def on_message_complete(self) -> None:
+        if self._upgrading:
+            return
         self._begun = False
         self._received = self._body = 0
         self._due = math.inf
