@@ -82,6 +82,14 @@ def test_make_knows_the_commands() -> None:
         assert re.search(r"-m (service|training|pytest|venv)", done.stdout)
 
 
+def test_make_takes_paths_with_blanks() -> None:
+    """A dry run says what the shell would get."""
+    for command, option in (("serve MODELS", "--models"), ("train DATA", "--data")):
+        made = ["make", "--dry-run", *f"{command}=my rows".split(" ", 1)]
+        done = subprocess.run(made, cwd=ROOT, capture_output=True, check=True, text=True)
+        assert f'{option} "my rows"' in done.stdout
+
+
 def test_the_file_table_is_complete() -> None:
     listed = first_column(section("The code"))
     real = [str(path.relative_to(ROOT)) for folder in ("service", "training") for path in (ROOT / folder).rglob("*.py")]
