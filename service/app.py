@@ -46,7 +46,9 @@ class _Application(FastAPI):
         await self.guarded(scope, receive, send)
 
     async def dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request that has passed the guard."""
+        """Answer a request that has passed the guard; HEAD as GET, of whose answer the server sends the head alone."""
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
         app = self.direct.find(scope["method"], scope["path"]) if scope["type"] == "http" else None
         if app is None:
             await super().__call__(scope, receive, send)

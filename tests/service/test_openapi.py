@@ -75,6 +75,17 @@ def test_every_path_is_there(page: dict[str, Any]) -> None:
     assert ordinary == expected | {"/", "/models", "/health/live", "/health/ready", "/metrics"}
 
 
+def test_every_page_answers_head(digits: httpx.Client, page: dict[str, Any]) -> None:
+    paths = [path for path, methods in page["paths"].items() if "get" in methods and "{" not in path]
+    changing = {"date", "x-request-id"}
+    for path in (*paths, "/models/digits/sample", "/v2/models/digits/config", "/explorer/app.js", "/docs"):
+        head, got = digits.head(path), digits.get(path)
+        assert (head.status_code, head.content) == (200, b"")
+        ignored = changing | ({"content-length"} if path == "/metrics" else set())
+        shown = [{name: text for name, text in answer.headers.items() if name not in ignored} for answer in (head, got)]
+        assert shown[0] == shown[1]
+
+
 def test_operations_have_names_of_their_own(page: dict[str, Any]) -> None:
     names = [operation["operationId"] for _, _, operation in operations(page)]
     assert len(set(names)) == len(names)
