@@ -178,7 +178,7 @@ def _addresses(catalogue: Catalogue) -> Iterator[tuple[str, str, Model]]:
 def _storage(models: Path | str, cache: Path) -> Storage:
     """Where the bundles lie, if the packages for it are there."""
     if isinstance(models, Path):
-        return Folder(models)
+        return Folder.at(models)
     try:
         from service.mirror import Mirror  # noqa: PLC0415 - an optional package
     except ModuleNotFoundError as error:

@@ -39,7 +39,7 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     models: Location = Field(
         default=DEFAULT_REPOSITORY,
-        description="Folder of bundles, <name>/<version>/, or its URL, as s3://bucket/models.",
+        description="Folder of bundles, <name>/<version>/, or of one of them; or a URL, as s3://bucket/models.",
     )
     model_cache: Path = Field(
         default=Path("~/.cache/lowerbound"), description="Folder that keeps what was downloaded from a URL of bundles."

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple, Protocol
+from typing import Annotated, NamedTuple, Protocol, Self
 
 from pydantic import BeforeValidator
 
@@ -78,18 +78,34 @@ class Folder:
 
     Args:
         folder: With bundles in `<name>/<version>/`; there are none where it cannot be read.
+        name: Of the only model to see, if not all.
+        version: Of its only version to see, if not all.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str | None = None, version: str | None = None) -> None:
         self.folder = folder
+        self._name = name
+        self._version = version
+
+    @classmethod
+    def at(cls, path: Path) -> Self:
+        """The folder of a repository; or of one model or one version within it, of which no other is seen."""
+        here = path.resolve()
+        if (here / MANIFEST).is_file():
+            return cls(here.parents[1], here.parent.name, here.name)
+        if versions(here.parent).get(here.name) and not versions(here):
+            return cls(here.parent, here.name)
+        return cls(path)
 
     def __str__(self) -> str:
-        return str(self.folder)
+        return str(self.folder.joinpath(*filter(None, (self._name, self._version))))
 
     def look(self) -> dict[Address, State]:
         found: dict[Address, State] = {}
         for name, numbers in versions(self.folder).items():
             for version in numbers:
+                if self._name not in {None, name} or self._version not in {None, str(version)}:
+                    continue
                 folder = self.folder / name / str(version)
                 with contextlib.suppress(FileNotFoundError):  # Gone since.
                     files = {file: file.stat() for file in folder.rglob("*")}

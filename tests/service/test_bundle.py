@@ -403,6 +403,19 @@ def test_a_repository_without_bundles_is_refused(tmp_path: Path) -> None:
             Repository(Folder(folder), None, Placement("cpu"), LIMITS)
 
 
+def test_the_folder_of_a_model_or_a_version_shows_no_other(tmp_path: Path, table: Table) -> None:
+    manifest, files = table
+    for name, version in (("people", 1), ("people", 2), ("others", 1)):
+        write_bundle(tmp_path, manifest.model_copy(update={"name": name, "version": version}), files)
+    for path, names in (
+        ("people", {"people": [1, 2]}),
+        ("people/2", {"people": [2]}),
+        (".", {"others": [1], "people": [1, 2]}),
+    ):
+        repository = Repository(Folder.at(tmp_path / path), "people", Placement("cpu"), LIMITS)
+        assert repository.catalogue.names() == names
+
+
 def test_a_bundle_must_lie_where_it_says(tmp_path: Path, table_bundle: Path) -> None:
     shutil.copytree(table_bundle, tmp_path / "other" / "1")
     catalogue = Repository(Folder(tmp_path), None, Placement("cpu"), LIMITS).catalogue
