@@ -3,12 +3,33 @@
 This module must not know about HTTP frameworks or what the bytes mean.
 """
 
+import asyncio
 import zlib
 
 from service.errors import EncodingError, MalformedError, TooLargeError
 
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 """What zlib calls them; `deflate` is in zlib's wrapping, as RFC 9110 has it."""
+
+SMALL = 2**14
+"""Bytes that are decompressed at once: to a thousand times as many at most, which takes some ten milliseconds."""
+
+
+def check_encoding(encoding: str) -> None:
+    """Refuse a coding that is not undone, before the body is read.
+
+    Raises:
+        EncodingError: It is neither gzip nor deflate, nor `identity`, nor empty.
+    """
+    if encoding not in {"", "identity", *_WINDOW_BITS}:
+        raise EncodingError(f"{encoding!r} bodies are not read", "header.Content-Encoding", tuple(_WINDOW_BITS))
+
+
+async def decompress_aside(body: bytes, encoding: str, limit: int) -> bytes:
+    """See `decompress`; beside the event loop where there may be so much in the body that others would notice."""
+    if len(body) <= SMALL or encoding in {"", "identity"}:
+        return decompress(body, encoding, limit)
+    return await asyncio.to_thread(decompress, body, encoding, limit)
 
 
 def decompress(body: bytes, encoding: str, limit: int) -> bytes:
@@ -24,10 +45,9 @@ def decompress(body: bytes, encoding: str, limit: int) -> bytes:
         MalformedError: The bytes are damaged, cut off, or followed by others.
         TooLargeError: There are more than `limit`.
     """
+    check_encoding(encoding)
     if encoding in {"", "identity"}:
         return body
-    if encoding not in _WINDOW_BITS:
-        raise EncodingError(f"{encoding!r} bodies are not read", "header.Content-Encoding", tuple(_WINDOW_BITS))
     stream = zlib.decompressobj(_WINDOW_BITS[encoding])
     try:
         plain = stream.decompress(body, limit + 1)

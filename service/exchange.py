@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect
 
 from service.bundle import Array
 from service.codecs import PICTURE_READERS, READERS, WRITERS, Arrow, Columns, Json, Npy, Png, Writer
+from service.compression import check_encoding, decompress_aside
 from service.errors import InvalidError, MediaTypeError, NotAcceptableError, TooLargeError
 from service.instances import picture, render
 from service.logs import count_rows
@@ -28,7 +29,7 @@ async def read_body(request: Request, field: str) -> object:
     """The values in a request's body, as its `Content-Type` says to read them; JSON where it says nothing.
 
     Raises:
-        MediaTypeError: No codec reads that type, or the body is compressed.
+        MediaTypeError: No codec reads that type, or the body is compressed in a way that is not read.
         TooLargeError: More bytes than `max_body`; the rest is not read.
         MalformedError: See `Reader.decode`.
         InvalidError: See `Reader.decode`.
@@ -38,18 +39,24 @@ async def read_body(request: Request, field: str) -> object:
     reader = readers.get(media_type)
     if reader is None:
         raise MediaTypeError(f"bodies of {media_type!r} are not read; send {', '.join(readers)}", "header.Content-Type")
-    if encoding := _header(request, b"content-encoding"):
-        raise MediaTypeError(f"{encoding!r} bodies are not read; send it plain", "header.Content-Encoding")
     return reader.decode(await read_bytes(request), field)
 
 
 async def read_bytes(request: Request) -> bytes:
-    """A request's body, as it came.
+    """A request's body, decompressed as its `Content-Encoding` says.
 
     Raises:
-        TooLargeError: More bytes than `max_body`; the rest is not read.
+        TooLargeError: More bytes than `max_body`, as they come or decompressed; the rest is not read.
+        EncodingError: See `decompress`.
+        MalformedError: See `decompress`.
     """
+    encoding = _header(request, b"content-encoding").lower()
+    check_encoding(encoding)
     limit: int = request.app.state.settings.max_body
+    return await decompress_aside(await _receive(request, limit), encoding, limit)
+
+
+async def _receive(request: Request, limit: int) -> bytes:
     declared = _header(request, b"content-length")
     if declared.isdecimal() and int(declared) > limit:
         raise TooLargeError(f"{int(declared):,} bytes; at most {limit:,} are read", "body")

@@ -30,6 +30,12 @@ _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 _REFERENCE = "#/components/schemas/{model}"
 _UNSEEN = (Problem, Instances, Latents, InferRequest, ProtocolError)
 _BINARY = {"type": "string", "format": "binary"}
+_ENCODING = {
+    "name": "Content-Encoding",
+    "in": "header",
+    "description": "How the body is compressed: gzip or deflate.",
+    "schema": {"type": "string", "default": "identity"},
+}
 _ERROR_HEADERS: dict[type[LowerboundError], dict[str, str]] = {
     UnauthorizedError: {"WWW-Authenticate": "`Bearer`."},
     OverloadedError: {"Retry-After": "Seconds after which to try again."},
@@ -99,7 +105,7 @@ def body(schema: type[BaseModel], media_types: Iterable[str] | None = None) -> d
     if media_types is None:
         media_types = READERS | PICTURE_READERS if schema is Instances else READERS
     content = {name: {"schema": _refer(schema) if name == Json.media_type else _BINARY} for name in media_types}
-    return {"requestBody": {"required": True, "content": content}}
+    return {"parameters": [_ENCODING], "requestBody": {"required": True, "content": content}}
 
 
 def answers(schema: type[BaseModel], *media_types: str) -> dict[int | str, dict[str, Any]]:

@@ -14,7 +14,6 @@ from fastapi import APIRouter, Depends, Header, Path, Request, Response
 
 from service.bundle import Array
 from service.codecs import Json
-from service.compression import decompress
 from service.errors import DeadlineError, InvalidError, NotFoundError, RequestError
 from service.exchange import MODEL_HEADERS, identify, read_bytes
 from service.instances import parse_instances, parse_latents
@@ -47,9 +46,6 @@ from service.tensors import Inference, datatype, read_raw, read_request, write_a
 BINARY = "application/octet-stream"
 HEADER_LENGTH = "Inference-Header-Content-Length"
 PLATFORM = "onnxruntime_onnx"
-
-SMALL = 2**14
-"""Bytes that are decompressed at once: to a thousand times as many at most, which takes some ten milliseconds."""
 
 router = APIRouter(prefix="/v2", responses=failure())
 graphs = APIRouter()
@@ -250,13 +246,11 @@ async def infer(
         int | None,
         Header(alias=HEADER_LENGTH, description="Bytes of JSON before the binary data; 0 if there is no JSON."),
     ] = None,
-    encoding: Annotated[str, Header(alias="Content-Encoding", description="gzip or deflate.")] = "identity",
 ) -> Response:
     """The outputs for the tensors sent, in JSON, in binary or in both; `Content-Type` is not looked at."""
     with graph.model.in_use(), _in_terms_of_the_protocol():
         graph.model.check_room()
-        sent = await _plain(await read_bytes(request), encoding.lower(), request.app.state.settings.max_body)
-        inference = _read(sent, header_length, graph)
+        inference = _read(await read_bytes(request), header_length, graph)
         parameters = _PARAMETERS.get(graph.graph, InferParameters).check(inference.parameters, "parameters")
         wanted = _wanted(inference, graph)
         tensor = _only_input(inference, graph)
@@ -276,13 +270,6 @@ async def infer(
 
 router.include_router(graphs, prefix="/models/{name}")
 router.include_router(graphs, prefix="/models/{name}/versions/{version}", dependencies=[Depends(versioned)])
-
-
-async def _plain(coded: bytes, encoding: str, limit: int) -> bytes:
-    """See `decompress`; beside the event loop where there may be so much in it that others would notice."""
-    if len(coded) <= SMALL or encoding in {"", "identity"}:
-        return decompress(coded, encoding, limit)
-    return await asyncio.to_thread(decompress, coded, encoding, limit)
 
 
 def _read(sent: bytes, header_length: int | None, graph: Graph) -> Inference:

@@ -17,7 +17,7 @@ ON_RAY = {"cluster.deployment", "cluster.exporter", "cluster.scaling", "bulk.clu
 """The modules that know of Ray; on one machine none of them is imported."""
 
 LAYERS = [
-    {"errors", "calibration", "noise", "logs", "process", "threads"},
+    {"errors", "calibration", "noise", "logs", "process", "threads", "compression"},
     {"manifest", "signature", "drift", "tracing"},
     {"bundle"},
     {"devices", "arrow", "instances", "refinement", "counterfactuals", "plan", "storage"},
@@ -28,7 +28,7 @@ LAYERS = [
     {"catalogue", "exposition"},
     {"repository"},
     {"telemetry"},
-    {"schemas", "settings", "exchange", "compression"},
+    {"schemas", "settings", "exchange"},
     {"protocol"},
     {"problems", "tensors"},
     {"access"},

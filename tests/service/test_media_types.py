@@ -1,7 +1,10 @@
 """Every media type says the same, and `Content-Type` and `Accept` decide."""
 
+import gzip
 import io
 import json
+import zlib
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -101,9 +104,25 @@ def test_unread_media_types(digits: httpx.Client, media_type: str) -> None:
     assert_problem(answer, 415, f"bodies of '{media_type}' are not read", "header.Content-Type")
 
 
-def test_compressed_bodies_are_not_read(digits: httpx.Client) -> None:
-    answer = digits.post("/elbo", content=b"", headers={"Content-Encoding": "gzip"})
-    assert_problem(answer, 415, "'gzip' bodies are not read", "header.Content-Encoding")
+@pytest.mark.parametrize(
+    ("coding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress), ("GZIP", gzip.compress)]
+)
+def test_compressed_bodies(
+    digits: httpx.Client, small: httpx.Client, x: Array, z: Array, coding: str, pack: Callable[[bytes], bytes]
+) -> None:
+    headers = {"Content-Encoding": coding, "Content-Type": NPY}
+    for path, array in (("/elbo", x), ("/encode", x), ("/decode", z)):
+        answer = digits.post(path, content=pack(npy(array)), headers=headers)
+        assert answer.content == post(digits, path, array, binary=True).content
+    bomb = small.post("/elbo", content=pack(bytes(10**6)), headers=headers)
+    assert_problem(bomb, 413, "more than 3,000 bytes when decompressed", "body")
+    assert_problem(digits.post("/elbo", content=b"plain", headers=headers), 400, f"not a {coding.lower()} body", "body")
+
+
+def test_other_codings_are_not_read(digits: httpx.Client) -> None:
+    answer = digits.post("/elbo", content=b"", headers={"Content-Encoding": "br"})
+    assert_problem(answer, 415, "'br' bodies are not read; send gzip, deflate, or plain", "header.Content-Encoding")
+    assert answer.headers["Accept-Encoding"] == "gzip, deflate"
 
 
 @pytest.mark.parametrize("media_type", ["application/json; charset=utf-8", "Application/JSON", None])

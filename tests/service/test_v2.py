@@ -22,9 +22,9 @@ import tritonclient.http.aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
 from service.bundle import Bundle
+from service.compression import decompress_aside
 from service.errors import TooLargeError
 from service.manifest import BOUNDS
-from service.routes import v2
 from service.tensors import datatype
 
 Array = npt.NDArray[Any]
@@ -481,7 +481,7 @@ def test_the_event_loop_goes_on_while_a_bomb_is_unpacked() -> None:
     async def main() -> None:
         turning = asyncio.create_task(turn())
         with pytest.raises(TooLargeError):
-            await v2._plain(bomb, "gzip", limit)
+            await decompress_aside(bomb, "gzip", limit)
         turning.cancel()
 
     asyncio.run(main())
