@@ -172,7 +172,7 @@ class Model:
 
     async def encode(self, x: Array, num_draws: int = 0, seed: int | None = None) -> dict[str, Array]:
         """The posterior of each row: `mean` and `log_variance` (batch, L), and `draws` (batch, num_draws, L) if any."""
-        self._check_size(len(x), max(num_draws, 1), "query.num_draws")
+        self._check_size(len(x), max(num_draws, 1), "query.num_draws" if num_draws else "instances")
         answer = await self._compute(len(x), lambda: self._batcher.submit(Work("encoder", {"x": x})))
         if num_draws:
             epsilon = self._bank(chosen_seed(self.bundle, seed), num_draws)
@@ -242,10 +242,10 @@ class Model:
         """
         plan = self._plan(num_draws, seed, score, refine, explain=explain)
         draws = plan.draws
-        self._check_size(len(x), draws, "query.num_draws")
-        self._check_size(len(x) * (1 + plan.refine), draws, "query.refine")
         cells = x.shape[1] if plan.by_cell else 0
-        self._check_size(len(x) * (1 + cells), draws, "query.explain")
+        self._check_size(len(x), draws, "query.num_draws" if num_draws else "instances")
+        self._check_size(len(x), draws, "query.refine", 1 + plan.refine, f"with {plan.refine:,} steps of refinement")
+        self._check_size(len(x), draws, "query.explain", 1 + cells, f"once whole and once for each of {cells:,} cells")
         if fdr is not None and plan.held_out is None:
             raise InvalidError(
                 "without valid p-values no false-discovery rate can be kept: ask for a calibrated score, with the "
@@ -323,13 +323,17 @@ class Model:
             expected.append(cells.expected)
         return {"feature_surprise": np.concatenate(surprises, 1), "feature_expected": np.concatenate(expected, 1)}
 
-    def _check_size(self, rows: int, draws: int, place: str) -> None:
-        """Refuse, before anything of its size is made, what could never be computed."""
+    def _check_size(self, rows: int, draws: int, place: str, times: int = 1, why: str = "") -> None:
+        """Refuse, before anything of its size is made, what could never be computed: each row so many times."""
+        limit = self._limits.max_queue
         if draws > self._limits.max_draws:
             raise TooLargeError(f"{draws:,} draws; at most {self._limits.max_draws:,} are made", place)
-        if rows * draws > self._limits.max_queue:
+        if rows * draws * times > limit:
+            fitting = limit // (draws * times)
+            advice = f"send at most {fitting:,} rows" if fitting else f"ask for at most {limit // times:,} draws"
             raise TooLargeError(
-                f"{rows:,} rows × {draws:,} draws; one request may ask for {self._limits.max_queue:,}",
+                f"{rows:,} rows × {draws:,} draws{f', each {why},' if why else ''} are {rows * draws * times:,} draws; "
+                f"one request may ask for {limit:,}: {advice}",
                 place,
             )
 

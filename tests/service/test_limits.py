@@ -30,6 +30,18 @@ def test_too_many_draws(small: httpx.Client, x: Array, path: str, query: dict[st
     assert_problem(post(small, path, x, **query), 413, "draws", location)
 
 
+def test_a_refusal_says_how_many_rows_fit(small: httpx.Client, x: Array) -> None:
+    def refused(rows: Array, detail: str, location: str, **query: Any) -> None:
+        assert_problem(post(small, "/elbo", rows, binary=True, **query), 413, detail, location)
+
+    few = {"num_draws": 1000}
+    refused(x, "5 rows × 1,000 draws are 5,000 draws; .* for 4,096: send at most 4 rows$", "query.num_draws", **few)
+    refused(x, "each with 999 steps of refinement, .*: ask for at most 4 draws$", "query.refine", refine=999)
+    many = np.repeat(x[:1], 41, axis=0)
+    assert "send at most 40 rows" in post(small, "/elbo", many, binary=True, num_draws=100).json()["detail"]
+    assert post(small, "/elbo", many[:40], binary=True, num_draws=100).status_code == 200
+
+
 def test_as_many_draws_as_are_allowed(small: httpx.Client, x: Array, latent_size: int) -> None:
     assert columns(post(small, "/elbo", x[:4], num_draws=1024))["elbo"].shape == (4,)
     explained = columns(post(small, "/elbo", x[:4], num_draws=1024, explain=True))
