@@ -26,7 +26,12 @@
 This module must not know about HTTP frameworks, models or arrays.
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from http import HTTPStatus
+
+SIMILARITY = 0.7
+"""Share of their characters, by `difflib`, that a misspelt name and the one that was meant have in common."""
 
 
 class LowerboundError(Exception):
@@ -146,3 +151,10 @@ STATUS: dict[type[LowerboundError], HTTPStatus] = {
     NotReadyError: HTTPStatus.SERVICE_UNAVAILABLE,
     DeadlineError: HTTPStatus.GATEWAY_TIMEOUT,
 }
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the known name that it is like; empty if there is none."""
+    by_lower = {other.lower(): other for other in known}
+    near = get_close_matches(name.lower(), by_lower, 1, SIMILARITY)
+    return f"; did you mean {by_lower[near[0]]!r}?" if near else ""

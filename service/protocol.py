@@ -6,17 +6,22 @@ This module must not know about bytes, models or HTTP.
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
-from service.errors import InvalidError
-from service.schemas import NumDraws, Refine, Score, Seed
+from service.errors import InvalidError, suggest
+from service.schemas import ElboQuery, NumDraws, Refine, Score, Seed
 
 Shape = list[Annotated[int, Field(ge=0, lt=2**63)]]
 
 
 class Checked(BaseModel):
-    """Base of what clients send within a larger document: closed, and read as it stands, without conversions."""
+    """Base of what clients send within a larger document: read as it stands, without conversions.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    Unknown members are ignored, since other servers have theirs; but not one that is like a name of this service, which
+    is taken for a misspelt one.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
     @classmethod
     def check(cls, document: object, place: str = "") -> Self:
@@ -26,14 +31,25 @@ class Checked(BaseModel):
             InvalidError: Names the first wrong place, as `inputs[0].shape[1]`.
         """
         try:
-            return cls.model_validate(document)
+            return cls.model_validate(document, extra="forbid")
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
+            first = next(filter(_is_refused, error.errors(include_url=False, include_input=False)), None)
+            if first is None:
+                return cls.model_validate(document)
             steps = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in first["loc"])
-            raise InvalidError(first["msg"], (place + steps).removeprefix(".") or "body") from error
+            what = _unknown(first["loc"][-1]) if first["type"] == "extra_forbidden" else first["msg"]
+            raise InvalidError(what, (place + steps).removeprefix(".") or "body") from error
 
 
-class InputParameters(Checked):
+class TensorParameters(Checked):
+    """Parameters of inputs and outputs alike."""
+
+    shared_memory_region: Any = Field(default=None, description="Refused: data come and go by HTTP.")
+    shared_memory_byte_size: Any = None
+    shared_memory_offset: Any = None
+
+
+class InputParameters(TensorParameters):
     """How an input's values are sent."""
 
     binary_data_size: int | None = Field(default=None, ge=0, description="Bytes of this input's data after the JSON.")
@@ -49,7 +65,7 @@ class InferInput(Checked):
     data: list[Any] | None = Field(default=None, description="The values, flat or nested; null and NaN are missing.")
 
 
-class OutputParameters(Checked):
+class OutputParameters(TensorParameters):
     """How an output is wanted."""
 
     binary_data: bool | None = Field(default=None, description="After the JSON rather than in it.")
@@ -70,7 +86,8 @@ class InferRequest(Checked):
     parameters: dict[str, Any] = Field(
         default={},
         description="binary_data_output, timeout (microseconds) and priority (of no effect); for the bounds num_draws, "
-        "seed, score and refine, for explanations num_draws and seed, for draws seed. Others are refused.",
+        "seed, score and refine, for explanations num_draws and seed, for draws seed. Names like these are refused; "
+        "others are ignored.",
     )
     inputs: list[InferInput]
     outputs: list[InferOutput] = Field(default=[], description="The outputs wanted; all if empty.")
@@ -101,6 +118,22 @@ class BoundParameters(ExplainParameters):
 
     score: Score = None
     refine: Refine = None
+
+
+def _is_refused(problem: ErrorDetails) -> bool:
+    """Whether a request is refused for it; an unknown member is only where it is like a name known elsewhere."""
+    return problem["type"] != "extra_forbidden" or bool(suggest(str(problem["loc"][-1]), _NAMES))
+
+
+def _unknown(member: int | str) -> str:
+    return "is not read here" if member in _NAMES else f"is unknown{suggest(str(member), _NAMES)}"
+
+
+_NAMES = {
+    name
+    for schema in (InferRequest, InferInput, InputParameters, InferOutput, OutputParameters, BoundParameters, ElboQuery)
+    for name in schema.model_fields
+}
 
 
 class InferAnswerOutput(BaseModel):

@@ -19,7 +19,7 @@ import orjson
 from service.bundle import Array
 from service.codecs import read_json
 from service.errors import InvalidError, MalformedError
-from service.protocol import InferInput, InferRequest
+from service.protocol import InferInput, InferRequest, TensorParameters
 
 DATATYPES = {
     f"{name}{8 * size}": np.dtype(f"<{kind}{size}")
@@ -68,6 +68,7 @@ def read_request(body: bytes, header_length: int | None) -> Inference:
     inputs: dict[str, Array] = {}
     for i, tensor in enumerate(header.inputs):
         place, size = f"inputs[{i}]", tensor.parameters.binary_data_size
+        _check_parameters(tensor.parameters, place)
         if tensor.name in inputs:
             raise InvalidError(f"the input {tensor.name!r} occurs twice", place)
         if (tensor.data is None) == (size is None):
@@ -128,10 +129,16 @@ def _wanted(header: InferRequest) -> dict[str, bool | None]:
     for i, output in enumerate(header.outputs):
         if output.name in wanted:
             raise InvalidError(f"the output {output.name!r} occurs twice", f"outputs[{i}]")
+        _check_parameters(output.parameters, f"outputs[{i}]")
         if output.parameters.classification is not None:
             raise InvalidError("no output is a class: ask for the numbers", f"outputs[{i}].parameters.classification")
         wanted[output.name] = output.parameters.binary_data
     return wanted
+
+
+def _check_parameters(parameters: TensorParameters, place: str) -> None:
+    if parameters.shared_memory_region is not None:
+        raise InvalidError("shared memory is not used: send the values", f"{place}.parameters.shared_memory_region")
 
 
 def _dtype(tensor: InferInput, place: str) -> np.dtype[Any]:

@@ -18,9 +18,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.params import Depends
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.errors import DeadlineError
+from service.errors import DeadlineError, suggest
 from service.model import Model
 from service.routes.description import answers, body, served_model
 from service.schemas import Query
@@ -101,7 +102,15 @@ def _parser(handler: Callable[..., Awaitable[Response]]) -> Callable[[bytes], Qu
         try:
             return schema.model_validate(dict(parse_qsl(text.decode("latin-1"), keep_blank_values=True)))
         except ValidationError as error:
-            problems = [{**problem, "loc": ("query", *problem["loc"])} for problem in error.errors()]
-            raise RequestValidationError(problems) from error
+            raise RequestValidationError([_in_query(problem, schema) for problem in error.errors()]) from error
 
     return parse
+
+
+def _in_query(problem: ErrorDetails, schema: type[Query]) -> dict[str, Any]:
+    """A problem of a parameter, with its place in the request."""
+    placed = {**problem, "loc": ("query", *problem["loc"])}
+    if problem["type"] == "extra_forbidden":
+        known = schema.model_fields
+        placed["msg"] = f"is no parameter{suggest(str(problem['loc'][-1]), known)}; there are {', '.join(known)}"
+    return placed
