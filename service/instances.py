@@ -14,16 +14,18 @@ from typing import Any
 import numpy as np
 
 from service.bundle import Array
-from service.errors import InvalidError
+from service.errors import InvalidError, suggest
 from service.manifest import CategoricalColumn, Category, Column, ImageInput, TabularInput
 
 
-def parse_instances(values: object, data: ImageInput | TabularInput) -> Array:
+def parse_instances(values: object, data: ImageInput | TabularInput, *, ignore_extra: bool = True) -> Array:
     """The graphs' `x` for what a client sent.
 
     Args:
         values: What a codec read: an array whose first axis counts instances, or a list of instances.
         data: The kind of data that the model was trained on.
+        ignore_extra: Whether records may have fields that are no columns of the model. Absent columns are always
+            refused, so that a misspelt name does not pass for an extra field.
 
     Returns:
         Shape (batch, *data.shape), of the manifest's dtype.
@@ -38,7 +40,7 @@ def parse_instances(values: object, data: ImageInput | TabularInput) -> Array:
         case TabularInput():
             if isinstance(values, np.ndarray):
                 return _check_cells(_check_array(values, data.shape, "instances"), data)
-            return _table(values, data)
+            return _table(values, data, ignore_extra=ignore_extra)
 
 
 def parse_latents(values: object, latent_size: int) -> Array:
@@ -184,7 +186,7 @@ def _check_cells(rows: Array, data: TabularInput) -> Array:
     return cells
 
 
-def _table(values: object, data: TabularInput) -> Array:
+def _table(values: object, data: TabularInput, *, ignore_extra: bool) -> Array:
     if not isinstance(values, list) or not values:
         raise InvalidError("must be a non-empty array", "instances")
     names = data.features
@@ -194,11 +196,14 @@ def _table(values: object, data: TabularInput) -> Array:
     for i, record in enumerate(values):
         place = f"instances[{i}]"
         if isinstance(record, dict):
-            if unknown := record.keys() - known:
-                raise InvalidError("no column of this model has that name", f"{place}.{min(unknown)}")
-            if missing := [name for name in names if name not in record]:
-                raise InvalidError("is absent; send null where the value is missing", f"{place}.{missing[0]}")
-            row = [record[name] for name in names]
+            if not ignore_extra and (unknown := min(record.keys() - known, default=None)) is not None:
+                raise InvalidError(f"is no column of this model{suggest(unknown, names)}", f"{place}.{unknown}")
+            try:
+                row = [record[name] for name in names]
+            except KeyError as error:
+                (name,) = error.args
+                problem = f"is absent; send null where the value is missing{suggest(name, record.keys() - known)}"
+                raise InvalidError(problem, f"{place}.{name}") from None
         elif isinstance(record, list):
             if len(record) != len(names):
                 raise InvalidError(f"must have {len(names)} values, not {len(record)}", place)

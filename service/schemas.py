@@ -49,7 +49,15 @@ class Query(BaseModel):
     )
 
 
-class EncodeQuery(Query):
+class RowsQuery(Query):
+    """Parameters of the endpoints that take instances."""
+
+    extra: Literal["ignore", "error"] = Field(
+        default="ignore", description="What fields of a record do that are no columns of the model."
+    )
+
+
+class EncodeQuery(RowsQuery):
     """Parameters of `POST /encode`."""
 
     num_draws: int = Field(default=0, ge=0, description="S, posterior draws per row to add to the answer.")
@@ -71,7 +79,7 @@ class SampleQuery(Query):
     temperature: float = Field(default=1.0, ge=0, le=100, description="Factor on the prior's standard deviation.")
 
 
-class ElboQuery(Query):
+class ElboQuery(RowsQuery):
     """Parameters of `POST /elbo`."""
 
     num_draws: NumDraws = None

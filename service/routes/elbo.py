@@ -19,7 +19,8 @@ async def elbo(request: Request, model: ServedModel, query: Annotated[ElboQuery,
     """
     writer = choose_writer(request)
     model.check_room(query.num_draws or model.manifest.num_draws)
-    x = parse_instances(await read_body(request, "instances"), model.manifest.input)
+    values = await read_body(request, "instances")
+    x = parse_instances(values, model.manifest.input, ignore_extra=query.extra == "ignore")
     bounds = await model.elbo(
         x,
         num_draws=query.num_draws,

@@ -15,7 +15,8 @@ async def encode(request: Request, model: ServedModel, query: Annotated[EncodeQu
     """The posterior q(z|x) of each instance: its mean and log-variance, and draws from it on request."""
     writer = choose_writer(request)
     model.check_room()
-    x = parse_instances(await read_body(request, "instances"), model.manifest.input)
+    values = await read_body(request, "instances")
+    x = parse_instances(values, model.manifest.input, ignore_extra=query.extra == "ignore")
     return respond(model, writer, await model.encode(x, query.num_draws, query.seed))
 
 

@@ -13,7 +13,20 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from tests.service.exchanges import ARROW, JSON, NPY, PNG, Array, ask, assert_problem, assert_same, columns, post, table
+from tests.service.exchanges import (
+    ARROW,
+    JSON,
+    NPY,
+    PNG,
+    Array,
+    ask,
+    assert_problem,
+    assert_same,
+    columns,
+    npy,
+    post,
+    table,
+)
 
 
 @pytest.mark.parametrize("accept", [JSON, NPY])

@@ -131,10 +131,10 @@ def test_bodies_are_described(page: dict[str, Any], family: str) -> None:
 @pytest.mark.parametrize(
     ("family", "names"),
     [
-        ("/encode", {"num_draws", "seed"}),
+        ("/encode", {"num_draws", "seed", "extra"}),
         ("/decode", {"draw", "seed"}),
         ("/sample", {"n", "seed", "temperature"}),
-        ("/elbo", {"num_draws", "seed", "score", "refine", "explain", "fdr", "observe"}),
+        ("/elbo", {"num_draws", "seed", "score", "refine", "explain", "fdr", "observe", "extra"}),
     ],
 )
 def test_parameters_are_described(page: dict[str, Any], family: str, names: set[str]) -> None:
