@@ -83,14 +83,13 @@ def test_json_of_very_many_pieces_is_not_taken_apart(serve: Serve, path: str, pi
         client.post("/elbo", json={"instances": [ONE]}).raise_for_status()
 
 
+@pytest.mark.parametrize("path", ["/elbo", "/v2/models/digits/infer"])
 @pytest.mark.parametrize(("coding", "wbits"), [("gzip", 31), ("deflate", 15)])
-def test_a_compression_bomb(victim: Victim, coding: str, wbits: int) -> None:
+def test_a_compression_bomb(victim: Victim, path: str, coding: str, wbits: int) -> None:
     body, before = zeros(512, wbits), victim.peak()
-    headers = {"Content-Encoding": coding}
-    answer = victim.client.post("/v2/models/digits/infer", content=body, headers=headers)
-    assert (answer.status_code, answer.headers["Content-Type"]) == (413, JSON), answer.text
+    answer = victim.client.post(path, content=body, headers={"Content-Encoding": coding})
+    assert answer.status_code == 413, answer.text
     assert victim.peak() - before < ROOM
-    assert victim.client.post("/elbo", content=body, headers=headers).status_code == 415
     assert victim.ask() == victim.good
 
 
