@@ -18,6 +18,9 @@ REQUIRED_GRAPHS = ("encoder", "decoder", "elbo")
 OPTIONAL_GRAPHS = ("explain", "draw", "prior", "refine", "scores")
 BOUNDS = ("elbo", "log_likelihood", "kl", "standard_error", "log_evidence", "ess")
 
+MISSING = ("", "na", "n/a", "#n/a", "#na", "<na>", "nan", "null", "#null!", "none", "nil", "missing", "-", "--", "?")
+"""The usual texts for a missing cell, in any case."""
+
 ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Category = bool | int | float | str
 
@@ -76,11 +79,34 @@ class ImageInput(Record):
         return tuple("".join(f"[{i}]" for i in index) for index in np.ndindex(self.shape))
 
 
+class TimeFormat(Record):
+    """How the dates or times of a column are written, beside ISO 8601."""
+
+    order: Literal["ymd", "dmy", "mdy", "clock"] = Field(description="Of year, month and day; clock: a time alone.")
+    zone: bool = Field(default=False, description="Texts name a time zone: seconds are then in UTC, else as written.")
+
+
+class Derived(Record):
+    """Where a column comes from that no file has: it is computed from a column of dates."""
+
+    source: str = Field(description="The column of dates.")
+    part: Literal["hour", "weekday"]
+
+
 class NumericColumn(Record):
-    """A column of numbers."""
+    """A column of numbers or, where it has a `time`, of moments as seconds since 1970.
+
+    The fields from `decimal` on say how texts write the numbers; numbers themselves are taken as they are.
+    """
 
     type: Literal["numeric"] = "numeric"
     name: str
+    decimal: Literal[".", ","] = "."
+    thousands: Literal["", ",", ".", " ", "'"] = ""
+    affixes: tuple[str, ...] = Field(default=(), description="Signs before or after numbers, such as € or %.")
+    time: TimeFormat | None = None
+    period: float | None = Field(default=None, gt=0, description="Numbers that differ by it are alike: 24 hours.")
+    derived: Derived | None = None
 
 
 class CategoricalColumn(Record):
@@ -89,9 +115,24 @@ class CategoricalColumn(Record):
     type: Literal["categorical"] = "categorical"
     name: str
     categories: tuple[Category, ...] = Field(min_length=1, description="Category i enters the graphs as the number i.")
+    other: str | None = Field(default=None, description="The category that stands for all values that are none.")
+    derived: Derived | None = None
+
+    @model_validator(mode="after")
+    def _other_is_a_category(self) -> Self:
+        if self.other is not None and self.other not in self.categories:
+            raise ValueError(f"other ({self.other!r}) is none of the categories")
+        return self
 
 
 Column = Annotated[NumericColumn | CategoricalColumn, Field(discriminator="type")]
+
+
+class TextFormat(Record):
+    """How the text files of a table are written."""
+
+    delimiter: str = Field(default=",", min_length=1, max_length=1)
+    encoding: str = "utf-8"
 
 
 class TabularInput(Record):
@@ -99,11 +140,19 @@ class TabularInput(Record):
 
     kind: Literal["tabular"] = "tabular"
     columns: tuple[Column, ...] = Field(min_length=1)
+    dropped: tuple[str, ...] = Field(default=(), description="Columns of the training file that the model is without.")
+    missing: tuple[str, ...] = Field(default=MISSING, description="Texts, in any case, that stand for a missing cell.")
+    text: TextFormat | None = Field(default=None, description="Of the training file, where that was text.")
 
     @model_validator(mode="after")
-    def _unique_names(self) -> Self:
-        if len(set(self.features)) < len(self.columns):
+    def _consistent(self) -> Self:
+        names = {column.name: column for column in self.columns}
+        if len(names) < len(self.columns):
             raise ValueError("two columns have the same name")
+        for column in self.columns:
+            source = names.get(column.derived.source) if column.derived else None
+            if column.derived and not (isinstance(source, NumericColumn) and source.time):
+                raise ValueError(f"{column.name}: {column.derived.source!r} is no column of dates")
         return self
 
     @property
@@ -118,6 +167,11 @@ class TabularInput(Record):
     def features(self) -> tuple[str, ...]:
         """The columns' names, in order."""
         return tuple(column.name for column in self.columns)
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The names of the columns that files and clients give, in order: those that are not derived from others."""
+        return tuple(column.name for column in self.columns if column.derived is None)
 
 
 Input = Annotated[ImageInput | TabularInput, Field(discriminator="kind")]

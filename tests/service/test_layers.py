@@ -20,6 +20,8 @@ LAYERS = [
     {"errors", "calibration", "noise", "logs", "process", "threads", "compression"},
     {"manifest", "signature", "drift", "tracing"},
     {"bundle"},
+    {"readers.numbers", "readers.times"},
+    {"readers.columns"},
     {"devices", "arrow", "instances", "refinement", "counterfactuals", "plan", "storage"},
     {"engine", "buffers", "remote"},
     {"batcher", "codecs", "buffered", "fleet", "mirror"},

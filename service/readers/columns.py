@@ -1,0 +1,275 @@
+"""Cells: from the columns of a table, texts or typed, to the numbers that the graphs take.
+
+The manifest's column says how its cells are written. Cells that follow no rule are reported, not raised, so that a
+caller can refuse all rows or mark the wrong ones.
+
+This module must not know where the columns come from.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from service.manifest import CategoricalColumn, Category, Column, NumericColumn, TabularInput
+from service.readers.numbers import parse_numbers
+from service.readers.times import derive, parse_times, seconds
+
+Cells = Any
+"""A column: an Arrow array, chunked or not, or a list of what JSON has (numbers, texts, booleans, None)."""
+
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class CellProblem:
+    """A cell that is no value of its column; it is NaN, as if missing, in the parsed rows.
+
+    Attributes:
+        row: Of the batch, from 0.
+        column: Its name.
+        detail: What is wrong, in words that follow the place.
+        unseen: The cell is readable, but a category that training had not; else it cannot be read at all.
+    """
+
+    row: int
+    column: str
+    detail: str
+    unseen: bool = False
+
+
+def parse_table(columns: Mapping[str, Cells], data: TabularInput) -> tuple[Values, list[CellProblem]]:
+    """Parse a batch of rows, and compute the columns that are derived from others.
+
+    Args:
+        columns: The cells of every column in `data.given`, each (N,); any others are passed over.
+        data: The model's columns.
+
+    Returns:
+        The graphs' `x`, (N, columns), and the cells that could not be read, by row.
+    """
+    num_rows = len(columns[data.given[0]])
+    x = np.empty((num_rows, len(data.columns)))
+    problems: list[CellProblem] = []
+    for i, column in enumerate(data.columns):
+        if column.derived is None:
+            x[:, i], found = parse_column(columns[column.name], column, data.missing)
+            problems += found
+    for i, column in enumerate(data.columns):
+        if column.derived is not None:
+            x[:, i] = derive(x[:, data.features.index(column.derived.source)], column.derived)
+    return x, sorted(problems, key=lambda problem: problem.row)
+
+
+def parse_column(cells: Cells, column: Column, missing: Sequence[str]) -> tuple[Values, list[CellProblem]]:
+    """Parse the cells of one column.
+
+    Args:
+        cells: (N,).
+        column: Says how they are written.
+        missing: Texts, in any case, that stand for a missing cell unless the column has them as a category.
+
+    Returns:
+        Numbers, seconds or category codes, (N,), NaN where a cell is missing or wrong; and the wrong cells.
+    """
+    if not isinstance(cells, pa.Array | pa.ChunkedArray):
+        kinds = set(map(type, cells))
+        if isinstance(column, NumericColumn) and kinds <= {float, type(None)}:
+            return _finite(np.array(cells, np.float64), column)
+        if not kinds <= {str, type(None)}:
+            return _parse_mixed(cells, column, missing)
+        cells = pa.array(cells, pa.large_string())
+    cells = _plain_array(cells)
+    if isinstance(column, CategoricalColumn):
+        return _parse_categories(cells, column, missing)
+    return _parse_numeric(cells, column, missing)
+
+
+def trimmed(texts: pa.Array) -> pa.Array:
+    """Cut white space around texts, which is no part of a cell; gives large strings."""
+    return pc.utf8_trim_whitespace(texts.cast(pa.large_string()))
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether an Arrow type is one of texts."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def is_missing(texts: pa.Array, missing: Sequence[str]) -> pa.Array:
+    """Which texts stand for a missing cell; null where there is none."""
+    markers = pa.array([marker.strip().lower() for marker in missing], pa.large_string())
+    return pc.is_in(pc.utf8_lower(texts), value_set=markers)
+
+
+def category_codes(column: CategoricalColumn) -> dict[tuple[type, Category], int]:
+    """Give each category's code, by `category_key`."""
+    return {category_key(category): code for code, category in enumerate(column.categories)}
+
+
+def category_key(value: Category) -> tuple[type, Category]:
+    """Make a key that tells true from 1 and "1" from 1, but not 1 from 1.0: JSON does not either."""
+    return (float, float(value)) if type(value) is int and abs(value) < 2**53 else (type(value), value)
+
+
+def _plain_array(cells: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """One array, of no dictionary, with trimmed texts."""
+    if isinstance(cells, pa.ChunkedArray):
+        cells = cells.combine_chunks()
+    if pa.types.is_dictionary(cells.type):
+        cells = cells.dictionary_decode()
+    return trimmed(cells) if is_text(cells.type) else cells
+
+
+def _parse_numeric(cells: pa.Array, column: NumericColumn, missing: Sequence[str]) -> tuple[Values, list[CellProblem]]:
+    kind = cells.type
+    if is_text(kind):
+        present = pc.if_else(is_missing(cells, missing), None, cells)
+        parsed, readable = parse_times(present, column.time) if column.time else parse_numbers(present, column)
+        values = _to_numpy(parsed)
+        wrong = np.flatnonzero(~_to_bool(readable, when_null=True))
+        noun = (
+            "a date or time"
+            if column.time and column.time.order != "clock"
+            else "a time"
+            if column.time
+            else "a number"
+        )
+        unread = [CellProblem(int(row), column.name, f"{cells[int(row)].as_py()!r} is not {noun}") for row in wrong]
+        values, infinite = _finite(values, column)
+        return values, unread + infinite
+    if column.time and (pa.types.is_temporal(kind)) and not pa.types.is_duration(kind):
+        return _to_numpy(seconds(cells)), []
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return _finite(_to_numpy(cells.cast(pa.float64(), safe=False)), column)
+    rows = np.flatnonzero(_to_bool(pc.is_valid(cells)))
+    detail = f"must be a number, not {kind}"
+    return np.full(len(cells), np.nan), [CellProblem(int(row), column.name, detail) for row in rows]
+
+
+def _finite(values: Values, column: NumericColumn) -> tuple[Values, list[CellProblem]]:
+    """Make infinite numbers NaN and report them, and make -0.0 and 0.0 one value."""
+    infinite = np.isinf(values)
+    if not infinite.any():
+        return values + 0.0, []
+    found = [CellProblem(int(row), column.name, "is too large a number") for row in np.flatnonzero(infinite)]
+    return np.where(infinite, np.nan, values) + 0.0, found
+
+
+def _parse_categories(
+    cells: pa.Array, column: CategoricalColumn, missing: Sequence[str]
+) -> tuple[Values, list[CellProblem]]:
+    """Look up each distinct value once."""
+    if not (is_text(cells.type) or pa.types.is_primitive(cells.type) or pa.types.is_null(cells.type)):
+        rows = np.flatnonzero(_to_bool(pc.is_valid(cells)))
+        found = [CellProblem(int(row), column.name, f"must be one value, not {cells.type}") for row in rows]
+        return np.full(len(cells), np.nan), found
+    encoded = cells.dictionary_encode()
+    look_up = _CategoryLookup(column, missing)
+    distinct = encoded.dictionary.to_pylist()
+    codes = np.array([look_up(value) for value in distinct] + [math.nan], np.float64)
+    places = encoded.indices.fill_null(len(distinct)).to_numpy(zero_copy_only=False)
+    values = codes[places]
+    wrong = np.flatnonzero(np.isinf(values))
+    found = [look_up.problem(int(row), distinct[places[row]]) for row in wrong]
+    values[wrong] = np.nan
+    return values, found
+
+
+class _CategoryLookup:
+    """From a value to its category's code; NaN where it is missing, infinite where it is unknown."""
+
+    def __init__(self, column: CategoricalColumn, missing: Sequence[str]) -> None:
+        self._column = column
+        self._codes = category_codes(column)
+        self._kinds = {type(category) for category in column.categories}
+        self._missing = {marker.strip().lower() for marker in missing}
+
+    def __call__(self, value: Any) -> float:
+        if (code := self._codes.get(category_key(value))) is not None:
+            return code
+        if isinstance(value, str):
+            if str not in self._kinds and (code := self._codes.get(category_key(self._spelled(value)))) is not None:
+                return code
+            if value.lower() in self._missing:
+                return math.nan
+        elif isinstance(value, float) and math.isnan(value):
+            return math.nan
+        return math.inf if self._column.other is None else self._codes[str, self._column.other]
+
+    def problem(self, row: int, value: object) -> CellProblem:
+        """Name the categories that are known."""
+        shown = ", ".join(repr(category) for category in self._column.categories[:8])
+        more = ", ..." if len(self._column.categories) > 8 else ""
+        detail = f"{value!r} is not a known category; known are {shown}{more}"
+        return CellProblem(row, self._column.name, detail, unseen=True)
+
+    def _spelled(self, text: str) -> Category:
+        """The value that a text spells, where the categories are numbers or booleans."""
+        if bool in self._kinds and text.lower() in {"true", "false"}:
+            return text.lower() == "true"
+        try:
+            return float(text)
+        except ValueError:
+            return text
+
+
+def _parse_mixed(cells: Sequence[object], column: Column, missing: Sequence[str]) -> tuple[Values, list[CellProblem]]:
+    """Parse what JSON can have, each cell by its own type."""
+    values = np.full(len(cells), np.nan)
+    problems: list[CellProblem] = []
+    texts = [row for row, cell in enumerate(cells) if isinstance(cell, str)]
+    if texts:
+        values[texts], found = parse_column(pa.array([cells[row] for row in texts]), column, missing)
+        problems += [CellProblem(texts[p.row], p.column, p.detail, p.unseen) for p in found]
+    look_up = _CategoryLookup(column, missing) if isinstance(column, CategoricalColumn) else None
+    for row, cell in enumerate(cells):
+        if cell is None or isinstance(cell, str):
+            continue
+        if look_up is not None:
+            value = look_up(cell) if isinstance(cell, bool | int | float) else math.inf
+            if math.isinf(value):
+                problems.append(look_up.problem(row, cell))
+            else:
+                values[row] = value
+        elif isinstance(cell, bool) or not isinstance(cell, int | float):
+            problems.append(CellProblem(row, column.name, f"must be a number, not {describe_value(cell)}"))
+        else:
+            try:
+                values[row] = float(cell) + 0.0
+            except OverflowError:
+                values[row] = math.inf
+            if math.isinf(values[row]):
+                problems.append(CellProblem(row, column.name, "is too large a number"))
+                values[row] = math.nan
+    return values, problems
+
+
+def describe_value(value: object) -> str:
+    """Name the JSON type of a value."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "a boolean"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a string"
+        case list():
+            return "an array"
+        case _:
+            return "an object"
+
+
+def _to_numpy(numbers: pa.Array) -> Values:
+    """Float64, NaN where null."""
+    return np.array(numbers.to_numpy(zero_copy_only=False), np.float64)
+
+
+def _to_bool(flags: pa.Array, *, when_null: bool = False) -> npt.NDArray[np.bool_]:
+    return np.asarray(flags.fill_null(when_null).to_numpy(zero_copy_only=False), np.bool_)

@@ -1,0 +1,117 @@
+"""Numbers as people write them: thousands separators, decimal commas, currency and percent signs.
+
+A column's rule (`NumericColumn`) says how its numbers are written. `find_format` finds the rule of a column of texts.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from service.manifest import NumericColumn
+
+NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^[+-]?(?i:inf(inity)?|nan)$"
+CURRENCY = "$€£¥₹₽₩₺₫₴₪₦₱฿¢₿₡₲₵₸₾"
+AFFIX = rf"[{CURRENCY}]|%|‰|[A-Z]{{3}}|kr\.?|Fr\."
+"""What may stand before or after a number: a sign of currency, percent or permille, or the code of a currency."""
+
+_SEPARATORS = {"": "", ",": ",", ".": r"\.", " ": "[ \u00a0\u202f\u2009]", "'": "['\u2019]"}
+"""The pattern of each thousands separator."""
+
+Format = tuple[Literal[".", ","], Literal["", ",", ".", " ", "'"]]
+"""A decimal sign and a thousands separator."""
+
+FORMATS: tuple[Format, ...] = (
+    (".", ""),
+    (".", ","),
+    (",", ""),
+    (",", "."),
+    (".", " "),
+    (",", " "),
+    (".", "'"),
+    (",", "'"),
+)
+"""In the order of preference."""
+
+
+def to_plain(texts: pa.Array, column: NumericColumn) -> pa.Array:
+    """Rewrite numbers as Python writes them; texts that do not follow the column's rule become null.
+
+    Args:
+        texts: Large strings without white space around them, (N,); null where missing.
+        column: Says how numbers are written.
+    """
+    texts = pc.replace_substring_regex(texts, "^\u2212", "-")
+    texts = pc.replace_substring_regex(texts, r"^\((.*)\)$", r"-\1")
+    if column.affixes:
+        affix = "|".join(map(re.escape, column.affixes))
+        texts = pc.replace_substring_regex(texts, rf"^([+-]?)\s*(?:{affix})?\s*([+-]?\S.*?)\s*(?:{affix})?$", r"\1\2")
+    if column.thousands:
+        mark = _SEPARATORS[column.thousands]
+        grouped = rf"^[+-]?\d{{1,3}}({mark}\d{{3}})+({re.escape(column.decimal)}\d*)?$"
+        texts = pc.if_else(pc.match_substring_regex(texts, grouped), pc.replace_substring_regex(texts, mark, ""), texts)
+    if column.decimal == ",":
+        # A point is no decimal sign in this column.
+        texts = pc.if_else(pc.match_substring(texts, "."), None, pc.replace_substring(texts, ",", "."))
+    texts = pc.if_else(pc.match_substring_regex(texts, NUMBER), texts, None)
+    return pc.replace_substring(texts, "+", "", max_replacements=1)
+
+
+def parse_numbers(texts: pa.Array, column: NumericColumn) -> tuple[pa.Array, pa.Array]:
+    """Parse the texts of a numeric column.
+
+    Args:
+        texts: As `to_plain` takes them, (N,).
+        column: Says how numbers are written.
+
+    Returns:
+        The numbers, float64, null where missing or unreadable; and which are readable, null where missing.
+    """
+    if not (column.affixes or column.thousands or column.decimal == ","):
+        try:
+            return texts.cast(pa.float64()), pc.if_else(pc.is_valid(texts), True, None)
+        except pa.ArrowInvalid:
+            pass
+    plain = to_plain(texts, column)
+    return plain.cast(pa.float64()), pc.if_else(pc.is_valid(texts), pc.is_valid(plain), None)
+
+
+def affixes(texts: Iterable[str]) -> tuple[str, ...]:
+    """Find the signs that stand before or after numbers in these texts, sorted."""
+    found = set()
+    pattern = re.compile(rf"[+\-\u2212(]?\s*({AFFIX})?\s*[+-]?[\d.,][\d.,'\u2019\s\u00a0\u202f\u2009]*\s*({AFFIX})?\)?")
+    for text in texts:
+        if match := pattern.fullmatch(text):
+            found |= {sign for sign in match.groups() if sign}
+    return tuple(sorted(found))
+
+
+def find_format(
+    name: str, texts: pa.Array, counts: np.ndarray, formats: Iterable[Format] = FORMATS
+) -> tuple[NumericColumn, pa.Array]:
+    """Find the rule that reads most cells of a column.
+
+    Args:
+        name: Of the column.
+        texts: Its distinct texts, (D,), none missing.
+        counts: How many cells have each, (D,).
+        formats: Those that are tried; the first one that reads the most cells is taken.
+
+    Returns:
+        The rule, and which of the texts it reads, (D,).
+    """
+    signs = affixes(texts.to_pylist())
+    best: tuple[int, NumericColumn, pa.Array] | None = None
+    for decimal, thousands in formats:
+        column = NumericColumn(name=name, decimal=decimal, thousands=thousands, affixes=signs)
+        _, readable = parse_numbers(texts, column)
+        cells = int(counts[readable.to_numpy(zero_copy_only=False).astype(bool)].sum())
+        if best is None or cells > best[0]:
+            best = cells, column, readable
+        if cells == counts.sum():
+            break
+    assert best is not None  # noqa: S101 - there is at least one format
+    return best[1], best[2]

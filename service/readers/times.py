@@ -1,0 +1,163 @@
+"""Dates and times as numbers: seconds since 1970, in UTC where a text names a zone, else as written.
+
+A time of day without a date counts from midnight.
+"""
+
+import math
+import re
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from service.manifest import Derived, TimeFormat
+
+Order = Literal["ymd", "dmy", "mdy", "clock"]
+
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_CLOCK = (
+    r"(?P<hour>\d{1,2}):(?P<minute>\d{2})(?::(?P<second>\d{2})(?:[.,](?P<fraction>\d{1,9}))?)?"
+    r"\s*(?P<half>[AaPp]\.?[Mm]\.?)?"
+)
+_ZONE = r"\s*(?P<zone>Z|UTC|[+-]\d{2}:?\d{2})?"
+_NAME = rf"(?:{'|'.join(_MONTHS)})[a-z]*\.?"
+_DATES = {
+    "ymd": r"(?P<year>\d{4})(?P<mark>[-/.])(?P<month>\d{1,2})(?P=mark)(?P<day>\d{1,2})",
+    "dmy": rf"(?P<day>\d{{1,2}})(?P<mark>[-/. ])\s*(?P<month>\d{{1,2}}|{_NAME})(?P=mark)\s*(?P<year>\d{{4}})",
+    "mdy": rf"(?P<month>\d{{1,2}}|{_NAME})(?P<mark>[-/. ])\s*(?P<day>\d{{1,2}})(?:(?P=mark)|,\s*)(?P<year>\d{{4}})",
+}
+_PATTERNS = {
+    order: re.compile(rf"{date}(?:(?:[T ]|,\s*)\s*{_CLOCK}{_ZONE})?", re.IGNORECASE) for order, date in _DATES.items()
+} | {"clock": re.compile(_CLOCK)}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST, _LAST = -62135596800, 253402300799
+"""Seconds: 1 January of the year 1 and 31 December 9999."""
+_MICROSECONDS = 1_000_000
+WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+
+
+def parse_time(text: str, order: Order) -> tuple[int, bool] | None:
+    """Read one date or time; gives its microseconds and whether it names a zone, or None where it is none."""
+    match = _PATTERNS[order].fullmatch(text)
+    if match is None:
+        return None
+    part = match.groupdict()
+    hour = int(part["hour"] or 0)
+    if half := part["half"]:
+        if not 1 <= hour <= 12:
+            return None
+        hour = hour % 12 + (12 if half[0] in "Pp" else 0)
+    fraction = int((part["fraction"] or "0").ljust(6, "0")[:6])
+    zone = part.get("zone")
+    try:
+        offset = UTC if zone in {None, "Z", "z", "UTC"} else _offset(zone)
+        moment = datetime(
+            int(part.get("year") or 1970),
+            _month(part.get("month") or "1"),
+            int(part.get("day") or 1),
+            hour,
+            int(part["minute"] or 0),
+            int(part["second"] or 0),
+            fraction,
+            offset,
+        )
+    except ValueError:
+        return None
+    return (moment - _EPOCH) // timedelta(microseconds=1), zone is not None
+
+
+def parse_times(texts: pa.Array, time: TimeFormat) -> tuple[pa.Array, pa.Array]:
+    """Parse the texts of a column of dates or times.
+
+    Args:
+        texts: Without white space around them, (N,); null where missing.
+        time: How they are written.
+
+    Returns:
+        Seconds, float64, null where missing or unreadable; and which are readable, null where missing.
+    """
+    if time.order == "ymd":
+        try:
+            moments = texts.cast(pa.timestamp("us", "UTC" if time.zone else None))
+            return seconds(moments), pc.if_else(pc.is_valid(texts), True, None)
+        except pa.ArrowInvalid:
+            pass
+    encoded = texts.dictionary_encode()
+    found = [parse_time(text, time.order) for text in encoded.dictionary.to_pylist()]
+    moments = pa.array([None if item is None else item[0] for item in found], pa.int64()).take(encoded.indices)
+    return _divide(moments), pc.if_else(pc.is_valid(texts), pc.is_valid(moments), None)
+
+
+def seconds(moments: pa.Array) -> pa.Array:
+    """Turn Arrow's dates, timestamps and times of day into seconds, float64."""
+    kind = moments.type
+    if pa.types.is_date(kind):
+        moments = moments.cast(pa.timestamp("us"))
+    elif pa.types.is_timestamp(kind):
+        moments = moments.cast(pa.timestamp("us", kind.tz), safe=False)
+    else:
+        moments = moments.cast(pa.time64("us"), safe=False)
+    return _divide(moments.cast(pa.int64()))
+
+
+def find_order(texts: list[str], day_first: bool | None) -> tuple[TimeFormat | None, list[bool], bool]:
+    """Find how dates or times are written.
+
+    Args:
+        texts: Distinct, none missing.
+        day_first: Of dates such as 3/4/2026; None where that is to be found.
+
+    Returns:
+        The format that reads the most, if any; which of the texts it reads; and whether day and month could be
+        exchanged in every one of them.
+    """
+    orders: tuple[Order, ...] = ("ymd", "dmy", "mdy", "clock")
+    if day_first is not None:
+        orders = ("ymd", "dmy" if day_first else "mdy", "clock")
+    parsed = {order: [parse_time(text, order) for text in texts] for order in orders}
+    readable = {order: [item is not None for item in items] for order, items in parsed.items()}
+    best = max(orders, key=lambda order: sum(readable[order]))
+    if not any(readable[best]):
+        return None, [False] * len(texts), False
+    ambiguous = (
+        best == "dmy"
+        and readable["dmy"] == readable.get("mdy")
+        and any(one != other for one, other in zip(parsed["dmy"], parsed["mdy"], strict=True))
+    )
+    zone = any(item is not None and item[1] for item in parsed[best])
+    return TimeFormat(order=best, zone=zone), readable[best], ambiguous
+
+
+def derive(moments: npt.NDArray[np.float64], derived: Derived) -> npt.NDArray[np.float64]:
+    """Give the hour of the day, from 0 to 24, or the code of the day of the week; NaN where missing. (N,) to (N,)."""
+    if derived.part == "hour":
+        return (moments % 86400) / 3600
+    return (moments // 86400 + 3) % 7  # 1 January 1970 was a Thursday.
+
+
+def render_time(value: float, time: TimeFormat) -> str | None:
+    """Write seconds as ISO 8601, to the second; the years lie between 1 and 9999."""
+    if math.isnan(value):
+        return None
+    if time.order == "clock":
+        whole = min(max(round(value), 0), 86399)
+        return f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02}"
+    moment = _EPOCH + timedelta(seconds=round(min(max(value, _FIRST), _LAST)))
+    return moment.replace(tzinfo=None).isoformat() + ("Z" if time.zone else "")
+
+
+def _divide(microseconds: pa.Array) -> pa.Array:
+    return pc.divide(microseconds.cast(pa.float64(), safe=False), float(_MICROSECONDS))
+
+
+def _month(text: str) -> int:
+    return int(text) if text.isdigit() else _MONTHS.index(text[:3].lower()) + 1
+
+
+def _offset(zone: Any) -> timezone:
+    digits = zone.replace(":", "")
+    size = timedelta(hours=int(digits[1:3]), minutes=int(digits[3:5]))
+    return timezone(-size if digits[0] == "-" else size)

@@ -1,0 +1,104 @@
+"""Cells by their column's rule: texts as people write them, typed columns and what JSON has."""
+
+import datetime as dt
+import math
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from service.manifest import MISSING, CategoricalColumn, Column, Derived, NumericColumn, TabularInput, TimeFormat
+from service.readers import parse_column, parse_table
+from service.readers.times import render_time
+
+NAN = math.nan
+PRICE = NumericColumn(name="c", thousands=",", affixes=("€", "%"))
+COMMA = NumericColumn(name="c", decimal=",", thousands=".")
+PLAN = CategoricalColumn(name="c", categories=("basic", "none", "plus"))
+GROUPED = CategoricalColumn(name="c", categories=("basic", "other"), other="other")
+SWITCH = CategoricalColumn(name="c", categories=(False, True))
+LEVEL = CategoricalColumn(name="c", categories=(1, 2.5))
+
+
+def time(order: Any, *, zone: bool = False) -> NumericColumn:
+    return NumericColumn(name="c", time=TimeFormat(order=order, zone=zone))
+
+
+def at(*moment: int, zone: dt.timezone = dt.UTC) -> float:
+    return dt.datetime(*moment, tzinfo=zone).timestamp()  # type: ignore[misc,arg-type]
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "values"),
+    [
+        (PRICE, ["€46.81", "12%", "1,234.5", "-€3"], [46.81, 12, 1234.5, -3]),
+        (PRICE, ["(4.00)", " 5 € ", "+6", "\u22127"], [-4, 5, 6, -7]),
+        (COMMA, ["1.234,56", "-7", "0,5e3"], [1234.56, -7, 500]),
+        (NumericColumn(name="c", thousands=" "), ["1 234", "1\u00a0234\u202f567.5"], [1234, 1234567.5]),
+        (PRICE, ["", "n/a", "NULL", "-", None, "NaN", 3], [NAN, NAN, NAN, NAN, NAN, NAN, 3]),
+        (time("ymd"), ["2026-01-05", "2026-01-05 13:04:00"], [at(2026, 1, 5), at(2026, 1, 5, 13, 4)]),
+        (time("ymd", zone=True), ["2026-01-05T13:04:00+01:00"], [at(2026, 1, 5, 12, 4)]),
+        (time("dmy"), ["5/1/2026 1:04 PM", "05-Jan-2026"], [at(2026, 1, 5, 13, 4), at(2026, 1, 5)]),
+        (time("mdy"), ["1/5/2026", "Jan 5, 2026"], [at(2026, 1, 5), at(2026, 1, 5)]),
+        (time("clock"), ["08:30", "23:59:59"], [30600, 86399]),
+        (time("ymd"), pa.array([dt.date(2026, 1, 5), None]), [at(2026, 1, 5), NAN]),
+        (time("ymd"), pa.array([dt.datetime(2026, 1, 5, tzinfo=dt.UTC)]), [at(2026, 1, 5)]),
+        (PLAN, ["plus", " none ", "-", None, "NA"], [2, 1, NAN, NAN, NAN]),
+        (GROUPED, ["basic", "anything", "", 7], [0, 1, NAN, 1]),
+        (SWITCH, ["True", "FALSE", True, False, ""], [1, 0, 1, 0, NAN]),
+        (LEVEL, ["1.0", 1, 2.5, "2.50"], [0, 0, 1, 1]),
+        (LEVEL, pa.array([1.0, None, math.nan]), [0, NAN, NAN]),
+        (PLAN, pa.array(["plus", None]).dictionary_encode(), [2, NAN]),
+    ],
+)  # fmt: skip
+def test_cells_that_follow_their_columns_rule(column: Column, cells: Any, values: list[float]) -> None:
+    parsed, problems = parse_column(cells, column, MISSING)
+    assert problems == []
+    np.testing.assert_array_equal(parsed, values)
+    if isinstance(cells, list) and all(isinstance(cell, str | None) for cell in cells):
+        np.testing.assert_array_equal(parse_column(pa.array(cells), column, MISSING)[0], values)
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "wrong"),
+    [
+        (PRICE, ["1", "12,3", "$4", "5"], {1: "'12,3' is not a number", 2: "'$4' is not a number"}),
+        (COMMA, ["46.81"], {0: "'46.81' is not a number"}),
+        (PRICE, [1, True, [1], 10**400], {1: "must be a number, not a boolean", 2: "must be", 3: "is too large"}),
+        (PRICE, pa.array([1.0, math.inf]), {1: "is too large a number"}),
+        (PRICE, pa.array([None, b"x"]), {1: "must be a number, not binary"}),
+        (time("ymd"), ["2026-02-31", "tomorrow"], {0: "'2026-02-31' is not a date or time", 1: "'tomorrow' is not"}),
+        (SWITCH, ["yes", 1], {0: "'yes' is not a known category; known are False, True", 1: "1 is not"}),
+    ],
+)  # fmt: skip
+def test_cells_that_do_not_are_reported_one_by_one(column: Column, cells: Any, wrong: dict[int, str]) -> None:
+    parsed, problems = parse_column(cells, column, MISSING)
+    found = {problem.row: problem.detail for problem in problems}
+    assert found.keys() == wrong.keys()
+    assert all(found[row].startswith(text) for row, text in wrong.items())
+    assert set(np.flatnonzero(np.isnan(parsed))) >= set(wrong)
+    assert {problem.unseen for problem in problems} == {column.type == "categorical"}
+
+
+def test_a_table_computes_its_derived_columns() -> None:
+    placed = NumericColumn(name="placed", time=TimeFormat(order="ymd"))
+    hour = NumericColumn(name="placed.hour", period=24, derived=Derived(source="placed", part="hour"))
+    week = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+    of_placed = Derived(source="placed", part="weekday")
+    day = CategoricalColumn(name="placed.weekday", categories=week, derived=of_placed)
+    data = TabularInput(columns=(hour, day, placed))
+    assert data.given == ("placed",)
+    x, problems = parse_table({"placed": ["2026-11-28 15:30:00", None, "1969-12-31 06:00:00", "x"]}, data)
+    np.testing.assert_array_equal(x[:, :2], [[15.5, 5], [NAN, NAN], [6, 2], [NAN, NAN]])
+    assert [(problem.row, problem.column) for problem in problems] == [(3, "placed")]
+
+
+def test_times_are_rendered_as_text_that_is_read_back() -> None:
+    column = time("dmy", zone=True)
+    assert column.time is not None
+    text = render_time(at(2026, 1, 5, 13, 4), column.time)
+    assert text == "2026-01-05T13:04:00Z"
+    assert parse_column([text], time("ymd", zone=True), MISSING)[0] == [at(2026, 1, 5, 13, 4)]
+    assert render_time(1e30, column.time) == "9999-12-31T23:59:59Z"
+    assert render_time(NAN, column.time) is None
