@@ -10,14 +10,12 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 from uvicorn.config import Config
 
-from service import logs
-from service.app import create_app
-from service.connection import Connection
+from service.api.app import create_app
 from service.errors import LowerboundError
-from service.process import settle
-from service.server import Server, Supervisor
+from service.observability import logs
+from service.observability.metrics import shared_folder
+from service.server import Connection, Server, Supervisor, settle
 from service.settings import Settings
-from service.telemetry import shared_folder
 
 WORKER_PATIENCE = 60
 """Seconds in which a worker must give a sign of life, or be replaced; imports alone take several on a busy machine."""

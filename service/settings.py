@@ -7,11 +7,10 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from service.devices import Device, Precision
-from service.logs import Format
-from service.noise import MAX_DRAWS
-from service.repository import DEFAULT_REPOSITORY
-from service.storage import Location
+from service.engine import Device, Precision
+from service.observability.logs import Format
+from service.scoring import MAX_DRAWS
+from service.storage import DEFAULT_REPOSITORY, Location
 
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
 

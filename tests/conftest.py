@@ -95,7 +95,7 @@ def serve(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     if request.config.getoption("--server") == "plain":
         yield start
     else:
-        from tests.cluster.machines import machines  # noqa: PLC0415 - Ray, which else nothing here needs
+        from tests.service.ray_serve.machines import machines  # noqa: PLC0415 - Ray, which else nothing here needs
 
         with machines(2) as found:
             yield found.serve

@@ -11,11 +11,10 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.manifest import BOUNDS, OPTIONAL_GRAPHS, REQUIRED_GRAPHS, ImageInput, signature
+from service.bundle import BOUNDS, OPTIONAL_GRAPHS, REQUIRED_GRAPHS, ImageInput
+from service.bundle.manifest import signature
 from service.settings import Settings
-from training.architectures import ARCHITECTURES
-from training.likelihoods import LIKELIHOODS
-from training.priors import PRIORS
+from training.model import ARCHITECTURES, LIKELIHOODS, PRIORS
 from training.recipes import names
 
 ROOT = Path(__file__).parents[1]

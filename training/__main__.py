@@ -14,16 +14,16 @@ from accelerate.utils import broadcast_object_list, parse_flag_from_env
 from pydantic import ValidationError
 from rich.console import Console
 
-from service import noise
 from service.errors import LowerboundError
+from service.scoring import noise
 from training import evaluate, sign
-from training.build import build
 from training.datasets import local, split
 from training.datasets.table import describe
-from training.fit import fit
+from training.fit import sample, training_rows
+from training.fit.loop import fit
+from training.model.build import build
 from training.publish import open_repository, publish
 from training.recipes import Recipe, names
-from training.rows import sample, training_rows
 from training.runs import open_run
 
 COMMANDS = {"evaluate": evaluate.main, "sign": sign.main}

@@ -19,20 +19,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from service import noise
-from service.bundle import Array, Bundle, read_bundle
-from service.calibration import p_values, scores
-from service.devices import Device
-from service.engine import Engine, OnnxEngine
+from service.bundle import BOUNDS, Array, Bundle, Category, ImageInput, TabularInput, read_bundle
+from service.codecs.instances import render_records
+from service.engine import Device, Engine, OnnxEngine
 from service.errors import LowerboundError
-from service.instances import render_records
-from service.manifest import BOUNDS, Category, ImageInput, TabularInput
-from service.noise import MAX_DRAWS
+from service.scoring import MAX_DRAWS, noise, p_values, scores
 from service.storage import Location
-from training.baselines import BASELINES, BaselineError, baseline_scores
-from training.bounds import bounds, compute, log_evidence, score_columns, surprise
 from training.datasets import Dataset, aligned, local, split
-from training.detection import LEVELS, detection_figures
+from training.evaluation.baselines import BASELINES, BaselineError, baseline_scores
+from training.evaluation.bounds import bounds, compute, log_evidence, score_columns, surprise
+from training.evaluation.detection import LEVELS, detection_figures
 from training.recipes import Recipe
 
 STRANGEST = 5

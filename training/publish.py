@@ -12,21 +12,30 @@ from pathlib import Path
 
 import numpy as np
 
-from service import noise
-from service.bundle import Array, describe_files, write_arrays
-from service.calibration import scores
+from service.bundle import (
+    CALIBRATION,
+    FORMAT_VERSION,
+    GOLDEN,
+    Array,
+    Calibration,
+    Graph,
+    Manifest,
+    Provenance,
+    describe_files,
+    write_arrays,
+)
 from service.engine import OnnxEngine
-from service.manifest import CALIBRATION, FORMAT_VERSION, GOLDEN, Calibration, Graph, Manifest, Provenance
-from service.remote import Remote
+from service.scoring import noise, scores
 from service.storage import Folder
-from training.bounds import bounds, held_out_metrics, score_columns
+from service.storage.remote import Remote
+from training.card import CardInputs, write_card
 from training.datasets import Dataset, Splits
-from training.default_score import choose, sensitivities
-from training.export import TOLERANCE, export_graphs, graph_inputs, graph_modules, verify
+from training.evaluation.bounds import bounds, held_out_metrics, score_columns
+from training.evaluation.score_selection import choose, sensitivities
+from training.export.onnx import TOLERANCE, export_graphs, graph_inputs, graph_modules, verify
 from training.fit import Epoch, Progress
+from training.model import VAE
 from training.recipes import Recipe
-from training.report import CardInputs, write_card
-from training.vae import VAE
 
 GOLDEN_ROWS = 4
 VERIFIED_ROWS = 64

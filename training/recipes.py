@@ -1,20 +1,19 @@
 """Recipes: everything that decides a run, typed, in one YAML file, and open to correction on the command line."""
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, CliApp, CliImplicitFlag, PydanticBaseSettingsSource, SettingsConfigDict
 
+from service.bundle import ModelName
 from service.errors import LowerboundError
-from service.manifest import ModelName
-from service.noise import MAX_DRAWS, MAX_LATENT_SIZE
+from service.scoring import MAX_DRAWS
 from service.storage import Location
-from training.architectures import ARCHITECTURES
 from training.datasets import AnySource, SplitRecipe
-from training.likelihoods import LIKELIHOODS
-from training.priors import PRIORS
+from training.fit import FitRecipe
+from training.model import ModelRecipe
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -23,74 +22,10 @@ class RecipeError(LowerboundError):
     """A recipe that cannot be read, or that does not fit the run it should resume."""
 
 
-class Section(BaseModel):
-    """Base of a recipe's sections: immutable, and closed to unknown fields."""
+class BoundRecipe(BaseModel):
+    """The draws of the held-out bound, and the service's default for this bundle."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ModelRecipe(Section):
-    """What is trained."""
-
-    architecture: str = Field(default="gated_mlp", description=", ".join(ARCHITECTURES) + ".")
-    widths: tuple[int, ...] = Field(default=(256, 256), min_length=1, description="Units (or channels) of each layer.")
-    latent_size: int | None = Field(
-        default=16,
-        ge=1,
-        le=MAX_LATENT_SIZE,
-        description="L; null: one less than the features, but 2 at the least and 16 at the most.",
-    )
-    likelihood: str = Field(description="p(x|z): " + ", ".join(LIKELIHOODS) + ".")
-    prior: str = Field(default="standard_normal", description="p(z): " + ", ".join(PRIORS) + ".")
-    components: int = Field(default=100, ge=1, description="Of a mixture prior.")
-
-    @model_validator(mode="after")
-    def _registered(self) -> Self:
-        for value, registry in (
-            (self.architecture, ARCHITECTURES.keys()),
-            (self.likelihood, LIKELIHOODS.keys()),
-            (self.prior, PRIORS.keys()),
-        ):
-            if value not in registry:
-                raise ValueError(f"{value!r} is none of {', '.join(registry)}")
-        return self
-
-
-class FitRecipe(Section):
-    """How it is trained."""
-
-    epochs: int = Field(default=200, ge=1, description="At most so many passes over the training rows.")
-    steps: int | None = Field(
-        default=None,
-        ge=1,
-        description="Train for so many steps instead of epochs, however few or many the rows.",
-    )
-    patience: int = Field(default=20, ge=1, description="Stop after so many epochs without a better held-out ELBO.")
-    batch_size: int = Field(default=128, ge=1, description="Rows per step, over all processes.")
-    learning_rate: float = Field(default=1e-3, gt=0, description="Of Adam.")
-    schedule: Literal["constant", "cosine"] = Field(
-        default="constant", description="Of the learning rate; a cosine falls to zero over all epochs."
-    )
-    objective: Literal["elbo", "importance_weighted"] = Field(default="elbo", description="The bound that is raised.")
-    num_draws: int = Field(default=1, ge=1, description="Draws per row and step.")
-    warmup_epochs: int = Field(default=0, ge=0, description="The KL's weight rises from 0 to beta over these.")
-    beta: float = Field(default=1.0, gt=0, description="The KL's final weight; the ELBO's own is 1.")
-    free_bits: float = Field(default=0.0, ge=0, description="Nats of KL per latent that cost nothing.")
-    clip: float = Field(default=100.0, gt=0, description="Largest norm of a step's gradient, per row.")
-    seed: int = Field(default=0, ge=0, lt=2**32, description="Of the weights, the order of rows and the noise.")
-    mixed_precision: Literal["no", "tf32", "fp16", "bf16"] = Field(
-        default="no", description="Of the networks; tf32 is that of matrix products on a GPU alone."
-    )
-
-    @model_validator(mode="after")
-    def _one_objective(self) -> Self:
-        if self.objective == "importance_weighted" and (self.num_draws < 2 or self.beta != 1 or self.free_bits):
-            raise ValueError("importance_weighted takes num_draws of 2 or more, beta of 1 and no free bits")
-        return self
-
-
-class BoundRecipe(Section):
-    """The draws of the held-out bound, and the service's default for this bundle."""
 
     num_draws: int = Field(default=16, ge=1, le=MAX_DRAWS, description="K.")
     seed: int = Field(default=0, ge=0, lt=2**32, description="Names the noise bank.")

@@ -9,8 +9,8 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, SettingsConfigDict
 from rich.console import Console
 
-from service.bundle import MANIFEST, read_bundle
-from service.signature import SIGNATURE, sign
+from service.bundle import MANIFEST, SIGNATURE, read_bundle
+from service.bundle.signing import sign
 
 
 class Signing(BaseSettings):

@@ -17,17 +17,16 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from service.bulk import run
-from service.bulk.inputs import Input, open_inputs, read_from
-from service.bulk.parts import Parts
+from service.bulk import job
+from service.bulk.readers import Input, open_inputs, read_from
+from service.bulk.writer import Parts
 from service.bundle import Bundle, read_bundle
-from service.devices import Device, Precision
+from service.engine import Device, Placement, Precision
 from service.errors import ExtraError, LowerboundError
-from service.placement import Placement
-from service.schemas import ElboQuery
+from service.scoring import ElboQuery
 
 if TYPE_CHECKING:
-    from service.bulk.cluster import Cluster
+    from service.bulk.on_ray import Cluster
 
 QUERY = ("num_draws", "seed", "score", "refine", "explain")
 """The parameters of `/elbo` that look at one row alone."""
@@ -58,7 +57,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("model", type=Path, metavar="MODEL", help="a bundle's folder, <repository>/<name>/<version>")
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help=".npy, .parquet, .csv, .tsv, a folder of pictures")
     parser.add_argument("output", metavar="OUTPUT", help="a folder, made if absent")
-    parser.add_argument("--operation", choices=run.OPERATIONS, default="elbo", help="what is asked about the rows")
+    parser.add_argument("--operation", choices=job.OPERATIONS, default="elbo", help="what is asked about the rows")
     for name in QUERY:
         text = ElboQuery.model_fields[name].description
         kind = {"action": "store_true"} if name == "explain" else {"type": str if name == "score" else int}
@@ -85,8 +84,8 @@ def _answer(given: argparse.Namespace, query: ElboQuery, console: Console) -> No
         return
 
     placement = Placement(given.device, given.precision, given.max_batch)
-    operation = run.OPERATIONS[given.operation]
-    answers = run.Run(bundle, placement.engine, given.max_batch, given.lanes or os.cpu_count() or 1, operation, query)
+    operation = job.OPERATIONS[given.operation]
+    answers = job.Run(bundle, placement.engine, given.max_batch, given.lanes or os.cpu_count() or 1, operation, query)
     with _progress(console) as progress:
         bar = progress.add_task("", total=sum(counts), completed=parts.rows)
 
@@ -110,7 +109,7 @@ def _answer(given: argparse.Namespace, query: ElboQuery, console: Console) -> No
 def _cluster(address: str, device: Device, lanes: int | None) -> "Cluster":
     """A Ray cluster, if its packages are there."""
     try:
-        from service.bulk.cluster import Cluster  # noqa: PLC0415 - an optional package
+        from service.bulk.on_ray import Cluster  # noqa: PLC0415 - an optional package
     except ModuleNotFoundError as error:
         raise ExtraError(f"nothing can be computed on {address}: install lowerbound[cluster] ({error})") from error
     return Cluster(address, device, lanes)

@@ -1,16 +1,16 @@
 /** The page: which model is shown, and which panels show it. */
 
-import { aboutPanel } from "./about.js";
-import { element, spoken } from "./elements.js";
-import { keyDialog } from "./key.js";
-import { latentsPanel } from "./latents.js";
+import { aboutPanel } from "./panels/about.js";
+import { element, spoken } from "./lib/elements.js";
+import { keyDialog } from "./panels/key.js";
+import { latentsPanel } from "./panels/latents.js";
 import { Model } from "./model.js";
-import { fixed } from "./numbers.js";
-import { samplesPanel } from "./samples.js";
-import { scorePicturesPanel } from "./score-pictures.js";
-import { scoreRowsPanel } from "./score-rows.js";
+import { fixed } from "./lib/numbers.js";
+import { samplesPanel } from "./panels/samples.js";
+import { scorePicturesPanel } from "./panels/score-pictures.js";
+import { scoreRowsPanel } from "./panels/score-rows.js";
 import { Service } from "./service.js";
-import { walkPanel } from "./walk.js";
+import { walkPanel } from "./panels/walk.js";
 
 const AT_FIRST = 12;
 

@@ -1,6 +1,6 @@
 /** The service over HTTP: addresses, the API key, and failures in words. Knows no model and no page element. */
 
-import { decode, encode } from "./npy.js";
+import { decode, encode } from "./lib/npy.js";
 
 const NPY = "application/x-npy";
 const JSON_TYPE = "application/json";

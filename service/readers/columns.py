@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from service.manifest import CategoricalColumn, Category, Column, NumericColumn, TabularInput
+from service.bundle import CategoricalColumn, Category, Column, NumericColumn, TabularInput
 from service.readers.numbers import parse_numbers
 from service.readers.times import derive, parse_times, seconds
 

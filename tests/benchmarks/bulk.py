@@ -22,11 +22,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet  # type: ignore[import-untyped]
 
-from service import noise
-from service.bulk.parts import PART_ROWS
+from service.bulk.writer import PART_ROWS
 from service.bundle import read_bundle
 from service.engine import OnnxEngine
-from service.repository import DEFAULT_REPOSITORY
+from service.scoring import noise
+from service.storage import DEFAULT_REPOSITORY
 from tests.benchmarks.serving.memory import resident, slope
 
 MODEL = DEFAULT_REPOSITORY / "digits" / "1"

@@ -21,9 +21,9 @@ from tests.benchmarks.serving.load import Load as Measured
 from tests.benchmarks.serving.load import run
 from tests.benchmarks.serving.reference import write_reference
 from tests.benchmarks.serving.servers import LOAD_CORE, OURS, SERVER_CORE, on_cores, serve
-from tests.cluster.machines import Machines, machines
 from tests.conftest import wait_until
 from tests.service.load import ONE, RIGHT, WRONG, Load
+from tests.service.ray_serve.machines import Machines, machines
 
 CELLS = (("json", 1, 1), ("json", 64, 8), ("binary", 64, 8))
 """Form, rows of a request, connections."""

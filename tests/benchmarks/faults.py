@@ -32,7 +32,7 @@ import httpx
 import numpy as np
 
 from service.bundle import read_bundle, write_bundle
-from service.repository import DEFAULT_REPOSITORY
+from service.storage import DEFAULT_REPOSITORY
 from tests.benchmarks import hostility
 from tests.conftest import process_of, run_server, wait_until
 from tests.service.clock import make_clock

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from rich.progress import track
 from sklearn.metrics import roc_auc_score
 
-from service.manifest import Manifest
+from service.bundle import Manifest
 from training.datasets import split
 from training.recipes import Recipe
 

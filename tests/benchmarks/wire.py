@@ -19,14 +19,13 @@ import numpy as np
 import orjson
 import tritonclient.http as triton  # type: ignore[import-untyped]
 
-from service.app import create_app
-from service.arrow import write_stream
-from service.bundle import Array
-from service.codecs import Arrow, Json, Npy, Reader
-from service.instances import parse_instances
-from service.manifest import ImageInput, NumericColumn, TabularInput
+from service.api.app import create_app
+from service.bundle import Array, ImageInput, NumericColumn, TabularInput
+from service.codecs.arrow import write_stream
+from service.codecs.codec import Arrow, Json, Npy, Reader
+from service.codecs.instances import parse_instances
+from service.codecs.oip import datatype, read_request
 from service.settings import Settings
-from service.tensors import datatype, read_request
 
 MANY = 64
 REPEATS = 301

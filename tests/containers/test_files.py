@@ -16,7 +16,7 @@ import httpx
 import pytest
 import yaml
 
-from service.access import read_keys
+from service.api.auth import read_keys
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -101,7 +101,9 @@ def test_every_service_is_confined(name: str) -> None:
 
 
 def test_prometheus_looks_where_the_services_are() -> None:
-    (job,) = yaml.safe_load((ROOT / "service" / "monitoring" / "prometheus.yml").read_text())["scrape_configs"]
+    (job,) = yaml.safe_load((ROOT / "service" / "deploy" / "monitoring" / "prometheus.yml").read_text())[
+        "scrape_configs"
+    ]
     assert job["static_configs"] == [{"targets": [f"serve:{environment('cpu')['LOWERBOUND_PORT']}"]}]
     assert job["dns_sd_configs"] == [
         {"names": ["gpu"], "type": "A", "port": int(environment("gpu")["LOWERBOUND_PORT"])}

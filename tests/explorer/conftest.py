@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Playwright, sync_playwright
 
-from service.bundle import read_bundle, write_bundle
-from service.manifest import CategoricalColumn, ImageInput, NumericColumn, TabularInput
-from service.repository import DEFAULT_REPOSITORY
+from service.bundle import CategoricalColumn, ImageInput, NumericColumn, TabularInput, read_bundle, write_bundle
+from service.storage import DEFAULT_REPOSITORY
 from tests.conftest import Serve
 from tests.service.exchanges import Array
 from tests.service.toys import COLOUR_GRAPHS, EXPLAIN_TABLE, TABLE_GRAPHS, bundle_files

@@ -14,7 +14,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from service.routes.explorer import FOLDER
+from service.api.routes.explorer import FOLDER
 from tests.conftest import Serve, run_server, samples
 from tests.explorer.conftest import Open, Visit, ready
 
@@ -28,7 +28,7 @@ Start = Callable[..., Visit]
 
 
 def test_files_may_load_from_the_service_alone(digits: httpx.Client) -> None:
-    names = [path.name for path in FOLDER.iterdir()]
+    names = [path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.*")]
     assert {"index.html", "style.css", "app.js"} <= set(names)
     for path in ["/", *(f"/explorer/{name}" for name in names if name != "index.html")]:
         answer = digits.get(path).raise_for_status()

@@ -207,9 +207,11 @@ def test_what_a_bundle_cannot_do_is_said(open_page: Open, toys: httpx.Client) ->
     ],
 )
 def test_csv_is_read_as_python_reads_it(page: Page, text: str) -> None:
-    read = page.evaluate("async text => (await import(new URL('explorer/csv.js', document.baseURI))).parse(text)", text)
+    read = page.evaluate(
+        "async text => (await import(new URL('explorer/lib/csv.js', document.baseURI))).parse(text)", text
+    )
     assert read == [line for line in csv.reader(io.StringIO(text, newline="")) if line not in ([], [""])]
     written = page.evaluate(
-        "async lines => (await import(new URL('explorer/csv.js', document.baseURI))).format(lines)", read
+        "async lines => (await import(new URL('explorer/lib/csv.js', document.baseURI))).format(lines)", read
     )
     assert [line for line in csv.reader(io.StringIO(written, newline="")) if line not in ([], [""])] == read

@@ -13,10 +13,19 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto, checker, numpy_helper, parser
 
-from service import calibration, noise
-from service.bundle import Array, describe_files, write_arrays, write_bundle
+from service.bundle import (
+    Array,
+    Calibration,
+    Manifest,
+    NumericColumn,
+    TabularInput,
+    describe_files,
+    write_arrays,
+    write_bundle,
+)
+from service.bundle.manifest import signature
 from service.engine import OnnxEngine
-from service.manifest import Calibration, Manifest, NumericColumn, TabularInput, signature
+from service.scoring import conformal, noise
 
 GRAPHS = {
     "encoder": """(double[batch, D] x) => (float[batch, L] mean, float[batch, L] log_variance) {
@@ -117,7 +126,7 @@ def write(repository: Path, name: str, weights: dict[str, Array], rows: Array, n
 
     bank = noise.bank(0, num_draws, latent_size)
     held_out = engine.run("elbo", {"x": rows, "noise": bank})
-    scores = {name: np.sort(values) for name, values in calibration.scores(held_out).items()}
+    scores = {name: np.sort(values) for name, values in conformal.scores(held_out).items()}
     golden: dict[str, Array] = {}
     inputs = {"x": rows[:4], "z": np.zeros((4, latent_size), np.float32), "noise": bank}
     for graph, tensors in graphs.items():

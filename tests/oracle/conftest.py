@@ -9,11 +9,11 @@ import httpx
 import numpy as np
 import pytest
 
-from service.manifest import ImageInput, NumericColumn, TabularInput
+from service.bundle import ImageInput, NumericColumn, TabularInput
 from tests.conftest import Serve
 from tests.oracle import bring_your_own, trained
 from tests.oracle.linear_gaussian import Array, LinearGaussian
-from training.vae import VAE
+from training.model import VAE
 
 ROWS = 3
 NUM_DRAWS = 64

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy import special, stats
 
-from service.manifest import CategoricalColumn, ImageInput, TabularInput
+from service.bundle import CategoricalColumn, ImageInput, TabularInput
 from tests.oracle.linear_gaussian import Array
 from tests.training.kinds import Kind
 

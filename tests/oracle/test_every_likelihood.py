@@ -10,18 +10,16 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from service import noise
+from service.bundle.manifest import signature
 from service.engine import OnnxEngine
-from service.manifest import signature
+from service.scoring import noise
 from tests.oracle import quadrature
 from tests.oracle.linear_gaussian import Array
 from tests.oracle.quadrature import GRID, LOG_DENSITIES, Truth
 from tests.training.kinds import KINDS
-from training.build import build
-from training.export import graph_modules, share_weights, to_onnx
-from training.likelihoods import LIKELIHOODS
-from training.priors import PRIORS
-from training.recipes import ModelRecipe
+from training.export.onnx import graph_modules, share_weights, to_onnx
+from training.model import LIKELIHOODS, PRIORS, ModelRecipe
+from training.model.build import build
 
 pytestmark = pytest.mark.slow  # A graph is exported for each likelihood and prior.
 

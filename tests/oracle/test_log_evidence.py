@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service import noise
 from service.bundle import read_bundle
 from service.engine import OnnxEngine
+from service.scoring import noise
 from tests.oracle.conftest import MODELS, _rows
-from training.bounds import bounds, log_evidence
+from training.evaluation.bounds import bounds, log_evidence
 
 
 @pytest.mark.parametrize("name", ["image-wrong", "brought-wrong"])

@@ -12,8 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from service import noise
-from service.counterfactuals import ROUNDS
+from service.scoring import ROUNDS, noise
 from tests.conftest import Serve
 from tests.oracle import bring_your_own
 from tests.oracle.conftest import NUM_DRAWS, PIXELS, Served

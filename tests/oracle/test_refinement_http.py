@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from service import noise
-from service.refinement import STATE, first_state
+from service.scoring import first_state, noise
+from service.scoring.refinement import STATE
 from tests.oracle.conftest import NUM_DRAWS, Served
 from tests.oracle.linear_gaussian import Array
 from tests.oracle.trained import REFINE
-from training.refinement import Refinement
+from training.export.refinement import Refinement
 
 CONVERGED = 150
 

@@ -7,17 +7,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from service import calibration, noise
-from service.bundle import describe_files, write_arrays, write_bundle
+from service.bundle import (
+    CALIBRATION,
+    FORMAT_VERSION,
+    GOLDEN,
+    Calibration,
+    ImageInput,
+    Manifest,
+    TabularInput,
+    describe_files,
+    write_arrays,
+    write_bundle,
+)
 from service.engine import OnnxEngine
-from service.manifest import CALIBRATION, FORMAT_VERSION, GOLDEN, Calibration, ImageInput, Manifest, TabularInput
+from service.scoring import conformal, noise
 from tests.oracle.linear_gaussian import Array, LinearGaussian
-from training.bounds import score_columns
-from training.export import TOLERANCE, export_graphs, graph_inputs, graph_modules
-from training.features import ImageFeatures, TableFeatures
-from training.likelihoods.gaussian import Gaussian
-from training.priors import StandardNormal
-from training.vae import VAE
+from training.evaluation.bounds import score_columns
+from training.export.onnx import TOLERANCE, export_graphs, graph_inputs, graph_modules
+from training.model import VAE
+from training.model.features import ImageFeatures, TableFeatures
+from training.model.likelihoods.gaussian import Gaussian
+from training.model.priors import StandardNormal
 
 REFINE = 3
 """Steps of the calibrated regret."""
@@ -59,7 +69,7 @@ def write(repository: Path, name: str, vae: VAE, data: ImageInput | TabularInput
     graphs, files = export_graphs(graph_modules(vae, data, rows), data, latent_size)
     engine = OnnxEngine(graphs, files, "cpu")
     bank = noise.bank(0, num_draws, latent_size)
-    held_out = calibration.scores(score_columns(engine, graphs, rows, bank, REFINE))
+    held_out = conformal.scores(score_columns(engine, graphs, rows, bank, REFINE))
     scores = {name: np.sort(values) for name, values in held_out.items()}
     golden: dict[str, Array] = {}
     for graph in graphs:

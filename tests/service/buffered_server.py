@@ -2,13 +2,13 @@
 
 import sys
 
-import service.repository
+import service.inference.loader
 from service.__main__ import main
-from service.buffered import BufferedEngine
 from service.bundle import Bundle
-from service.devices import Target
-from service.fleet import Fleet
-from service.placement import Placement
+from service.engine import Placement
+from service.engine.buffered import BufferedEngine
+from service.engine.devices import Target
+from service.engine.multi_device import Fleet
 
 
 def make_engine(placement: Placement, bundle: Bundle) -> Fleet:
@@ -22,5 +22,5 @@ def make_engine(placement: Placement, bundle: Bundle) -> Fleet:
     return Fleet(engines, {"tf32": 2.5})
 
 
-service.repository._make_engine = make_engine  # type: ignore[assignment]
+service.inference.loader._make_engine = make_engine  # type: ignore[assignment]
 sys.exit(main())

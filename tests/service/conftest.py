@@ -10,9 +10,8 @@ import httpx
 import numpy as np
 import pytest
 
-from service.bundle import Array, Bundle, read_bundle, write_bundle
-from service.manifest import Manifest
-from service.repository import DEFAULT_REPOSITORY
+from service.bundle import Array, Bundle, Manifest, read_bundle, write_bundle
+from service.storage import DEFAULT_REPOSITORY
 from tests.conftest import Serve
 from tests.service.toys import table_files
 

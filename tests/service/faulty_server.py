@@ -8,10 +8,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import service.repository
+import service.inference.loader
 from service.__main__ import main
 from service.bundle import Array, Bundle
-from service.placement import Placement
+from service.engine import Placement
 from tests.service.faults import FaultyEngine
 
 FILE = Path(sys.argv.pop(1))
@@ -35,5 +35,5 @@ def make_engine(placement: Placement, bundle: Bundle) -> SwitchedEngine:
     return SwitchedEngine(bundle)
 
 
-service.repository._make_engine = make_engine  # type: ignore[assignment]
+service.inference.loader._make_engine = make_engine  # type: ignore[assignment]
 sys.exit(main())

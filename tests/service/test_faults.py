@@ -19,7 +19,7 @@ import httpx
 import numpy as np
 import pytest
 
-from service.repository import DEFAULT_REPOSITORY
+from service.storage import DEFAULT_REPOSITORY
 from tests.benchmarks import faults
 from tests.conftest import Serve, process_of, run_server, wait_until
 from tests.service.clock import make_clock

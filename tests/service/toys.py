@@ -5,19 +5,21 @@ import datetime as dt
 import numpy as np
 import onnx.parser
 
-from service.bundle import Array, describe_files, write_arrays
-from service.engine import OnnxEngine
-from service.manifest import (
+from service.bundle import (
     CALIBRATION,
     GOLDEN,
+    Array,
     Calibration,
     CategoricalColumn,
     ImageInput,
     Manifest,
     NumericColumn,
     TabularInput,
-    signature,
+    describe_files,
+    write_arrays,
 )
+from service.bundle.manifest import signature
+from service.engine import OnnxEngine
 
 TABLE_GRAPHS = {
     "encoder": """

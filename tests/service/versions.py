@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from service.bundle import MANIFEST, Array, Bundle, read_arrays, read_bundle, write_arrays, write_bundle
+from service.bundle import GOLDEN, MANIFEST, Array, Bundle, read_arrays, read_bundle, write_arrays, write_bundle
 from service.engine import OnnxEngine
-from service.manifest import GOLDEN
 from tests.oracle import bring_your_own
 
 NAME = "mine"

@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from service.manifest import NumericColumn, TabularInput
+from service.bundle import NumericColumn, TabularInput
 from tests.oracle.linear_gaussian import LinearGaussian
-from training.build import build
-from training.recipes import ModelRecipe
-from training.vae import VAE
+from training.model import VAE, ModelRecipe
+from training.model.build import build
 
 SOURCE = LinearGaussian.make(
     bias=np.array([-40.0, 0.0, 3.0, 1000.0]),

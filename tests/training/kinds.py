@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from service.manifest import CategoricalColumn, ImageInput, NumericColumn, TabularInput
-from training.likelihoods import LIKELIHOODS, Likelihood, LikelihoodError
+from service.bundle import CategoricalColumn, ImageInput, NumericColumn, TabularInput
+from training.model import LIKELIHOODS
+from training.model.likelihoods import Likelihood, LikelihoodError
 
 Array = npt.NDArray[Any]
 

@@ -11,14 +11,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from service import noise
+from service.scoring import noise
 from tests.conftest import Serve
 from tests.training.conftest import ARGUMENTS, run
 from training import __main__ as command_line
-from training.build import build
 from training.datasets import Dataset, split
+from training.model import VAE
+from training.model.build import build
 from training.recipes import Recipe
-from training.vae import VAE
 
 QUICK = ("--fit.steps", "8", "--fit.warmup_epochs", "0", "--bound.num_draws", "4", "--model.latent_size", "2")
 

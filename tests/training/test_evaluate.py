@@ -13,8 +13,8 @@ import pytest
 from service.bundle import read_bundle
 from tests.training.conftest import ARGUMENTS, ROWS, SOURCE, run
 from training.__main__ import main
-from training.baselines import BASELINES
 from training.datasets import split
+from training.evaluation.baselines import BASELINES
 from training.recipes import Recipe
 
 pytestmark = pytest.mark.slow  # A model is trained.

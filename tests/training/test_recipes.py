@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from service.noise import MAX_DRAWS
+from service.scoring import MAX_DRAWS
 from training.recipes import Recipe, RecipeError, names
 
 MINIMAL = "name: mine\ndataset: {kind: table}\nmodel: {likelihood: mixed}\n"

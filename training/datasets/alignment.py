@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from service.manifest import CategoricalColumn, ImageInput, NumericColumn, TabularInput
+from service.bundle import CategoricalColumn, ImageInput, NumericColumn, TabularInput
 from training.datasets.source import DataError, Dataset
 
 Array = npt.NDArray[Any]

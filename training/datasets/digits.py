@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from sklearn.datasets import load_digits
 
-from service.manifest import ImageInput
+from service.bundle import ImageInput
 from training.datasets.source import DataError, Dataset, Source
 
 

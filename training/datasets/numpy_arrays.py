@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from service.manifest import NumericColumn, TabularInput
+from service.bundle import NumericColumn, TabularInput
 from training.datasets import source
 from training.datasets.source import (
     DataError,

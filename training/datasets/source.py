@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
+from service.bundle import ImageInput, TabularInput
 from service.errors import LowerboundError
-from service.manifest import ImageInput, TabularInput
 
 EXACT = 2**53
 """Beyond it float64 skips whole numbers."""

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
-from service import manifest
+from service.bundle import manifest
 from training.datasets.source import DataError, Dataset
 
 SORTED = 2**28

@@ -23,7 +23,7 @@ import rich.table
 from pydantic import Field, PositiveInt
 from rich.markup import escape
 
-from service.manifest import CategoricalColumn, NumericColumn, TabularInput
+from service.bundle import CategoricalColumn, NumericColumn, TabularInput
 from training.datasets.source import DataError, Dataset, Source, as_labels, existing, inexact, reading, room, stretches
 
 DELIMITERS = {".csv": ",", ".csv.gz": ",", ".tsv": "\t", ".tsv.gz": "\t"}

@@ -32,8 +32,8 @@ from tests.benchmarks.detection import nll, report, tasks
 from tests.benchmarks.detection.cells import Cell, Cells, hardware
 from tests.benchmarks.detection.false_alarms import false_alarms
 from tests.benchmarks.detection.methods import METHODS, OURS, score
-from training.baselines import BaselineError
-from training.detection import detection_figures
+from training.evaluation.baselines import BaselineError
+from training.evaluation.detection import detection_figures
 from training.recipes import Recipe
 
 SHARES = (0.0, 0.05, 0.1)

@@ -5,9 +5,9 @@ This module must not know where scores come from.
 
 import numpy as np
 
-from service.calibration import discoveries, p_values
+from service.scoring import discoveries, p_values
 from tests.benchmarks.detection.tasks import Array
-from training.detection import LEVELS, false_discovery_proportion
+from training.evaluation.detection import LEVELS, false_discovery_proportion
 
 RESAMPLES = 200
 UNIT = 100

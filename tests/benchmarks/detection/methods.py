@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from service import noise
-from service.calibration import scores
-from service.manifest import ImageInput, TabularInput, signature
+from service.bundle import ImageInput, TabularInput
+from service.bundle.manifest import signature
+from service.scoring import noise, scores
 from tests.benchmarks.detection.tasks import Array, Task
-from training.baselines import BASELINES, baseline_scores
-from training.build import build
-from training.default_score import choose, sensitivities
-from training.fit import fit
-from training.one_pass import OnePassScores
+from training.evaluation.baselines import BASELINES, baseline_scores
+from training.evaluation.score_selection import choose, sensitivities
+from training.export.single_pass_scores import OnePassScores
+from training.fit.loop import fit
+from training.model.build import build
 from training.recipes import Recipe
 
 OURS = "Lowerbound"

@@ -11,17 +11,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from service import noise
 from service.engine import OnnxEngine
+from service.scoring import noise
 from tests.benchmarks.detection.cells import Cell
 from tests.benchmarks.detection.report import line, spread
-from training.bounds import bounds, log_evidence
-from training.build import build
 from training.datasets.idx import Idx
-from training.export import export_graphs, graph_modules, verify
-from training.fit import Progress, fit
+from training.evaluation.bounds import bounds, log_evidence
+from training.export.onnx import export_graphs, graph_modules, verify
+from training.fit import Progress, training_rows
+from training.fit.loop import fit
+from training.model.build import build
 from training.recipes import Recipe
-from training.rows import training_rows
 
 VALIDATION = 10_000
 """Images of the training file, its last, that decide when to stop."""

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from tests.benchmarks.detection.cells import Cell
 from tests.benchmarks.detection.methods import OURS
-from training.detection import LEVELS
+from training.evaluation.detection import LEVELS
 
 MEAN = "**mean**"
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.datasets import load_digits
 
-from service.manifest import ImageInput, NumericColumn, TabularInput
+from service.bundle import ImageInput, NumericColumn, TabularInput
 from training.datasets import DataError
 from training.datasets.idx import read_idx
 

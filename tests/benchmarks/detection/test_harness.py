@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from service.bundle import ImageInput
 from service.errors import LowerboundError
-from service.manifest import ImageInput
 from tests.benchmarks.detection import __main__ as command_line
 from tests.benchmarks.detection import nll, tasks
 from tests.benchmarks.detection.cells import Cells
 from tests.benchmarks.detection.false_alarms import false_alarms
 from tests.benchmarks.detection.report import Row, contamination_table, detection_table
-from training.build import build
 from training.datasets import DataError
+from training.model.build import build
 from training.recipes import Recipe
 
 NORMAL, STRANGE = 400, 60

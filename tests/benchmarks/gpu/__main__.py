@@ -20,11 +20,10 @@ from pathlib import Path
 import onnxruntime as ort
 import torch
 
-from service.buffered import BufferedEngine
 from service.bundle import Bundle, read_bundle
-from service.devices import Kind, Target
-from service.engine import Engine
-from service.placement import Placement
+from service.engine import Engine, Placement
+from service.engine.buffered import BufferedEngine
+from service.engine.devices import Kind, Target
 from tests.benchmarks.gpu.limits import measure
 from tests.benchmarks.gpu.tables import Bench, agreement, http, invariance, refinement, throughput
 from tests.benchmarks.gpu.training import differences, speeds

@@ -5,13 +5,12 @@ from typing import Protocol
 
 import torch
 
-from service.buffered import BufferedEngine
-from service.bundle import Array, Bundle
-from service.devices import Kind, Target
+from service.bundle import Array, Bundle, Graph
 from service.engine import OnnxEngine
-from service.manifest import Graph
+from service.engine.buffered import BufferedEngine
+from service.engine.devices import Kind, Target
 from tests.benchmarks.serving.reference import Reference
-from training.export import graph_modules
+from training.export.onnx import graph_modules
 
 
 class Runs(Protocol):

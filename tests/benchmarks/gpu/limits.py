@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from training.vae import VAE
+from training.model import VAE
 
 SIZE = 4096
 """Rows and columns of the matrices on a GPU; a quarter on the CPU."""

@@ -11,18 +11,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from service import noise
 from service.bundle import Array, Bundle
-from service.devices import Kind
 from service.engine import RELATIVE_TOLERANCE, Engine, OnnxEngine
+from service.engine.devices import Kind
+from service.scoring import noise
 from tests.benchmarks.gpu.contenders import Torch, contenders
 from tests.benchmarks.gpu.limits import Limits, operations
 from tests.benchmarks.serving.load import run
 from tests.benchmarks.serving.reference import Reference
 from tests.benchmarks.serving.servers import OURS
 from tests.conftest import run_server
-from training.bounds import bounds, refined
-from training.export import graph_inputs
+from training.evaluation.bounds import bounds, refined
+from training.export.onnx import graph_inputs
 
 GRAPHS = ("encoder", "decoder", "elbo", "explain", "refine")
 WITHOUT = ("encoder", "decoder")

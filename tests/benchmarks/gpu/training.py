@@ -10,14 +10,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from service.manifest import ImageInput, NumericColumn, TabularInput
+from service.bundle import ImageInput, NumericColumn, TabularInput
 from tests.training.kinds import KINDS, accepted
-from training.build import build
-from training.likelihoods import LIKELIHOODS
-from training.priors import PRIORS
-from training.recipes import FitRecipe, ModelRecipe, Recipe
-from training.step import Step
-from training.vae import VAE
+from training.fit import FitRecipe
+from training.fit.step import Step
+from training.model import LIKELIHOODS, PRIORS, VAE, ModelRecipe
+from training.model.build import build
+from training.recipes import Recipe
 
 BINARISED = ImageInput(shape=(28, 28), dtype="uint8", low=0, high=1)
 RECIPES: dict[str, ImageInput | TabularInput] = {

@@ -16,15 +16,14 @@ import numpy.typing as npt
 import onnx
 from torch import nn
 
-from service.manifest import ImageInput, TabularInput
+from service.bundle import ImageInput, TabularInput
 from service.storage import Folder
-from training.architectures import ARCHITECTURES
-from training.build import build
 from training.datasets import split
 from training.fit import Epoch
+from training.model import ARCHITECTURES, VAE
+from training.model.build import build
 from training.publish import publish
 from training.recipes import Recipe
-from training.vae import VAE
 
 NUM_ROWS = 1024
 GRAPH = "elbo.onnx"

@@ -24,12 +24,12 @@ from tests.benchmarks.serving.reference import Reference
 from tests.benchmarks.serving.servers import OURS, free_port, service_arguments, started
 
 SEAMS = {
-    "application": "service.problems:Envelope.__call__",
-    "parse": "service.codecs:Json.decode",
-    "check": "service.routes.elbo:parse_instances",
-    "submit": "service.batcher:Batcher.submit",
+    "application": "service.api.problem_details:Envelope.__call__",
+    "parse": "service.codecs.codec:Json.decode",
+    "check": "service.api.routes.elbo:parse_instances",
+    "submit": "service.inference.batcher:Batcher.submit",
     "compute": "service.engine:OnnxEngine.run",
-    "render": "service.codecs:Json.encode",
+    "render": "service.codecs.codec:Json.encode",
 }
 """By stage, the function that is timed: `module:name`, as its caller finds it."""
 

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from service.bundle import Array
-from service.repository import DEFAULT_REPOSITORY
+from service.storage import DEFAULT_REPOSITORY
 from tests.conftest import Serve
 
 DIGITS = DEFAULT_REPOSITORY / "digits" / "1"

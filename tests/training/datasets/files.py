@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from pydantic import TypeAdapter
 
-from service.manifest import CategoricalColumn, NumericColumn, TabularInput
+from service.bundle import CategoricalColumn, NumericColumn, TabularInput
 from training.datasets import AnySource, DataError, Dataset, Source
 from training.datasets.table import Table
 

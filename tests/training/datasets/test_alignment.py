@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.manifest import CategoricalColumn, NumericColumn, TabularInput
+from service.bundle import CategoricalColumn, NumericColumn, TabularInput
 from tests.training.datasets.files import write, write_idx
 from training.datasets import DataError, aligned
 from training.datasets.idx import Idx

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.manifest import ImageInput
+from service.bundle import ImageInput
 from tests.training.datasets.files import (
     idx_bytes,
     images,

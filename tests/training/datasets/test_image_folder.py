@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.manifest import ImageInput
+from service.bundle import ImageInput
 from tests.training.datasets.files import images, message, write, write_folder
 from training.datasets.image_folder import ImageFolder
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from service.manifest import ImageInput, NumericColumn
+from service.bundle import ImageInput, NumericColumn
 from tests.training.datasets.files import columns, images, message, write
 from training.datasets.numpy_arrays import NumpyArrays
 

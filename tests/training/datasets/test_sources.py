@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from service.manifest import ImageInput
+from service.bundle import ImageInput
 from tests.training.datasets.files import FILES, message, source_of
 from training.datasets import DATASETS, DataError, Dataset
 from training.datasets.source import inexact

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pydantic import ValidationError
 
-from service.manifest import NumericColumn, TabularInput
+from service.bundle import NumericColumn, TabularInput
 from tests.training.datasets.files import PARTS
 from training.datasets import DataError, Dataset, SplitRecipe, Splits, split
 

@@ -11,7 +11,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pytest
 from rich.console import Console
 
-from service.manifest import NumericColumn
+from service.bundle import NumericColumn
 from tests.training.datasets.files import (
     categories,
     columns,

@@ -1,0 +1,207 @@
+"""The application: reads the models, wires the routes. Nothing happens at import."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastapi import Depends, FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.api.auth import guard, is_loopback, read_keys
+from service.api.openapi import complete_openapi, named, versioned
+from service.api.problem_details import Envelope, answer_with_problems
+from service.api.routes import decode, docs, elbo, encode, explorer, health, metrics, model, sample, v2
+from service.bundle import TrustedKeys
+from service.engine import Placement
+from service.errors import ExtraError, NotFoundError
+from service.inference import Catalogue, Limits, Model, Repository
+from service.observability.metrics import Telemetry
+from service.settings import Settings
+from service.storage import Folder, Storage
+
+if TYPE_CHECKING:
+    from service.observability.tracing import Spans
+
+NAMED, VERSIONED = "/models/{name}", "/models/{name}/versions/{version}"
+OPERATIONS = (elbo.OPERATION, encode.OPERATION, decode.OPERATION, sample.OPERATION)
+
+logger = logging.getLogger("service")
+
+
+class _Application(FastAPI):
+    """FastAPI behind a guard, but the operations on the models served go past its layers, by method and path."""
+
+    guarded: ASGIApp
+    direct: "_Direct"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.guarded(scope, receive, send)
+
+    async def dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request that has passed the guard; HEAD as GET, of whose answer the server sends the head alone."""
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
+        app = self.direct.find(scope["method"], scope["path"]) if scope["type"] == "http" else None
+        if app is None:
+            await super().__call__(scope, receive, send)
+        else:
+            scope["app"] = self
+            await app(scope, receive, send)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The service as an ASGI application, all models read, verified and on their device.
+
+    Raises:
+        BundleError: A bundle must not be served.
+        DeviceError: The device asked for cannot be used.
+        ExtraError: Spans are wanted, or bundles from a URL, and the packages for it are not installed.
+        KeysError: The API keys, or those of who signs bundles, cannot be used.
+        StorageError: The bundles cannot be reached.
+    """
+    keys = read_keys(settings.api_keys_file)
+    trusted = TrustedKeys(settings.trusted_keys) if settings.trusted_keys else None
+    limits = Limits(
+        max_batch=settings.max_batch,
+        max_queue=settings.max_queue,
+        max_draws=settings.max_draws,
+        lanes=settings.lanes,
+        engine_timeout=settings.engine_timeout,
+    )
+    spans = _spans(settings.otlp_endpoint) if settings.otlp_endpoint else None
+    placement = Placement(
+        device=settings.device,
+        precision=settings.precision,
+        max_batch=settings.max_batch,
+        memory=settings.device_memory and settings.device_memory * 2**20,
+        cache=settings.engine_cache,
+    )
+    telemetry = Telemetry(settings.workers)
+    storage = _storage(settings.models, settings.model_cache)
+    repository = Repository(storage, settings.default_model, placement, limits, trusted, telemetry.watch)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if not keys and not is_loopback(settings.host):
+            logger.warning("listening on %s without API keys: whoever reaches it may ask", settings.host)
+        repository.start()
+        async with _following(repository, settings.poll), spans or contextlib.nullcontext():
+            yield
+        await repository.stop()
+        telemetry.flush()
+
+    app = _Application(
+        title="Lowerbound",
+        summary="Encode, decode, sample, and score by the evidence lower bound.",
+        lifespan=lifespan,
+        redirect_slashes=False,
+        docs_url=None,  # See `docs`.
+        redoc_url=None,
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+    )
+    app.state.settings = settings
+    app.state.repository = repository
+    app.state.draining = False
+    app.state.telemetry = telemetry
+    named_model, versioned_model = [Depends(named)], [Depends(named), Depends(versioned)]
+    for prefix, dependencies, tag in (
+        ("", [], "default model"),
+        (NAMED, named_model, "by name"),
+        (VERSIONED, versioned_model, "by version"),
+    ):
+        for operation in OPERATIONS:
+            app.router.routes.append(operation.route(prefix, dependencies, tag))
+        app.include_router(model.router, prefix=prefix, dependencies=dependencies, tags=[tag])
+    app.include_router(model.index, tags=["repository"])
+    app.include_router(health.router, tags=["health"])
+    app.include_router(metrics.router, tags=["telemetry"])
+    app.include_router(docs.router)
+    if settings.explorer:
+        app.include_router(explorer.make_router(), tags=["explorer"])
+    app.include_router(v2.router, tags=["Open Inference Protocol"])
+    complete_openapi(app, closed=bool(keys))
+    answer_with_problems(app)
+    app.add_middleware(Envelope, timeout=settings.timeout, telemetry=telemetry)
+    app.direct = _Direct(repository, settings.timeout, telemetry)
+    app.guarded = guard(app.dispatch, keys, settings.cors_origins, settings.timeout, telemetry)
+    if spans:
+        app.guarded = spans.around(app.guarded)
+    return app
+
+
+class _Direct:
+    """What answers every operation on every model served; made anew when another catalogue has taken its place."""
+
+    def __init__(self, repository: Repository, timeout: float, telemetry: Telemetry) -> None:
+        self._repository = repository
+        self._timeout = timeout
+        self._telemetry = telemetry
+        self._catalogue: Catalogue | None = None
+        self._apps: dict[tuple[str, str], ASGIApp] = {}
+
+    def find(self, method: str, path: str) -> ASGIApp | None:
+        """The one for a path, if an operation has that path."""
+        catalogue = self._repository.catalogue
+        if catalogue is not self._catalogue:
+            self._catalogue = catalogue
+            self._apps = {
+                (operation.method, prefix + operation.path): Envelope(
+                    operation.on(served),
+                    self._timeout,
+                    self._telemetry,
+                    self._telemetry.labels(operation.method, template + operation.path, served.manifest.name),
+                )
+                for prefix, template, served in _addresses(catalogue)
+                for operation in OPERATIONS
+            }
+        return self._apps.get((method, path))
+
+
+def _addresses(catalogue: Catalogue) -> Iterator[tuple[str, str, Model]]:
+    """Every prefix that names a model, and its template; a model may have several."""
+    with contextlib.suppress(NotFoundError):  # Several models, and none of them the default.
+        yield "", "", catalogue.get()
+    for name, versions in catalogue.names().items():
+        yield f"/models/{name}", NAMED, catalogue.get(name)
+        for version in versions:
+            yield f"/models/{name}/versions/{version}", VERSIONED, catalogue.get(name, version)
+
+
+def _storage(models: Path | str, cache: Path) -> Storage:
+    """Where the bundles lie, if the packages for it are there."""
+    if isinstance(models, Path):
+        return Folder.at(models)
+    try:
+        from service.storage.cache import Mirror  # noqa: PLC0415 - an optional package
+    except ModuleNotFoundError as error:
+        raise ExtraError(f"{models} cannot be read: install lowerbound[remote] ({error})") from error
+    return Mirror(models, cache.expanduser())
+
+
+def _spans(endpoint: str) -> "Spans":
+    """What makes requests' spans and sends them, if its packages are there."""
+    try:
+        from service.observability.tracing import Spans  # noqa: PLC0415 - an optional package
+    except ModuleNotFoundError as error:
+        raise ExtraError(f"no spans can be sent to {endpoint}: install lowerbound[otlp] ({error})") from error
+    return Spans(endpoint)
+
+
+@asynccontextmanager
+async def _following(repository: Repository, poll: float | None) -> AsyncIterator[None]:
+    """Follow the repository's folder meanwhile, if that is wanted."""
+    if poll is None:
+        yield
+        return
+    asked = asyncio.Event()
+    if threading.current_thread() is threading.main_thread():  # Others hear no signals.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
+    following = asyncio.create_task(repository.follow(poll, asked))
+    yield
+    following.cancel()

@@ -1,0 +1,146 @@
+"""Who may ask: API keys, pages of other origins, and what a browser may do with a page of the service.
+
+This module must not know about models, or what is asked of them.
+"""
+
+import hashlib
+import hmac
+import ipaddress
+import os
+import re
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.api.problem_details import Envelope
+from service.errors import KeysError, UnauthorizedError
+from service.observability.metrics import Telemetry
+
+ENVIRONMENT = "LOWERBOUND_API_KEYS"
+"""Keys come by this variable or by a file, never by the command line, which every user of a machine can read."""
+
+SHORTEST = 16
+"""Characters of the shortest key: with fewer, guesses might find it."""
+
+_KEY = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # What may follow `Bearer`: RFC 6750, section 2.1.
+_OPEN = ("/health/", "/v2/health/", "/explorer/")
+
+
+def read_keys(file: Path | None) -> frozenset[bytes]:
+    """The SHA-256 digests of the keys in a file and in the environment; none if no one names any.
+
+    Nothing but digests is kept, so that no log, page or traceback can show a key.
+
+    Args:
+        file: One key a line; from # to the line's end is a comment.
+
+    Raises:
+        KeysError: The file cannot be read or holds no key; a key is too short, or no Bearer token. The message says
+            which, and does not repeat it.
+    """
+    keys = {
+        f"{ENVIRONMENT}, key {i}": key for i, key in enumerate(re.split(r"[,\s]+", os.environ.get(ENVIRONMENT, "")), 1)
+    }
+    if file is not None:
+        try:
+            lines = file.read_text("utf-8", errors="replace").splitlines()
+        except OSError as error:
+            raise KeysError(f"{file}: cannot be read: {error.strerror}") from error
+        in_file = {f"{file}, line {i}": line.partition("#")[0].strip() for i, line in enumerate(lines, 1)}
+        if not any(in_file.values()):
+            raise KeysError(f"{file}: holds no key")
+        keys |= in_file
+    for place, key in keys.items():
+        if key and not (_KEY.fullmatch(key) and len(key) >= SHORTEST):
+            raise KeysError(f"{place}: a key is at least {SHORTEST} letters, digits and -._~+/, and may end in =")
+    return frozenset(_digest(key.encode()) for key in keys.values() if key)
+
+
+def guard(
+    app: ASGIApp, keys: Collection[bytes], origins: Collection[str], timeout: float, telemetry: Telemetry
+) -> ASGIApp:
+    """The application behind what decides who may ask it; itself where all may.
+
+    Args:
+        app: What is asked.
+        keys: See `read_keys`; of these a request must bring one.
+        origins: Whose pages may ask; `*` for all.
+        timeout: Seconds for a refusal to be sent.
+        telemetry: What counts refusals.
+    """
+    if keys:
+        app = _Guard(app, keys, timeout, telemetry)
+    if origins:  # Around the guard: a browser asks without a key whether it may send one.
+        app = CORSMiddleware(
+            app, allow_origins=origins, allow_methods=("GET", "POST"), allow_headers=("*",), expose_headers=("*",)
+        )
+    return app
+
+
+def is_open(path: str) -> bool:
+    """Whether a path answers without a key: health, for those who only start and stop the service, and the explorer.
+
+    Its files hold nothing of any model, and without them nobody could enter a key.
+    """
+    return path == "/" or path.startswith(_OPEN)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen on is reached from this machine alone."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def page_headers(policy: str = "default-src 'self'") -> dict[str, str]:
+    """The headers of a page for people: what a browser may do with it.
+
+    Args:
+        policy: Where scripts, styles and all else may come from: unless told, from the service's own files, so that
+            no code within the page runs.
+    """
+    fixed = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
+    return {
+        "Content-Security-Policy": f"{policy}; {fixed}",
+        "Referrer-Policy": "no-referrer",
+        "X-Content-Type-Options": "nosniff",
+    }
+
+
+class _Guard:
+    """ASGI middleware that answers 401 to requests without a key, before their body is read."""
+
+    def __init__(self, app: ASGIApp, keys: Iterable[bytes], timeout: float, telemetry: Telemetry) -> None:
+        self._app = app
+        self._keys = tuple(keys)
+        self._refuse = Envelope(_refuse, timeout, telemetry)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" or is_open(scope["path"]) or self._admits(scope["headers"]):
+            await self._app(scope, receive, send)
+        else:
+            await self._refuse(scope, receive, send)
+
+    def _admits(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        """Whether there is a key; the way there is the same for all tokens of a length, right or wrong."""
+        for name, value in headers:
+            if name == b"authorization":
+                scheme, _, token = value.partition(b" ")
+                is_bearer = scheme.lower() == b"bearer"
+                given = _digest(token.strip(b" "))
+                found = False
+                for key in self._keys:
+                    found |= hmac.compare_digest(key, given)
+                return found and is_bearer
+        return False
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    raise UnauthorizedError("bring one of the service's keys, as `Bearer KEY`", "header.Authorization")
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

@@ -1,0 +1,243 @@
+"""Errors as answers: every failure leaves as RFC 9457 problem+json, or as `{"error": "..."}` under /v2, with an id.
+
+This module must not know about models.
+"""
+
+import asyncio
+import itertools
+import logging
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator
+from functools import cache
+from http import HTTPStatus
+from types import TracebackType
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.schemas import Problem
+from service.codecs.oip_messages import ProtocolError
+from service.errors import (
+    STATUS,
+    DeadlineError,
+    EncodingError,
+    InvalidError,
+    LowerboundError,
+    OverloadedError,
+    RequestError,
+    UnauthorizedError,
+)
+from service.observability.logs import ORIGIN, Origin, access, log_access
+from service.observability.metrics import Labels, Telemetry
+
+PROBLEM_MEDIA_TYPE = "application/problem+json"
+REQUEST_ID_HEADER = "X-Request-ID"
+
+REQUEST_ID_KEY = REQUEST_ID_HEADER.lower().encode()
+_CLOSED = 499
+"""The status under which requests are counted whose clients left: they get no answer. nginx's convention."""
+
+_REQUEST_ID = re.compile(rb"[!-~]{1,128}")
+"""Ids that are echoed: visible ASCII, of a length that fits a log line; any other is replaced."""
+
+_LONGEST = 2000
+"""Characters of a detail or a location; libraries quote what they cannot read."""
+
+_PROTOCOL_STATUS = {
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: HTTPStatus.NOT_IMPLEMENTED,
+    HTTPStatus.UNPROCESSABLE_ENTITY: HTTPStatus.BAD_REQUEST,
+}
+"""The statuses that the Open Inference Protocol has others for."""
+
+logger = logging.getLogger("service")
+
+
+class Envelope:
+    """ASGI middleware around every request: its id, its time limit, and an answer even to the unforeseen.
+
+    Args:
+        app: What is inside.
+        timeout: Seconds after which a request is given up.
+        telemetry: What counts the requests.
+        labels: Under which; from the route that answers if not given.
+    """
+
+    def __init__(self, app: ASGIApp, timeout: float, telemetry: Telemetry, labels: Labels | None = None) -> None:
+        self._app = app
+        self._telemetry = telemetry
+        self._labels = labels
+        self._time_limit = _TimeLimit(timeout)
+        self._ids = unique_ids()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = given_id(scope["headers"]) or next(self._ids)
+        origin = Origin(request_id, scope["headers"])
+        ORIGIN.set(origin)  # Each request has a task, and so a context, of its own.
+        began = self._telemetry.began()
+        status = _CLOSED
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (REQUEST_ID_KEY, request_id)]
+            await send(message)
+
+        try:
+            with self._time_limit:
+                await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            if status != _CLOSED:
+                raise
+            await self._failed(scope, error, request_id.decode())(scope, receive, send_with_id)
+        finally:
+            labels = self._labels or self._find_labels(scope)
+            seconds = self._telemetry.ended(labels, status, began)
+            origin.end(*labels, status)
+            if access.isEnabledFor(logging.INFO):
+                log_access(origin, seconds)
+
+    def _find_labels(self, scope: Scope) -> Labels:
+        """Those of a request on its way back from the router, which leaves the route's template without its prefix."""
+        given = scope.get("path_params", {})
+        name, version = given.get("name", ""), given.get("version", "")
+        path = scope["path"] if "route" in scope else ""
+        for prefix, value, parameter in (("/models/", name, "{name}"), ("/versions/", version, "{version}")):
+            path = path.replace(f"{prefix}{value}", prefix + parameter, 1) if value else path
+        return self._telemetry.labels(scope["method"], path, name.partition(".")[0])
+
+    def _failed(self, scope: Scope, error: Exception, request_id: str) -> JSONResponse:
+        match error:
+            case LowerboundError():
+                self._telemetry.rejected(_reason(type(error).__name__))
+                return _render(scope, error)
+            case RequestValidationError():
+                self._telemetry.rejected(_reason(InvalidError.__name__))
+                first = error.errors()[0]
+                location = ".".join(str(part) for part in first["loc"])
+                return _answer(scope, HTTPStatus.UNPROCESSABLE_ENTITY, first["msg"], location)
+            case _:
+                logger.error("request %s failed", request_id, exc_info=error)
+                detail = f"a fault of the service; see its log for {request_id}"
+                return _answer(scope, HTTPStatus.INTERNAL_SERVER_ERROR, detail)
+
+
+class _TimeLimit:
+    """As `asyncio.timeout`, but always of the same length, so that what entered first is due first.
+
+    One timer serves all; one for each request would cost as much as the rest of the envelope.
+
+    Raises:
+        DeadlineError: On leaving, where the time ran out.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._due: dict[asyncio.Task[Any] | None, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._due[asyncio.current_task()] = loop.time() + self._seconds
+        if self._timer is None:
+            self._timer = loop.call_later(self._seconds, self._give_up, loop)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        task = asyncio.current_task()
+        if self._due.pop(task, None) is None and task is not None:  # Given up, and so cancelled.
+            task.uncancel()
+            if kind is asyncio.CancelledError:
+                raise DeadlineError(f"not answered within {self._seconds:g} seconds") from error
+
+    def _give_up(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Cancel the tasks whose time has run out, and wait for the next one's."""
+        for task, due in list(self._due.items()):
+            if due > loop.time():
+                self._timer = loop.call_at(due, self._give_up, loop)
+                return
+            del self._due[task]
+            if task is not None:
+                task.cancel()
+        self._timer = None
+
+
+def answer_with_problems(app: FastAPI) -> None:
+    """Leave FastAPI's invalid requests to the envelope, and give its other errors the shape of all."""
+
+    @app.exception_handler(RequestValidationError)
+    async def _(request: Request, error: RequestValidationError) -> JSONResponse:
+        raise error
+
+    @app.exception_handler(HTTPException)
+    async def _(request: Request, error: HTTPException) -> JSONResponse:
+        answer = _answer(request.scope, HTTPStatus(error.status_code), f"{request.method} {request.url.path}")
+        answer.headers.update(error.headers or {})
+        return answer
+
+
+def given_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+    """The request's own id, if it has one that can be echoed."""
+    for name, value in headers:
+        if name == REQUEST_ID_KEY:
+            return value if _REQUEST_ID.fullmatch(value) else None
+    return None
+
+
+@cache
+def _reason(kind: str) -> str:
+    """`too_large` for `TooLargeError`, and so on."""
+    return re.sub(r"\B([A-Z])", r"_\1", kind.removesuffix("Error")).lower()
+
+
+def unique_ids() -> Iterator[bytes]:
+    """32 hexadecimal digits: half of them this process's, the rest a count."""
+    process = os.urandom(8).hex()
+    return (f"{process}{number:016x}".encode() for number in itertools.count())
+
+
+def _render(scope: Scope, error: LowerboundError) -> JSONResponse:
+    status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+    answer = (
+        _answer(scope, status, error.detail, error.location)
+        if isinstance(error, RequestError)
+        else _answer(scope, status, str(error))
+    )
+    if isinstance(error, EncodingError):
+        answer.headers["Accept-Encoding"] = ", ".join(error.known)
+    if isinstance(error, UnauthorizedError):
+        answer.headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, OverloadedError):
+        answer.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    return answer
+
+
+def _answer(scope: Scope, status: HTTPStatus, detail: str, location: str | None = None) -> JSONResponse:
+    """A failure in the shape that its path asks for: the Open Inference Protocol's under /v2, elsewhere a problem."""
+    if f"{scope['path']}/".startswith("/v2/"):
+        status = _PROTOCOL_STATUS.get(status, status)
+        text = ProtocolError(error=_writable(f"{location or status.phrase}: {detail}"))
+        return JSONResponse(text.model_dump(), status)
+    problem = Problem(
+        title=status.phrase, status=status.value, detail=_writable(detail), location=location and _writable(location)
+    )
+    return JSONResponse(problem.model_dump(exclude_none=True), status, media_type=PROBLEM_MEDIA_TYPE)
+
+
+def _writable(text: str) -> str:
+    """The text, cut where it repeats too much of what was sent, and with escapes for lone surrogates.
+
+    A client's JSON strings can hold those, and UTF-8 cannot.
+    """
+    cut = text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+    return cut.encode(errors="backslashreplace").decode()

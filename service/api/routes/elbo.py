@@ -1,0 +1,38 @@
+"""`POST /elbo`: the evidence lower bound of each instance, its score and its p-value."""
+
+from typing import Annotated
+
+from fastapi import Query, Request, Response
+
+from service.api.content import choose_writer, read_body, respond
+from service.api.endpoint import Operation
+from service.api.openapi import ServedModel
+from service.api.schemas import ElboAnswer, Instances
+from service.codecs.instances import parse_instances
+from service.scoring import ElboQuery
+
+
+async def elbo(request: Request, model: ServedModel, query: Annotated[ElboQuery, Query()]) -> Response:
+    """Bounds on log p(x) in nats, higher is more usual; `score` and `p_value` say how strange each instance is.
+
+    The answer to a row depends on the row, the model, `num_draws`, `seed` and `refine`, and on nothing else; but for
+    `discovery`, which looks at all rows of the request.
+    """
+    writer = choose_writer(request)
+    model.check_room(query.num_draws or model.manifest.num_draws)
+    values = await read_body(request, "instances")
+    x = parse_instances(values, model.manifest.input, ignore_extra=query.extra == "ignore")
+    bounds = await model.elbo(
+        x,
+        num_draws=query.num_draws,
+        seed=query.seed,
+        score=query.score,
+        refine=query.refine,
+        explain=query.explain,
+        fdr=query.fdr,
+        observe=query.observe,
+    )
+    return respond(model, writer, bounds)
+
+
+OPERATION = Operation("POST", "/elbo", elbo, ElboAnswer, Instances)

@@ -1,0 +1,29 @@
+"""`GET /metrics`: what has been counted and timed, for Prometheus."""
+
+import asyncio
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
+
+from service.api.openapi import problems
+from service.errors import UnauthorizedError
+from service.observability.metrics import Telemetry
+
+router = APIRouter()
+
+
+@router.get(
+    "/metrics",
+    response_class=PlainTextResponse,
+    responses={
+        200: {"content": {"application/openmetrics-text": {"schema": {"type": "string"}}}},
+        **problems(UnauthorizedError),
+    },
+)
+async def metrics(request: Request) -> Response:
+    """The metrics of all processes, in Prometheus's text format, or in OpenMetrics's where `Accept` asks for that."""
+    telemetry: Telemetry = request.app.state.telemetry
+    telemetry.flush()
+    models = list(request.app.state.repository.catalogue)
+    text, media_type = await asyncio.to_thread(telemetry.scrape, request.headers.get("accept", ""), models)
+    return Response(text, headers={"Content-Type": media_type})

@@ -1,0 +1,336 @@
+"""`/v2`: the Open Inference Protocol with its binary tensors, so that Triton's clients work unchanged.
+
+Each graph of a bundle is a model of its own: `digits` answers the bounds, `digits.encoder` the posterior, and so on.
+"""
+
+import asyncio
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Path, Request, Response
+
+from service.api.content import MODEL_HEADERS, identify, read_bytes
+from service.api.openapi import body, check_ready, describe_headers, failure, find_model
+from service.bundle import Array, TabularInput, Tensor
+from service.codecs.codec import Json
+from service.codecs.instances import parse_instances, parse_latents
+from service.codecs.oip import Inference, datatype, read_raw, read_request, write_answer
+from service.codecs.oip_messages import (
+    BoundParameters,
+    DrawParameters,
+    Duration,
+    Durations,
+    ExplainParameters,
+    InferAnswer,
+    InferParameters,
+    InferRequest,
+    ModelConfiguration,
+    ModelMetadata,
+    ModelStatistics,
+    ServerLive,
+    ServerMetadata,
+    ServerReady,
+    Statistics,
+    TensorConfig,
+    TensorMetadata,
+)
+from service.errors import DeadlineError, InvalidError, NotFoundError, RequestError
+from service.inference import Model
+from service.observability.logs import count_rows
+from service.observability.metrics import Telemetry
+
+BINARY = "application/octet-stream"
+HEADER_LENGTH = "Inference-Header-Content-Length"
+PLATFORM = "onnxruntime_onnx"
+
+router = APIRouter(prefix="/v2", responses=failure())
+graphs = APIRouter()
+
+_PARAMETERS: dict[str, type[InferParameters]] = {
+    "elbo": BoundParameters,
+    "explain": ExplainParameters,
+    "draw": DrawParameters,
+}
+"""The graphs that take more parameters than every request does."""
+
+_SERVED = ("elbo", "encoder", "decoder", "explain", "draw")
+"""The graphs that are models to the protocol; the others are steps of what these answer."""
+
+_PLACES = {"instances": "x", "latents": "z", "query": "parameters"}
+"""What the protocol calls the places that the ordinary endpoints name."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One graph of a model, which to the protocol is a model."""
+
+    model: Model
+    graph: str
+
+    @property
+    def name(self) -> str:
+        return self.model.manifest.name if self.graph == "elbo" else f"{self.model.manifest.name}.{self.graph}"
+
+    @property
+    def version(self) -> str:
+        return str(self.model.manifest.version)
+
+    @property
+    def input(self) -> Tensor:
+        """What clients send: x or z. The service makes the noise."""
+        return self.model.manifest.graphs[self.graph].inputs[0]
+
+    @property
+    def outputs(self) -> list[Tensor]:
+        manifest = self.model.manifest
+        outputs = list(manifest.graphs[self.graph].outputs)
+        if self.graph == "elbo":
+            units = {"score": "as the manifest says", "p_value": "probability"}
+            outputs += [Tensor(name=name, dtype="float64", shape=("batch",), unit=unit) for name, unit in units.items()]
+        elif self._cell_by_cell:
+            units, shape = {"feature_surprise": "nats", "feature_expected": "data"}, ("batch", *manifest.input.shape)
+            outputs += [Tensor(name=name, dtype="float64", shape=shape, unit=unit) for name, unit in units.items()]
+        return outputs
+
+    @property
+    def row_draws(self) -> int:
+        """What a row costs under the bundle's own draws."""
+        draws = self.model.manifest.num_draws if self.graph in {"elbo", "explain"} else 1
+        return draws * (1 + len(self.model.manifest.input.features)) if self._cell_by_cell else draws
+
+    @property
+    def _cell_by_cell(self) -> bool:
+        """Of tables each cell is explained beside the others."""
+        return self.graph == "explain" and isinstance(self.model.manifest.input, TabularInput)
+
+    async def infer(self, tensor: Array, parameters: InferParameters) -> dict[str, Array]:
+        """Every output by name, as the ordinary endpoints compute it."""
+        manifest = self.model.manifest
+        if self.input.name == "z":
+            z = parse_latents(tensor, manifest.latent_size)
+            if isinstance(parameters, DrawParameters):
+                return {"x": await self.model.draw(z, parameters.seed)}
+            return {"x_mean": await self.model.decode(z)}
+        x = parse_instances(tensor, manifest.input)
+        if not isinstance(parameters, ExplainParameters):
+            return await self.model.encode(x)
+        return await self.model.elbo(
+            x,
+            num_draws=parameters.num_draws,
+            seed=parameters.seed,
+            score=parameters.score if isinstance(parameters, BoundParameters) else None,
+            refine=parameters.refine if isinstance(parameters, BoundParameters) else 0,
+            explain=self.graph == "explain",
+        )
+
+
+def _served(model: Model) -> list[str]:
+    return [graph for graph in _SERVED if graph in model.manifest.graphs]
+
+
+async def named(
+    request: Request, name: Annotated[str, Path(description="NAME, or NAME.GRAPH as NAME.encoder.")]
+) -> Graph:
+    """The graph that the path names."""
+    prefix, dot, suffix = name.partition(".")
+    model, graph = find_model(request, prefix or name), suffix if dot else "elbo"
+    if graph not in _served(model) or Graph(model, graph).name != name:
+        known = ", ".join(Graph(model, graph).name for graph in _served(model))
+        raise NotFoundError(f"no model {name!r} is served; there are {known}")
+    return Graph(model, graph)
+
+
+async def versioned(version: Annotated[str, Path(description="Its version.")]) -> None:
+    """Describes the path parameter `version`."""
+
+
+Named = Annotated[Graph, Depends(named)]
+
+
+@router.get("")
+async def metadata(request: Request) -> ServerMetadata:
+    """The server's name and version, and the extensions of the protocol that it has."""
+    extensions = ["binary_tensor_data", "model_configuration", "statistics"]
+    return ServerMetadata(name="lowerbound", version=request.app.version, extensions=extensions)
+
+
+@router.get("/health/live")
+async def live() -> ServerLive:
+    """The process answers."""
+    return ServerLive()
+
+
+@router.get("/health/ready")
+async def ready(request: Request) -> ServerReady:
+    """Every model's engine answers its golden rows as the bundle says."""
+    await check_ready(request)
+    return ServerReady()
+
+
+@router.get("/models/stats")
+async def all_statistics(request: Request) -> Statistics:
+    """What every model has computed since the start, under /v2 or not, in all processes."""
+    totals = await _totals(request)
+    served = [Graph(model, graph) for model in request.app.state.repository.catalogue for graph in _served(model)]
+    return Statistics(model_stats=[_statistics(totals, graph) for graph in served])
+
+
+@graphs.get("")
+async def model_metadata(request: Request, graph: Named) -> ModelMetadata:
+    """The model's versions, inputs and outputs."""
+    versions = request.app.state.repository.catalogue.names()[graph.model.manifest.name]
+
+    def describe(tensor: Tensor) -> TensorMetadata:
+        shape = [-1 if isinstance(size, str) else size for size in tensor.shape]
+        return TensorMetadata(name=tensor.name, datatype=datatype(tensor.dtype), shape=shape)
+
+    return ModelMetadata(
+        name=graph.name,
+        versions=[str(version) for version in versions],
+        platform=PLATFORM,
+        inputs=[describe(graph.input)],
+        outputs=[describe(tensor) for tensor in graph.outputs],
+    )
+
+
+@graphs.get("/ready")
+async def model_ready(graph: Named) -> ServerReady:
+    """The model's engine answers its golden rows as the bundle says."""
+    await graph.model.check()
+    return ServerReady()
+
+
+@graphs.get("/config")
+async def configuration(request: Request, graph: Named) -> ModelConfiguration:
+    """What load generators read of a Triton model's configuration."""
+
+    def describe(tensor: Tensor) -> TensorConfig:
+        dims = [size for size in tensor.shape if isinstance(size, int)]
+        return TensorConfig(name=tensor.name, data_type=f"TYPE_{datatype(tensor.dtype)}", dims=dims)
+
+    return ModelConfiguration(
+        name=graph.name,
+        platform=PLATFORM,
+        backend="onnxruntime",
+        max_batch_size=max(1, request.app.state.settings.max_queue // graph.row_draws),
+        input=[describe(graph.input)],
+        output=[describe(tensor) for tensor in graph.outputs],
+    )
+
+
+@graphs.get("/stats")
+async def statistics(request: Request, graph: Named) -> Statistics:
+    """What the model has computed since the start, under /v2 or not, in all processes."""
+    return Statistics(model_stats=[_statistics(await _totals(request), graph)])
+
+
+@graphs.post(
+    "/infer",
+    responses={
+        200: {
+            "model": InferAnswer,
+            "content": {BINARY: {"schema": {"type": "string", "format": "binary"}}},
+            "headers": describe_headers({HEADER_LENGTH: "Bytes of JSON before the binary data."} | MODEL_HEADERS),
+        }
+    },
+    openapi_extra=body(InferRequest, (Json.media_type, BINARY)),
+)
+async def infer(
+    request: Request,
+    graph: Named,
+    header_length: Annotated[
+        int | None,
+        Header(alias=HEADER_LENGTH, description="Bytes of JSON before the binary data; 0 if there is no JSON."),
+    ] = None,
+) -> Response:
+    """The outputs for the tensors sent, in JSON, in binary or in both; `Content-Type` is not looked at."""
+    with graph.model.in_use(), _in_terms_of_the_protocol():
+        graph.model.check_room()
+        inference = _read(await read_bytes(request), header_length, graph)
+        parameters = _PARAMETERS.get(graph.graph, InferParameters).check(inference.parameters, "parameters")
+        wanted = _wanted(inference, graph)
+        tensor = _only_input(inference, graph)
+        try:
+            async with asyncio.timeout(parameters.timeout / 1e6 or None):
+                columns = await graph.infer(tensor, parameters)
+        except TimeoutError as error:
+            raise DeadlineError(f"not answered within {parameters.timeout:,} microseconds") from error
+        count_rows(len(tensor))
+    binary = {name for name, own in wanted.items() if (parameters.binary_data_output if own is None else own)}
+    head = {"id": inference.id} if inference.id is not None else {}
+    head |= {"model_name": graph.name, "model_version": graph.version}
+    answer, length = write_answer(head, {name: columns[name] for name in wanted}, binary)
+    headers = identify(graph.model) | ({} if length is None else {HEADER_LENGTH: str(length)})
+    return Response(answer, media_type=Json.media_type if length is None else BINARY, headers=headers)
+
+
+router.include_router(graphs, prefix="/models/{name}")
+router.include_router(graphs, prefix="/models/{name}/versions/{version}", dependencies=[Depends(versioned)])
+
+
+def _read(sent: bytes, header_length: int | None, graph: Graph) -> Inference:
+    if header_length == 0:
+        row = tuple(size for size in graph.input.shape if isinstance(size, int))
+        return read_raw(sent, graph.input.name, graph.input.dtype, row)
+    return read_request(sent, header_length)
+
+
+def _only_input(inference: Inference, graph: Graph) -> Array:
+    """The tensor that the graph takes; it takes one."""
+    if inference.inputs.keys() != {graph.input.name}:
+        names = ", ".join(map(repr, inference.inputs)) or "none"
+        raise InvalidError(f"{graph.name} takes the one input {graph.input.name!r}, not {names}", "inputs")
+    return inference.inputs[graph.input.name]
+
+
+def _wanted(inference: Inference, graph: Graph) -> dict[str, bool | None]:
+    """The outputs to send, and whether each is to be binary where the request says so."""
+    known = [tensor.name for tensor in graph.outputs]
+    for i, name in enumerate(inference.outputs):
+        if name not in known:
+            raise InvalidError(f"no output is named {name!r}; there are {', '.join(known)}", f"outputs[{i}].name")
+    return dict(inference.outputs) or dict.fromkeys(known)
+
+
+async def _totals(request: Request) -> dict[tuple[str, ...], float]:
+    """See `Telemetry.totals`; where there are several processes their files are read, which takes a while."""
+    telemetry: Telemetry = request.app.state.telemetry
+    telemetry.flush()
+    return await asyncio.to_thread(telemetry.totals)
+
+
+def _statistics(totals: dict[tuple[str, ...], float], graph: Graph) -> ModelStatistics:
+    def total(name: str) -> float:
+        return totals.get((f"lowerbound_{name}", graph.graph, graph.model.manifest.name, graph.version), 0)
+
+    def duration(name: str) -> Duration:
+        return Duration(count=int(total(f"{name}_count")), ns=int(1e9 * total(f"{name}_sum")))
+
+    queue, compute = duration("queue_seconds"), duration("compute_seconds")
+    return ModelStatistics(
+        name=graph.name,
+        version=graph.version,
+        last_inference=int(1000 * total("last_batch_timestamp_seconds")),
+        inference_count=int(total("batch_rows_sum")),
+        execution_count=int(total("batch_rows_count")),
+        inference_stats=Durations(
+            success=Duration(count=queue.count, ns=queue.ns + compute.ns),
+            fail=Duration(count=int(total("engine_errors_total"))),
+            queue=queue,
+            compute_infer=compute,
+        ),
+    )
+
+
+@contextmanager
+def _in_terms_of_the_protocol() -> Iterator[None]:
+    """Errors name the places as the protocol's clients know them."""
+    try:
+        yield
+    except RequestError as error:
+        if error.location is not None:
+            error.location = re.sub(r"^(instances|latents|query)\b", lambda found: _PLACES[found[0]], error.location)
+        raise

@@ -1,0 +1,133 @@
+"""A run: pieces are read, answered and written at the same time, in order, a few in memory at once.
+
+This module must not know how rows are read, or answers kept.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from service.bulk.readers import Piece
+from service.bundle import Array, Bundle, TabularInput
+from service.codecs.arrow import write_batch
+from service.codecs.instances import render
+from service.inference import Limits, MakeEngine, Model
+from service.scoring import MAX_DRAWS, ElboQuery
+
+PIECE_BYTES = 2**22
+PIECE_ROWS = 2**13
+"""A piece has at most so many rows, and so many bytes of them."""
+
+ENGINE_TIMEOUT = 60.0
+"""Seconds; nobody waits for a single answer here."""
+
+Operation = Callable[[Model, Array, ElboQuery], Awaitable[dict[str, Array]]]
+
+
+async def score(model: Model, x: Array, query: ElboQuery) -> dict[str, Array]:
+    """The columns of `POST /elbo`."""
+    asked = query.model_dump(include={"num_draws", "seed", "score", "refine", "explain"})
+    return await model.elbo(x, **asked)
+
+
+async def encode(model: Model, x: Array, query: ElboQuery) -> dict[str, Array]:
+    """The columns of `POST /encode`; the query is not about them."""
+    return await model.encode(x)
+
+
+async def reconstruct(model: Model, x: Array, query: ElboQuery) -> dict[str, Array]:
+    """E[x|z] at the posterior's mean, as `POST /decode` answers it; the query is not about that."""
+    return {"instances": await model.decode((await model.encode(x))["mean"])}
+
+
+OPERATIONS: dict[str, Operation] = {"elbo": score, "encode": encode, "reconstruct": reconstruct}
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What is done to every piece.
+
+    Attributes:
+        bundle: The model.
+        make_engine: Puts it on its device.
+        max_batch: Most row-draws in one engine call.
+        lanes: Engine calls at once.
+        operation: What is asked about each piece.
+        query: The parameters of that.
+    """
+
+    bundle: Bundle
+    make_engine: MakeEngine
+    max_batch: int
+    lanes: int
+    operation: Operation
+    query: ElboQuery
+
+    @property
+    def piece_rows(self) -> int:
+        """How many rows pieces should have."""
+        data = self.bundle.manifest.input
+        size = (
+            8 * len(data.features)
+            if isinstance(data, TabularInput)
+            else int(np.dtype(data.dtype).itemsize * np.prod(data.shape))
+        )
+        return max(1, min(PIECE_ROWS, PIECE_BYTES // size))
+
+    def start(self) -> Model:
+        """The model, which computes from now on, on the running event loop."""
+        model = Model(
+            self.bundle, self.make_engine, Limits(self.max_batch, 2**62, MAX_DRAWS, self.lanes, ENGINE_TIMEOUT)
+        )
+        model.start()
+        return model
+
+    async def answer(self, pieces: Iterator[Piece], write: Callable[[pa.RecordBatch], None]) -> None:
+        """Answer all pieces, and have the answers written, in order.
+
+        Raises:
+            LowerboundError: From the pieces, the model or the writing; whatever was written before is whole.
+        """
+        model = self.start()
+        under_way: asyncio.Queue[asyncio.Task[pa.RecordBatch] | None] = asyncio.Queue(self.lanes + 1)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._feed(pieces, model, under_way, tasks))
+                while (task := await under_way.get()) is not None:
+                    await asyncio.to_thread(write, await task)
+        except* Exception as errors:
+            raise _first(errors) from None
+        finally:
+            await model.stop()
+
+    async def _feed(
+        self,
+        pieces: Iterator[Piece],
+        model: Model,
+        under_way: "asyncio.Queue[asyncio.Task[pa.RecordBatch] | None]",
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+            await under_way.put(tasks.create_task(self.answer_one(model, piece)))
+        await under_way.put(None)
+
+    async def answer_one(self, model: Model, piece: Piece) -> pa.RecordBatch:
+        """The answers to a piece, row by row.
+
+        Raises:
+            LowerboundError: From the model.
+        """
+        columns = await self.operation(model, piece.x, self.query)
+        data = model.manifest.input
+        batch = write_batch(render(columns, data) if isinstance(data, TabularInput) else columns)
+        return batch if piece.names is None else batch.add_column(0, "path", pa.array(piece.names))
+
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

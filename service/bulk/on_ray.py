@@ -1,0 +1,164 @@
+"""A cluster: the same pieces, read and answered on many machines by Ray Data, their answers in order here.
+
+Tasks read slices of the inputs, a pool of engines answers their pieces. What is lost with a machine Ray has done again
+elsewhere: a row's answer is the same bits wherever it is computed.
+
+This module must not know what the columns mean, or how answers are kept.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from threading import Thread
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.ipc
+import ray
+from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
+
+from service.bulk.job import PIECE_BYTES, Run
+from service.bulk.readers import Input
+from service.engine import Device
+from service.errors import DeviceError, LowerboundError
+
+SLICE_PIECES = 16
+"""Pieces that one task reads; of a file that must be read from its beginning, all."""
+
+
+class Cluster:
+    """A Ray cluster, connected to while it is entered.
+
+    Args:
+        address: Of its head, or `auto`: the one that this machine belongs to.
+        device: What the engines compute on.
+        lanes: Batches that each computes at once, and the cores that it is given; those of the smallest machine if
+            not told.
+
+    Raises:
+        DeviceError: There is no such cluster, or it has not what one engine takes.
+    """
+
+    def __init__(self, address: str, device: Device, lanes: int | None) -> None:
+        self._address = address
+        self._device = device
+        self._lanes = lanes
+
+    def __enter__(self) -> Self:
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        try:
+            ray.init(self._address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError) as error:
+            raise DeviceError(f"no Ray cluster at {self._address}: {error}") from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        ray.shutdown()
+
+    def answer(self, run: Run, inputs: Sequence[Input], start: int, write: Callable[[pa.RecordBatch], None]) -> None:
+        """Answer all rows from the one numbered `start` on, and have the answers written, in order.
+
+        Raises:
+            LowerboundError: From the inputs, the model or the writing; whatever was written before is whole.
+        """
+        engines, cores, gpus = self._engines()
+        slices = list(_slices(inputs, start, run.piece_rows))
+        if not slices:  # All are there, and were only not called so.
+            return
+        context = DataContext.get_current()
+        context.execution_options.preserve_order = True
+        context.target_max_block_size = PIECE_BYTES
+        context.enable_progress_bars = False
+        answers = (
+            ray.data.from_items(slices, override_num_blocks=len(slices))
+            .flat_map(_Reader(inputs, run.piece_rows), num_cpus=0, compute=TaskPoolStrategy(min(engines, len(slices))))
+            .map(
+                _Engine,
+                fn_constructor_args=(replace(run, lanes=cores),),
+                compute=ActorPoolStrategy(min_size=1, max_size=engines),
+                num_cpus=0 if gpus else cores,
+                num_gpus=gpus,
+            )
+        )
+        for row in answers.iter_rows():
+            if row["problem"]:
+                raise LowerboundError(row["problem"])
+            with pyarrow.ipc.open_stream(row["answers"]) as stream:
+                write(stream.read_next_batch())
+
+    def _engines(self) -> tuple[int, int, int]:
+        """How many engines there is room for; the cores and the GPUs that each takes."""
+        found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        gpus = int(sum(node.get("GPU", 0) for node in found)) if self._device != "cpu" else 0
+        cores = [int(node["CPU"]) for node in found if node.get("CPU", 0) >= 1]
+        each = self._lanes or min(cores, default=1)
+        engines = gpus or sum(have // each for have in cores)
+        if not engines:
+            raise DeviceError(f"{self._address}: no machine has {each} cores for an engine")
+        return engines, each, min(gpus, 1)
+
+
+class _Reader:
+    """Reads slices, in any process."""
+
+    def __init__(self, inputs: Sequence[Input], piece_rows: int) -> None:
+        self._inputs = inputs
+        self._piece_rows = piece_rows
+
+    def __call__(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The pieces of a slice, or what is wrong with one."""
+        rows = row["rows"]
+        try:
+            for piece in self._inputs[row["input"]].read(row["start"], self._piece_rows):
+                yield {"piece": piece.first(rows), "problem": ""}
+                rows -= len(piece.x)
+                if rows <= 0:
+                    break
+        except LowerboundError as error:
+            yield {"piece": None, "problem": str(error)}
+
+
+class _Engine:
+    """An engine in a process of its own, and the event loop of its model in a thread."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._loop = asyncio.new_event_loop()
+        Thread(target=self._loop.run_forever, daemon=True).start()
+
+        async def start() -> None:
+            self._model = run.start()
+
+        self._problem = ""
+        try:
+            asyncio.run_coroutine_threadsafe(start(), self._loop).result()
+        except LowerboundError as error:
+            self._problem = str(error)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A piece's answers, or what is wrong with one of its rows, or with this machine."""
+        if problem := row["problem"] or self._problem:
+            return {"answers": None, "problem": problem}
+        answering = self._run.answer_one(self._model, row["piece"])
+        try:
+            answers = asyncio.run_coroutine_threadsafe(answering, self._loop).result()
+        except LowerboundError as error:
+            return {"answers": None, "problem": str(error)}
+        sink = pa.BufferOutputStream()  # As bytes: of anything like an array Ray Data makes arrays of its own.
+        with pyarrow.ipc.new_stream(sink, answers.schema) as stream:
+            stream.write_batch(answers)
+        return {"answers": sink.getvalue().to_pybytes(), "problem": ""}
+
+
+def _slices(inputs: Sequence[Input], start: int, piece_rows: int) -> Iterator[dict[str, int]]:
+    """What each task reads, from the row numbered `start` on."""
+    for i, source in enumerate(inputs):
+        count = source.count()
+        step = SLICE_PIECES * piece_rows if source.seeks else count
+        for first in range(start, count, max(step, 1)):
+            yield {"input": i, "start": first, "rows": min(step, count - first)}
+        start = max(0, start - count)

@@ -1,0 +1,257 @@
+"""The bundle: the contract between the trainer and the service.
+
+A bundle is a folder `<repository>/<name>/<version>/`:
+
+    manifest.json    written last: its presence means that the bundle is complete
+    manifest.sig     a signature of manifest.json (optional); see `service.bundle.signing`
+    encoder.onnx     x → mean, log_variance                        q(z|x) = N(mean, diag exp(log_variance))
+    decoder.onnx     z → x_mean                                    E[x|z], in data units
+    elbo.onnx        x, noise → the per-row bounds                 see `signature`
+    explain.onnx     x, noise → feature_log_likelihood, latent_kl  where the bound comes from (optional)
+    draw.onnx        z, normal, uniform → x                        a draw from p(x|z), in data units (optional)
+    prior.onnx       normal, uniform → z                           a draw from p(z) (optional; else it is N(0, I))
+    scores.onnx      x → typicality; of images, coarse_error       further scores, of a single pass (optional)
+    refine.onnx      x, noise, q, Adam's state → the next ones     a step of variational inference (optional)
+    weights.bin      the graphs' large tensors, each stored once and shared by the graphs
+    calibration.npz  `noise`, the default bank (K, L); `<score>`, held-out scores sorted ascending (n,)
+    golden.npz       `<graph>.<tensor>`: a few rows, their noise, and what every graph answered
+    card/            the model card: index.html, and its pictures (optional)
+
+Everything is read into memory once and checked against the manifest's SHA-256; the graphs are then built from those
+very bytes, so what was verified is what runs and no path inside a graph reaches the disk.
+
+This module must not know about HTTP, torch, or how a graph is run.
+"""
+
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ValidationError
+
+from service.bundle.manifest import CALIBRATION, FORMAT_VERSION, GOLDEN, File, Manifest
+from service.bundle.signing import TrustedKeys
+from service.errors import BundleError
+
+MANIFEST = "manifest.json"
+WEIGHTS = "weights.bin"
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle: the manifest and the bytes of every file it lists."""
+
+    manifest: Manifest
+    files: Mapping[str, bytes]
+    digest: str
+    """SHA-256 of manifest.json, which holds the digest of every other file: it names the bundle's exact content."""
+
+    @cached_property
+    def calibration(self) -> dict[str, Array]:
+        """The default noise bank (`noise`) and the sorted held-out scores, by name."""
+        return read_arrays(self.files[CALIBRATION], CALIBRATION)
+
+    @cached_property
+    def golden(self) -> dict[str, dict[str, Array]]:
+        """For each graph, its golden inputs and outputs by tensor name."""
+        tensors: dict[str, dict[str, Array]] = {graph: {} for graph in self.manifest.graphs}
+        for key, array in read_arrays(self.files[GOLDEN], GOLDEN).items():
+            graph, _, tensor = key.partition(".")
+            if graph not in tensors:
+                raise BundleError(f"{GOLDEN}: {key!r} belongs to no graph of the manifest")
+            tensors[graph][tensor] = array
+        return tensors
+
+
+def read_bundle(folder: Path, trusted: TrustedKeys | None = None) -> Bundle:
+    """Read a bundle and verify all of it; also, if told whom to trust, that one of them has signed it.
+
+    Raises:
+        BundleError: The manifest is missing, not signed by one of them, unreadable or of another major format version;
+            a file is missing, of another size or digest, or outside the folder; an array has the wrong shape. The
+            message names the file or field.
+    """
+    try:
+        text = (folder / MANIFEST).read_bytes()
+    except OSError as error:
+        raise BundleError(f"{folder}: {MANIFEST} cannot be read: {error.strerror}") from error
+    if trusted is not None:
+        trusted.check(text, folder)
+    manifest = parse_manifest(text, folder)
+    files = {name: _read_file(folder, name, expected) for name, expected in manifest.files.items()}
+    bundle = Bundle(manifest, files, hashlib.sha256(text).hexdigest())
+    try:
+        _check_arrays(bundle)
+    except BundleError as error:
+        raise BundleError(f"{folder}: {error}") from error
+    return bundle
+
+
+def write_bundle(repository: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Path:
+    """Write a bundle so that it appears whole or not at all, and return its folder.
+
+    The files go to a temporary folder beside their destination, the manifest last, each flushed to the disk; one rename
+    then publishes them. A crash leaves at most the temporary folder, which readers pass over.
+
+    Args:
+        repository: The folder of all models; made if absent.
+        manifest: Lists exactly `files`; see `describe_files`.
+        files: The bytes of every file but the manifest.
+
+    Raises:
+        BundleError: The manifest lists other files, or that version exists already.
+    """
+    parent = repository / manifest.name
+    folder = parent / str(manifest.version)
+    if manifest.files != describe_files(files):
+        raise BundleError("the manifest does not describe these files")
+    if folder.exists():
+        raise BundleError(f"{folder} exists already: a published version is never overwritten")
+    parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=parent))
+    try:
+        for name, data in files.items():
+            _write_file(temporary / name, data)
+        _write_file(temporary / MANIFEST, dump_manifest(manifest))
+        temporary.chmod(0o755)
+        temporary.rename(folder)  # Fails, too, where another process was quicker: that folder is not empty.
+        _flush_folder(parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return folder
+
+
+def describe_files(files: Mapping[str, bytes]) -> dict[str, File]:
+    """The manifest's entry for each file."""
+    return {name: File(sha256=hashlib.sha256(data).hexdigest(), size=len(data)) for name, data in files.items()}
+
+
+def read_arrays(data: bytes, name: str) -> dict[str, Array]:
+    """The arrays of an .npz file held in memory; pickled objects are refused."""
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except Exception as error:  # NumPy and zipfile raise a dozen kinds for damaged files.
+        raise BundleError(f"{name}: not a readable .npz file: {error}") from error
+
+
+def write_arrays(arrays: Mapping[str, Array]) -> bytes:
+    """The bytes of an .npz file."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def versions(repository: Path) -> dict[str, list[int]]:
+    """The complete bundles under a repository: for each name its versions, oldest first."""
+    found: dict[str, list[int]] = {}
+    for manifest in repository.glob(f"*/*/{MANIFEST}"):
+        name, version = manifest.parts[-3:-1]
+        if re.fullmatch(r"[1-9]\d*", version):
+            found.setdefault(name, []).append(int(version))
+    return {name: sorted(found[name]) for name in sorted(found)}
+
+
+def dump_manifest(manifest: Manifest) -> bytes:
+    """The bytes of manifest.json."""
+    return manifest.model_dump_json(indent=2).encode() + b"\n"
+
+
+def parse_manifest(text: bytes, folder: Path) -> Manifest:
+    """What the bytes of a folder's manifest.json say.
+
+    Raises:
+        BundleError: They are unreadable, or of another major format version; the message names the file and field.
+    """
+    where = folder / MANIFEST
+    try:
+        version = json.loads(text)["format_version"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BundleError(f"{where}: not a manifest: {error!r}") from error
+    if str(version).split(".")[0] != FORMAT_VERSION.split(".", maxsplit=1)[0]:
+        raise BundleError(f"{where}: format_version is {version!r}; this service reads {FORMAT_VERSION}")
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise BundleError(f"{where}: {field + ': ' if field else ''}{first['msg']}") from error
+
+
+def _read_file(folder: Path, name: str, expected: File) -> bytes:
+    where = folder / name
+    try:
+        if not where.resolve().is_relative_to(folder.resolve()):
+            raise BundleError(f"{where}: leaves the bundle's folder")
+        if where.stat().st_size != expected.size:
+            raise BundleError(f"{where}: {where.stat().st_size} bytes; the manifest says {expected.size}")
+        data = where.read_bytes()
+    except (OSError, ValueError, RuntimeError) as error:  # No path, or a symbolic link to itself.
+        raise BundleError(f"{where}: cannot be read: {error}") from error
+    if (digest := hashlib.sha256(data).hexdigest()) != expected.sha256:
+        raise BundleError(f"{where}: SHA-256 is {digest}; the manifest says {expected.sha256}")
+    return data
+
+
+def _check_arrays(bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    noise = bundle.calibration.get("noise")
+    if noise is None or noise.shape != (manifest.num_draws, manifest.latent_size) or noise.dtype != np.float32:
+        raise BundleError(
+            f"{CALIBRATION}: noise must be float32 of shape ({manifest.num_draws}, {manifest.latent_size})"
+        )
+    for score in manifest.scores:
+        held_out = bundle.calibration.get(score)
+        if (
+            held_out is None
+            or held_out.shape != (manifest.calibration.rows,)
+            or not np.all(np.isfinite(held_out))
+            or np.any(np.diff(held_out) < 0)
+        ):
+            raise BundleError(
+                f"{CALIBRATION}: {score} must hold {manifest.calibration.rows} finite scores, sorted ascending"
+            )
+    for name, graph in manifest.graphs.items():
+        named: dict[str, int] = {}
+        for tensor in graph.inputs + graph.outputs:
+            array = bundle.golden[name].get(tensor.name)
+            if array is None or array.dtype != tensor.dtype or not _fits(array.shape, tensor.shape, named):
+                raise BundleError(f"{GOLDEN}: {name}.{tensor.name} must be {tensor.dtype} of shape {tensor.shape}")
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int | str, ...], named: dict[str, int]) -> bool:
+    """Whether a shape is the wanted one, without zeros; the first array with a named size fixes it for the others."""
+    return len(shape) == len(wanted) and all(
+        size == (named.setdefault(name, size) if isinstance(name, str) else name) > 0
+        for size, name in zip(shape, wanted, strict=True)
+    )
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""From bytes to arrays and back: one codec for each media type."""

@@ -1,0 +1,316 @@
+"""Codecs: between bytes on the wire and arrays in memory, one class per media type.
+
+This module must not know about HTTP, models or what the values mean.
+"""
+
+import io
+import itertools
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import orjson
+import simdjson
+from PIL import Image
+
+from service.bundle import Array
+from service.codecs.arrow import read_stream, write_stream
+from service.errors import InvalidError, MalformedError, RequestError, TooLargeError
+
+MAX_NESTED = 2**20
+"""Most arrays, objects and members of objects in a JSON document: each takes one or two hundred bytes in memory, and
+some microseconds in which nobody else is answered, but as few as three bytes on the wire."""
+
+MAX_PIXELS = 2**24
+"""Most pixels of a picture, whatever it takes in bytes."""
+
+Columns = Mapping[str, Any]
+"""An answer: by field an array (or for JSON any list) whose entry i belongs to instance i."""
+
+
+class Reader(Protocol):
+    """Reads one media type."""
+
+    media_type: ClassVar[str]
+
+    def decode(self, body: bytes, field: str) -> object:
+        """The values sent: an array, or nested lists; formats with named fields look for `field`.
+
+        Raises:
+            MalformedError: The bytes are not of this media type.
+            InvalidError: They are, but do not hold `field`.
+        """
+
+
+class Writer(Protocol):
+    """Writes one media type."""
+
+    media_type: ClassVar[str]
+
+    def encode(self, columns: Columns) -> bytes:
+        """The bytes of an answer."""
+
+
+class Json:
+    """`{"instances": [...]}` in; one array per field out, NaN as null."""
+
+    media_type: ClassVar[str] = "application/json"
+
+    def decode(self, body: bytes, field: str) -> object:
+        _check_nested(body)
+        array = _regular_array(body, field)
+        if array is not None:
+            return array
+        document = read_json(body)
+        if not isinstance(document, dict) or document.keys() != {field}:
+            raise InvalidError(f'must be an object with the one key "{field}"', "body")
+        return document[field]
+
+    def encode(self, columns: Columns) -> bytes:
+        return orjson.dumps(columns, _contiguous, orjson.OPT_SERIALIZE_NUMPY)
+
+
+class Npy:
+    """One NumPy array, format 1.0 or 2.0. An answer of several fields is a structured array with one record per row."""
+
+    media_type: ClassVar[str] = "application/x-npy"
+
+    def decode(self, body: bytes, field: str) -> object:
+        size = _header_size(body)
+        shape, fortran, dtype = _read_header(body[:size])
+        if dtype.hasobject:
+            raise MalformedError("an .npy array of Python objects (pickled): send plain numbers")
+        if dtype.names is not None or dtype.subdtype is not None or not shape:
+            raise InvalidError(
+                f"must be a plain array with one instance per entry, not {dtype} of shape {shape}", field
+            )
+        expected = math.prod(shape) * dtype.itemsize
+        if len(body) - size != expected:
+            raise MalformedError(f"not a readable .npy array: {len(body) - size} bytes of data, {expected} expected")
+        try:
+            array = np.frombuffer(body, dtype, offset=size).reshape(shape, order="F" if fortran else "C")
+        except (ValueError, TypeError) as error:  # Shapes and dtypes that a header can say and no array can have.
+            raise MalformedError(f"not a readable .npy array: {error}") from error
+        return array.astype(dtype.newbyteorder("="), order="C", copy=False)
+
+    def encode(self, columns: Columns) -> bytes:
+        arrays: list[Array] = list(columns.values())
+        if len(arrays) == 1:
+            table = np.ascontiguousarray(arrays[0])
+        else:
+            table = np.empty(len(arrays[0]), _record(tuple((n, a.dtype, a.shape[1:]) for n, a in columns.items())))
+            for name, array in columns.items():
+                table[name] = array
+        return _write_header(table.dtype, table.shape) + table.tobytes()
+
+
+class Arrow:
+    """An Arrow IPC stream: fixed-size lists are an array, columns by name records; out, a column for each field."""
+
+    media_type: ClassVar[str] = "application/vnd.apache.arrow.stream"
+
+    def decode(self, body: bytes, field: str) -> object:
+        return read_stream(body, field)
+
+    def encode(self, columns: Columns) -> bytes:
+        return write_stream(columns)
+
+
+class _Picture:
+    """One instance in: uint8 of shape (1, height, width), or (1, height, width, 3) where it has colours."""
+
+    media_type: ClassVar[str]
+    _format: ClassVar[str]
+
+    def decode(self, body: bytes, field: str) -> object:
+        try:
+            with Image.open(io.BytesIO(body), formats=[self._format]) as picture:
+                self._check(picture, f"{field}[0]")
+                plain = picture.convert({"1": "L", "P": "RGB"}.get(picture.mode, picture.mode))
+                return np.asarray(plain)[None]
+        except RequestError:
+            raise
+        except Exception as error:  # Pillow raises several kinds for damaged files.
+            raise MalformedError(f"not a readable {self.media_type}: {error}") from error
+
+    @staticmethod
+    def _check(picture: Image.Image, place: str) -> None:
+        """Refuse what cannot be read, of which no pixel has been made yet."""
+        width, height = picture.size
+        if width * height > MAX_PIXELS:
+            raise TooLargeError(f"{width:,} × {height:,} pixels; at most {MAX_PIXELS:,} are read", place)
+        if picture.mode not in {"1", "L", "RGB", "P"} or "transparency" in picture.info:
+            raise InvalidError(f"must be grey or in colours, 8 bits each, and opaque, not {picture.mode}", place)
+
+
+class Jpeg(_Picture):
+    """A JPEG picture, in."""
+
+    media_type: ClassVar[str] = "image/jpeg"
+    _format = "JPEG"
+
+
+class Png(_Picture):
+    """A PNG picture; out: the only column is uint8 of shape (height, width) or (height, width, 3)."""
+
+    media_type: ClassVar[str] = "image/png"
+    _format = "PNG"
+
+    def encode(self, columns: Columns) -> bytes:
+        (pixels,) = columns.values()
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "png")
+        return buffer.getvalue()
+
+
+def read_json(body: bytes, *, constants: bool = False) -> Any:
+    """A JSON document; with `constants`, NaN and the infinities are numbers.
+
+    Raises:
+        MalformedError: It is not JSON, or a key occurs twice in an object.
+        TooLargeError: See `MAX_NESTED`.
+    """
+    _check_nested(body)
+    repeated: list[tuple[dict[str, Any], str]] = []
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        members = dict(pairs)
+        if len(members) < len(pairs):
+            ((key, _),) = Counter(key for key, _ in pairs).most_common(1)
+            repeated.append((members, key))
+        return members
+
+    constant = float if constants else _refuse_constant
+    try:
+        document = json.loads(body.decode(), object_pairs_hook=unique, parse_constant=constant)
+    except UnicodeDecodeError as error:
+        raise MalformedError(f"not UTF-8: {error.reason} at byte {error.start}") from error
+    except RecursionError as error:
+        raise MalformedError("not readable JSON: nested too deeply") from error
+    except ValueError as error:
+        raise MalformedError(f"not readable JSON: {error}") from error
+    if repeated:
+        members, key = repeated[0]
+        raise MalformedError(f"the key {key!r} occurs twice", _place_of(members, document) or None)
+    return document
+
+
+READERS: dict[str, Reader] = {codec.media_type: codec for codec in (Json(), Npy(), Arrow())}
+"""Of any field."""
+
+PICTURE_READERS: dict[str, Reader] = {codec.media_type: codec for codec in (Png(), Jpeg())}
+"""Of instances only."""
+
+WRITERS: dict[str, Writer] = {codec.media_type: codec for codec in (Json(), Npy(), Arrow(), Png())}
+
+
+def _header_size(body: bytes) -> int:
+    """Bytes up to the data, for the two versions of the format that plain arrays come in; 0 for anything else."""
+    match body[:8]:
+        case b"\x93NUMPY\x01\x00":
+            return 10 + int.from_bytes(body[8:10], "little")
+        case b"\x93NUMPY\x02\x00":
+            return 12 + int.from_bytes(body[8:12], "little")
+        case _:
+            return 0
+
+
+# Headers are Python literals, slower to parse than a small array is to compute with; clients send the same few.
+
+
+@lru_cache(maxsize=256)
+def _read_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in Fortran's order, and dtype."""
+    buffer = io.BytesIO(header)
+    try:
+        if np.lib.format.read_magic(buffer) == (1, 0):
+            return np.lib.format.read_array_header_1_0(buffer)
+        return np.lib.format.read_array_header_2_0(buffer)
+    except Exception as error:  # NumPy raises several kinds for damaged headers.
+        raise MalformedError(f"not a readable .npy array: {error}") from error
+
+
+@lru_cache(maxsize=256)
+def _write_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    buffer = io.BytesIO()
+    description = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, description)
+    return buffer.getvalue()
+
+
+@lru_cache(maxsize=256)
+def _record(fields: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]) -> np.dtype[Any]:
+    return np.dtype(list(fields))
+
+
+def _check_nested(body: bytes) -> None:
+    """Refuse a document that would take far more memory than bytes, before any object is made of it."""
+    if len(body) <= MAX_NESTED:
+        return
+    characters = np.frombuffer(body, np.uint8)
+    nested = sum(int(np.count_nonzero(characters == character)) for character in b"[{:")  # Far faster than bytes.count.
+    if nested > MAX_NESTED:
+        raise TooLargeError(f"{nested:,} arrays, objects and members; at most {MAX_NESTED:,} are read as JSON", "body")
+
+
+def _regular_array(body: bytes, field: str) -> Array | None:
+    """The array in `{field: ...}` if it is nested lists of numbers, all of one shape, and None for anything else.
+
+    simdjson reads the numbers without making a Python object of each, but flattens nested lists silently. Therefore all
+    lists of one level must be of one length, and no others may be in the body.
+    """
+    try:
+        document: Any = simdjson.Parser().parse(body)
+        shape, lists = _regular_shape(document[field])
+        if len(document) != 1 or lists != body.count(b"["):
+            return None
+        flat: Array = np.frombuffer(document[field].as_buffer(of_type="d"))
+        return flat.reshape(shape)
+    except (ValueError, KeyError, TypeError, IndexError, RuntimeError):  # The last: a number of more than 64 bits.
+        return None
+
+
+def _regular_shape(array: Any) -> tuple[list[int], int]:
+    """The lengths of a list, of its first element, and so on; and how many lists there are down to that level.
+
+    Raises:
+        ValueError: Lists of one level differ in length.
+        TypeError: Something beside lists is in a level above the last.
+    """
+    shape: list[int] = []
+    lists = 0
+    level = [array]
+    while True:
+        (length,) = set(map(len, level))
+        shape.append(length)
+        lists += len(level)
+        if not isinstance(level[0][0], simdjson.Array):
+            return shape, lists
+        level = list(itertools.chain.from_iterable(level))
+
+
+def _contiguous(values: Array) -> Array:
+    """What orjson asks for where it cannot write an array as it lies in memory."""
+    return np.ascontiguousarray(values)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _place_of(wanted: object, document: object) -> str | None:
+    """Where in the document an object stands, as `instances[3]`; the empty string is the document itself."""
+    stack = [("", document)]
+    while stack:
+        place, value = stack.pop()
+        if value is wanted:
+            return place
+        if isinstance(value, dict):
+            stack.extend((f"{place}.{key}" if place else key, member) for key, member in value.items())
+        elif isinstance(value, list):
+            stack.extend((f"{place}[{i}]", item) for i, item in enumerate(value))
+    return None

@@ -1,0 +1,285 @@
+"""Instances: between the values that clients send and receive and the arrays of a bundle's graphs.
+
+Clients send raw data, in the units of the training file: images as nested arrays of pixel values; rows of a table as
+records by column name or as lists in column order, `null` where a value is missing. Whatever is not an instance of the
+model's data is refused with the place of the first offending value.
+
+This module must not know about HTTP, bytes or graphs.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from service.bundle import Array, CategoricalColumn, Category, Column, ImageInput, TabularInput
+from service.errors import InvalidError, suggest
+
+
+def parse_instances(values: object, data: ImageInput | TabularInput, *, ignore_extra: bool = True) -> Array:
+    """The graphs' `x` for what a client sent.
+
+    Args:
+        values: What a codec read: an array whose first axis counts instances, or a list of instances.
+        data: The kind of data that the model was trained on.
+        ignore_extra: Whether records may have fields that are no columns of the model. Absent columns are always
+            refused, so that a misspelt name does not pass for an extra field.
+
+    Returns:
+        Shape (batch, *data.shape), of the manifest's dtype.
+
+    Raises:
+        InvalidError: Names the first offending value, as `instances[3][17]` or `instances[3].age`.
+    """
+    match data:
+        case ImageInput():
+            pixels = values if isinstance(values, np.ndarray) else _numbers(values, data.shape, "instances")
+            return _check_pixels(_check_array(pixels, data.shape, "instances"), data)
+        case TabularInput():
+            if isinstance(values, np.ndarray):
+                return _check_cells(_check_array(values, data.shape, "instances"), data)
+            return _table(values, data, ignore_extra=ignore_extra)
+
+
+def parse_latents(values: object, latent_size: int) -> Array:
+    """The graphs' `z`, shape (batch, latent_size), float32, for what a client sent.
+
+    Raises:
+        InvalidError: Names the first offending value, as `latents[3][17]`.
+    """
+    numbers = values if isinstance(values, np.ndarray) else _numbers(values, (latent_size,), "latents")
+    latents = _check_array(numbers, (latent_size,), "latents")
+    with np.errstate(over="ignore"):
+        narrow = latents.astype(np.float32)
+    _refuse(~np.isfinite(narrow), narrow, "latents", "is not a finite number in float32")
+    return narrow
+
+
+def render(columns: Mapping[str, Array], data: TabularInput) -> dict[str, Any]:
+    """The columns of a table's answer, with those of rows and cells as records by column name."""
+    records = {
+        "instances": render_records,
+        "feature_expected": render_records,
+        "feature_log_likelihood": render_by_column,
+        "feature_surprise": render_by_column,
+    }
+    return {name: records[name](x, data) if name in records else x for name, x in columns.items()}
+
+
+def render_records(x: Array, data: TabularInput) -> list[dict[str, Category]]:
+    """Rows of shape (batch, columns) as records of values by column name."""
+    columns = [_cells(x[:, i], column) for i, column in enumerate(data.columns)]
+    return [dict(zip(data.features, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def render_by_column(values: Array, data: TabularInput) -> list[dict[str, float]]:
+    """A number for each cell, of shape (batch, columns), as records by column name."""
+    return [dict(zip(data.features, row, strict=True)) for row in values.tolist()]
+
+
+def _cells(values: Array, column: Column) -> list[Category]:
+    if isinstance(column, CategoricalColumn):
+        return [column.categories[int(code)] for code in values]
+    return [float(value) for value in values]
+
+
+def _numbers(values: object, shape: tuple[int, ...], name: str) -> Array:
+    """Nested lists of plain numbers as float64; NumPy does the work, and Python finds the place when it cannot."""
+    if not isinstance(values, list) or not values:
+        raise InvalidError("must be a non-empty array", name)
+    try:
+        array = np.array(values if _only_numbers(values) else [])
+    except (ValueError, OverflowError):
+        array = np.array([])
+    # A ragged list makes no array, or one of objects, as numbers do that are too large for NumPy.
+    if array.dtype.kind not in "iuf" or array.shape != (len(values), *shape):
+        for i, value in enumerate(values):
+            _check_nested(value, shape, f"{name}[{i}]")
+        array = np.array(values, np.float64)
+    return array
+
+
+def _only_numbers(values: Sequence[Any]) -> bool:
+    """NumPy would take a bool for 0 or 1, and widen every number to the length of the longest string."""
+    stack: list[Any] = list(values)
+    while stack:
+        item = stack.pop()
+        if isinstance(item, list):
+            stack.extend(item)
+        elif type(item) not in {int, float}:
+            return False
+    return True
+
+
+def _check_nested(value: object, shape: tuple[int, ...], place: str) -> None:
+    """Raise at the first place where `value` is not nested lists of numbers of this shape."""
+    if not shape:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InvalidError(f"must be a number, not {_describe(value)}", place)
+        try:
+            float(value)
+        except OverflowError as error:
+            raise InvalidError("is too large a number", place) from error
+    elif not isinstance(value, list):
+        raise InvalidError(f"must be an array of {shape[0]} values, not {_describe(value)}", place)
+    elif len(value) != shape[0]:
+        raise InvalidError(f"must have {shape[0]} values, not {len(value)}", place)
+    else:
+        for i, item in enumerate(value):
+            _check_nested(item, shape[1:], f"{place}[{i}]")
+
+
+def _check_array(array: Array, shape: tuple[int, ...], name: str) -> Array:
+    """Refuse an array of anything but numbers, or of another shape, as `_check_nested` would the same nested lists."""
+    if array.dtype.kind not in "iuf":
+        raise InvalidError(f"must hold real numbers, not {array.dtype}", name)
+    if not array.ndim:
+        raise InvalidError("must be an array of instances, not a number", name)
+    if not len(array):
+        raise InvalidError("must hold at least one instance", name)
+    for axis, size in enumerate(shape, start=1):
+        place = name + "[0]" * axis
+        if axis == array.ndim:
+            raise InvalidError(f"must be an array of {size} values, not a number", place)
+        if array.shape[axis] != size:
+            raise InvalidError(f"must have {size} values, not {array.shape[axis]}", place)
+    if array.ndim > len(shape) + 1:
+        raise InvalidError("must be a number, not an array", name + "[0]" * (len(shape) + 1))
+    return array
+
+
+def _check_pixels(pixels: Array, data: ImageInput) -> Array:
+    if data.dtype == "uint8" and pixels.dtype.kind == "f":
+        with np.errstate(invalid="ignore"):
+            levels = pixels.astype(np.uint8)
+        if (levels == pixels).all():  # All are whole and in the type's range; narrow numbers compare faster.
+            pixels = levels
+    if pixels.dtype == data.dtype == "uint8" and data.low == 0 and data.high == 255:  # Whatever the type holds.
+        return pixels
+    readable = data.dtype == "float32" or pixels.dtype.kind != "f"
+    if readable and data.low <= pixels.min() and pixels.max() <= data.high:  # No NaN compares so.
+        return pixels.astype(data.dtype, copy=False)
+    if pixels.dtype.kind == "f":
+        _refuse(~np.isfinite(pixels), pixels, "instances", "is not a finite number")
+    outside = (pixels < data.low) | (pixels > data.high)
+    _refuse(outside, pixels, "instances", f"is outside [{data.low:g}, {data.high:g}]")
+    if data.dtype == "uint8" and pixels.dtype.kind == "f":
+        _refuse(pixels != np.floor(pixels), pixels, "instances", "is not a whole level")
+    return pixels.astype(data.dtype)
+
+
+def _check_cells(rows: Array, data: TabularInput) -> Array:
+    """Rows given as numbers: codes stand for categories, NaN for missing values."""
+    cells = rows.astype(np.float64)
+    for i, column in enumerate(data.columns):
+        values = cells[:, i]
+        if isinstance(column, CategoricalColumn):
+            known = np.isin(values, np.arange(len(column.categories)))
+            wrong, problem = ~(known | np.isnan(values)), f"is not a category code, 0 to {len(column.categories) - 1}"
+        else:
+            wrong, problem = np.isinf(values), "is not a finite number"
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise InvalidError(f"{values[row]!s} {problem}", f"instances[{row}].{column.name}")
+    return cells
+
+
+def _table(values: object, data: TabularInput, *, ignore_extra: bool) -> Array:
+    if not isinstance(values, list) or not values:
+        raise InvalidError("must be a non-empty array", "instances")
+    names = data.features
+    known = set(names)
+    codes = [category_codes(column) for column in data.columns]
+    cells = np.empty((len(values), len(names)))
+    for i, record in enumerate(values):
+        place = f"instances[{i}]"
+        if isinstance(record, dict):
+            if not ignore_extra and (unknown := min(record.keys() - known, default=None)) is not None:
+                raise InvalidError(f"is no column of this model{suggest(unknown, names)}", f"{place}.{unknown}")
+            try:
+                row = [record[name] for name in names]
+            except KeyError as error:
+                (name,) = error.args
+                problem = f"is absent; send null where the value is missing{suggest(name, record.keys() - known)}"
+                raise InvalidError(problem, f"{place}.{name}") from None
+        elif isinstance(record, list):
+            if len(record) != len(names):
+                raise InvalidError(f"must have {len(names)} values, not {len(record)}", place)
+            row = record
+        else:
+            raise InvalidError(f"must be a record or an array, not {_describe(record)}", place)
+        for j, value in enumerate(row):
+            cells[i, j] = _cell(value, codes[j], f"{place}.{names[j]}")
+    return cells
+
+
+def category_codes(column: Column) -> Mapping[tuple[type, Category], int] | None:
+    """Of a categorical column each category's code, by `category_key`; None of a numeric one."""
+    if not isinstance(column, CategoricalColumn):
+        return None
+    return {category_key(category): code for code, category in enumerate(column.categories)}
+
+
+def category_key(value: Category) -> tuple[type, Category]:
+    """Tells true from 1 and "1" from 1, but not 1 from 1.0: JSON does not either."""
+    return (float, float(value)) if type(value) is int and abs(value) < 2**53 else (type(value), value)
+
+
+def _cell(value: object, codes: Mapping[tuple[type, Category], int] | None, place: str) -> float:
+    if value is None:
+        return math.nan
+    if codes is not None:
+        if isinstance(value, bool | int | float | str) and (code := codes.get(category_key(value))) is not None:
+            return code
+        known = ", ".join(repr(category) for _, category in list(codes)[:8])
+        raise InvalidError(f"{value!r} is not a known category; known are {known}", place)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidError(f"must be a number, not {_describe(value)}", place)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if math.isinf(number):
+        raise InvalidError("is too large a number", place)
+    return number
+
+
+def _describe(value: object) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "a boolean"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a string"
+        case list():
+            return "an array"
+        case _:
+            return "an object"
+
+
+def _refuse(wrong: Array, values: Array, name: str, problem: str) -> None:
+    """Raise at the first True of `wrong`."""
+    if wrong.any():
+        index = np.unravel_index(int(np.argmax(wrong)), wrong.shape)
+        place = name + "".join(f"[{i}]" for i in index)
+        raise InvalidError(f"{str(values[index]).removesuffix('.0')} {problem}", place)
+
+
+def picture(x: Array, data: ImageInput) -> Array:
+    """Instances of shape (batch, *data.shape) side by side in one picture, as square as can be, black from low to high.
+
+    Returns:
+        uint8, shape (rows × height, columns × width[, 3]).
+    """
+    shades = np.clip((x - data.low) / (data.high - data.low), 0, 1)
+    tiles = np.round(255 * shades).astype(np.uint8).reshape(len(x), *data.shape[:2], -1)
+    columns = math.ceil(math.sqrt(len(tiles)))
+    rows = math.ceil(len(tiles) / columns)
+    height, width, channels = tiles.shape[1:]
+    tiles = np.concatenate([tiles, np.zeros((rows * columns - len(tiles), height, width, channels), np.uint8)])
+    grid = tiles.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
+    return grid.reshape(rows * height, columns * width, channels).squeeze(-1 if channels == 1 else ())

@@ -1,0 +1,96 @@
+"""Placement: which engine serves a bundle, on which devices and at which precision.
+
+This module must not know about HTTP, requests or queues.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.bundle import Bundle
+from service.engine import Engine, OnnxEngine, golden_error, prove
+from service.engine.buffered import BufferedEngine
+from service.engine.devices import PRECISIONS, Device, Kind, Precision, Target, choose, count
+from service.engine.multi_device import Fleet
+from service.errors import DeviceError
+
+logger = logging.getLogger("service")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Makes the engines of bundles.
+
+    Attributes:
+        device: See `devices.choose`.
+        precision: The lowest that may be used.
+        max_batch: Most row-draws that an accelerator computes at once.
+        memory: See `Target`.
+        cache: See `Target`.
+    """
+
+    device: Device = "auto"
+    precision: Precision = "float32"
+    max_batch: int = 512
+    memory: int | None = None
+    cache: Path | None = None
+
+    def engine(self, bundle: Bundle) -> Engine:
+        """An engine for a bundle: on an accelerator one for each visible device, all rungs computed once.
+
+        Raises:
+            DeviceError: The device asked for cannot be used, or not at this precision.
+            BundleError: A graph cannot be loaded, or one of several devices fails its golden rows.
+        """
+        kind = choose(self.device)
+        if kind == "cpu":
+            return OnnxEngine(bundle.manifest.graphs, bundle.files, "cpu")
+
+        def make(precision: Precision, number: int = 0) -> Engine:
+            target = Target(kind, number, precision, self.memory, self.cache)
+            manifest = bundle.manifest
+            return BufferedEngine(
+                manifest.graphs, bundle.files, target, max_batch=self.max_batch, draws=manifest.num_draws
+            )
+
+        first, refused = lowest(candidates(kind, self.precision), make, bundle)
+        others = [make(first.precision, number) for number in range(1, count(kind))]
+        for engine in others:
+            prove(engine, bundle)
+        return Fleet([first, *others], refused)
+
+
+def candidates(kind: Kind, precision: Precision) -> list[Precision]:
+    """What a device can compute in and the user allows, the lowest first.
+
+    Raises:
+        DeviceError: There is nothing.
+    """
+    order: list[Precision] = ["float32", "tf32", "float16"]
+    allowed = [p for p in reversed(order) if p in PRECISIONS[kind] and order.index(p) <= order.index(precision)]
+    if not allowed:
+        raise DeviceError(f"device={kind} cannot compute in {precision}, only in {', '.join(PRECISIONS[kind])}")
+    return allowed
+
+
+def lowest(
+    precisions: Sequence[Precision], make: Callable[[Precision], Engine], bundle: Bundle
+) -> tuple[Engine, dict[Precision, float]]:
+    """The engine of the first precision at which the golden ELBOs are right, and the golden errors of those before it.
+
+    The last precision is taken as it is: what it answers is the bundle's golden check to judge.
+    """
+    refused: dict[Precision, float] = {}
+    golden = {tensor.name: bundle.golden["elbo"][tensor.name] for tensor in bundle.manifest.graphs["elbo"].inputs}
+    for precision in precisions[:-1]:
+        engine = make(precision)
+        error = golden_error(engine.run("elbo", golden), bundle)
+        if error <= 1:
+            return engine, refused
+        refused[precision] = error
+        logger.warning(
+            "%s: in %s the golden ELBOs are %.3g times the tolerance away", bundle.manifest.name, precision, error
+        )
+        del engine  # The next one needs its memory.
+    return make(precisions[-1]), refused

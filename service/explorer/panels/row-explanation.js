@@ -1,0 +1,28 @@
+/** What a row opens into: which of its cells are strange, and what the model expected there. */
+
+import { bar } from "../lib/charts.js";
+import { element } from "../lib/elements.js";
+import { fixed, short } from "../lib/numbers.js";
+
+/** Ask the model about one record. */
+export async function explanation(model, record, score) {
+  if (!model.has("explain")) return element("p", { textContent: "This bundle has no graph that explains its bounds." });
+  const answer = await model.elboOfRows([record], { score, explain: true });
+  const [surprise, expected] = [answer.feature_surprise[0], answer.feature_expected[0]];
+  const ranked = model.input.columns.map(({ name }) => name).sort((a, b) => surprise[b] - surprise[a]);
+  const most = surprise[ranked[0]];
+  const cell = (value) => (value == null ? "missing" : typeof value === "number" ? short(value) : String(value));
+  const rows = ranked.map((name) => element("tr", {},
+    element("th", { scope: "row", textContent: name }),
+    element("td", { textContent: cell(record[name]) }),
+    element("td", { textContent: cell(expected[name]) }),
+    element("td", {}, bar(surprise[name], most)),
+    element("td", { textContent: fixed(surprise[name], 2) })));
+  const head = ["Column", "Sent", "Expected", "", "Surprise, nats"].map((title) => (
+    title ? element("th", { scope: "col", textContent: title }) : element("td")));
+  const table = element("table", { className: "cells" },
+    element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows));
+  const bounds = `ELBO ${fixed(answer.elbo[0])} = log-likelihood ${fixed(answer.log_likelihood[0])} \u2212 KL ${fixed(answer.kl[0])}. `
+    + "Surprise is what the ELBO would gain if this cell alone were as expected, given the others.";
+  return element("div", { className: "explanation" }, table, element("p", { className: "small", textContent: bounds }));
+}

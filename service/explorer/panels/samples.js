@@ -1,0 +1,72 @@
+/** The panel of samples: pictures out of the prior, of which some can be chosen for the other panels. */
+
+import { element, spoken } from "../lib/elements.js";
+import { levels, paint, row } from "../lib/pictures.js";
+import { latest } from "../lib/pacing.js";
+
+/**
+ * @param {HTMLElement} panel
+ * @param {{score, explore, walk}} use what is done with chosen pictures, each `{name, values, latents, shown}`; `walk`
+ *   gets the end, "a" or "b", too.
+ */
+export function samplesPanel(panel, use) {
+  const [count, seed, temperature] = ["count", "seed", "temperature"].map((name) => panel.querySelector(`[name=${name}]`));
+  const grid = panel.querySelector(".grid");
+  const hint = panel.querySelector(".chosen");
+  const actions = [...panel.querySelectorAll("[data-use]")];
+  let model;
+  let pictures = [];
+  let chosen = [];
+
+  async function draw() {
+    panel.querySelector("output").value = Number(temperature.value).toFixed(2);
+    const asked = model;
+    const { latents, instances } = await model.sample(count.value, seed.value, temperature.value);
+    if (asked !== model) return;
+    pictures = Array.from({ length: instances.shape[0] }, (_, i) => ({
+      name: `Sample ${i + 1}`, latents: row(latents, i), shown: row(instances, i), values: levels(row(instances, i), model.input),
+    }));
+    chosen = [];
+    grid.replaceChildren(...pictures.map(tile));
+    tellChosen();
+  }
+  const redraw = latest(spoken(panel.querySelector("[role=alert]"), draw));
+
+  function tile(picture) {
+    const canvas = element("canvas");
+    paint(canvas, picture.shown, model.input);
+    const button = element("button", { type: "button", className: "picture", "aria-label": picture.name, "aria-pressed": "false" }, canvas);
+    button.addEventListener("click", () => {
+      const on = chosen.includes(picture);
+      chosen = on ? chosen.filter((other) => other !== picture) : [...chosen, picture];
+      button.setAttribute("aria-pressed", String(!on));
+      tellChosen();
+    });
+    return element("li", {}, button);
+  }
+
+  function tellChosen() {
+    hint.textContent = chosen.length ? `${chosen.length} chosen` : "Choose pictures, then";
+    for (const action of actions) action.disabled = !chosen.length;
+  }
+
+  for (const input of [count, seed, temperature]) input.addEventListener("input", redraw);
+  panel.querySelector(".another").addEventListener("click", () => {
+    seed.value = Number(seed.value) + 1;
+    redraw();
+  });
+  const uses = {
+    score: () => use.score(chosen),
+    explore: () => use.explore(chosen.at(-1)),
+    a: () => use.walk("a", chosen.at(-1)),
+    b: () => use.walk("b", chosen.at(-1)),
+  };
+  for (const action of actions) action.addEventListener("click", uses[action.dataset.use]);
+
+  /** Show a model; returns its first samples. */
+  return async (opened) => {
+    model = opened;
+    await draw();
+    return pictures;
+  };
+}

@@ -1,0 +1,141 @@
+/** The panel that scores pictures: many side by side, and one in all detail. */
+
+import { ALTERATIONS } from "../lib/alterations.js";
+import { bar, distribution } from "../lib/charts.js";
+import { element, spoken, takeFiles } from "../lib/elements.js";
+import { fixed, probability, short, words } from "../lib/numbers.js";
+import { latest } from "../lib/pacing.js";
+import { readPictures } from "../lib/picture-files.js";
+import { glow, paint, row, together } from "../lib/pictures.js";
+import { explainScore, inWords, offerScores } from "./scores.js";
+
+const MOST_SHOWN = 200;
+const MOST_LATENTS = 8;
+
+export function scorePicturesPanel(panel) {
+  const find = (selector) => panel.querySelector(selector);
+  const message = find("[role=alert]");
+  const score = find("[name=score]");
+  const steps = find("[name=refine]");
+  const gallery = find(".grid");
+  const note = find(".note");
+  const canvases = { sent: find("canvas.sent"), expected: find("canvas.expected"), unlikely: find("canvas.unlikely") };
+  let model;
+  let pictures = [];
+  let selected;
+
+  const rank = latest(spoken(message, async () => {
+    const asked = model;
+    explainScore(panel);
+    const answer = await model.elbo(together(pictures.map(({ values }) => values)), { score: score.value });
+    if (asked !== model) return;
+    pictures.forEach((picture, i) => Object.assign(picture, { score: answer.score.data[i], p: answer.p_value.data[i] }));
+    const ranked = [...pictures].sort((a, b) => b.score - a.score).slice(0, MOST_SHOWN);
+    gallery.replaceChildren(...ranked.map(tile));
+    note.textContent = [...new Set(pictures.map((picture) => picture.note).filter(Boolean))].join("; ")
+      + (pictures.length > MOST_SHOWN ? ` The strangest ${MOST_SHOWN} of ${pictures.length.toLocaleString("en")} are shown.` : "");
+    if (!ranked.includes(selected)) [selected] = ranked;
+    await detail();
+  }));
+
+  const detail = spoken(message, async () => {
+    const picture = selected;
+    for (const button of gallery.querySelectorAll("button")) {
+      button.setAttribute("aria-pressed", String(button.dataset.name === picture.name));
+    }
+    const explain = model.has("explain") || null;
+    const [bounds, refined, posterior] = await Promise.all([
+      model.elbo(picture.values, { score: score.value, explain }),
+      Number(steps.value) ? model.elbo(picture.values, { score: "negative_elbo", refine: steps.value }) : null,
+      model.encode(picture.values),
+    ]);
+    const expected = await model.decode(posterior.mean.data);
+    if (picture !== selected) return;
+    find(".name").textContent = picture.name;
+    paint(canvases.sent, picture.values, model.input);
+    paint(canvases.expected, expected.data, model.input);
+    find(".unlikely-figure").hidden = !explain;
+    if (explain) showParts(bounds);
+    const [value, p] = [bounds.score.data[0], bounds.p_value.data[0]];
+    find(".verdict").textContent = inWords(p, model.manifest.calibration, "pictures");
+    distribution(find("svg.distribution"), model.held_out[score.value], value,
+      `Held-out ${words(score.value)} with a median of ${short(model.held_out[score.value][50])}; this picture's is ${short(value)}`);
+    showBounds(bounds, refined);
+  });
+
+  function showParts({ feature_log_likelihood: byPixel, latent_kl: byLatent }) {
+    const [low, high] = glow(canvases.unlikely, row(byPixel, 0), model.input);
+    find(".low").textContent = fixed(low);
+    find(".high").textContent = fixed(high);
+    const largest = Array.from(byLatent.data, (nats, i) => ({ nats, i })).sort((a, b) => b.nats - a.nats).slice(0, MOST_LATENTS);
+    find(".latents").replaceChildren(...largest.map(({ nats, i }) => element("li", {},
+      element("span", {}, "z", element("sub", { textContent: i + 1 })),
+      bar(nats, largest[0].nats),
+      element("span", { textContent: fixed(nats, 2) }))));
+  }
+
+  /** The encoder's bound, and beside it the refined one, if that was asked for. */
+  function showBounds(bounds, refined) {
+    const rows = [["ELBO", "elbo", ""], ["log-likelihood", "log_likelihood", ""], ["KL", "kl", "\u2212 "]];
+    find(".bounds thead tr").replaceChildren(...["", "nats", ...(refined ? ["refined", "change"] : [])].map((text) => (
+      text ? element("th", { scope: "col", textContent: text }) : element("td"))));
+    find(".bounds tbody").replaceChildren(...rows.map(([title, name, sign], i) => {
+      const [before, after] = [bounds[name].data[0], refined?.[name].data[0]];
+      const cells = refined ? [fixed(before), fixed(after), (after < before ? "" : "+") + fixed(after - before)] : [fixed(before)];
+      const label = element("th", { scope: "row" }, i === 0 ? title : (sign || "= ") + title);
+      return element("tr", {}, label, ...cells.map((text) => element("td", { textContent: text })));
+    }));
+    find(".regret").textContent = refined
+      ? `Regret ${fixed(refined.regret.data[0], 2)} nats: so much did ${steps.value} steps of the picture's own inference gain `
+        + "over the encoder."
+      : "";
+  }
+
+  function tile(picture) {
+    const canvas = element("canvas");
+    paint(canvas, picture.values, model.input);
+    const p = `p ${probability(picture.p)}`;
+    const label = `${picture.name}, ${p}`;
+    const button = element("button", { type: "button", className: "picture", "aria-pressed": "false", "aria-label": label },
+      canvas, element("span", { className: picture.p <= 0.05 ? "p strange" : "p", textContent: p }));
+    button.dataset.name = picture.name;
+    button.addEventListener("click", () => {
+      selected = picture;
+      detail();
+    });
+    return element("li", {}, button);
+  }
+
+  /** Score pictures, each `{name, values}`, instead of those before. */
+  function take(taken) {
+    pictures = taken.map(({ name, values, note: text }) => ({ name, values, note: text }));
+    selected = null;
+    rank();
+  }
+
+  takeFiles(find(".drop"), spoken(message, async (files) => {
+    take((await Promise.all(files.map((file) => readPictures(file, model.input)))).flat());
+  }));
+  score.addEventListener("change", rank);
+  steps.addEventListener("change", detail);
+  for (const button of panel.querySelectorAll("[data-alter]")) {
+    button.addEventListener("click", () => {
+      const values = ALTERATIONS[button.dataset.alter](selected.values, model.input);
+      const name = `${selected.name}, ${button.textContent.toLowerCase()}`;
+      pictures = [...pictures.filter((other) => other.name !== name), { name, values }];
+      selected = pictures.at(-1);
+      rank();
+    });
+  }
+
+  return {
+    open(opened, taken) {
+      model = opened;
+      offerScores(panel, model.manifest);
+      find(".refinement").hidden = !model.has("refine");
+      steps.value = "0";
+      take(taken);
+    },
+    take,
+  };
+}

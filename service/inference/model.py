@@ -1,0 +1,346 @@
+"""A served model: the four operations, from checked arrays to named columns.
+
+This module must not know about HTTP, bytes or devices.
+"""
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from service.bundle import Array, Bundle
+from service.engine import Engine, prove
+from service.errors import InvalidError, NotReadyError, TooLargeError
+from service.inference.batcher import Batcher, Report, Work
+from service.inference.watchdog import GOLDEN, MakeEngine, Watchdog
+from service.scoring import ROUNDS, Ascent, Counterfactuals, Plan, chosen_seed, discoveries, make_plan, noise
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one model may be asked to do at once; row-draws are rows × draws of the decoder.
+
+    Attributes:
+        max_batch: Most row-draws in one engine call.
+        max_queue: Most row-draws waiting, and in one request.
+        max_draws: Most draws for one row.
+        lanes: Engine calls at once.
+        engine_timeout: Seconds that one of them may take.
+    """
+
+    max_batch: int
+    max_queue: int
+    max_draws: int
+    lanes: int
+    engine_timeout: float
+
+
+class Observer(Protocol):
+    """What a model tells of its doings, on the event loop."""
+
+    def computed(self, report: Report) -> None:
+        """One engine call has ended. Those on golden rows are told of only if they failed."""
+
+    def scored(self, elbo: Array, score: Array, p_value: Array) -> None:
+        """Rows have been scored just as the held-out rows were; each argument has shape (batch,)."""
+
+    def watched(self, ready: bool, replaced: int) -> None:
+        """Whether the engine answers its golden rows as it should, where that has changed; engines replaced by now."""
+
+
+class Unobserved:
+    """An observer, of any bundle, that takes no notice."""
+
+    def __init__(self, bundle: Bundle) -> None: ...
+
+    def computed(self, report: Report) -> None: ...
+
+    def scored(self, elbo: Array, score: Array, p_value: Array) -> None: ...
+
+    def watched(self, ready: bool, replaced: int) -> None: ...
+
+
+class Model:
+    """A bundle on an engine, behind a batcher, with a watchdog. Start it on the event loop that will use it.
+
+    Raises:
+        BundleError: The engine's answer to the golden rows is not the bundle's.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        make_engine: MakeEngine,
+        limits: Limits,
+        observe: Callable[[Bundle], Observer] = Unobserved,
+    ) -> None:
+        self.bundle = bundle
+        self.manifest = bundle.manifest
+        self._limits = limits
+        engine = make_engine(bundle)
+        prove(engine, bundle)
+        self._observer = observe(bundle)
+        self._batcher = Batcher(
+            engine,
+            max_batch=limits.max_batch,
+            max_queue=limits.max_queue,
+            lanes=limits.lanes,
+            observe=functools.partial(_tell, self._observer),
+        )
+        self._watchdog = Watchdog(bundle, self._batcher, make_engine, limits.engine_timeout, self._observer.watched)
+        # Caches of functions of the bundle, not of methods: in a circle the model would outlast its last use.
+        self._bank = functools.lru_cache(maxsize=16)(functools.partial(_bank, bundle))
+        self._plan = functools.lru_cache(maxsize=256)(functools.partial(make_plan, bundle))
+        self._requests = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that serves."""
+        return self._batcher.engine
+
+    @property
+    def admitted(self) -> int:
+        """Row-draws of the requests under way: what is queued, and what is computed."""
+        return self._batcher.admitted
+
+    @property
+    def replaced_engines(self) -> int:
+        """Engines that were lost, and replaced."""
+        return self._watchdog.replaced
+
+    def start(self) -> None:
+        """Begin to compute."""
+        self._batcher.start()
+        self._watchdog.start()
+
+    async def stop(self) -> None:
+        """Stop computing; whatever still waits is refused."""
+        await self._watchdog.stop()
+        await self._batcher.stop(self._limits.engine_timeout)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep the model from stopping while a request that began with it is answered."""
+        self._requests += 1
+        self._unused.clear()
+        try:
+            yield
+        finally:
+            self._requests -= 1
+            if not self._requests:
+                self._unused.set()
+
+    async def drain(self) -> None:
+        """Wait until no request uses the model; new ones no longer find it."""
+        await self._unused.wait()
+
+    async def golden_error(self) -> float:
+        """See `engine.golden_error`: computed now, in the lanes that serve. An engine that fails is infinitely off."""
+        with self.in_use():
+            return await self._watchdog.look()
+
+    async def check(self) -> None:
+        """Compute the golden rows now.
+
+        Raises:
+            NotReadyError: The answer is not the bundle's, or does not come in time.
+        """
+        error = await self.golden_error()
+        if not error <= 1:
+            name = f"{self.manifest.name} {self.manifest.version}"
+            raise NotReadyError(f"{name}: the golden ELBOs are {error:.3g} times the tolerance away")
+
+    def check_room(self, draws: int = 1) -> None:
+        """Refuse a request, before its rows are read, where there is not room for one of them with so many draws.
+
+        Raises:
+            OverloadedError: There is none.
+        """
+        self._batcher.check_room(draws)
+
+    async def encode(self, x: Array, num_draws: int = 0, seed: int | None = None) -> dict[str, Array]:
+        """The posterior of each row: `mean` and `log_variance` (batch, L), and `draws` (batch, num_draws, L) if any."""
+        self._check_size(len(x), max(num_draws, 1), "query.num_draws" if num_draws else "instances")
+        answer = await self._compute(len(x), lambda: self._batcher.submit(Work("encoder", {"x": x})))
+        if num_draws:
+            epsilon = self._bank(chosen_seed(self.bundle, seed), num_draws)
+            deviation = np.exp(0.5 * answer["log_variance"])
+            answer["draws"] = answer["mean"][:, None] + deviation[:, None] * epsilon
+        return answer
+
+    async def decode(self, z: Array) -> Array:
+        """E[x|z] in data units, shape (batch, *input.shape)."""
+        self._check_size(len(z), 1, "latents")
+        return await self._compute(len(z), lambda: self._decode(z))
+
+    async def draw(self, z: Array, seed: int | None = None) -> Array:
+        """One draw from p(x|z) for each row of z, in data units, shape (batch, *input.shape)."""
+        if "draw" not in self.manifest.graphs:
+            raise InvalidError("this bundle has no graph to draw from p(x|z)", "query.draw")
+        self._check_size(len(z), 1, "latents")
+        shape = (len(z), len(self.manifest.input.features))
+        seed = chosen_seed(self.bundle, seed)
+        random = {"normal": noise.standard_normal(seed, shape, 1), "uniform": noise.uniform(seed, shape, 2)}
+        answer = await self._compute(len(z), lambda: self._batcher.submit(Work("draw", {"z": z, **random})))
+        return answer["x"]
+
+    async def sample(self, n: int, seed: int | None = None, temperature: float = 1.0) -> dict[str, Array]:
+        """`latents` (n, L) from the prior, spread by `temperature`, and the `instances` decoded from them.
+
+        Of a prior with components each keeps its centre, and the temperature is that of the spread around it.
+        """
+        self._check_size(n, 1, "query.n")
+        seed = chosen_seed(self.bundle, seed)
+        normal = noise.standard_normal(seed, (n, self.manifest.latent_size))
+        spread = (temperature * normal).astype(np.float32)
+        uniform = noise.uniform(seed, (n, 1), 1)
+
+        async def compute() -> dict[str, Array]:
+            latents = spread
+            if "prior" in self.manifest.graphs:
+                latents = (await self._batcher.submit(Work("prior", {"normal": spread, "uniform": uniform})))["z"]
+            return {"latents": latents, "instances": await self._decode(latents)}
+
+        return await self._compute(n, compute)
+
+    async def elbo(
+        self,
+        x: Array,
+        *,
+        num_draws: int | None = None,
+        seed: int | None = None,
+        score: str | None = None,
+        refine: int | None = None,
+        explain: bool = False,
+        fdr: float | None = None,
+        observe: bool = True,
+    ) -> dict[str, Array]:
+        """The bounds of each row, its score and its conformal p-value, each of shape (batch,), float64.
+
+        The p-value is NaN where it would not be valid: under draws, a seed or steps of refinement other than those of
+        the calibration, or for a score that this bundle does not calibrate. `refine` adds `regret`, and has the bounds
+        at the best posterior found in so many steps; `explain` adds `feature_log_likelihood` (batch, *input.shape) and
+        `latent_kl` (batch, L), which add up to the encoder's own `log_likelihood` and `kl`, and for tables
+        `feature_surprise` and `feature_expected` (batch, D), see `service.scoring.attribution`; `fdr` adds `discovery`.
+        Rows scored as the held-out rows were are told to the observer, unless `observe` is false.
+
+        Raises:
+            InvalidError: The bundle cannot do what is asked; or a bound is not a finite number, the row being too far
+                from all data for floating point.
+        """
+        plan = self._plan(num_draws, seed, score, refine, explain=explain)
+        draws = plan.draws
+        cells = x.shape[1] if plan.by_cell else 0
+        self._check_size(len(x), draws, "query.num_draws" if num_draws else "instances")
+        self._check_size(len(x), draws, "query.refine", 1 + plan.refine, f"with {plan.refine:,} steps of refinement")
+        self._check_size(len(x), draws, "query.explain", 1 + cells, f"once whole and once for each of {cells:,} cells")
+        if fdr is not None and plan.held_out is None:
+            raise InvalidError(
+                "without valid p-values no false-discovery rate can be kept: ask for a calibrated score, with the "
+                "bundle's own draws, seed and refinement",
+                "query.fdr",
+            )
+        cost = len(x) * draws * (1 + plan.refine + cells)
+        columns = await self._compute(cost, lambda: self._bounds(x, plan))
+        if plan.default and observe:
+            self._observer.scored(columns["elbo"], columns["score"], columns["p_value"])
+        if fdr is not None:
+            columns["discovery"] = discoveries(columns["p_value"], fdr)
+        return columns
+
+    async def _compute(self, cost: int, operation: Callable[[], Awaitable[T]]) -> T:
+        """What the operation gives, all of it by one engine; once more, if that engine turns out to be lost.
+
+        A failure, or a bound that is not finite, is the engine's or the rows' doing: the golden rows say which.
+        """
+        with self._batcher.admit(cost):
+            engine = self.engine
+            try:
+                answer = await operation()
+            except Exception:
+                await self._watchdog.look()
+                if not await self._watchdog.has_replaced(engine):
+                    raise
+            else:
+                if not await self._watchdog.has_replaced(engine):
+                    return answer
+            return await operation()
+
+    async def _decode(self, z: Array) -> Array:
+        return (await self._batcher.submit(Work("decoder", {"z": z})))["x_mean"]
+
+    async def _bounds(self, x: Array, plan: Plan) -> dict[str, Array]:
+        """The columns of `elbo` that depend on one row each."""
+        draws = plan.draws
+        shared, key = {"noise": self._bank(plan.seed, draws)}, (plan.seed, draws)
+        at_once = not plan.refine and not plan.by_graph
+        judged = ((*key, plan.column), draws, plan.judge) if at_once else (key, draws)
+
+        # In turn: together they may be too much.
+        columns = await self._batcher.submit(Work("elbo", {"x": x}, shared, *judged))
+        finite = np.isfinite(columns["elbo"]) & np.isfinite(columns["log_evidence"])
+        if not finite[worst := finite.argmin()]:
+            raise InvalidError("too far from the training data for a finite bound", f"instances[{worst}]")
+        amortised = columns["elbo"]
+        if plan.refine:
+            ascent = Ascent(await self._batcher.submit(Work("encoder", {"x": x})), columns)
+            for _ in range(plan.refine + 1):
+                step = Work("refine", {"x": x, **ascent.state}, shared, key, draws)
+                ascent.take(await self._batcher.submit(step))
+            columns = ascent.bounds
+        if not at_once:
+            made = await self._batcher.submit(Work("scores", {"x": x})) if plan.by_graph else columns
+            columns |= plan.score(made)
+        if plan.explain:
+            columns |= await self._batcher.submit(Work("explain", {"x": x}, shared, key, draws))
+        if plan.by_cell:
+            columns |= await self._surprise(x, amortised, shared, key, draws)
+        return columns
+
+    async def _surprise(
+        self, x: Array, elbo: Array, shared: dict[str, Array], key: tuple[int, int], draws: int
+    ) -> dict[str, Array]:
+        """`feature_surprise` and `feature_expected` of a table's rows, whose ELBO is known."""
+        surprises, expected = [], []
+        for cells in Counterfactuals.of(x, self._limits.max_batch):
+            for _ in range(ROUNDS):
+                posterior = await self._batcher.submit(Work("encoder", {"x": cells.rows}))
+                cells.fill(await self._decode(posterior["mean"]))
+            filled = await self._batcher.submit(Work("elbo", {"x": cells.rows}, shared, key, draws))
+            surprises.append(cells.surprise(elbo, filled["elbo"]))
+            expected.append(cells.expected)
+        return {"feature_surprise": np.concatenate(surprises, 1), "feature_expected": np.concatenate(expected, 1)}
+
+    def _check_size(self, rows: int, draws: int, place: str, times: int = 1, why: str = "") -> None:
+        """Refuse, before anything of its size is made, what could never be computed: each row so many times."""
+        limit = self._limits.max_queue
+        if draws > self._limits.max_draws:
+            raise TooLargeError(f"{draws:,} draws; at most {self._limits.max_draws:,} are made", place)
+        if rows * draws * times > limit:
+            fitting = limit // (draws * times)
+            advice = f"send at most {fitting:,} rows" if fitting else f"ask for at most {limit // times:,} draws"
+            raise TooLargeError(
+                f"{rows:,} rows × {draws:,} draws{f', each {why},' if why else ''} are {rows * draws * times:,} draws; "
+                f"one request may ask for {limit:,}: {advice}",
+                place,
+            )
+
+
+def _tell(observer: Observer, report: Report) -> None:
+    if report.key != GOLDEN or report.failed:
+        observer.computed(report)
+
+
+def _bank(bundle: Bundle, seed: int, num_draws: int) -> Array:
+    manifest = bundle.manifest
+    if (seed, num_draws) == (manifest.seed, manifest.num_draws):
+        return bundle.calibration["noise"]
+    return noise.bank(seed, num_draws, manifest.latent_size)

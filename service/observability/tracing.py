@@ -1,0 +1,111 @@
+"""Tracing: a span of OpenTelemetry for each request, in its caller's trace, sent to a collector by OTLP over HTTP.
+
+What OpenTelemetry's own variables say (`OTEL_SERVICE_NAME`, `OTEL_TRACES_SAMPLER`, `OTEL_EXPORTER_OTLP_HEADERS`, ...)
+its SDK heeds by itself. Its packages are an extra of this project: nothing imports this module unless spans are wanted.
+FastAPI's own spans would be of its routes, which the operations on models go past.
+
+This module must not know about models or arrays.
+"""
+
+import contextlib
+from types import TracebackType
+from typing import Self
+
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.propagators.textmap import Getter
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import Span, SpanKind, StatusCode, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.observability.logs import ORIGIN
+from service.threads import in_thread
+
+PATIENCE = 5.0
+"""Seconds that the last spans have to be sent in, when the service ends."""
+
+_FIELDS = {b"traceparent", b"tracestate"}
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class Spans:
+    """Sends spans while it is entered, from a thread of its own; where the collector is away, they are dropped.
+
+    Args:
+        endpoint: The collector's address, to which OTLP's path is added.
+    """
+
+    def __init__(self, endpoint: str) -> None:
+        self._endpoint = f"{endpoint.rstrip('/')}/v1/traces"
+        self._propagator = TraceContextTextMapPropagator()
+
+    async def __aenter__(self) -> Self:
+        named = Resource({"service.name": "lowerbound"}).merge(OTELResourceDetector().detect())
+        self._provider = TracerProvider(resource=Resource.create().merge(named), shutdown_on_exit=False)
+        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(self._endpoint)))
+        self._tracer = self._provider.get_tracer("lowerbound")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(TimeoutError):
+            await in_thread(self._provider.shutdown, PATIENCE)
+
+    def around(self, app: ASGIApp) -> ASGIApp:
+        """The application with a span around each request. Within, and so in the log, that is the caller's span."""
+
+        async def traced(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != "http":
+                await app(scope, receive, send)
+                return
+            span = self._begin(scope)
+            try:
+                await app(scope, receive, send)
+            finally:
+                _end(span, scope["method"])
+
+        return traced
+
+    def _begin(self, scope: Scope) -> Span:
+        parent = self._propagator.extract(scope["headers"], getter=_HEADERS)
+        about = {"http.request.method": scope["method"], "url.path": scope["path"], "url.scheme": scope["scheme"]}
+        span = self._tracer.start_span(scope["method"], parent, SpanKind.SERVER, about)
+        own: dict[str, str] = {}
+        self._propagator.inject(own, set_span_in_context(span))
+        scope["headers"] = [header for header in scope["headers"] if header[0] not in _FIELDS]
+        scope["headers"] += [(name.encode(), value.encode()) for name, value in own.items()]
+        return span
+
+
+def _end(span: Span, method: str) -> None:
+    """End a span, with what the log would have of its request."""
+    if origin := ORIGIN.get():
+        span.set_attribute("lowerbound.request_id", origin.request_id.decode())
+        span.set_attribute("http.response.status_code", origin.status)
+        if origin.route:
+            span.update_name(f"{method} {origin.route}")
+            span.set_attribute("http.route", origin.route)
+        if origin.model:
+            span.set_attribute("lowerbound.model", origin.model)
+        if origin.rows is not None:
+            span.set_attribute("lowerbound.rows", origin.rows)
+        if origin.status >= 500:
+            span.set_status(StatusCode.ERROR)
+    span.end()
+
+
+class _Headers(Getter[Headers]):
+    """Finds headers where ASGI has them."""
+
+    def get(self, carrier: Headers, key: str) -> list[str] | None:
+        return [value.decode("latin-1") for name, value in carrier if name == key.encode()] or None
+
+    def keys(self, carrier: Headers) -> list[str]:
+        return [name.decode("latin-1") for name, _ in carrier]
+
+
+_HEADERS = _Headers()

@@ -1,0 +1,63 @@
+"""Scores, and what they mean: conformal p-values against held-out normal data.
+
+Every score is a function of one row; larger is more anomalous.
+
+This module must not know about requests, graphs or torch.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from service.bundle import SCORES
+
+Array = npt.NDArray[Any]
+
+
+def scores(columns: Mapping[str, Array]) -> dict[str, Array]:
+    """Every score that these columns are enough for, each in the shape of its column."""
+    return {name: sign * columns[column] for name, (column, sign) in SCORES.items() if column in columns}
+
+
+def p_values(scores: Array, held_out: Array) -> npt.NDArray[np.float64]:
+    """Split-conformal p-values (Vovk et al. 2005; Bates et al. 2023, eq. 2): (1 + #{held-out ≥ score}) / (n + 1).
+
+    If a row is exchangeable with the held-out rows, its p-value is at most α with probability at most α, for every α;
+    the smallest possible value is 1 / (n + 1).
+
+    Args:
+        scores: Any shape.
+        held_out: Scores of n held-out normal rows, sorted ascending, shape (n,).
+
+    Returns:
+        One p-value in (0, 1] for each score, in the shape of `scores`.
+    """
+    less = held_out.searchsorted(scores, side="left")
+    return np.asarray((held_out.size + 1 - less) / (held_out.size + 1), np.float64)
+
+
+def percentiles(held_out: Array) -> list[float]:
+    """The quantiles of held-out scores at 0, 1, ..., 100 %: what a client needs to draw how they are distributed.
+
+    Args:
+        held_out: Scores of n held-out normal rows, sorted ascending, shape (n,).
+    """
+    return [float(quantile) for quantile in np.quantile(held_out, np.linspace(0, 1, 101))]
+
+
+def discoveries(p: npt.NDArray[np.float64], fdr: float) -> npt.NDArray[np.bool_]:
+    """Which rows to call anomalous so that the expected share of false calls among them is at most `fdr`.
+
+    Benjamini and Hochberg's (1995) step-up rule: the k rows of the smallest p-values, for the largest k whose k-th
+    p-value is at most k·fdr/m. Conformal p-values that share their held-out rows are positively dependent in the way
+    that keeps the bound (Bates et al. 2023, theorem 2): on average over held-out rows, not for each set of them.
+
+    Args:
+        p: P-values of m rows, shape (m,).
+        fdr: The share allowed, between 0 and 1.
+    """
+    ascending = np.sort(p)
+    passing = np.flatnonzero(ascending <= fdr * np.arange(1, p.size + 1) / p.size)
+    return np.asarray(p <= ascending[passing[-1]] if passing.size else np.zeros(p.shape), np.bool_)

@@ -1,0 +1,135 @@
+"""A repository of bundles at a URL: in S3, Google Cloud Storage, or wherever else fsspec has a driver for.
+
+It is laid out as a folder's are, `<name>/<version>/`, and there is no renaming there: a bundle's manifest is written
+last, and a bundle is there once its manifest is. Credentials are the driver's business, which has its own variables and
+files for them.
+
+This module must not know about HTTP, or what becomes of the bundles.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from fsspec.core import url_to_fs
+
+from service.bundle import MANIFEST, Manifest, dump_manifest
+from service.errors import BundleError, ExtraError, LowerboundError, StorageError
+from service.storage.local import Address
+
+_FILE = re.compile(r"([^/.][^/]*)/([1-9]\d*)/(.+)")
+"""Name, version and file; hidden names are passed over."""
+
+
+class File(NamedTuple):
+    """A file as a listing has it."""
+
+    size: int
+    """Bytes."""
+    mark: str
+    """What else the driver says of it, an ETag or a time: another one whenever the file is."""
+
+
+class Remote:
+    """The bundles at a URL.
+
+    Args:
+        url: Of a file system that fsspec knows.
+
+    Raises:
+        ExtraError: Its driver is not installed.
+        StorageError: There is no such file system.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        try:
+            self._system, root = url_to_fs(self.url)
+        except ImportError as error:
+            raise ExtraError(f"{url}: {error}") from error
+        except ValueError as error:
+            raise StorageError(f"{url}: {error}") from error
+        self._root = root.rstrip("/")
+
+    def listing(self) -> dict[Address, dict[str, File]]:
+        """The files of every complete bundle, by their names in it; those of a name from the oldest version on.
+
+        Raises:
+            StorageError: They cannot be listed now.
+        """
+        with self._reaching():
+            return {address: files for address, files in sorted(self._find().items()) if MANIFEST in files}
+
+    def read(self, address: Address, name: str) -> bytes:
+        """A file of a bundle.
+
+        Raises:
+            StorageError: It cannot be read now.
+        """
+        with self._reaching():
+            content: bytes = self._system.cat_file(self._path(address, name))
+            return content
+
+    def download(self, address: Address, name: str, to: Path) -> None:
+        """Copy a file of a bundle to this machine.
+
+        Raises:
+            StorageError: It cannot be read now, or not to its end.
+        """
+        with self._reaching():
+            self._system.get_file(self._path(address, name), str(to))
+
+    def taken(self, name: str) -> list[int]:
+        """The versions of a model of which anything is there, complete or not."""
+        with self._reaching():
+            return sorted(address.version for address in self._find() if address.name == name)
+
+    def try_to_write(self, name: str) -> None:
+        """Raise a `StorageError` where no bundle of this name could be written."""
+        path = f"{self._root}/{name}/.written"
+        with self._reaching():
+            self._find()  # Where there is no such bucket this says so; the next line would make one.
+            self._system.makedirs(f"{self._root}/{name}", exist_ok=True)
+            self._system.pipe_file(path, b"")
+            self._system.rm_file(path)
+
+    def write(self, manifest: Manifest, files: Mapping[str, bytes]) -> str:
+        """Write a bundle, its manifest last, and return its URL. What is there already is not overwritten.
+
+        Raises:
+            BundleError: Something of that version is there already.
+            StorageError: It cannot be written now; without its manifest it is no bundle.
+        """
+        address = Address(manifest.name, manifest.version)
+        with self._reaching():
+            for name, data in {**files, MANIFEST: dump_manifest(manifest)}.items():
+                path = self._path(address, name)
+                self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
+                try:
+                    self._system.pipe_file(path, data, mode="create")
+                except FileExistsError as error:
+                    raise BundleError(f"{self.url}: {path} exists already, and is never overwritten") from error
+        return f"{self.url}/{address.name}/{address.version}"
+
+    def _find(self) -> dict[Address, dict[str, File]]:
+        self._system.invalidate_cache()
+        found: dict[Address, dict[str, File]] = {}
+        for path, seen in self._system.find(self._root, detail=True).items():
+            if place := _FILE.fullmatch(path[len(self._root) + 1 :]):
+                files = found.setdefault(Address(place[1], int(place[2])), {})
+                files[place[3]] = File(int(seen["size"]), str(seen))
+        return found
+
+    def _path(self, address: Address, name: str) -> str:
+        return f"{self._root}/{address.name}/{address.version}/{name}"
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        try:
+            yield
+        except LowerboundError:
+            raise
+        except Exception as error:  # Every driver has its own kinds, and those of its HTTP library.
+            raise StorageError(f"{self.url}: cannot be reached: {error or type(error).__name__}") from error

@@ -1,0 +1,60 @@
+"""`/sample`: latents from the prior, and what is decoded from them."""
+
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from service.bundle import Bundle
+from service.scoring import noise
+from tests.service.exchanges import NPY, PNG, Array, ask, assert_problem, columns, picture
+
+
+def test_sample_decodes_its_latents(digits: httpx.Client, latent_size: int) -> None:
+    answer = columns(digits.get("/sample", params={"n": 6, "seed": 2}, headers={"Accept": NPY}))
+    assert list(answer) == ["latents", "instances"]
+    assert answer["latents"].dtype == answer["instances"].dtype == np.float32
+    decoded = ask(digits, "/decode", answer["latents"], binary=True)["instances"]
+    np.testing.assert_array_equal(answer["instances"], decoded)
+    np.testing.assert_array_equal(answer["latents"], noise.standard_normal(2, (6, latent_size)))
+
+
+def test_sample_follows_the_seed(digits: httpx.Client, digits_bundle: Bundle) -> None:
+    def sample(**query: Any) -> bytes:
+        return digits.get("/sample", params=query).raise_for_status().content
+
+    assert sample(seed=2) == sample(seed=2)
+    assert sample() == sample(seed=digits_bundle.manifest.seed, n=16, temperature=1.0)
+    assert len({sample(seed=seed) for seed in range(5)}) == 5
+
+
+def test_temperature_is_a_factor(digits: httpx.Client, latent_size: int) -> None:
+    def sample(temperature: float) -> dict[str, Array]:
+        return columns(digits.get("/sample", params={"n": 3, "temperature": temperature}, headers={"Accept": NPY}))
+
+    np.testing.assert_allclose(sample(2.5)["latents"], 2.5 * sample(1)["latents"], rtol=1e-6)
+    cold = sample(0)
+    assert not cold["latents"].any()
+    zero = ask(digits, "/decode", np.zeros((1, latent_size), np.float32), binary=True)["instances"]
+    np.testing.assert_array_equal(cold["instances"], np.repeat(zero, 3, axis=0))
+
+
+@pytest.mark.parametrize(("n", "grid"), [(1, (1, 1)), (2, (1, 2)), (5, (2, 3)), (16, (4, 4))])
+def test_a_picture_shows_the_samples(digits: httpx.Client, n: int, grid: tuple[int, int]) -> None:
+    pixels = picture(digits.get("/sample", params={"n": n}, headers={"Accept": PNG}))
+    answer = columns(digits.get("/sample", params={"n": n}, headers={"Accept": NPY}))["instances"]
+    assert pixels.shape == (8 * grid[0], 8 * grid[1])
+    for i in range(grid[0] * grid[1]):
+        row, column = divmod(i, grid[1])
+        tile = pixels[8 * row : 8 * row + 8, 8 * column : 8 * column + 8]
+        wanted = np.round(255 * np.clip(answer[i] / 16, 0, 1)).astype(np.uint8) if i < n else np.zeros((8, 8), np.uint8)
+        np.testing.assert_array_equal(tile, wanted)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [{"n": 0}, {"n": -1}, {"temperature": -1}, {"temperature": "nan"}, {"temperature": "inf"}, {"seed": "x"}, {"N": 1}],
+)
+def test_wrong_sampling_parameters(digits: httpx.Client, query: dict[str, Any]) -> None:
+    assert_problem(digits.get("/sample", params=query), 422, "", f"query.{next(iter(query))}")

@@ -1,0 +1,567 @@
+"""The Open Inference Protocol with Triton's own clients: the same numbers as the ordinary endpoints, to the bit."""
+
+import asyncio
+import gzip
+import io
+import json
+import re
+import time
+import zlib
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import numpy.typing as npt
+import pytest
+import tritonclient.http as triton
+import tritonclient.http.aio as triton_aio
+from tritonclient.utils import InferenceServerException
+
+from service.bundle import BOUNDS, Bundle
+from service.codecs.compression import decompress_aside
+from service.codecs.oip import datatype
+from service.errors import TooLargeError
+
+Array = npt.NDArray[Any]
+Serve = Callable[..., AbstractContextManager[httpx.Client]]
+
+OUTPUTS = [*BOUNDS, "score", "p_value"]
+LENGTH = "Inference-Header-Content-Length"
+JSON = "application/json"
+INFER = "/v2/models/digits/infer"
+
+
+def address(client: httpx.Client) -> str:
+    return str(client.base_url).removeprefix("http://").rstrip("/")
+
+
+@pytest.fixture(scope="module")
+def client(digits: httpx.Client) -> Iterator[triton.InferenceServerClient]:
+    with triton.InferenceServerClient(address(digits), concurrency=4) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def several(serve: Serve, several_models: Path) -> Iterator[httpx.Client]:
+    with serve("--models", str(several_models), "--lanes", "1") as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def x() -> Array:
+    return np.random.default_rng(0).integers(0, 17, (5, 8, 8), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def z(digits_bundle: Bundle) -> Array:
+    return np.random.default_rng(1).standard_normal((5, digits_bundle.manifest.latent_size), dtype=np.float32)
+
+
+def tensor(array: Array, name: str = "x", *, binary: bool = True) -> triton.InferInput:
+    made = triton.InferInput(name, list(array.shape), datatype(array.dtype.name))
+    return made.set_data_from_numpy(array, binary_data=binary)
+
+
+def wanted(names: list[str], *, binary: bool) -> list[triton.InferRequestedOutput]:
+    return [triton.InferRequestedOutput(name, binary_data=binary) for name in names]
+
+
+def columns(result: triton.InferResult) -> dict[str, Array]:
+    return {output["name"]: result.as_numpy(output["name"]) for output in result.get_response()["outputs"]}
+
+
+def ask(client: httpx.Client, path: str, array: Array, **query: Any) -> dict[str, Array]:
+    """The columns of an ordinary endpoint's answer, in .npy."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    npy = {"Content-Type": "application/x-npy", "Accept": "application/x-npy"}
+    answer = client.post(path, params=query, content=buffer.getvalue(), headers=npy).raise_for_status()
+    table = np.load(io.BytesIO(answer.content))
+    return {name: table[name] for name in table.dtype.names} if table.dtype.names else {"instances": table}
+
+
+def assert_same(first: dict[str, Array], second: dict[str, Array]) -> None:
+    assert list(first) == list(second)
+    for name, values in second.items():
+        assert (first[name].dtype, first[name].shape) == (values.dtype, values.shape)
+        np.testing.assert_array_equal(first[name], values, name)
+
+
+def assert_error(answer: httpx.Response, status: int, error: str) -> None:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["Content-Type"] == JSON
+    assert "Content-Encoding" not in answer.headers
+    assert answer.headers["X-Request-ID"]
+    assert answer.json().keys() == {"error"}
+    assert re.search(error, answer.json()["error"]), answer.text
+
+
+# What is served
+
+
+def test_health_and_metadata(client: triton.InferenceServerClient) -> None:
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    metadata = client.get_server_metadata()
+    assert metadata["name"] == "lowerbound"
+    assert metadata["extensions"] == ["binary_tensor_data", "model_configuration", "statistics"]
+    for name in ("digits", "digits.encoder", "digits.decoder", "digits.explain", "digits.draw"):
+        assert client.is_model_ready(name)
+        assert client.is_model_ready(name, "1")
+    for name in ("faces", "digits.elbo", "digits.", ".encoder", "digits.encoder.encoder", "Digits"):
+        assert not client.is_model_ready(name)
+    for version in ("2", "x", "01", "0"):
+        assert not client.is_model_ready("digits", version)
+
+
+def test_models_describe_themselves(client: triton.InferenceServerClient, digits_bundle: Bundle) -> None:
+    size = digits_bundle.manifest.latent_size
+    expected: dict[str, tuple[tuple[str, str, list[int]], dict[str, tuple[str, list[int]]]]] = {
+        "digits": (("x", "UINT8", [8, 8]), {name: ("FP64", []) for name in OUTPUTS}),
+        "digits.encoder": (("x", "UINT8", [8, 8]), {"mean": ("FP32", [size]), "log_variance": ("FP32", [size])}),
+        "digits.decoder": (("z", "FP32", [size]), {"x_mean": ("FP32", [8, 8])}),
+        "digits.explain": (
+            ("x", "UINT8", [8, 8]),
+            {"feature_log_likelihood": ("FP64", [8, 8]), "latent_kl": ("FP64", [size])},
+        ),
+        "digits.draw": (("z", "FP32", [size]), {"x": ("FP32", [8, 8])}),
+    }
+    for model, ((name, kind, shape), outputs) in expected.items():
+        for version in ("", "1"):
+            metadata = client.get_model_metadata(model, version)
+            assert (metadata["name"], metadata["versions"]) == (model, ["1"])
+            assert metadata["platform"] == "onnxruntime_onnx"
+            assert metadata["inputs"] == [{"name": name, "datatype": kind, "shape": [-1, *shape]}]
+            assert metadata["outputs"] == [
+                {"name": output, "datatype": its, "shape": [-1, *of]} for output, (its, of) in outputs.items()
+            ]
+            config = client.get_model_config(model, version)
+            assert (config["name"], config["backend"]) == (model, "onnxruntime")
+            assert config["dynamic_batching"] == {}
+            assert config["max_batch_size"] == 2**18 // (16 if model in {"digits", "digits.explain"} else 1)
+            assert config["input"] == [{"name": name, "data_type": f"TYPE_{kind}", "dims": shape}]
+            assert config["output"] == [
+                {"name": output, "data_type": f"TYPE_{its}", "dims": of} for output, (its, of) in outputs.items()
+            ]
+
+
+def test_statistics_count(serve: Serve, x: Array) -> None:
+    with serve() as server, triton.InferenceServerClient(address(server)) as client:
+        assert len(client.get_inference_statistics()["model_stats"]) == 5
+        for _ in range(3):
+            client.infer("digits.encoder", [tensor(x)])
+        with pytest.raises(InferenceServerException):  # And nothing computed.
+            client.infer("digits.encoder", [tensor(x)], parameters={"seed": 3})
+        httpx.post(f"http://{address(server)}/encode", json={"instances": x.tolist()}).raise_for_status()
+        (stats,) = client.get_inference_statistics("digits.encoder", "1")["model_stats"]
+        assert (stats["name"], stats["version"]) == ("digits.encoder", "1")
+        assert (stats["inference_count"], stats["execution_count"]) == (20, 4)
+        assert abs(time.time() - stats["last_inference"] / 1000) < 60
+        times = stats["inference_stats"]
+        assert times.keys() == {"success", "fail", "queue", "compute_input", "compute_infer", "compute_output"}
+        counts = {name: duration["count"] for name, duration in times.items() if duration["count"]}
+        assert counts == {"success": 4, "queue": 4, "compute_infer": 4}
+        assert times["success"]["ns"] == times["queue"]["ns"] + times["compute_infer"]["ns"]
+        assert 0 < times["compute_infer"]["ns"] < 60e9
+        every = client.get_inference_statistics()["model_stats"]
+        assert {model["name"]: model["inference_count"] for model in every if model["inference_count"]} == {
+            "digits.encoder": 20
+        }
+
+
+# Answers
+
+
+@pytest.mark.parametrize("binary_in", [True, False])
+@pytest.mark.parametrize("binary_out", [None, True, False])
+@pytest.mark.parametrize("parameters", [{}, {"seed": 5, "num_draws": 7}, {"score": "negative_log_evidence"}])
+def test_the_bounds_are_those_of_elbo(
+    digits: httpx.Client,
+    client: triton.InferenceServerClient,
+    x: Array,
+    binary_in: bool,
+    binary_out: bool | None,
+    parameters: dict[str, Any],
+) -> None:
+    outputs = None if binary_out is None else wanted(OUTPUTS, binary=binary_out)
+    result = client.infer(
+        "digits", [tensor(x, binary=binary_in)], outputs=outputs, request_id="one", parameters=parameters
+    )
+    answer = result.get_response()
+    assert (answer["id"], answer["model_name"], answer["model_version"]) == ("one", "digits", "1")
+    assert all(("data" in output) == (binary_out is False) for output in answer["outputs"])
+    assert_same(columns(result), ask(digits, "/elbo", x, **parameters))
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_every_graph_answers_as_its_endpoint(
+    digits: httpx.Client, client: triton.InferenceServerClient, x: Array, z: Array, binary: bool
+) -> None:
+    def infer(model: str, array: Array, name: str, **parameters: Any) -> dict[str, Array]:
+        outputs = wanted([output["name"] for output in client.get_model_metadata(model)["outputs"]], binary=binary)
+        return columns(client.infer(model, [tensor(array, name, binary=binary)], "1", outputs, parameters=parameters))
+
+    assert_same(infer("digits.encoder", x, "x"), ask(digits, "/encode", x))
+    decoded = infer("digits.decoder", z, "z")
+    assert_same({"instances": decoded["x_mean"]}, ask(digits, "/decode", z))
+    drawn = infer("digits.draw", z, "z", seed=9)
+    assert_same({"instances": drawn["x"]}, ask(digits, "/decode", z, draw=True, seed=9))
+    explained = ask(digits, "/elbo", x, explain=True, seed=2, num_draws=6)
+    expected = {name: explained[name] for name in ("feature_log_likelihood", "latent_kl")}
+    assert_same(infer("digits.explain", x, "x", seed=2, num_draws=6), expected)
+
+
+def test_some_outputs_in_an_order_of_their_own(
+    digits: httpx.Client, client: triton.InferenceServerClient, x: Array
+) -> None:
+    outputs = wanted(["p_value"], binary=False) + wanted(["kl"], binary=True) + wanted(["elbo"], binary=False)
+    result = client.infer("digits", [tensor(x)], outputs=outputs)
+    assert [sorted(output) for output in result.get_response()["outputs"]] == [
+        ["data", "datatype", "name", "shape"],
+        ["datatype", "name", "parameters", "shape"],
+        ["data", "datatype", "name", "shape"],
+    ]
+    expected = ask(digits, "/elbo", x)
+    assert_same(columns(result), {name: expected[name] for name in ("p_value", "kl", "elbo")})
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint16", "int64", "float16", "float32", "float64"])
+@pytest.mark.parametrize("binary", [True, False])
+def test_other_numbers_are_the_same_instances(
+    client: triton.InferenceServerClient, x: Array, dtype: str, binary: bool
+) -> None:
+    expected = columns(client.infer("digits", [tensor(x)]))
+    assert_same(columns(client.infer("digits", [tensor(x.astype(dtype), binary=binary)])), expected)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+@pytest.mark.parametrize("binary", [True, False])
+def test_compressed_requests(client: triton.InferenceServerClient, x: Array, coding: str, binary: bool) -> None:
+    expected = columns(client.infer("digits", [tensor(x)]))
+    packed = client.infer(
+        "digits",
+        [tensor(x, binary=binary)],
+        request_compression_algorithm=coding,
+        response_compression_algorithm=coding,
+    )
+    assert_same(columns(packed), expected)
+
+
+def test_the_asynchronous_client(digits: httpx.Client, x: Array, z: Array) -> None:
+    async def session() -> list[triton.InferResult]:
+        async with triton_aio.InferenceServerClient(address(digits)) as client:
+            assert await client.is_server_live()
+            assert await client.is_server_ready()
+            assert await client.is_model_ready("digits.encoder", "1")
+            assert (await client.get_server_metadata())["name"] == "lowerbound"
+            assert (await client.get_model_metadata("digits"))["inputs"][0]["shape"] == [-1, 8, 8]
+            assert (await client.get_model_config("digits"))["backend"] == "onnxruntime"
+            assert (await client.get_inference_statistics("digits"))["model_stats"][0]["name"] == "digits"
+            with pytest.raises(InferenceServerException, match="no model 'faces' is served; there are digits"):
+                await client.infer("faces", [tensor(x)])
+            asked: list[Awaitable[triton.InferResult]] = [
+                client.infer("digits", [tensor(x)]),
+                client.infer("digits", [tensor(x, binary=False)], outputs=wanted(OUTPUTS, binary=False)),
+                client.infer("digits", [tensor(x)], request_compression_algorithm="gzip"),
+                client.infer("digits.decoder", [tensor(z, "z")]),
+            ]
+            return list(await asyncio.gather(*asked))
+
+    *bounds, decoded = map(columns, asyncio.run(session()))
+    for answer in bounds:
+        assert_same(answer, ask(digits, "/elbo", x))
+    assert_same({"instances": decoded["x_mean"]}, ask(digits, "/decode", z))
+
+
+def test_many_at_once_are_each_answered_alone(digits: httpx.Client, x: Array) -> None:
+    async def session() -> list[triton.InferResult]:
+        async with triton_aio.InferenceServerClient(address(digits), conn_limit=16) as client:
+            return list(
+                await asyncio.gather(*(client.infer("digits", [tensor(x[i % 5 : i % 5 + 1])]) for i in range(60)))
+            )
+
+    expected = ask(digits, "/elbo", x)
+    for i, result in enumerate(asyncio.run(session())):
+        assert_same(columns(result), {name: values[i % 5 : i % 5 + 1] for name, values in expected.items()})
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_raw_bodies(digits: httpx.Client, x: Array, rows: int) -> None:
+    answer = digits.post(INFER, content=x[:rows].tobytes(), headers={LENGTH: "0"})
+    assert answer.headers["Content-Type"] == "application/octet-stream"
+    result = triton.InferenceServerClient.parse_response_body(answer.content, header_length=int(answer.headers[LENGTH]))
+    assert_same(columns(result), ask(digits, "/elbo", x[:rows]))
+
+
+@pytest.mark.parametrize("media_type", [None, JSON, "application/octet-stream", "text/html", "nonsense"])
+def test_the_content_type_is_not_looked_at(digits: httpx.Client, x: Array, media_type: str | None) -> None:
+    body, _ = triton.InferenceServerClient.generate_request_body([tensor(x, binary=False)], outputs=[])
+    headers = {"Accept": "text/html"} | ({"Content-Type": media_type} if media_type else {})
+    answer = digits.post(INFER, content=body, headers=headers)
+    assert answer.status_code == 200
+    assert answer.headers["Content-Type"] == "application/octet-stream"
+    assert answer.headers["Lowerbound-Model"] == "digits"
+
+
+def test_without_parameters_the_answer_is_json(digits: httpx.Client, x: Array) -> None:
+    sent = {"inputs": [{"name": "x", "shape": x.shape, "datatype": "UINT8", "data": x.tolist()}]}
+    answer = digits.post("/v2/models/digits/versions/1/infer", json=sent)
+    assert answer.headers["Content-Type"] == JSON
+    assert LENGTH not in answer.headers
+    assert answer.json().keys() == {"model_name", "model_version", "outputs"}
+    expected = ask(digits, "/elbo", x)
+    assert {output["name"]: output["data"] for output in answer.json()["outputs"]} == {
+        name: values.tolist() for name, values in expected.items()
+    }
+    some = digits.post(INFER, json=sent | {"parameters": {"binary_data_output": True}, "outputs": [{"name": "kl"}]})
+    assert some.content[int(some.headers[LENGTH]) :] == expected["kl"].tobytes()
+
+
+def test_a_table_with_missing_cells(several: httpx.Client) -> None:
+    rows = np.array([[1.5, 1], [2, np.nan], [np.nan, 0]])
+    expected = ask(several, "/models/people/elbo", rows)
+    with triton.InferenceServerClient(address(several)) as client:
+        assert client.get_model_metadata("people")["inputs"] == [{"name": "x", "datatype": "FP64", "shape": [-1, 2]}]
+        for binary in (True, False):  # The client writes a bare NaN.
+            assert_same(columns(client.infer("people", [tensor(rows, binary=binary)])), expected)
+        uncalibrated = client.infer(
+            "people", [tensor(rows)], outputs=wanted(OUTPUTS, binary=False), parameters={"seed": 1}
+        )
+        assert_same(columns(uncalibrated), ask(several, "/models/people/elbo", rows, seed=1))
+        assert not client.is_model_ready("people.draw")
+        with pytest.raises(InferenceServerException, match=r"x\[1\]\.colour: 2\.0 is not a category code"):
+            client.infer("people", [tensor(np.array([[1.0, 1], [1, 2]]))])
+        with pytest.raises(InferenceServerException, match=r"x\[1\]: too far from the training data"):
+            client.infer("people", [tensor(np.array([[1.0, 1], [1e200, 1]]))])
+        assert client.get_model_metadata("digits")["versions"] == ["1", "2"]
+        some = np.zeros((1, 8, 8), np.uint8)
+        for version, answering in (("", "2"), ("1", "1"), ("2", "2")):
+            assert client.infer("digits", [tensor(some)], version).get_response()["model_version"] == answering
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("model", "parameters", "status", "message"),
+    [
+        ("digits", {"draws": 3}, 400, r"parameters\.draws: is unknown; did you mean 'num_draws'\?"),
+        ("digits", {"explain": True}, 400, r"parameters\.explain: is not read here"),
+        ("digits", {"num_draws": 0}, 400, r"parameters\.num_draws: .* greater than or equal to 1"),
+        ("digits", {"num_draws": "3"}, 400, r"parameters\.num_draws: .* valid integer"),
+        ("digits", {"num_draws": True}, 400, r"parameters\.num_draws: .* valid integer"),
+        ("digits", {"num_draws": 10**6}, 413, r"parameters\.num_draws: 1,000,000 draws; at most 4,096"),
+        ("digits", {"seed": -1}, 400, r"parameters\.seed"),
+        ("digits", {"score": "magic"}, 400, r"parameters\.score: .* 'negative_elbo'"),
+        ("digits.encoder", {"seed": 1}, 400, r"parameters\.seed: is not read here"),
+        ("digits.decoder", {"seed": 1}, 400, r"parameters\.seed: is not read here"),
+        ("digits.draw", {"num_draws": 1}, 400, r"parameters\.num_draws: is not read here"),
+        ("digits.explain", {"score": "negative_elbo"}, 400, r"parameters\.score: is not read here"),
+        ("faces", {}, 404, "Not Found: no model 'faces' is served; there are digits"),
+        ("digits.refine", {}, 404, r"no model 'digits\.refine' is served; there are .*digits\.encoder"),
+    ],
+)
+def test_wrong_parameters_and_models(
+    client: triton.InferenceServerClient,
+    x: Array,
+    z: Array,
+    model: str,
+    parameters: dict[str, Any],
+    status: int,
+    message: str,
+) -> None:
+    sent = tensor(z, "z") if model in {"digits.decoder", "digits.draw"} else tensor(x)
+    with pytest.raises(InferenceServerException, match=message) as caught:
+        client.infer(model, [sent], parameters=parameters)
+    assert caught.value.status() == str(status)
+
+
+def test_wrong_tensors(client: triton.InferenceServerClient, x: Array, z: Array) -> None:
+    def refused(message: str, *inputs: triton.InferInput, model: str = "digits", **more: Any) -> None:
+        with pytest.raises(InferenceServerException, match=message) as caught:
+            client.infer(model, list(inputs), **more)
+        assert caught.value.status() == "400"
+
+    refused(r"x\[0\]\[0\]: must be an array of 8 values, not a number", tensor(x[0]))
+    refused(r"x\[0\]: must have 8 values, not 64", tensor(x.reshape(5, 64)))
+    refused("x: must hold at least one instance", tensor(x[:0]))
+    refused(r"x\[0\]\[0\]\[0\]: 17 is outside \[0, 16\]", tensor(np.full_like(x, 17)))
+    refused(r"x\[0\]\[0\]\[0\]: 0\.5 is not a whole level", tensor(np.full(x.shape, 0.5)))
+    refused(r"x\[0\]\[0\]\[0\]: nan is not a finite number", tensor(np.full(x.shape, np.nan, np.float32)))
+    refused(r"inputs: digits takes the one input 'x', not 'z'", tensor(z, "z"))
+    refused(r"inputs: digits takes the one input 'x', not 'x', 'noise'", tensor(x), tensor(z, "noise"))
+    refused(r"z\[0\]: must have 16 values, not 4", tensor(z.reshape(5, 4, 4), "z"), model="digits.decoder")
+    refused(r"z\[0\]\[0\]: inf is not a finite", tensor(np.full_like(z, np.inf), "z"), model="digits.draw")
+    refused(r"outputs\[1\]\.name: no output is named 'loss'", tensor(x), outputs=wanted(["kl", "loss"], binary=True))
+    refused(
+        r"outputs\[0\]\.parameters\.classification: no output is a class",
+        tensor(x),
+        outputs=[triton.InferRequestedOutput("kl", class_count=3)],
+    )
+    shared = triton.InferInput("x", [5, 8, 8], "UINT8")
+    shared.set_shared_memory("region", 320)
+    refused(r"inputs\[0\]\.parameters\.shared_memory_region: shared memory is not used", shared)
+    text = triton.InferInput("x", [1], "BYTES").set_data_from_numpy(np.array([b"x"], object))
+    refused(r"inputs\[0\]\.datatype: 'BYTES' is not read", text)
+
+
+def test_what_the_protocol_has_and_this_service_has_not(client: triton.InferenceServerClient) -> None:
+    for call in (
+        client.get_system_shared_memory_status,
+        client.get_trace_settings,
+        client.get_log_settings,
+        client.get_model_repository_index,
+        lambda: client.load_model("digits"),
+        lambda: client.get_model_config("faces"),
+        lambda: client.get_model_metadata("digits", "2"),
+        lambda: client.get_inference_statistics("digits", "x"),
+    ):
+        with pytest.raises(InferenceServerException, match=r"Not Found: |path\.version: ") as caught:
+            call()
+        assert caught.value.status() == "404"
+
+
+def sent(x: Array, **changes: Any) -> dict[str, Any]:
+    return {"inputs": [{"name": "x", "shape": x.shape, "datatype": "UINT8", "data": x.tolist()}]} | changes
+
+
+def test_errors_have_one_shape(digits: httpx.Client, x: Array) -> None:
+    assert_error(digits.get("/v2/"), 404, "^Not Found: GET /v2/$")
+    assert_error(digits.get("/v2/nowhere"), 404, "^Not Found: GET /v2/nowhere$")
+    assert_error(digits.get(INFER), 405, "^Method Not Allowed: GET /v2/models/digits/infer$")
+    assert digits.get(INFER).headers["Allow"] == "POST"
+    assert_error(digits.post(INFER), 400, "^Bad Request: not readable JSON")
+    assert_error(digits.post(INFER, content=b"[]"), 400, "^body: ")
+    for length in ("-1", "x", "9999999", "1.5"):
+        assert_error(digits.post(INFER, json=sent(x), headers={LENGTH: length}), 400, f"^(body|header.{LENGTH}): ")
+    assert_error(digits.post(INFER, content=b"123", headers={LENGTH: "0"}), 400, "^body: 3 bytes; a row of x has 64")
+    assert_error(digits.post(INFER, content=b"", headers={LENGTH: "0"}), 400, "^x: must hold at least one instance")
+    surrogate = digits.post(INFER, content=json.dumps(sent(x, parameters={"\ud800": 1})))
+    assert_error(surrogate, 400, "^parameters: .* unicode string")
+    for wrong in ({"timeout": -1}, {"timeout": "1"}, {"priority": -1}, {"binary_data_output": 1}):
+        assert_error(digits.post(INFER, json=sent(x, parameters=wrong)), 400, f"^parameters.{next(iter(wrong))}: ")
+    # Elsewhere errors stay problems.
+    assert digits.get("/v20").headers["Content-Type"] == "application/problem+json"
+
+
+def test_members_of_other_servers_are_ignored(digits: httpx.Client, x: Array) -> None:
+    """What MLServer's and Triton's clients send beside the values."""
+    plain = sent(x)
+    (only,) = plain["inputs"]
+    more = {
+        "model_name": "digits",
+        "parameters": {"content_type": "np", "sequence_id": 7, "triton_enable_empty_final_response": True},
+        "inputs": [{**only, "parameters": {"content_type": "np", "headers": {}}, "metadata": {}}],
+        "outputs": [{"name": "elbo", "parameters": {"content_type": "np"}}],
+    }
+    answer = digits.post(INFER, json=more)
+    assert answer.status_code == 200, answer.text
+    assert (
+        answer.json()["outputs"] == digits.post(INFER, json=plain | {"outputs": [{"name": "elbo"}]}).json()["outputs"]
+    )
+
+
+def test_compression_is_bounded_and_known(serve: Serve, x: Array) -> None:
+    with serve("--max-body", "5000", "--lanes", "1") as client:
+        body = json.dumps(sent(x[:1])).encode()
+        for coding, pack in (("gzip", gzip.compress), ("deflate", zlib.compress)):
+            headers = {"Content-Encoding": coding}
+            assert client.post(INFER, content=pack(body.ljust(5000)), headers=headers).status_code == 200
+            bomb = client.post(INFER, content=pack(bytes(10**6)), headers=headers)
+            assert_error(bomb, 413, "^body: more than 5,000 bytes when decompressed")
+            assert_error(client.post(INFER, content=body, headers=headers), 400, f"^body: not a {coding} body")
+        assert_error(client.post(INFER, content=bytes(5001)), 413, "^body: 5,001 bytes; at most 5,000")
+        unknown = client.post(INFER, content=body, headers={"Content-Encoding": "br"})
+        assert_error(unknown, 501, "^header.Content-Encoding: 'br' bodies are not read; send gzip, deflate, or plain")
+        assert unknown.headers["Accept-Encoding"] == "gzip, deflate"
+        assert client.post(INFER, content=body, headers={"Content-Encoding": "identity"}).status_code == 200
+
+
+def test_the_event_loop_goes_on_while_a_bomb_is_unpacked() -> None:
+    bomb, limit = gzip.compress(bytes(2**28)), 2**27
+    turns = 0
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async def main() -> None:
+        turning = asyncio.create_task(turn())
+        with pytest.raises(TooLargeError):
+            await decompress_aside(bomb, "gzip", limit)
+        turning.cancel()
+
+    asyncio.run(main())
+    assert turns > 10
+
+
+def test_timeouts(serve: Serve, client: triton.InferenceServerClient, x: Array) -> None:
+    many = np.repeat(x[:1], 64, axis=0)
+    with pytest.raises(InferenceServerException, match="not answered within 1,000 microseconds") as caught:
+        client.infer("digits", [tensor(many)], timeout=1000, parameters={"num_draws": 4096})
+    assert caught.value.status() == "504"
+    assert client.infer("digits", [tensor(x)], timeout=10**7, priority=3).as_numpy("elbo").shape == (5,)
+    body, length = triton.InferenceServerClient.generate_request_body([tensor(many)], parameters={"num_draws": 4096})
+    with serve("--lanes", "1", "--timeout", "0.1") as server:
+        answer = server.post(INFER, content=body, headers={LENGTH: str(length)})
+        assert_error(answer, 504, "^Gateway Timeout: not answered within 0.1 seconds")
+
+
+def test_overload_says_when_to_come_back(serve: Serve, x: Array) -> None:
+    body, length = triton.InferenceServerClient.generate_request_body(
+        [tensor(np.repeat(x[:1], 64, axis=0))], parameters={"num_draws": 4096}
+    )
+    with serve("--lanes", "1") as server, ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(server.post, INFER, content=body, headers={LENGTH: str(length)}) for _ in range(4)]
+        answers = [request.result() for request in asked]
+        assert {answer.status_code for answer in answers} == {200, 429}
+        for answer in answers:
+            if answer.status_code == 429:
+                assert_error(answer, 429, "^Too Many Requests: 262,144 row-draws are queued")
+                assert int(answer.headers["Retry-After"]) >= 1
+
+
+# The OpenAPI page
+
+
+def test_the_page_describes_the_protocol(digits: httpx.Client, x: Array) -> None:
+    page = digits.get("/openapi.json").json()
+    models = ["/v2/models/{name}", "/v2/models/{name}/versions/{version}"]
+    paths = {path: methods for path, methods in page["paths"].items() if path.startswith("/v2")}
+    assert set(paths) == {"/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/stats"} | {
+        prefix + end for prefix in models for end in ("", "/ready", "/config", "/stats", "/infer")
+    }
+    error = {"$ref": "#/components/schemas/ProtocolError"}
+    for methods in paths.values():
+        for operation in methods.values():
+            assert set(operation["responses"]) == {"200", "default"}
+            assert operation["responses"]["default"]["content"] == {JSON: {"schema": error}}
+    for prefix in models:
+        operation = paths[f"{prefix}/infer"]["post"]
+        assert set(operation["requestBody"]["content"]) == {JSON, "application/octet-stream"}
+        assert {parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "header"} == {
+            LENGTH,
+            "Content-Encoding",
+        }
+        described = operation["responses"]["200"]
+        assert set(described["content"]) == {JSON, "application/octet-stream"}
+        body, length = triton.InferenceServerClient.generate_request_body([tensor(x)])
+        answer = digits.post(INFER, content=body, headers={LENGTH: str(length)})
+        own = set(answer.headers) - {"date", "server", "content-length", "content-type"}
+        assert own == {header.lower() for header in described["headers"]}
+    for path, methods in paths.items():
+        if "get" in methods:
+            reference = methods["get"]["responses"]["200"]["content"][JSON]["schema"]["$ref"].rpartition("/")[2]
+            answer = digits.get(path.replace("{name}", "digits").replace("{version}", "1"))
+            assert set(answer.json()) == set(page["components"]["schemas"][reference]["properties"])
+
+
+def test_the_service_is_still_healthy(digits: httpx.Client, client: triton.InferenceServerClient) -> None:
+    assert client.is_server_ready()
+    assert digits.get("/health/ready").json() == {"status": "ready"}

@@ -1,0 +1,197 @@
+"""Files of rows are read from any row on, and say where they are wrong."""
+
+import gzip
+import io
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from service.bulk.readers import open_inputs, read_from
+from service.bundle import Array, CategoricalColumn, ImageInput, NumericColumn, TabularInput
+from service.errors import FileError
+
+ROWS = 100
+IMAGES = ImageInput(shape=(4, 3), dtype="uint8", low=0, high=16)
+TABLE = TabularInput(
+    columns=(NumericColumn(name="age"), CategoricalColumn(name="colour", categories=("red", "blue"))),
+)
+CELLS = np.column_stack([np.linspace(-1, 1, ROWS), np.arange(ROWS) % 2])
+CELLS[3, 0] = CELLS[5, 1] = np.nan
+PIXELS = np.random.default_rng(0).integers(0, 17, (ROWS, 4, 3), dtype=np.uint8)
+
+
+def as_columns() -> pa.Table:
+    ages = pa.array([None if np.isnan(age) else age for age in CELLS[:, 0]])
+    colours = pa.array([None if np.isnan(code) else ("red", "blue")[int(code)] for code in CELLS[:, 1]])
+    return pa.table({"id": pa.array(range(ROWS)), "colour": colours, "age": ages})
+
+
+def write_text(path: Path) -> None:
+    pyarrow.csv.write_csv(as_columns(), path)
+
+
+def write_gzip(path: Path) -> None:
+    buffer = io.BytesIO()
+    pyarrow.csv.write_csv(as_columns(), buffer, pyarrow.csv.WriteOptions(delimiter="\t"))
+    path.write_bytes(gzip.compress(buffer.getvalue()))
+
+
+def write_parquet(path: Path) -> None:
+    pyarrow.parquet.write_table(as_columns(), path, row_group_size=17)
+
+
+def write_tensors(path: Path) -> None:
+    pixels = pa.FixedShapeTensorArray.from_numpy_ndarray(PIXELS)
+    pyarrow.parquet.write_table(pa.table({"instances": pixels}), path, row_group_size=17)
+
+
+def write_cells(path: Path) -> None:
+    np.save(path, CELLS)
+
+
+def write_pixels(path: Path) -> None:
+    np.save(path, PIXELS.astype(">i4"))
+
+
+def write_pictures(path: Path) -> None:
+    path.mkdir()
+    for i, pixels in enumerate(PIXELS):
+        Image.fromarray(pixels).save(path / f"{i:03d}.png")
+    (path / ".hidden").touch()
+
+
+KINDS = [
+    ("rows.csv", write_text, TABLE, CELLS),
+    ("rows.tsv.gz", write_gzip, TABLE, CELLS),
+    ("rows.parquet", write_parquet, TABLE, CELLS),
+    ("rows.npy", write_cells, TABLE, CELLS),
+    ("pixels.parquet", write_tensors, IMAGES, PIXELS),
+    ("pixels.npy", write_pixels, IMAGES, PIXELS),
+    ("pictures", write_pictures, IMAGES, PIXELS),
+]
+
+
+@pytest.mark.parametrize(("name", "write", "data", "expected"), KINDS)
+def test_rows_are_read_from_any_on(
+    tmp_path: Path, name: str, write: Callable[[Path], None], data: ImageInput | TabularInput, expected: Array
+) -> None:
+    path = tmp_path / name
+    write(path)
+    (source,) = open_inputs([str(path)], data)
+    assert source.count() == ROWS
+    for start, rows in itertools.product((0, 1, 16, 17, 50, 99, 100), (1, 30, 1000)):
+        pieces = list(source.read(start, rows))
+        assert all(0 < len(piece.x) <= rows for piece in pieces)
+        read = np.concatenate([piece.x for piece in pieces]) if pieces else expected[:0]
+        np.testing.assert_array_equal(read, expected[start:])
+        assert read.dtype == (data.dtype if isinstance(data, ImageInput) else np.float64)
+
+
+def test_pictures_keep_their_names(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "pictures")
+    (source,) = open_inputs([str(tmp_path / "pictures")], IMAGES)
+    names = [name for piece in source.read(95, 2) for name in piece.names or []]
+    assert names == [str(tmp_path / "pictures" / f"{i:03d}.png") for i in range(95, 100)]
+
+
+def test_files_follow_one_another(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    write_text(folder / "b.csv")
+    write_parquet(folder / "a.parquet")
+    write_cells(tmp_path / "c.npy")
+    inputs = open_inputs([str(folder), str(tmp_path / "c.npy")], TABLE)
+    assert [Path(source.path).name for source in inputs] == ["a.parquet", "b.csv", "c.npy"]
+    whole = np.concatenate([CELLS] * 3)
+    for start in (0, 99, 100, 150, 250, 300):
+        pieces = [piece.x for piece in read_from(inputs, start, 64)]
+        np.testing.assert_array_equal(np.concatenate([whole[:0], *pieces]), whole[start:])
+
+
+def test_addresses_of_other_file_systems_are_read() -> None:
+    with fsspec.open("memory://lake/day/rows.npy", "wb") as file:
+        np.save(file, CELLS)
+    for path in ("memory://lake/day/rows.npy", "memory://lake/day"):
+        (source,) = open_inputs([path], TABLE)
+        np.testing.assert_array_equal(np.concatenate([piece.x for piece in source.read(10, 7)]), CELLS[10:])
+
+
+def test_quoted_cells_may_have_line_breaks_and_commas(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('\ufeff"note"," age ","colour"\n"a\nb, c",1,red\n"""",2,"blue"\n')
+    (source,) = open_inputs([str(path)], TABLE)
+    assert source.count() == 2
+    (piece,) = source.read(0, 10)
+    assert piece.x.tolist() == [[1, 0], [2, 1]]
+
+
+def wrong(path: Path, data: ImageInput | TabularInput) -> str:
+    def read() -> None:
+        for source in open_inputs([str(path)], data):
+            source.count()
+            list(source.read(0, 30))
+
+    with pytest.raises(FileError) as caught:
+        read()
+    assert str(caught.value).startswith(f"{path}")
+    return str(caught.value).removeprefix(f"{path}")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("age,colour\n1,red\n2,green\n", ": row 2.colour: 'green' is not a known category"),
+        ("age,colour\n" + 40 * "1,red\n" + "x,red\n", ": row 41.age: 'x' is not a number"),
+        ("age\n1\n", ": no columns are named 'colour'; there are age"),
+        ("age,colour,age\n1,red,2\n", ": 2 columns are named 'age'"),
+        ("age,colour\n1,red\n2\n", "cannot be read: CSV parse error: Row #3: Expected 2 columns, got 1: 2"),
+        ("", ": no columns are named 'age'"),
+    ],
+)
+def test_what_is_wrong_in_a_text_is_named(tmp_path: Path, text: str, problem: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(text)
+    assert problem in wrong(path, TABLE)
+
+
+def test_what_is_wrong_in_other_files_is_named(tmp_path: Path) -> None:
+    np.save(tmp_path / "bright.npy", np.where(np.arange(ROWS)[:, None, None] == 57, 17, PIXELS))
+    assert wrong(tmp_path / "bright.npy", IMAGES).startswith(": row 58[0][0]: 17 is outside [0, 16]")
+    np.save(tmp_path / "wide.npy", np.zeros((3, 5)))
+    assert wrong(tmp_path / "wide.npy", TABLE).startswith(": row 1: must have 2 values, not 5")
+    np.save(tmp_path / "columns.npy", np.asfortranarray(CELLS))
+    assert "Fortran" in wrong(tmp_path / "columns.npy", TABLE)
+    np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
+    assert "must hold an array of numbers, not object" in wrong(tmp_path / "objects.npy", TABLE)
+    write_cells(tmp_path / "cut.npy")
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "cut.npy").read_bytes()[:-20])
+    assert "cut off in row 98" in wrong(tmp_path / "cut.npy", TABLE)
+    (tmp_path / "none.parquet").write_bytes(b"PAR1 and no more")
+    assert "cannot be read" in wrong(tmp_path / "none.parquet", TABLE)
+    pyarrow.parquet.write_table(pa.table({"instances": pa.array([[1], [1, 2]])}), tmp_path / "ragged.parquet")
+    assert "must be fixed-size lists of numbers" in wrong(tmp_path / "ragged.parquet", IMAGES)
+    write_pictures(tmp_path / "pictures")
+    assert "rows of a table" in wrong(tmp_path / "pictures", TABLE)
+    Image.fromarray(PIXELS[0, :2]).save(tmp_path / "pictures" / "050.png")
+    assert wrong(tmp_path / "pictures", IMAGES).startswith("/050.png: must have 4 values, not 2")
+
+
+def test_what_cannot_be_read_is_refused_before_anything_is(tmp_path: Path) -> None:
+    (tmp_path / "rows.txt").touch()
+    assert "its name ends in none of .npy" in wrong(tmp_path / "rows.txt", TABLE)
+    assert wrong(tmp_path / "absent.npy", TABLE) == ": is not there"
+    (tmp_path / "empty").mkdir()
+    assert wrong(tmp_path / "empty", TABLE) == ": a folder without files"
+    with pytest.raises(FileError, match=r"^nosuch://x/rows.npy: cannot be read: Protocol not known: nosuch"):
+        open_inputs(["nosuch://x/rows.npy"], TABLE)
+    write_pictures(tmp_path / "both")
+    (tmp_path / "both" / "rows.csv").touch()
+    assert "pictures and other files" in wrong(tmp_path / "both", IMAGES)

@@ -1,0 +1,164 @@
+"""Where it is asked for, a bundle is served only with a signature of its manifest by someone trusted."""
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+
+from service.bundle import MANIFEST, SIGNATURE, TrustedKeys, read_bundle
+from service.bundle.signing import sign
+from service.errors import BundleError, KeysError
+from tests.conftest import run_server
+from training.__main__ import main
+
+Refused = Callable[..., CompletedProcess[str]]
+
+
+@dataclass(frozen=True)
+class Signer:
+    """Someone's keys, as PEM files."""
+
+    private: Path
+    public: Path
+
+
+def write_key(folder: Path, name: str, key: Ed25519PrivateKey, encryption: KeySerializationEncryption) -> Signer:
+    signer = Signer(folder / f"{name}.pem", folder / f"{name}.public.pem")
+    signer.private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
+    signer.public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    return signer
+
+
+@pytest.fixture
+def ada(tmp_path: Path) -> Signer:
+    return write_key(tmp_path, "ada", Ed25519PrivateKey.generate(), NoEncryption())
+
+
+@pytest.fixture
+def eve(tmp_path: Path) -> Signer:
+    return write_key(tmp_path, "eve", Ed25519PrivateKey.generate(), NoEncryption())
+
+
+def test_the_command_signs_and_the_service_serves(
+    table_bundle: Path, ada: Signer, eve: Signer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sign", str(table_bundle), "--key", str(ada.private)]) == 0
+    assert capsys.readouterr().err == f"signature: {table_bundle / SIGNATURE}\n"
+    options = ("--models", str(tmp_path), "--trusted-keys", f"{eve.public},{ada.public}")
+    with run_server(*options, log=tmp_path / "log") as client:
+        assert client.get("/models").json() == {"models": {"people": [1]}, "default": "people", "refused": {}}
+
+
+def test_the_service_refuses_what_another_signed(
+    table_bundle: Path, ada: Signer, eve: Signer, tmp_path: Path, refused: Refused
+) -> None:
+    options = ("--models", str(tmp_path), "--trusted-keys", str(ada.public))
+    for said in ("cannot be read, and unsigned bundles are refused", "no signature of this manifest by a trusted key"):
+        done = refused(*options)
+        assert done.returncode == 1
+        assert done.stderr.startswith("lowerbound does not start: ")
+        assert f"people/1/{SIGNATURE}: {said}" in done.stderr
+        assert main(["sign", str(table_bundle), "--key", str(eve.private)]) == 0
+
+
+def test_any_trusted_key_will_do(table_bundle: Path, ada: Signer, eve: Signer) -> None:
+    manifest = (table_bundle / MANIFEST).read_bytes()
+    for signer in (ada, eve):
+        (table_bundle / SIGNATURE).write_bytes(sign(manifest, signer.private))
+        read_bundle(table_bundle, TrustedKeys([ada.public, eve.public]))
+        read_bundle(table_bundle)  # Unasked, a signature is neither needed nor looked at.
+
+
+def test_every_bit_of_manifest_and_signature_counts(table_bundle: Path, ada: Signer) -> None:
+    manifest = (table_bundle / MANIFEST).read_bytes()
+    signature = sign(manifest, ada.private)
+    trusted = TrustedKeys([ada.public])
+    (table_bundle / SIGNATURE).write_bytes(signature)
+    trusted.check(manifest, table_bundle)
+    for i in range(0, len(manifest), 97):
+        changed = bytearray(manifest)
+        changed[i] ^= 1
+        with pytest.raises(BundleError, match="no signature of this manifest"):
+            trusted.check(bytes(changed), table_bundle)
+    damaged = [bytes([*signature[:i], signature[i] ^ 1, *signature[i + 1 :]]) for i in range(64)]
+    for other in (*damaged, b"", signature[:-1], signature + b"\n", signature.hex().encode()):
+        (table_bundle / SIGNATURE).write_bytes(other)
+        with pytest.raises(BundleError, match="no signature of this manifest"):
+            trusted.check(manifest, table_bundle)
+
+
+def test_a_manifest_is_not_read_before_its_signature(table_bundle: Path, ada: Signer) -> None:
+    (table_bundle / MANIFEST).write_bytes(b"{")
+    with pytest.raises(BundleError, match="unsigned bundles are refused"):
+        read_bundle(table_bundle, TrustedKeys([ada.public]))
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the command openssl")
+def test_openssl_signs_and_checks(table_bundle: Path, tmp_path: Path) -> None:
+    """With the commands that the README gives."""
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    manifest, signature = str(table_bundle / MANIFEST), str(table_bundle / SIGNATURE)
+    openssl("genpkey", "-algorithm", "ed25519", "-out", "key.pem")
+    openssl("pkey", "-in", "key.pem", "-pubout", "-out", "public.pem")
+    openssl("pkeyutl", "-sign", "-rawin", "-inkey", "key.pem", "-in", manifest, "-out", signature)
+    read_bundle(table_bundle, TrustedKeys([tmp_path / "public.pem"]))
+    (table_bundle / SIGNATURE).write_bytes(sign((table_bundle / MANIFEST).read_bytes(), tmp_path / "key.pem"))
+    openssl("pkeyutl", "-verify", "-rawin", "-pubin", "-inkey", "public.pem", "-in", manifest, "-sigfile", signature)
+
+
+def test_keys_that_cannot_be_used_are_refused(ada: Signer, tmp_path: Path, refused: Refused) -> None:
+    locked = write_key(tmp_path, "locked", Ed25519PrivateKey.generate(), BestAvailableEncryption(b"secret"))
+    curve = generate_private_key(SECP256R1())
+    (tmp_path / "curve.pem").write_bytes(curve.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    public = curve.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (tmp_path / "curve.public.pem").write_bytes(public)
+    (tmp_path / "text").write_text("no key")
+    for key, said in [
+        (locked.private, "no private key in PEM without a passphrase"),
+        (ada.public, "no private key in PEM"),
+        (tmp_path / "text", "no private key in PEM"),
+        (tmp_path / "curve.pem", "a private key, but not of Ed25519"),
+        (tmp_path / "nothing", "cannot be read: No such file"),
+    ]:
+        with pytest.raises(KeysError, match=f"{key.name}: {said}"):
+            sign(b"", key)
+    for key, said in [
+        (ada.private, "no public key in PEM"),
+        (tmp_path / "text", "no public key in PEM"),
+        (tmp_path / "curve.public.pem", "a public key, but not of Ed25519"),
+        (tmp_path / "nothing", "cannot be read: No such file"),
+    ]:
+        with pytest.raises(KeysError, match=f"{key.name}: {said}"):
+            TrustedKeys([key])
+    assert "text: no public key in PEM" in refused("--trusted-keys", str(tmp_path / "text")).stderr
+
+
+def test_only_what_is_whole_is_signed(
+    table_bundle: Path, ada: Signer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sign", str(table_bundle)]) == 1
+    assert main(["sign", str(table_bundle), "--key", str(tmp_path / "nothing")]) == 1
+    (table_bundle / "elbo.onnx").write_bytes(b"")
+    assert main(["sign", str(table_bundle), "--key", str(ada.private)]) == 1
+    said = capsys.readouterr().err
+    assert "error: key: Field required" in said
+    assert "nothing: cannot be read" in said
+    assert "elbo.onnx: 0 bytes; the manifest says" in said
+    assert not (table_bundle / SIGNATURE).exists()

@@ -1,0 +1,363 @@
+"""Whatever bytes come in, a codec reads exactly what they say or refuses them by name."""
+
+import ast
+import io
+import json
+import math
+import tracemalloc
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image
+
+from service.codecs.codec import MAX_PIXELS, PICTURE_READERS, READERS, WRITERS, Json, Npy, Png
+from service.errors import InvalidError, MalformedError, RequestError, TooLargeError
+
+Array = npt.NDArray[Any]
+
+NUMBERS = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+VALUES = st.recursive(
+    st.none() | st.booleans() | NUMBERS | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda children: st.lists(children) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), children),
+    max_leaves=20,
+)
+PLAIN = hnp.array_shapes(max_dims=4, max_side=4).flatmap(
+    lambda shape: st.sampled_from(["u1", "<i2", ">i4", "<i8", ">u2", "<f4", ">f4", "<f8", ">f8", "<f2"]).flatmap(
+        lambda dtype: hnp.arrays(dtype, shape)
+    )
+)
+
+
+def npy(array: Array, version: tuple[int, int] = (1, 0)) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, array, version, allow_pickle=True)
+    return buffer.getvalue()
+
+
+def header(descr: object, shape: object, *, fortran: bool = False, data: int = 0) -> bytes:
+    """An .npy file whose header says anything, before that many bytes of zeros."""
+    text = f"{{'descr': {descr!r}, 'fortran_order': {fortran}, 'shape': {shape!r}}}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(data)
+
+
+def test_every_codec_is_listed_by_its_type() -> None:
+    assert set(READERS) == {"application/json", "application/x-npy", "application/vnd.apache.arrow.stream"}
+    assert set(PICTURE_READERS) == {"image/png", "image/jpeg"}
+    assert set(WRITERS) == {*READERS, "image/png"}
+    for codecs in (READERS, PICTURE_READERS, WRITERS):
+        assert all(codec.media_type == name for name, codec in codecs.items())
+
+
+# JSON
+
+
+@given(values=VALUES)
+def test_json_reads_what_is_written(values: Any) -> None:
+    for ascii_only in (True, False):
+        body = json.dumps({"instances": values}, ensure_ascii=ascii_only).encode()
+        read = Json().decode(body, "instances")
+        assert (read.tolist() if isinstance(read, np.ndarray) else read) == values
+
+
+@given(values=VALUES, cut=st.integers(1))
+def test_no_part_of_json_is_json(values: Any, cut: int) -> None:
+    body = json.dumps({"instances": values}, ensure_ascii=False).encode()
+    with pytest.raises(MalformedError):
+        Json().decode(body[: cut % len(body)], "instances")
+
+
+@given(body=st.binary(max_size=200) | st.text('{}[]",:0123456789eE+-.truefalsn \\ u').map(str.encode))
+def test_any_bytes_are_read_or_refused(body: bytes) -> None:
+    for codec in (READERS | PICTURE_READERS).values():
+        with pytest.raises(RequestError):
+            codec.decode(body, "a field that no random text has")
+
+
+@pytest.mark.parametrize(
+    ("body", "detail", "location"),
+    [
+        (b"", "Expecting value", None),
+        (b"\xff", "not UTF-8: invalid start byte at byte 0", None),
+        (b'{"x": "\xed\xa0\x80"}', "not UTF-8", None),
+        ("\ufeff{}".encode(), "Unexpected UTF-8 BOM", None),
+        ('{"x": [1]}'.encode("utf-16"), "not UTF-8", None),
+        (b'{"x": [1,]}', "not readable JSON", None),
+        (b"{'x': [1]}", "not readable JSON", None),
+        (b'{"x": [01]}', "not readable JSON", None),
+        (b'{"x": [+1]}', "not readable JSON", None),
+        (b'{"x": [.5]}', "not readable JSON", None),
+        (b'{"x": [0x1]}', "not readable JSON", None),
+        (b'{"x": ["\n"]}', "not readable JSON", None),
+        (b'{"x": NaN}', "NaN is no JSON number", None),
+        (b'{"x": [Infinity]}', "Infinity is no JSON number", None),
+        (b'{"x": -Infinity}', "-Infinity is no JSON number", None),
+        (b'{"x": ' + b"1" * 5000 + b"}", "not readable JSON", None),
+        (b'{"x":' + b"[" * 10**6 + b"1" + b"]" * 10**6 + b"}", "nested too deeply", None),
+        (b'{"x":' * 10**5, "nested too deeply", None),
+        (b'{"x": 1, "x": 1}', "'x' occurs twice", None),
+        (b'{"y": {"x": 1, "x": 1}, "x": 1}', "'x' occurs twice", "y"),
+        (b'{"x": [{}, {"a": 1, "b": 2, "a": 3}]}', "'a' occurs twice", "x[1]"),
+        (b'{"x": [{}, {"a": [0, {"b": 1, "b": 2}]}]}', "'b' occurs twice", "x[1].a[1]"),
+        (b'{"x": [{"a": 1, "\\u0061": 3}]}', "'a' occurs twice", "x[0]"),
+    ],
+)
+def test_damaged_json_is_refused(body: bytes, detail: str, location: str | None) -> None:
+    with pytest.raises(MalformedError) as refusal:
+        Json().decode(body, "x")
+    assert detail in refusal.value.detail
+    assert refusal.value.location == location
+
+
+@pytest.mark.parametrize("depth", [100, 300, 500, 900, 2000, 10**5])
+def test_a_key_repeated_deep_down_is_found(depth: int) -> None:
+    body = b'{"x":' + b"[" * depth + b'{"a":1,"a":2}' + b"]" * depth + b"}"
+    with pytest.raises(MalformedError, match=r"occurs twice|nested too deeply"):
+        Json().decode(body, "x")
+
+
+def test_the_key_repeated_among_many_is_named() -> None:
+    keys = [f'"{i}": 0' for i in range(10**5)]  # Comparing all with all would take minutes.
+    body = '{"x": [{' + ",".join([*keys, '"99999": 1']) + "}]}"
+    with pytest.raises(MalformedError, match=r"x\[0\]: the key '99999' occurs twice"):
+        Json().decode(body.encode(), "x")
+
+
+@pytest.mark.parametrize("body", [b"[]", b"1", b"null", b'"x"', b"{}", b'{"y": 1}', b'{"x": 1, "y": 1}', b'{"X": 1}'])
+def test_json_must_be_an_object_with_the_field(body: bytes) -> None:
+    with pytest.raises(InvalidError) as refusal:
+        Json().decode(body, "x")
+    assert refusal.value.location == "body"
+    assert refusal.value.detail == 'must be an object with the one key "x"'
+
+
+@given(
+    array=hnp.arrays(
+        st.sampled_from(["f4", "f8", "u1"]),
+        hnp.array_shapes(max_dims=3, max_side=4),
+    )
+)
+def test_json_keeps_every_bit(array: Array) -> None:
+    answer = json.loads(Json().encode({"values": array, "plain": [1, "a"]}))
+    assert list(answer) == ["values", "plain"]
+    expected = np.where(np.isfinite(array), array, np.nan)  # JSON has no word for infinity either.
+    np.testing.assert_array_equal(
+        np.array(answer["values"], np.float64).astype(array.dtype), expected.astype(array.dtype)
+    )
+
+
+def test_json_writes_any_layout() -> None:
+    array = np.arange(24.0).reshape(2, 3, 4)
+    for view in (array.T, array[:, ::-1], np.asfortranarray(array), array[:1], array[:, :0]):
+        assert json.loads(Json().encode({"x": view})) == {"x": view.tolist()}
+    assert json.loads(Json().encode({"x": np.array([np.nan, 1.0])})) == {"x": [None, 1.0]}
+
+
+# .npy
+
+
+@given(array=PLAIN, fortran=st.booleans(), version=st.sampled_from([(1, 0), (2, 0)]))
+def test_npy_reads_what_is_written(array: Array, fortran: bool, version: tuple[int, int]) -> None:
+    answer = Npy().decode(npy(np.asfortranarray(array) if fortran else array, version), "x")
+    assert isinstance(answer, np.ndarray)
+    assert answer.dtype == array.dtype.newbyteorder("=")
+    assert answer.dtype.isnative
+    assert answer.flags.c_contiguous
+    np.testing.assert_array_equal(answer, array)
+
+
+@given(array=PLAIN, cut=st.integers(0), extra=st.binary(min_size=1, max_size=10))
+def test_npy_of_another_length_is_refused(array: Array, cut: int, extra: bytes) -> None:
+    body = npy(array)
+    for wrong in (body[: cut % len(body)], body + extra):
+        with pytest.raises(MalformedError, match=r"not a readable \.npy array"):
+            Npy().decode(wrong, "x")
+
+
+class Bomb:
+    """Unpickled, it raises."""
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return ast.literal_eval, ("not python",)
+
+
+@pytest.mark.parametrize("array", [np.array([Bomb()], object), np.array([(Bomb(), 1)], "O,i4")], ids=["plain", "field"])
+def test_npy_is_never_unpickled(array: Array) -> None:
+    with pytest.raises(MalformedError, match="of Python objects"):
+        Npy().decode(npy(array), "x")
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "detail"),
+    [
+        (b"", MalformedError, "EOF"),
+        (b"\x93NUMPY", MalformedError, "EOF"),
+        (b"\x93NUMPZ\x01\x00", MalformedError, "magic string"),
+        (b"PK\x03\x04" + bytes(100), MalformedError, "magic string"),
+        (npy(np.zeros(3), (3, 0)), MalformedError, "not a readable"),
+        (b"\x93NUMPY\x09\x00" + bytes(100), MalformedError, "not a readable"),
+        (b"\x93NUMPY\x02\x00\xff\xff\xff\xff" + bytes(100), MalformedError, "EOF"),
+        (b"\x93NUMPY\x01\x00\x10\x00" + b"(" * 16, MalformedError, "not a readable"),
+        (b"\x93NUMPY\x01\x00\x02\x00{}", MalformedError, "not a readable"),
+        (header("<f4", (10**12, 8)), MalformedError, "0 bytes of data, 32000000000000 expected"),
+        (header("<f4", (2**62, 2**62)), MalformedError, "expected"),
+        (header("<f4", (0, 2**70)), MalformedError, "not a readable"),
+        (header("<f4", (-1, 8), data=32), MalformedError, "32 bytes of data, -32 expected"),
+        (header("<f4", (-1, -8), data=32), MalformedError, "not a readable"),
+        (header("<f4", (True, 8), data=32), MalformedError, "not a readable"),
+        (header("<f4", (1.0, 8), data=32), MalformedError, "not a readable"),
+        (header("<f4", [1, 8], data=32), MalformedError, "not a readable"),
+        (header("<f4", (1,) * 65, data=4), MalformedError, "not a readable"),
+        (header("|V0", (3,)), MalformedError, "not a readable"),
+        (header("<U0", (3,)), MalformedError, "not a readable"),
+        (header("<f3", (3,), data=9), MalformedError, "not a readable"),
+        (header("nonsense", (3,), data=9), MalformedError, "not a readable"),
+        (header("|O", (1,), data=8), MalformedError, "of Python objects"),
+        (header(("<f4", (2,)), (3,), data=24), InvalidError, "must be a plain array"),
+        (header([("a", "<f4"), ("b", "<i4")], (3,), data=24), InvalidError, "must be a plain array"),
+        (header("<f4", (), data=4), InvalidError, "must be a plain array"),
+    ],
+)
+def test_damaged_npy_is_refused(body: bytes, kind: type[RequestError], detail: str) -> None:
+    with pytest.raises(kind) as refusal:
+        Npy().decode(body, "x")
+    assert detail in refusal.value.detail
+    assert refusal.value.location == ("x" if kind is InvalidError else None)
+
+
+def test_a_header_costs_no_memory() -> None:
+    tracemalloc.start()
+    with pytest.raises(MalformedError):
+        Npy().decode(header("<f8", (10**12, 1000), data=8), "x")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20
+
+
+def test_npy_writes_one_column_plainly() -> None:
+    for array in (np.arange(6, dtype=np.float32).reshape(2, 3), np.arange(6.0).reshape(3, 2).T):
+        answer = np.load(io.BytesIO(Npy().encode({"x": array})), allow_pickle=False)
+        assert answer.dtype == array.dtype
+        np.testing.assert_array_equal(answer, array)
+
+
+def test_npy_writes_several_columns_as_records() -> None:
+    columns = {"a": np.arange(3.0), "b": np.arange(12, dtype=np.float32).reshape(3, 2, 2), "c": np.full(3, np.nan)}
+    answer = np.load(io.BytesIO(Npy().encode(columns)), allow_pickle=False)
+    assert answer.shape == (3,)
+    assert answer.dtype == [("a", "f8"), ("b", "f4", (2, 2)), ("c", "f8")]
+    for name, values in columns.items():
+        np.testing.assert_array_equal(answer[name], values)
+
+
+# PNG
+
+
+@given(pixels=hnp.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 3]))))
+def test_png_keeps_every_pixel(pixels: Array) -> None:
+    pixels = pixels[..., 0] if pixels.shape[2] == 1 else pixels
+    with Image.open(io.BytesIO(Png().encode({"picture": pixels}))) as image:
+        assert image.format == "PNG"
+        np.testing.assert_array_equal(np.asarray(image), pixels)
+
+
+def test_numbers_survive_the_way_back() -> None:
+    values = [math.pi, 5e-324, 1.7976931348623157e308, -0.0, 0.1]
+    answer = json.loads(Json().encode({"x": np.array(values)}))["x"]
+    assert answer == values
+    assert math.copysign(1, answer[3]) == -1
+
+
+@pytest.mark.parametrize("shape", [(1,), (3,), (1, 1), (2, 5), (3, 2, 2), (2, 3, 4, 3)])
+def test_regular_numbers_are_read_without_python_objects(shape: tuple[int, ...]) -> None:
+    x = np.random.default_rng(0).normal(size=shape)
+    for body in (json.dumps({"instances": x.tolist()}), json.dumps({"instances": x.tolist()}, indent=1)):
+        read = Json().decode(body.encode(), "instances")
+        assert isinstance(read, np.ndarray)
+        assert read.tolist() == x.tolist()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[[1, 2], [3]]", "[[1], 2]", "[1, [2]]", "[[], []]", "[[1, 2], []]", "[1, true]", "[1, null]", '[1, "2"]',
+        "[12345678901234567890123]", "[[[[[1]]]]]",
+    ],
+)  # fmt: skip
+def test_whatever_is_not_a_regular_array_is_left_to_the_exact_reader(text: str) -> None:
+    assert Json().decode(f'{{"instances": {text}}}'.encode(), "instances") == json.loads(text)
+
+
+@given(st.binary(max_size=40))
+def test_no_bytes_are_mistaken_for_a_regular_array(noise: bytes) -> None:
+    body = b'{"instances": [' + noise + b"]}"
+    try:
+        read = Json().decode(body, "instances")
+    except (MalformedError, InvalidError):
+        return
+    assert (read.tolist() if isinstance(read, np.ndarray) else read) == json.loads(body)["instances"]
+
+
+# Pictures
+
+
+def encoded(picture: Image.Image, form: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3)])
+def test_a_picture_is_one_instance(shape: tuple[int, ...]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    read = PICTURE_READERS["image/png"].decode(encoded(Image.fromarray(pixels), "PNG"), "instances")
+    np.testing.assert_array_equal(read, pixels[None])
+    smooth = np.full(shape, 77, np.uint8)
+    near = PICTURE_READERS["image/jpeg"].decode(encoded(Image.fromarray(smooth), "JPEG", quality=95), "instances")
+    assert np.shape(near) == (1, *shape)
+    assert np.abs(np.asarray(near, int) - 77).max() <= 2
+
+
+@pytest.mark.parametrize("mode", ["1", "P"])
+def test_two_levels_and_palettes_are_pictures_too(mode: str) -> None:
+    picture = Image.fromarray(np.diag([0, 255, 255]).astype(np.uint8)).convert(mode)
+    read = PICTURE_READERS["image/png"].decode(encoded(picture, "PNG"), "instances")
+    grey = np.asarray(read).reshape(3, 3, -1)[..., 0]
+    np.testing.assert_array_equal(grey, np.diag([0, 255, 255]))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "I;16"])
+def test_pictures_that_are_not_plain_are_refused(mode: str) -> None:
+    body = encoded(Image.new(mode, (2, 2)), "PNG")
+    with pytest.raises(InvalidError, match=r"^instances\[0\]: must be grey or in colours, .* not ") as info:
+        PICTURE_READERS["image/png"].decode(body, "instances")
+    assert info.value.location == "instances[0]"
+
+
+def test_a_picture_s_size_is_looked_at_before_it_is_made() -> None:
+    body = encoded(Image.new("1", (2**12 + 1, 2**12)), "PNG")
+    assert len(body) < 2**14
+    tracemalloc.start()
+    with pytest.raises(TooLargeError, match=f"4,097 × 4,096 pixels; at most {MAX_PIXELS:,} are read"):
+        PICTURE_READERS["image/png"].decode(body, "instances")
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("form", "sent_as"), [("PNG", "image/jpeg"), ("JPEG", "image/png")])
+def test_a_picture_of_another_kind_is_refused(form: str, sent_as: str) -> None:
+    body = encoded(Image.new("L", (2, 2)), form)
+    with pytest.raises(MalformedError, match=f"not a readable {sent_as}"):
+        PICTURE_READERS[sent_as].decode(body, "instances")
+
+
+@pytest.mark.parametrize(("form", "media_type"), [("PNG", "image/png"), ("JPEG", "image/jpeg")])
+def test_part_of_a_picture_is_none(form: str, media_type: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40), np.uint8)
+    body = encoded(Image.fromarray(noise), form)
+    with pytest.raises(MalformedError):
+        PICTURE_READERS[media_type].decode(body[: len(body) // 2], "instances")

@@ -1,0 +1,468 @@
+"""Every request is answered once, by its own rows, in order, whatever else is in the queue."""
+
+import asyncio
+import inspect
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from hypothesis.errors import FlakyFailure
+
+from service.errors import NotReadyError, OverloadedError
+from service.inference import Report
+from service.inference import batcher as batcher_module
+from service.inference.batcher import Batcher, Work
+
+Array = npt.NDArray[Any]
+POISON = -1
+EXAMPLES = 300
+"""Random histories of up to 12 requests that the property is held to."""
+
+
+class Arithmetic:
+    """An engine that doubles, or adds what is shared; it remembers its calls, and chokes on the poison."""
+
+    device = "cpu"
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, list[int]]] = []
+        self.may_go_on = threading.Event()
+        self.may_go_on.set()
+        self.busy = threading.Semaphore(0)
+        self._lock = threading.Lock()
+        self.under_way = self.most_under_way = 0
+
+    def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        with self._lock:
+            self.calls.append((graph, inputs["x"].ravel().tolist()))
+            self.under_way += 1
+            self.most_under_way = max(self.most_under_way, self.under_way)
+        self.busy.release()
+        try:
+            assert self.may_go_on.wait(30)
+        finally:
+            with self._lock:
+                self.under_way -= 1
+        if POISON in inputs["x"]:
+            raise ValueError("poison")
+        x = inputs["x"]
+        return {"value": 2 * x if graph == "double" else x + inputs["shift"], "wide": np.stack([x, -x], axis=1)}
+
+
+def work(*rows: int, graph: str = "double", draws: int = 1, shift: int = 0) -> Work:
+    shared = {} if graph == "double" else {"shift": np.array(shift)}
+    return Work(graph, {"x": np.array(rows)}, shared, key=shift, draws=draws)
+
+
+def answer_to(task: Work) -> Array:
+    x = task.rows["x"]
+    return 2 * x if task.graph == "double" else x + task.shared["shift"]
+
+
+def with_batcher(
+    scenario: Callable[[Batcher, Arithmetic], Awaitable[None]],
+    *,
+    max_batch: int = 8,
+    max_queue: int = 1000,
+    lanes: int = 1,
+    start: bool = True,
+    kind: type[Batcher] = Batcher,
+    patience: float = 30,
+    observe: Callable[[Report], None] = lambda report: None,
+) -> None:
+    """Run a scenario; afterwards nothing may be left in the queue."""
+
+    async def main() -> None:
+        engine = Arithmetic()
+        batcher = kind(engine, max_batch=max_batch, max_queue=max_queue, lanes=lanes, observe=observe)
+        if start:
+            batcher.start()
+        try:
+            await asyncio.wait_for(scenario(batcher, engine), patience)
+        finally:
+            engine.may_go_on.set()
+            await batcher.stop(30)
+        assert batcher._admitted == batcher._outstanding == 0
+        assert not batcher._open
+
+    asyncio.run(main())
+
+
+async def admitted(batcher: Batcher, task: Work) -> dict[str, Array]:
+    """What a request of one step does."""
+    with batcher.admit(task.num_rows * task.draws):
+        return await batcher.submit(task)
+
+
+async def until_busy(engine: Arithmetic) -> None:
+    """Wait until the engine has been called once more."""
+    assert await asyncio.to_thread(engine.busy.acquire, timeout=30)
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> list[tuple[Work, bool, int]]:
+    """Works whose rows are all different, whether their caller leaves, and how long it waits before."""
+    drawn = []
+    first = 0
+    for _ in range(draw(st.integers(1, 12))):
+        size = draw(st.integers(1, 12))
+        rows = list(range(first, first + size))
+        first += size
+        if draw(st.integers(0, 5)) == 0:
+            rows[draw(st.integers(0, size - 1))] = POISON
+        graph = draw(st.sampled_from(["double", "shift"]))
+        shift = 0 if graph == "double" else draw(st.sampled_from([100, 200]))
+        task = work(*rows, graph=graph, draws=draw(st.sampled_from([1, 2, 3, 20])), shift=shift)
+        drawn.append((task, draw(st.integers(0, 4)) == 0, draw(st.integers(0, 3))))
+    return drawn
+
+
+def assert_batches(tasks: list[Work], calls: list[tuple[str, list[int]]], max_batch: int) -> None:
+    """No call had more row-draws than allowed, but for a single row, or rows that do not belong together."""
+    task_of = {row: task for task in tasks for row in task.rows["x"].tolist() if row != POISON}
+    for graph, rows in calls:
+        mates = [task_of[row] for row in rows if row != POISON]
+        assert len({(task.key, task.draws) for task in mates}) <= 1
+        assert all(task.graph == graph for task in mates)
+        assert len(rows) == 1 or len(rows) * max((task.draws for task in mates), default=1) <= max_batch
+
+
+History = list[tuple[Work, bool, int]]
+HISTORIES: dict[str, Any] = {"tasks": requests(), "max_batch": st.integers(1, 16), "lanes": st.integers(1, 3)}
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(**HISTORIES)
+def test_every_request_is_answered_once_by_its_own_rows(tasks: History, max_batch: int, lanes: int) -> None:
+    answered_once_by_their_own_rows(tasks, max_batch, lanes)
+
+
+MUTATIONS = {
+    "a slice is dropped": ("self._waiting.extend(unfinished)", "self._waiting.extend(unfinished[1:])"),
+    "slices overlap by one": ("offset += rows\n", "offset += rows - 1\n"),
+    "a row is handed out twice": ("job.handed_out += rows\n", "job.handed_out += max(rows - 1, 1)\n"),
+    "rows come back one too late": (
+        "[start : start + rows] = values",
+        "[start : start + rows] = np.roll(values, 1, 0)",
+    ),
+    "a batch is a row too large": ("// first.draws)", "// first.draws) + 1"),
+    "keys are mixed": ("(job.work.graph, job.work.key, job.work.draws)", "(job.work.graph, first.key, job.work.draws)"),
+    "the innocent fail too": (
+        "self._answer([piece], engine, lane)",
+        "self._loop.call_soon_threadsafe(piece.job.fail, error)",
+    ),
+    "who left is not taken off": ("            self._admitted -= cost\n", "            pass\n"),
+}
+"""What could be wrong with the batcher, as text of its source and what to put there."""
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_the_property_catches(mutation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    @settings(max_examples=EXAMPLES, deadline=None, phases=[Phase.generate], database=None)
+    @given(**HISTORIES)
+    def holds(tasks: History, max_batch: int, lanes: int) -> None:
+        answered_once_by_their_own_rows(tasks, max_batch, lanes, kind, patience=2)
+
+    module = ModuleType("mutated")
+    monkeypatch.setitem(sys.modules, module.__name__, module)  # Where dataclasses look for it.
+    kind = mutated(module, *MUTATIONS[mutation])
+    with pytest.raises((AssertionError, TimeoutError, FlakyFailure)):  # The last: threads need not fail twice alike.
+        holds()
+
+
+def mutated(module: ModuleType, before: str, after: str) -> type[Batcher]:
+    """The batcher with a fault in it, in a module of its own."""
+    source = inspect.getsource(batcher_module)
+    assert source.count(before) == 1
+    exec(compile(source.replace(before, after), "mutated", "exec"), module.__dict__)
+    kind: type[Batcher] = module.Batcher
+    return kind
+
+
+def answered_once_by_their_own_rows(
+    tasks: History, max_batch: int, lanes: int, kind: type[Batcher] = Batcher, patience: float = 30
+) -> None:
+    """The property: run a history, and look at the answers, the engine's calls and what is left."""
+
+    async def scenario(batcher: Batcher, engine: Arithmetic) -> None:
+        async def ask(task: Work, leaves: bool, turns: int) -> dict[str, Array] | BaseException:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            request = asyncio.create_task(admitted(batcher, task))
+            if leaves:
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                request.cancel()
+            return (await asyncio.gather(request, return_exceptions=True))[0]
+
+        answers = await asyncio.gather(*(ask(*task) for task in tasks))
+        for (task, leaves, _), answer in zip(tasks, answers, strict=True):
+            if isinstance(answer, asyncio.CancelledError):
+                assert leaves
+            elif POISON in task.rows["x"]:
+                assert isinstance(answer, ValueError)
+            else:
+                assert isinstance(answer, dict)
+                np.testing.assert_array_equal(answer["value"], answer_to(task))
+                np.testing.assert_array_equal(answer["wide"], np.stack([task.rows["x"], -task.rows["x"]], axis=1))
+        assert_batches([task for task, _, _ in tasks], engine.calls, max_batch)
+        if not any(leaves or POISON in task.rows["x"] for task, leaves, _ in tasks):
+            rows = [row for task, _, _ in tasks for row in task.rows["x"].tolist()]
+            assert sorted(row for _, batch in engine.calls for row in batch) == sorted(rows)
+        assert engine.most_under_way <= lanes
+
+    with_batcher(scenario, max_batch=max_batch, max_queue=10**6, lanes=lanes, kind=kind, patience=patience)
+
+
+def test_waiting_rows_share_a_call_with_their_kind() -> None:
+    async def scenario(batcher: Batcher, engine: Arithmetic) -> None:
+        engine.may_go_on.clear()
+        first = asyncio.create_task(batcher.submit(work(1)))
+        await until_busy(engine)
+        others = [
+            asyncio.create_task(batcher.submit(task))
+            for task in (
+                work(2, 3),
+                work(50, graph="shift", shift=100),
+                work(4),
+                work(60, graph="shift", shift=200),
+                work(70, draws=2),
+                work(51, graph="shift", shift=100),
+            )
+        ]
+        await asyncio.sleep(0)
+        engine.may_go_on.set()
+        await asyncio.gather(first, *others)
+        assert engine.calls == [
+            ("double", [1]),
+            ("double", [2, 3, 4]),
+            ("shift", [50, 51]),
+            ("shift", [60]),
+            ("double", [70]),
+        ]
+
+    with_batcher(scenario)
+
+
+def test_an_answer_is_finished_once_a_batch() -> None:
+    finished = []
+
+    def finish(answer: dict[str, Array]) -> dict[str, Array]:
+        finished.append(len(answer["value"]))
+        return {"more": answer["value"] + 1}
+
+    async def scenario(batcher: Batcher, engine: Arithmetic) -> None:
+        tasks = [replace(work(*rows), finish=finish) for rows in ([1, 2], [3], [4, 5, 6])]
+        other = replace(work(7), key="finished otherwise", finish=lambda answer: {"other": answer["wide"]})
+        answers = await asyncio.gather(*map(batcher.submit, (*tasks, other)))
+        assert [answer["more"].tolist() for answer in answers[:3]] == [[3, 5], [7], [9, 11, 13]]
+        assert answers[3]["other"].tolist() == [[7, -7]]
+        assert finished == [6]
+
+    with_batcher(scenario)
+
+
+@pytest.mark.parametrize(("max_batch", "first"), [(8, [0, 1, 2, 3]), (2, [0, 1])])
+def test_a_call_waits_while_work_arrives_until_it_is_full(max_batch: int, first: list[int]) -> None:
+    async def scenario(batcher: Batcher, engine: Arithmetic) -> None:
+        async def ask(row: int) -> None:
+            for _ in range(row):
+                await asyncio.sleep(0)
+            await batcher.submit(work(row))
+
+        await asyncio.gather(*map(ask, range(4)))
+        assert engine.calls[0] == ("double", first)
+
+    with_batcher(scenario, max_batch=max_batch)
+
+
+def test_large_jobs_and_small_ones_take_turns() -> None:
+    async def scenario(batcher: Batcher, engine: Arithmetic) -> None:
+        engine.may_go_on.clear()
+        large = asyncio.create_task(batcher.submit(work(*range(10, 22), draws=2)))
+        await until_busy(engine)
+        small = asyncio.create_task(batcher.submit(work(1, 2)))
+        await asyncio.sleep(0)
+        engine.may_go_on.set()
+        done, _ = await asyncio.wait([large, small], return_when=asyncio.FIRST_COMPLETED)
+        assert small in done
+        np.testing.assert_array_equal((await large)["value"], 2 * np.arange(10, 22))
+        assert [len(rows) for _, rows in engine.calls] == [4, 4, 2, 4]
+
+    with_batcher(scenario, max_batch=8)
+
+
+def test_one_row_of_many_draws_is_a_batch_of_its_own() -> None:
+    async def scenario(batcher: Batcher, engine: Arithmetic) -> None:
+        await batcher.submit(work(1, 2, 3, draws=100))
+        assert engine.calls == [("double", [1]), ("double", [2]), ("double", [3])]
+
+    with_batcher(scenario, max_batch=8)
+
+
+def test_a_bad_row_fails_its_own_job_only() -> None:
+    async def scenario(batcher: Batcher, engine: Arithmetic) -> None:
+        tasks = [work(1, 2), work(3, POISON), work(4), work(5)]
+        answers = await asyncio.gather(*map(batcher.submit, tasks), return_exceptions=True)
+        assert isinstance(answers[1], ValueError)
+        for i in (0, 2, 3):
+            answer = answers[i]
+            assert isinstance(answer, dict)
+            np.testing.assert_array_equal(answer["value"], answer_to(tasks[i]))
+        np.testing.assert_array_equal((await batcher.submit(work(6)))["value"], [12])
+
+    with_batcher(scenario)
+
+
+def test_rows_of_a_caller_that_left_are_not_computed() -> None:
+    async def scenario(batcher: Batcher, engine: Arithmetic) -> None:
+        engine.may_go_on.clear()
+        first = asyncio.create_task(admitted(batcher, work(1)))
+        await until_busy(engine)
+        left = asyncio.create_task(admitted(batcher, work(2, 3)))
+        stays = asyncio.create_task(admitted(batcher, work(4)))
+        await asyncio.sleep(0)
+        assert batcher._admitted == 4
+        left.cancel()
+        await asyncio.sleep(0)
+        assert batcher._admitted == 2
+        engine.may_go_on.set()
+        await asyncio.gather(first, stays)
+        assert engine.calls == [("double", [1]), ("double", [4])]
+
+    with_batcher(scenario)
+
+
+def test_what_there_is_no_room_for_is_refused_at_once() -> None:
+    async def scenario(batcher: Batcher, engine: Arithmetic) -> None:
+        engine.may_go_on.clear()
+        first = asyncio.create_task(admitted(batcher, work(1, 2, 3, draws=3)))
+        await until_busy(engine)
+        with pytest.raises(OverloadedError, match="9 row-draws are queued, 10 at most") as refusal:
+            await admitted(batcher, work(4, draws=2))
+        assert refusal.value.retry_after == 1.0  # Nothing has been measured yet.
+        fits = asyncio.create_task(admitted(batcher, work(5)))
+        await asyncio.sleep(0)
+        assert batcher._admitted == 10
+        engine.may_go_on.set()
+        await asyncio.gather(first, fits)
+        assert batcher._admitted == 0
+        engine.may_go_on.clear()
+        second = asyncio.create_task(admitted(batcher, work(6, 7, 8, draws=3)))
+        await until_busy(engine)
+        with pytest.raises(OverloadedError) as refusal:
+            await admitted(batcher, work(9, draws=2))
+        assert refusal.value.retry_after == pytest.approx(9 / batcher._rate)
+        engine.may_go_on.set()
+        await second
+
+    with_batcher(scenario, max_queue=10)
+
+
+def test_what_is_admitted_once_has_its_room_until_it_ends() -> None:
+    async def scenario(batcher: Batcher, engine: Arithmetic) -> None:
+        with batcher.admit(8):
+            await batcher.submit(work(1, 2))
+            engine.may_go_on.clear()
+            others = asyncio.create_task(admitted(batcher, work(3, 4)))
+            await until_busy(engine)
+            with pytest.raises(OverloadedError, match="10 row-draws are queued, 10 at most"):
+                await admitted(batcher, work(5))
+            engine.may_go_on.set()
+            np.testing.assert_array_equal((await batcher.submit(work(6, 7)))["value"], [12, 14])
+        await others
+        await admitted(batcher, work(*range(10)))
+
+    with_batcher(scenario, max_queue=10)
+
+
+def test_an_idle_service_takes_a_request_of_any_size() -> None:
+    async def scenario(batcher: Batcher, engine: Arithmetic) -> None:
+        np.testing.assert_array_equal((await admitted(batcher, work(*range(50))))["value"], 2 * np.arange(50))
+
+    with_batcher(scenario, max_queue=10)
+
+
+def test_stop_answers_what_is_under_way_and_refuses_what_waits() -> None:
+    async def scenario(batcher: Batcher, engine: Arithmetic) -> None:
+        engine.may_go_on.clear()
+        requests = [asyncio.create_task(batcher.submit(work(1, 2)))]
+        await until_busy(engine)
+        requests += [
+            asyncio.create_task(batcher.submit(work(*range(3, 30)))),
+            asyncio.create_task(batcher.submit(work(99))),
+        ]
+        await asyncio.sleep(0)
+        threading.Timer(0.05, engine.may_go_on.set).start()
+        await batcher.stop(30)
+        answers = await asyncio.wait_for(asyncio.gather(*requests, return_exceptions=True), 10)
+        assert [type(answer) for answer in answers] == [dict, NotReadyError, NotReadyError]
+        with pytest.raises(NotReadyError):
+            await batcher.submit(work(100))
+
+    with_batcher(scenario)
+
+
+def test_nothing_is_computed_before_the_start() -> None:
+    async def scenario(batcher: Batcher, engine: Arithmetic) -> None:
+        request = asyncio.create_task(batcher.submit(work(1)))
+        await asyncio.sleep(0.01)
+        assert not engine.calls
+        batcher.start()
+        np.testing.assert_array_equal((await request)["value"], [2])
+
+    with_batcher(scenario, start=False)
+
+
+def test_lanes_compute_side_by_side() -> None:
+    async def scenario(batcher: Batcher, engine: Arithmetic) -> None:
+        engine.may_go_on.clear()
+        requests = [asyncio.create_task(batcher.submit(work(i, draws=i))) for i in (1, 2, 3)]
+        await until_busy(engine)
+        await until_busy(engine)
+        await asyncio.sleep(0)
+        assert engine.under_way == 2
+        engine.may_go_on.set()
+        await asyncio.gather(*requests)
+        assert engine.most_under_way == 2
+
+    with_batcher(scenario, lanes=2)
+
+
+def test_every_engine_call_is_reported() -> None:
+    reports: list[Report] = []
+
+    async def scenario(batcher: Batcher, engine: Arithmetic) -> None:
+        engine.may_go_on.clear()
+        first = asyncio.create_task(batcher.submit(work(1, 2, draws=2)))
+        await until_busy(engine)
+        others = [work(*range(10), graph="shift", draws=2), work(20, draws=2), work(POISON, draws=2)]
+        waiting = [asyncio.create_task(batcher.submit(other)) for other in others]
+        await asyncio.sleep(0.1)
+        engine.may_go_on.set()
+        await asyncio.gather(first, *waiting, return_exceptions=True)
+
+    with_batcher(scenario, observe=reports.append)
+    ran = [(report.graph, report.rows, report.draws, len(report.waits), report.failed) for report in reports]
+    assert ran[0] == ("double", 2, 2, 1, False)
+    assert [report for report in ran if report[0] == "shift"] == [
+        ("shift", 4, 2, 1, False),
+        ("shift", 4, 2, 0, False),
+        ("shift", 2, 2, 0, False),
+    ]
+    # Two works together, then each alone, one being at fault.
+    assert [report for report in ran[1:] if report[0] == "double"] == [
+        ("double", 2, 2, 0, True),
+        ("double", 1, 2, 1, False),
+        ("double", 1, 2, 0, True),
+    ]
+    assert 0 <= reports[0].waits[0] < 0.1 < reports[0].seconds < 30
+    assert all(0.1 < wait < 30 for report in reports[1:] for wait in report.waits)

@@ -1,0 +1,267 @@
+"""The repository follows its folder: what is new and good is served, what is bad is refused, what is gone is freed."""
+
+import asyncio
+import gc
+import io
+import os
+import shutil
+import signal
+import time
+import weakref
+from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from service.api.app import create_app
+from service.engine import Placement
+from service.errors import NotFoundError, NotReadyError
+from service.inference import Limits, Repository
+from service.settings import Settings
+from service.storage import Folder
+from tests.benchmarks import swap
+from tests.conftest import Serve, wait_until
+from tests.service.exchanges import NPY, assert_problem, npy
+from tests.service.versions import DAMAGES, NAME, ROWS, answers, garble, make, publish, tamper
+
+until = partial(wait_until, seconds=30)
+
+LIMITS = Limits(max_batch=64, max_queue=4096, max_draws=64, lanes=1, engine_timeout=30)
+BODY = npy(ROWS[:3])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A repository of one version."""
+    publish(tmp_path / "models", 1)
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def client(serve: Serve, folder: Path) -> Iterator[httpx.Client]:
+    """Of a server that follows the folder."""
+    with serve("--models", str(folder), "--poll", "0.05", "--lanes", "1") as following:
+        yield following
+
+
+def models(client: httpx.Client) -> Any:
+    return client.get("/models").raise_for_status().json()
+
+
+def elbo(client: httpx.Client, prefix: str = "") -> httpx.Response:
+    return client.post(f"{prefix}/elbo", content=BODY, headers={"Content-Type": NPY, "Accept": NPY})
+
+
+def assert_answered_by(answer: httpx.Response, bundle: Any) -> None:
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["Lowerbound-Version"] == str(bundle.manifest.version)
+    assert answer.headers["Lowerbound-Bundle"] == bundle.digest
+    values = np.load(io.BytesIO(answer.content))["elbo"]
+    np.testing.assert_array_equal(values, answers(bundle, ROWS[:3]))
+
+
+def test_a_new_version_becomes_the_latest(client: httpx.Client, folder: Path) -> None:
+    assert elbo(client).headers["Lowerbound-Version"] == "1"
+    second = publish(folder, 2)
+    until(lambda: models(client) == {"models": {NAME: [1, 2]}, "default": NAME, "refused": {}})
+    for prefix in ("", f"/models/{NAME}", f"/models/{NAME}/versions/2"):
+        assert_answered_by(elbo(client, prefix), second)
+    assert elbo(client, f"/models/{NAME}/versions/1").headers["Lowerbound-Version"] == "1"
+    metadata = client.get(f"/v2/models/{NAME}").json()
+    assert metadata["versions"] == ["1", "2"]
+    assert client.get("/model").json()["manifest"]["version"] == 2
+
+
+def test_what_is_gone_is_served_no_more(client: httpx.Client, folder: Path) -> None:
+    publish(folder, 2)
+    until(lambda: elbo(client).headers["Lowerbound-Version"] == "2")
+    shutil.rmtree(folder / NAME / "2")
+    until(lambda: elbo(client).headers["Lowerbound-Version"] == "1")
+    assert_problem(elbo(client, f"/models/{NAME}/versions/2"), 404, "no version 2; there are 1$", None)
+
+
+def test_what_is_replaced_is_served_as_it_now_is(client: httpx.Client, folder: Path) -> None:
+    before = elbo(client)
+    shutil.rmtree(folder / NAME / "1")
+    other = publish(folder, 1, made=100)
+    until(lambda: elbo(client).headers.get("Lowerbound-Bundle") == other.digest)
+    assert_answered_by(elbo(client), other)
+    assert elbo(client).content != before.content
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_bad_version_is_refused(client: httpx.Client, folder: Path, damage: Callable[[Path], str]) -> None:
+    before = elbo(client)
+    making = folder.parent / "models2"
+    publish(making, 2)
+    said = damage(making / NAME / "2")
+    shutil.copytree(making / NAME / "2", folder / NAME / "2")
+    until(lambda: models(client)["refused"])
+    assert said in models(client)["refused"][NAME]["2"]
+    assert str(folder) not in models(client)["refused"][NAME]["2"]
+    assert models(client)["models"] == {NAME: [1]}
+    assert elbo(client).content == before.content
+    assert client.get("/health/ready").is_success
+    shutil.rmtree(folder / NAME / "2")
+    publish(folder, 2)  # Mended.
+    until(lambda: models(client) == {"models": {NAME: [1, 2]}, "default": NAME, "refused": {}})
+
+
+def test_what_is_damaged_while_it_serves_goes_on_as_it_was(client: httpx.Client, folder: Path) -> None:
+    before = elbo(client)
+    tamper(folder / NAME / "1")
+    assert models(client)["refused"] == {}  # The manifest is the same, and what was verified is in memory.
+    garble(folder / NAME / "1")
+    until(lambda: "not a manifest" in models(client)["refused"].get(NAME, {}).get("1", ""))
+    shutil.rmtree(folder)
+    time.sleep(0.3)
+    assert models(client)["models"] == {NAME: [1]}
+    assert elbo(client).content == before.content
+
+
+def test_each_state_is_refused_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(repository: Repository) -> None:
+        second = publish(folder, 2)
+        garble(folder / NAME / "2")
+        for _ in range(3):
+            await repository.refresh()
+        assert len(caplog.messages) == 1
+        tamper(folder / NAME / "2")
+        await repository.refresh()
+        assert caplog.messages[1:] == [f"{NAME} 2 is refused: {repository.catalogue.refused[NAME][2]}"]
+        shutil.rmtree(folder / NAME / "2")
+        await repository.refresh()
+        assert repository.catalogue.refused == {}
+        assert second.manifest.version not in repository.catalogue.names()[NAME]
+
+    caplog.set_level("ERROR")
+    with_repository(folder, scenario)
+
+
+def test_a_bad_version_does_not_keep_the_good_from_starting(folder: Path) -> None:
+    publish(folder, 2)
+    garble(folder / NAME / "2")
+
+    async def scenario(repository: Repository) -> None:
+        assert repository.catalogue.names() == {NAME: [1]}
+        assert "not a manifest" in repository.catalogue.refused[NAME][2]
+
+    with_repository(folder, scenario)
+
+
+def test_one_more_model_takes_the_default_away(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(repository: Repository) -> None:
+        other = make(folder.parent, 1, 5)
+        shutil.copytree(folder / NAME / "1", folder / "other" / "1")
+        await repository.refresh()
+        assert repository.catalogue.refused == {"other": {1: "other/1: the manifest names another model or version"}}
+        assert repository.catalogue.default == NAME
+        manifest = other.manifest.model_copy(update={"name": "other"})
+        (folder / "other" / "1" / "manifest.json").write_text(manifest.model_dump_json())
+        for name, data in other.files.items():
+            (folder / "other" / "1" / name).write_bytes(data)
+        await repository.refresh()
+        assert repository.catalogue.names() == {NAME: [1], "other": [1]}
+        with pytest.raises(NotFoundError, match="none is the default"):
+            repository.catalogue.get()
+        assert "no default among them" in caplog.text
+
+    with_repository(folder, scenario)
+
+
+def with_repository(folder: Path, scenario: Callable[[Repository], Coroutine[Any, Any, None]]) -> None:
+    async def main() -> None:
+        repository = Repository(Folder(folder), None, Placement("cpu"), LIMITS)
+        repository.start()
+        try:
+            await asyncio.wait_for(scenario(repository), 30)
+        finally:
+            await repository.stop()
+
+    asyncio.run(main())
+
+
+def test_what_is_replaced_answers_what_it_began(folder: Path) -> None:
+    async def scenario(repository: Repository) -> None:
+        first = repository.catalogue.get()
+        with first.in_use():
+            before = await first.elbo(ROWS[:3])
+            shutil.rmtree(folder / NAME / "1")
+            publish(folder, 2)
+            await repository.refresh()
+            assert repository.catalogue.names() == {NAME: [2]}
+            after = await first.elbo(ROWS[:3])
+            np.testing.assert_array_equal(before["elbo"], after["elbo"])
+        await asyncio.gather(*repository._leaving)
+        assert first.engine
+        with pytest.raises(NotReadyError):
+            await first.elbo(ROWS[:3])
+
+    with_repository(folder, scenario)
+
+
+def test_what_is_gone_is_freed(folder: Path) -> None:
+    async def main() -> None:
+        app = create_app(Settings(models=folder, lanes=1))
+        repository: Repository = app.state.repository
+        model = repository.catalogue.get()
+        traces = [weakref.ref(model), weakref.ref(model.engine), weakref.ref(model.bundle)]
+        del model
+        gc.collect()
+        gc.freeze()  # As the service does: then nothing but its last use frees a model.
+        transport = httpx.ASGITransport(app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://a") as client,
+        ):
+            for _ in range(2):
+                for prefix in ("", f"/models/{NAME}/versions/1"):
+                    elbo = await client.post(f"{prefix}/elbo", content=BODY, headers={"Content-Type": NPY})
+                    assert elbo.is_success
+                for path in ("/sample", "/model", "/models", "/health/ready", f"/v2/models/{NAME}", "/v2/models/stats"):
+                    assert (await client.get(path)).is_success, path
+                infer = f"/v2/models/{NAME}/infer"
+                refused = await client.post(infer, content=b"", headers={"Inference-Header-Content-Length": "9"})
+                assert refused.is_client_error
+            shutil.rmtree(folder / NAME / "1")
+            publish(folder, 2)
+            await repository.refresh()
+            assert (await client.get("/sample")).headers["Lowerbound-Version"] == "2"
+            await asyncio.gather(*repository._leaving)
+            assert [trace() for trace in traces] == [None] * 3
+
+    try:
+        asyncio.run(main())
+    finally:
+        gc.unfreeze()
+
+
+def test_a_signal_brings_the_look_forward(serve: Serve, folder: Path, tmp_path: Path) -> None:
+    with serve("--models", str(folder), "--poll", "0") as client:
+        publish(folder, 2)
+        time.sleep(0.3)
+        assert models(client)["models"] == {NAME: [1]}
+        os.kill(listener(client), signal.SIGHUP)
+        until(lambda: models(client)["models"] == {NAME: [1, 2]})
+
+
+@pytest.mark.slow
+def test_swaps_under_load_lose_and_mix_nothing(tmp_path: Path) -> None:
+    counts = swap.run(tmp_path, swaps=20, seconds=0, clients=4)
+    assert counts.failed == []
+    assert (counts.swaps, counts.refused) == (16, 4)
+    assert len(counts.answered) >= counts.swaps
+    assert sum(counts.answered.values()) > 100
+
+
+def listener(client: httpx.Client) -> int:
+    """The process that serves a client: a child of this one with the port among its arguments."""
+    for child in Path(f"/proc/{os.getpid()}/task").glob("*/children"):
+        for pid in child.read_text().split():
+            if str(client.base_url.port).encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+                return int(pid)
+    pytest.skip("processes are looked up under /proc")

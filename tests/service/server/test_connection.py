@@ -1,0 +1,358 @@
+"""Connections, over plain sockets: HTTP/1.1 to the letter; clients that are slow, gone, too many or ill-disposed."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import httpx
+import numpy as np
+import orjson
+import pytest
+
+from service.server.cycle import HIGH_WATER
+from tests.conftest import Serve, wait_until
+from tests.service.sockets import BODY, LIVE, ROW, Client, asked, post, work
+
+until = partial(wait_until, seconds=10)
+
+
+@pytest.fixture(scope="module")
+def patient(serve: Serve) -> Iterator[int]:
+    """The port of a server with the usual patience."""
+    with serve() as client:
+        yield port_of(client)
+
+
+@pytest.fixture(scope="module")
+def impatient(serve: Serve) -> Iterator[int]:
+    """The port of a server that waits a second for its clients, and serves six at once."""
+    with serve("--read-timeout", "1", "--max-connections", "6") as client:
+        client.close()
+        yield port_of(client)
+
+
+def port_of(client: httpx.Client) -> int:
+    port = client.base_url.port
+    assert port is not None
+    return port
+
+
+# HTTP/1.1
+
+
+def test_a_connection_is_kept(patient: int) -> None:
+    with Client(patient) as client:
+        for _ in range(3):
+            client.send(post(BODY))
+            status, headers, body = client.answer()
+            assert status == 200
+            assert "connection" not in headers
+            assert "date" in headers
+            assert orjson.loads(body).keys() >= {"elbo", "p_value"}
+
+
+@pytest.mark.parametrize("request_", [LIVE.replace(b"1.1", b"1.0"), LIVE[:-2] + b"Connection: close\r\n\r\n"])
+def test_a_connection_is_closed_where_asked(patient: int, request_: bytes) -> None:
+    with Client(patient) as client:
+        client.send(request_)
+        status, headers, _ = client.answer()
+        assert (status, headers["connection"]) == (200, "close")
+        assert client.closed()
+
+
+def test_requests_in_a_row_are_answered_in_order(patient: int) -> None:
+    rows = np.random.default_rng(0).integers(0, 17, (40, 1, 8, 8))
+    bodies = [orjson.dumps({"instances": row.tolist()}) for row in rows]
+    with Client(patient) as client:
+        expected = []
+        for body in bodies:
+            client.send(post(body))
+            expected.append(orjson.loads(client.answer()[2])["elbo"])
+        client.send(b"".join(map(post, bodies)))  # The slowest first.
+        assert [orjson.loads(client.answer()[2])["elbo"] for _ in bodies] == expected
+        client.send(post(BODY, path=b"/elbo?num_draws=4096"), LIVE)
+        assert [client.answer()[0], client.answer()[2]] == [200, b'{"status":"live"}']
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, 10_000])
+def test_a_request_may_come_in_pieces(patient: int, size: int) -> None:
+    chunked = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in (BODY[:9], BODY[9:11], BODY[11:]))
+    head = b"POST /elbo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    whole = head + chunked + b"0\r\nX-Request-ID: late\r\n\r\n" + post(BODY)
+    with Client(patient) as client:
+        for start in range(0, len(whole), size):
+            client.send(whole[start : start + size])
+        first, second = client.answer(), client.answer()
+        assert first[0] == second[0] == 200
+        assert first[2] == second[2]
+        assert first[1]["x-request-id"] != "late"
+
+
+def test_a_large_body_is_read_whole(patient: int) -> None:
+    rows = 5000  # Two megabytes: more than is held at once.
+    with Client(patient) as client:
+        client.send(post(orjson.dumps({"instances": [ROW] * rows})), LIVE)
+        status, _, body = client.answer()
+        assert (status, len(orjson.loads(body)["elbo"])) == (200, rows)
+        assert client.answer()[0] == 200
+
+
+def test_a_body_that_nobody_reads_does_no_harm(patient: int) -> None:
+    with Client(patient) as client:
+        client.send(b"GET /sample?n=1 HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n", b"\0" * 3_000_000, LIVE)
+        assert client.answer()[0] == 200
+        assert client.answer()[2] == b'{"status":"live"}'
+
+
+def test_a_client_may_ask_before_it_sends(patient: int) -> None:
+    head = post(BODY, b"Expect: 100-continue").removesuffix(BODY)
+    with Client(patient) as client:
+        client.send(head)
+        assert client.until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue"
+        client.send(BODY)
+        assert client.answer()[0] == 200
+        client.send(head.replace(b"/elbo", b"/nothing"))
+        status, headers, _ = client.answer()
+        assert (status, headers["connection"]) == (404, "close")
+        assert client.closed()
+
+
+def test_head_has_no_body(patient: int) -> None:
+    with Client(patient) as client:
+        client.send(b"HEAD /elbo HTTP/1.1\r\nHost: x\r\n\r\n" + LIVE)
+        assert b"HTTP/1.1 405" in client.until(b"\r\n\r\n")
+        assert client.answer()[2] == b'{"status":"live"}'
+
+
+@pytest.mark.parametrize("target", [b"/health/liv%65", b"http://elsewhere/health/live", b"/health/live?x=%zz"])
+def test_targets_have_several_forms(patient: int, target: bytes) -> None:
+    with Client(patient) as client:
+        client.send(LIVE.replace(b"/health/live", target))
+        assert client.answer()[0] == 200
+
+
+@pytest.mark.parametrize("size", [1, 10_000])
+def test_an_upgrade_is_ignored(patient: int, size: int) -> None:
+    """Java's HttpClient asks for HTTP/2 in its first request, whatever that is."""
+    upgrade = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABk")
+    chunked = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
+    head = [b"POST /elbo HTTP/1.1", b"Host: x", b"Transfer-Encoding: chunked", *upgrade, b"", b""]
+    whole = post(BODY, *upgrade) + LIVE[:-2] + b"\r\n".join([*upgrade, b"", b""]) + b"\r\n".join(head) + chunked + LIVE
+    with Client(patient) as client:
+        for start in range(0, len(whole), size):
+            client.send(whole[start : start + size])
+        answers = [client.answer() for _ in range(4)]
+        assert [status for status, _, _ in answers] == [200] * 4
+        assert answers[0][2] == answers[2][2]
+        assert answers[1][2] == answers[3][2] == b'{"status":"live"}'
+        assert all("connection" not in headers for _, headers, _ in answers)
+
+
+# Shapes that make two servers see two requests where there is one
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n", id="length and chunked"),
+        pytest.param(b"Transfer-Encoding: chunked\r\nContent-Length: 4\r\n", id="chunked and length"),
+        pytest.param(b"Content-Length: 4\r\nContent-Length: 5\r\n", id="two lengths"),
+        pytest.param(b"Content-Length: 4, 5\r\n", id="two lengths in one"),
+        pytest.param(b"Content-Length: +4\r\n", id="signed length"),
+        pytest.param(b"Content-Length: 4 4\r\n", id="spaced length"),
+        pytest.param(b"Content-Length: 99999999999999999999\r\n", id="length beyond 64 bits"),
+        pytest.param(b"Content-Length : 4\r\n", id="space before the colon"),
+        pytest.param(b"Content-Length: 4\r\n X-Folded: yes\r\n", id="folded line"),
+        pytest.param(b" Content-Length: 4\r\n", id="folded first line"),
+        pytest.param(b"X: y\nContent-Length: 4\r\n", id="bare line feed"),
+        pytest.param(b"X: y\rContent-Length: 4\r\n", id="bare carriage return"),
+        pytest.param(b"X: a\0b\r\n", id="null"),
+        pytest.param(b"Transfer-Encoding: xchunked\r\n", id="unknown coding"),
+        pytest.param(b"Transfer-Encoding: chunked, identity\r\n", id="chunked is not the last coding"),
+        pytest.param(b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n", id="two codings"),
+        pytest.param(b"Transfer-Encoding: \x0bchunked\r\n", id="control character in the coding"),
+        pytest.param(b"Content_Length\r\n", id="no colon"),
+    ],
+)
+def test_what_can_be_read_in_two_ways_is_refused(patient: int, head: bytes) -> None:
+    with Client(patient) as client:
+        client.send(b"POST /health/live HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n0\r\n\r\n" + LIVE)
+        status, headers, body = client.answer()
+        assert (status, headers["connection"]) == (400, "close")
+        assert headers["content-type"] == "application/problem+json"
+        assert orjson.loads(body).keys() == {"type", "title", "status", "detail"}
+        assert client.closed()
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [b"4\n0123\r\n", b"4;\x00\r\n0123\r\n", b"-1\r\n", b"0x4\r\n0123\r\n", b"4\r\n01234\r\n", b"4 \r\n0123\r\n"],
+)
+def test_chunks_are_read_strictly(patient: int, chunks: bytes) -> None:
+    with Client(patient) as client:
+        client.send(
+            b"POST /elbo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n" + LIVE
+        )
+        assert client.answer()[0] == 400
+        assert client.closed()
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"\x16\x03\x01\x02\x00", b"GET / HTTP/9.9\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"]
+)
+def test_what_is_not_http_is_refused(patient: int, garbage: bytes) -> None:
+    with Client(patient) as client:
+        client.send(garbage)
+        assert client.answer()[0] == 400
+        assert client.closed()
+
+
+def test_garbage_does_not_pass_for_the_answer_to_what_came_before(patient: int) -> None:
+    with Client(patient) as client:
+        client.send(post(BODY) + b"GARBAGE\r\n\r\n")
+        status, headers, _ = client.answer()
+        assert (status, headers["connection"]) == (200, "close")
+        assert client.closed()
+
+
+# Sizes
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(b"".join(b"X-%d: y\r\n" % i for i in range(102)), id="many"),
+        pytest.param(b"X: " + b"y" * 300_000, id="long"),
+        pytest.param(b"X" * 300_000, id="long name"),
+    ],
+)
+def test_heads_are_limited(patient: int, head: bytes) -> None:
+    with Client(patient) as client:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            client.send(b"GET /health/live HTTP/1.1\r\n" + head)
+        assert client.answer()[0] == 431
+
+
+def test_a_hundred_fields_are_read(patient: int) -> None:
+    with Client(patient) as client:
+        client.send(LIVE[:-2] + b"".join(b"X-%d: y\r\n" % i for i in range(99)) + b"\r\n")
+        assert client.answer()[0] == 200
+
+
+@pytest.mark.parametrize("frame", [b"1;" + b"x" * 300_000, b"0\r\nX: " + b"y" * 300_000])
+def test_what_surrounds_chunks_is_limited(patient: int, frame: bytes) -> None:
+    with Client(patient) as client:
+        client.send(b"POST /elbo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            client.send(frame)
+        assert client.answer()[0] == 431
+
+
+# Clients that are slow, too many or gone
+
+
+def drip(client: Client, request: bytes, pause: float = 0.2) -> None:
+    """Send a byte at a time until the server has had enough."""
+    client.socket.settimeout(pause)
+    for i in range(len(request)):
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            client.send(request[i : i + 1])
+        try:
+            client._received += client.socket.recv(1 << 16)
+            break
+        except TimeoutError:
+            pass
+    client.socket.settimeout(30)
+
+
+@pytest.mark.parametrize("promptly", [b"", post(BODY).removesuffix(BODY)])
+def test_slow_senders_are_given_up(impatient: int, promptly: bytes) -> None:
+    with Client(impatient) as client:
+        started = time.monotonic()
+        client.send(promptly)
+        drip(client, post(BODY).removeprefix(promptly))
+        status, headers, body = client.answer()
+        assert (status, headers["connection"]) == (408, "close")
+        assert orjson.loads(body)["detail"] == "not received in time"
+        assert client.closed()
+        assert 1 < time.monotonic() - started < 5
+
+
+def test_slow_bodies_of_chunks_are_given_up(impatient: int) -> None:
+    with Client(impatient) as client:
+        client.send(b"POST /elbo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        drip(client, b"1\r\n{\r\n" * 10)
+        assert client.answer()[0] == 408
+
+
+def test_a_sender_that_makes_progress_is_not_given_up(impatient: int) -> None:
+    request = post(BODY + b" " * 20_000)
+    with Client(impatient) as client:
+        for start in range(0, len(request), 1500):
+            client.send(request[start : start + 1500])
+            time.sleep(0.25)
+        assert client.answer()[0] == 200
+
+
+def test_a_client_that_asks_nothing_is_left_without_a_word(impatient: int) -> None:
+    with Client(impatient) as client:
+        assert client.closed(5)
+
+
+def test_a_slow_sender_does_not_undo_what_it_asked_before(serve: Serve) -> None:
+    with serve("--read-timeout", "0.5") as client, Client(port_of(client)) as slow:
+        slow.send(work(4000), b"GET /health/l")
+        assert slow.answer()[0] == 200
+        assert slow.closed()
+
+
+def test_slow_senders_keep_nobody_else_out(serve: Serve) -> None:
+    with serve("--read-timeout", "1", "--max-connections", "100") as client, contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(Client(port_of(client))) for _ in range(200)]
+        for one in slow:
+            one.send(b"P")
+        time.sleep(3)
+        started = time.monotonic()
+        assert client.post("/elbo", content=BODY).status_code == 200
+        assert time.monotonic() - started < 1
+        assert {one.answer()[0] for one in slow} == {408}
+
+
+def test_a_client_that_takes_no_answer_is_left(serve: Serve) -> None:
+    with serve("--read-timeout", "1") as client, Client(port_of(client), receive_buffer=4096) as deaf:
+        for _ in range(50):
+            deaf.send(b"GET /sample?n=4000 HTTP/1.1\r\nHost: x\r\n\r\n")
+        time.sleep(6)
+        deaf.socket.settimeout(5)
+        with pytest.raises(ConnectionResetError):
+            deaf.until(b"never sent")
+
+
+def test_connections_are_limited(impatient: int) -> None:
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(Client(impatient)) for _ in range(8)]
+        answers = []
+        for client in clients:
+            client.send(LIVE)
+            answers.append(client.answer())
+        assert [status for status, _, _ in answers] == [200] * 6 + [503] * 2
+        assert answers[-1][1]["connection"] == "close"
+        clients[0].send(LIVE)  # Whoever was there before is served.
+        assert clients[0].answer()[0] == 200
+        assert clients[-1].closed()
+        clients[0].socket.close()
+        until(lambda: asked(impatient, LIVE) == 200)
+
+
+@pytest.mark.parametrize("size", [0, HIGH_WATER + 1, pytest.param(3 * HIGH_WATER, marks=pytest.mark.slow)])
+def test_a_request_ends_with_its_connection(serve: Serve, size: int) -> None:
+    with serve("--max-queue", "4000000", "--lanes", "1", "--timeout", "600") as client:
+        port = port_of(client)
+        small = post(BODY, path=b"/elbo?num_draws=4000")
+        large = post(orjson.dumps({"instances": [ROW] * 1000}).ljust(size), path=b"/elbo?num_draws=4000")
+        with Client(port) as busy:
+            busy.send(large)  # Fills the queue, for much longer than is waited here.
+            time.sleep(1)  # Asked before that, the small one would keep the large one out.
+            until(lambda: asked(port, small) == 429)
+        until(lambda: asked(port, small) == 200)

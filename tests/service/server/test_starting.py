@@ -1,0 +1,41 @@
+"""What cannot be served does not start, and says why."""
+
+import pytest
+
+from service.engine import Device
+from service.engine.devices import choose
+from service.errors import DeviceError
+from tests.service.conftest import Refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--default-model", "faces"), "no model 'faces'; there are digits"),
+        (
+            ("--port", "99999", "--lanes", "0"),
+            "port: Input should be less than or equal to 65535; lanes: Input should be greater than or equal to 1",
+        ),
+    ],
+)
+def test_wrong_settings_are_named(refused: Refused, arguments: tuple[str, ...], named: str) -> None:
+    process = refused(*arguments)
+    assert process.returncode == 1
+    assert process.stderr.startswith("lowerbound does not start: ")
+    assert process.stderr.endswith(f"{named}\n")
+    assert process.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
+def test_a_device_is_refused_where_there_is_none(refused: Refused, device: Device) -> None:
+    problem = None
+    try:
+        choose(device)
+    except DeviceError as error:
+        problem = str(error)
+    if problem is None:
+        pytest.skip(f"{device} works here")
+    process = refused("--device", device)
+    assert process.returncode == 1
+    assert process.stderr == f"lowerbound does not start: {problem}\n"
+    assert problem.startswith(f"device={device} cannot be used: ")

@@ -1,0 +1,177 @@
+"""Several processes on one port: all answer, one that ends is replaced, and all stop together."""
+
+import io
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from service.bundle import Bundle
+from service.observability.metrics import FOLDER, INTERVAL
+from tests.conftest import samples, wait_until
+from tests.service.processes import Workers, is_serving, start
+from tests.service.versions import publish
+
+until = partial(wait_until, seconds=60, ignoring=(httpx.TransportError, OSError))
+
+if sys.platform != "linux":
+    pytest.skip("processes are looked up under /proc", allow_module_level=True)
+
+NPY = {"Content-Type": "application/x-npy", "Accept": "application/x-npy"}
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
+    started = start(tmp_path_factory.mktemp("workers"))
+    try:
+        until(lambda: len(started.pids()) == 2)
+        for pid in started.pids():
+            until(lambda pid=pid: is_serving(started, pid))
+        yield started
+    finally:
+        started.parent.terminate()
+        started.parent.wait(timeout=60)
+
+
+def npy(rows: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, rows)
+    return buffer.getvalue()
+
+
+def test_both_answer_the_same_bits(workers: Workers, digits_bundle: Bundle) -> None:
+    body = npy(digits_bundle.golden["elbo"]["x"])
+    answers = []
+    for pid in workers.pids():
+        with workers.only(pid):
+            answer = workers.ask("POST", "/elbo", content=body, headers=NPY).raise_for_status()
+        assert answer.headers["Lowerbound-Device"] == "cpu"
+        answers.append(answer.content)
+    assert len(answers) == 2
+    assert answers[0] == answers[1]
+
+
+def metrics(workers: Workers) -> dict[tuple[str, ...], float]:
+    time.sleep(3 * INTERVAL)
+    return samples(workers.ask(path="/metrics").raise_for_status().text)
+
+
+def environment(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return dict(line.split("=", 1) for line in lines if "=" in line)
+
+
+def test_metrics_are_those_of_all(workers: Workers, digits_bundle: Bundle) -> None:
+    requests = ("lowerbound_http_requests_total", "POST", "digits", "/encode", "200")
+    rows = ("lowerbound_batch_rows_sum", "encoder", "digits", "1")
+    body = npy(digits_bundle.golden["elbo"]["x"][:3])
+    assert requests not in metrics(workers)
+    for count, pid in enumerate(workers.pids(), start=1):
+        with workers.only(pid):
+            workers.ask("POST", "/encode", content=body, headers=NPY).raise_for_status()
+            time.sleep(3 * INTERVAL)
+        for asked in workers.pids():
+            with workers.only(asked):
+                found = metrics(workers)
+            assert (found[requests], found[rows]) == (count, 3 * count)
+            assert found["lowerbound_drift_martingale", "digits", "1"] == pytest.approx(1, abs=1e-2)
+            assert {int(key[1]) for key in found if key[0] == "process_open_fds"} == workers.pids()
+
+
+def test_one_that_is_killed_is_replaced(workers: Workers) -> None:
+    before = workers.pids()
+    killed, stays = sorted(before)
+    counted = metrics(workers)
+    time.sleep(3 * INTERVAL)  # Or who answered that might be stopped before it has said that it is done.
+    with (
+        workers.only(killed),
+        socket.create_connection((httpx.URL(workers.url).host, httpx.URL(workers.url).port)) as one,
+    ):
+        one.sendall(b"POST /encode HTTP/1.1\r\nHost: any\r\nContent-Length: 9\r\n\r\n")  # And never the body.
+        assert metrics(workers)["lowerbound_http_requests_in_flight",] == 2
+    os.kill(killed, signal.SIGKILL)
+    until(lambda: len(workers.pids() - {killed}) == 2)
+    (new,) = workers.pids() - before
+    until(lambda: is_serving(workers, new))
+    assert stays in workers.pids()
+    assert workers.parent.poll() is None
+    after = metrics(workers)
+    total = ("lowerbound_http_requests_total", "POST", "digits", "/encode", "200")
+    assert after[total] == counted[total]
+    assert after["lowerbound_http_requests_in_flight",] == 1
+    assert {int(key[1]) for key in after if key[0] == "process_open_fds"} == workers.pids()
+
+
+def test_statistics_are_those_of_all(workers: Workers, digits_bundle: Bundle) -> None:
+    def rows() -> set[int]:
+        """As each of the workers tells it."""
+        told = set()
+        for pid in workers.pids():
+            with workers.only(pid):
+                (stats,) = workers.ask(path="/v2/models/digits.encoder/stats").json()["model_stats"]
+            told.add(stats["inference_count"])
+        return told
+
+    (before,) = rows()
+    body = npy(digits_bundle.golden["elbo"]["x"][:3])
+    for pid in workers.pids():
+        with workers.only(pid):
+            workers.ask("POST", "/encode", content=body, headers=NPY).raise_for_status()
+            time.sleep(3 * INTERVAL)
+    assert rows() == {before + 6}
+    assert "statistics" in workers.ask(path="/v2").json()["extensions"]
+
+
+@pytest.mark.slow
+def test_each_follows_the_repository(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    publish(models, 1)
+    started = start(tmp_path, "--models", str(models), "--poll", "0.1")
+    try:
+        until(lambda: len(started.pids()) == 2)
+        for pid in started.pids():
+            until(lambda pid=pid: is_serving(started, pid))
+        publish(models, 2)
+        for pid in started.pids():
+            until(lambda pid=pid: version_of(started, pid) == "2")
+        before = started.pids()
+        started.parent.send_signal(signal.SIGHUP)  # The parent replaces them.
+        until(lambda: len(started.pids()) == 2 and not started.pids() & before and version_of_any(started) == "2")
+    finally:
+        started.parent.terminate()
+        started.parent.wait(timeout=60)
+
+
+def version_of(workers: Workers, pid: int) -> str:
+    with workers.only(pid):
+        return version_of_any(workers)
+
+
+def version_of_any(workers: Workers) -> str:
+    version: str = workers.ask(path="/sample").headers["Lowerbound-Version"]
+    return version
+
+
+def test_what_cannot_be_served_is_refused_at_once(tmp_path: Path) -> None:
+    refused = start(tmp_path, "--models", str(tmp_path))
+    assert refused.parent.wait(timeout=60) == 1
+    assert (tmp_path / "log").read_text().startswith("lowerbound does not start: ")
+
+
+def test_all_stop_together(workers: Workers) -> None:
+    pids = workers.pids()  # The last test: none is left for another.
+    (folder,) = {environment(pid)[FOLDER] for pid in pids}
+    assert list(Path(folder).glob("*.db"))
+    workers.parent.send_signal(signal.SIGTERM)
+    assert workers.parent.wait(timeout=60) == 0
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert not Path(folder).exists()

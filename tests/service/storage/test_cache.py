@@ -1,0 +1,391 @@
+"""Bundles at a URL: downloaded once, verified, never half-read; what is out of reach goes on being served."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+from service.bundle import MANIFEST, SIGNATURE, Bundle, read_bundle, versions
+from service.bundle.signing import sign
+from service.errors import BundleError, ExtraError, LowerboundError, StorageError
+from service.storage import DEFAULT_REPOSITORY, Address
+from service.storage.cache import Mirror
+from service.storage.remote import Remote
+from tests.conftest import run_server, wait_until
+from tests.s3 import S3, Bucket, Proxy, free_port, kill
+from tests.service.inference.test_loader import assert_answered_by, elbo, models
+from tests.service.versions import DAMAGES, NAME, publish
+
+until = partial(wait_until, seconds=60)
+
+FIRST, SECOND = Address(NAME, 1), Address(NAME, 2)
+DIGITS = Address("digits", 1)
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> Path:
+    """A repository of one version, to be mirrored."""
+    publish(tmp_path / "models", 1)
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def mirror(there: Path, tmp_path: Path) -> Mirror:
+    return Mirror(there.as_uri(), tmp_path / "cache")
+
+
+def contents(mirror: Mirror) -> set[str]:
+    """The digests of what is kept."""
+    return {path.name for path in (mirror.folder / ".sha256").iterdir()}
+
+
+def test_what_is_mirrored_is_a_repository(mirror: Mirror, there: Path) -> None:
+    assert list(mirror.look()) == [FIRST]
+    folder = mirror.fetch(FIRST)
+    assert read_bundle(folder).digest == read_bundle(there / NAME / "1").digest
+    assert versions(mirror.folder) == {NAME: [1]}
+
+
+def test_versions_share_what_they_have_in_common(mirror: Mirror, there: Path) -> None:
+    publish(there, 2, made=1)
+    publish(there, 3)
+    mirror.look()
+    first, second, other = (mirror.fetch(address) for address in (FIRST, SECOND, Address(NAME, 3)))
+    names = read_bundle(first).manifest.files
+    assert all((first / name).samefile(second / name) for name in names)
+    assert not any((first / name).samefile(other / name) for name in names)
+    assert len(contents(mirror)) == 2 * len(names)
+
+
+def test_what_is_kept_is_not_downloaded_again(mirror: Mirror, there: Path) -> None:
+    mirror.look()
+    mirror.fetch(FIRST)
+    for path in (there / NAME / "1").iterdir():
+        if path.name != MANIFEST:
+            path.write_bytes(bytes(path.stat().st_size))
+    again = Mirror(there.as_uri(), mirror.folder.parent)
+    assert again.folder == mirror.folder
+    again.look()
+    read_bundle(again.fetch(FIRST))
+
+
+def test_what_has_gone_bad_where_it_is_kept_is_downloaded_again(mirror: Mirror) -> None:
+    mirror.look()
+    path = mirror.fetch(FIRST) / "elbo.onnx"
+    path.write_bytes(path.read_bytes()[::-1])  # In all its names.
+    with pytest.raises(BundleError, match="SHA-256"):
+        read_bundle(mirror.folder / NAME / "1")
+    read_bundle(mirror.fetch(FIRST))
+
+
+def test_what_is_gone_is_forgotten_when_something_is_left(mirror: Mirror, there: Path) -> None:
+    publish(there, 2)
+    mirror.look()
+    mirror.fetch(FIRST)
+    second = read_bundle(mirror.fetch(SECOND))
+    (mirror.folder / NAME / ".3-killed").mkdir()
+    (mirror.folder / ".sha256" / f".{'0' * 64}").write_bytes(b"half")
+    shutil.rmtree(there / NAME / "1")
+    mirror.look()
+    assert [path.name for path in (mirror.folder / NAME).iterdir()] == ["2"]
+    assert contents(mirror) == {file.sha256 for file in second.manifest.files.values()}
+    shutil.rmtree(there / NAME / "2")
+    assert mirror.look() == {}
+    assert versions(mirror.folder) == {NAME: [2]}
+
+
+def test_a_bundle_is_there_once_its_manifest_is(mirror: Mirror, there: Path) -> None:
+    publish(there, 2)
+    (there / NAME / "2" / MANIFEST).rename(there / NAME / "manifest.json")
+    for name in ("0", "01", "-1", "latest", ".3-abc"):
+        shutil.copytree(there / NAME / "1", there / NAME / name)
+    assert list(mirror.look()) == [FIRST]
+    (there / NAME / "manifest.json").rename(there / NAME / "2" / MANIFEST)
+    assert list(mirror.look()) == [FIRST, SECOND]
+
+
+def test_a_changed_manifest_is_noticed(mirror: Mirror, there: Path) -> None:
+    before = mirror.look()
+    assert mirror.look() == before
+    shutil.rmtree(there / NAME / "1")
+    other = publish(there, 1, made=100)
+    (state,) = mirror.look().values()
+    assert state.digest == other.digest
+    assert read_bundle(mirror.fetch(FIRST)).digest == other.digest
+
+
+def truncate(path: Path) -> str:
+    data = path.read_bytes()
+    path.write_bytes(data[:-1])
+    return f"{len(data) - 1} bytes; the manifest says {len(data)}$"
+
+
+def tamper(path: Path) -> str:
+    path.write_bytes(path.read_bytes()[::-1])
+    return "SHA-256 is .*; the manifest says "
+
+
+def remove(path: Path) -> str:
+    path.unlink()
+    return "is not there$"
+
+
+@pytest.mark.parametrize("damage", [truncate, tamper, remove])
+def test_what_is_not_as_the_manifest_says_is_refused(
+    mirror: Mirror, there: Path, damage: Callable[[Path], str]
+) -> None:
+    said = damage(there / NAME / "1" / "elbo.onnx")
+    mirror.look()
+    with pytest.raises(BundleError, match=f"^{NAME}/1/elbo.onnx: {said}"):
+        mirror.fetch(FIRST)
+    assert versions(mirror.folder) == {}
+    for path in (mirror.folder / ".sha256").iterdir():
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name
+
+
+def test_keys_that_lead_elsewhere_are_passed_over(tmp_path: Path) -> None:
+    """In S3 any text is a key."""
+    remote = Remote((tmp_path / "models").as_uri())
+    listed = [f"{place}/1/{MANIFEST}" for place in ("..", ".", "", "a/..", ".hidden", "fine")]
+    remote._system = Listing({f"{remote._root}/{path}": {"size": 1} for path in listed})
+    assert list(remote.listing()) == [Address("fine", 1)]
+
+
+class Listing:
+    """A file system that lists what no folder can have in it."""
+
+    def __init__(self, files: dict[str, Any]) -> None:
+        self._files = files
+
+    def invalidate_cache(self) -> None:
+        pass
+
+    def find(self, root: str, detail: bool) -> dict[str, Any]:
+        return self._files
+
+
+def test_many_take_turns(there: Path, tmp_path: Path) -> None:
+    publish(there, 2)
+    outcomes: list[object] = []
+
+    def work() -> None:
+        mirror = Mirror(there.as_uri(), tmp_path / "cache")
+        for _ in range(5):
+            outcomes.extend(read_bundle(mirror.fetch(address)).digest for address in mirror.look())
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(outcomes) == 6 * 5 * 2
+    assert len(set(outcomes)) == 2
+
+
+def test_a_cache_that_cannot_be_written_is_named(there: Path) -> None:
+    with pytest.raises(StorageError, match=r"^/proc/nothing/[0-9a-f]{16}: cannot be written: "):
+        Mirror(there.as_uri(), Path("/proc/nothing")).look()
+
+
+@pytest.mark.parametrize(
+    ("url", "kind", "said"),
+    [("nosuch://bucket", StorageError, "Protocol not known"), ("gs://bucket", ExtraError, "install gcsfs")],
+)
+def test_urls_without_a_driver_are_refused(url: str, kind: type[LowerboundError], said: str, tmp_path: Path) -> None:
+    with pytest.raises(kind, match=f"^{url}: .*{said}"):
+        Mirror(url, tmp_path)
+
+
+def test_without_fsspec_a_url_is_refused_and_a_folder_served() -> None:
+    code = """
+import sys
+sys.modules["fsspec"] = None
+from service.api.app import create_app
+from service.errors import ExtraError
+from service.settings import Settings
+create_app(Settings())
+try:
+    create_app(Settings(models="s3://bucket/models"))
+except ExtraError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("s3://bucket/models cannot be read: install lowerbound[remote] (")
+
+
+# With an S3 server
+
+
+@pytest.fixture
+def bucket(s3: S3) -> Bucket:
+    return s3.bucket()
+
+
+@pytest.fixture
+def served(s3: S3, bucket: Bucket, there: Path, tmp_path: Path) -> Iterator[httpx.Client]:
+    """A client of a service of the bucket's bundles, of which there is one, that follows them."""
+    bucket.upload(there, "models")
+    with serving(bucket, tmp_path, s3.environment()) as client:
+        yield client
+
+
+def serving(bucket: Bucket, tmp_path: Path, environment: dict[str, str], *arguments: str) -> Any:
+    flags = ("--models", bucket.url, "--model-cache", str(tmp_path / "cache"), "--poll", "0.1", "--lanes", "1")
+    return run_server(*flags, *arguments, log=tmp_path / "log", **environment)
+
+
+def second(bucket: Bucket, there: Path) -> Bundle:
+    bundle = publish(there, 2)
+    bucket.upload(there / NAME / "2", f"models/{NAME}/2")
+    return bundle
+
+
+def test_a_bucket_is_followed(served: httpx.Client, bucket: Bucket, there: Path) -> None:
+    assert_answered_by(elbo(served), read_bundle(there / NAME / "1"))
+    bundle = second(bucket, there)
+    until(lambda: models(served) == {"models": {NAME: [1, 2]}, "default": NAME, "refused": {}})
+    assert_answered_by(elbo(served), bundle)
+    bucket.remove(f"models/{NAME}/2/")
+    until(lambda: models(served)["models"] == {NAME: [1]})
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_bad_version_is_refused(
+    served: httpx.Client, bucket: Bucket, there: Path, tmp_path: Path, damage: Callable[[Path], str]
+) -> None:
+    before = elbo(served)
+    publish(there, 2)
+    said = damage(there / NAME / "2")
+    bucket.upload(there / NAME / "2", f"models/{NAME}/2")
+    until(lambda: models(served)["refused"])
+    reason = models(served)["refused"][NAME]["2"]
+    assert said in reason
+    assert str(tmp_path) not in reason
+    time.sleep(0.5)
+    assert (tmp_path / "log").read_text().count(f"{NAME} 2 is refused") == 1
+    assert elbo(served).content == before.content
+    shutil.rmtree(there / NAME / "2")
+    second(bucket, there)  # Mended.
+    until(lambda: models(served) == {"models": {NAME: [1, 2]}, "default": NAME, "refused": {}})
+
+
+def test_who_must_have_signed_is_asked_of_a_bucket_too(s3: S3, bucket: Bucket, there: Path, tmp_path: Path) -> None:
+    key = Ed25519PrivateKey.generate()
+    private, public = tmp_path / "key.pem", tmp_path / "public.pem"
+    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    folder = there / NAME / "1"
+    (folder / SIGNATURE).write_bytes(sign((folder / MANIFEST).read_bytes(), private))
+    bucket.upload(there, "models")
+    with serving(bucket, tmp_path, s3.environment(), "--trusted-keys", str(public)) as client:
+        second(bucket, there)
+        until(lambda: models(client)["refused"])
+        assert "unsigned bundles are refused" in models(client)["refused"][NAME]["2"]
+        bucket.put(f"models/{NAME}/2/{SIGNATURE}", sign((there / NAME / "2" / MANIFEST).read_bytes(), private))
+        until(lambda: models(client)["models"] == {NAME: [1, 2]})
+
+
+@pytest.mark.slow
+def test_a_server_that_is_away_takes_nothing_away(there: Path, tmp_path: Path) -> None:
+    server = S3(tmp_path / "s3")
+    try:
+        bucket = server.bucket("once")
+        bucket.upload(there, "models")
+        with serving(bucket, tmp_path, server.environment()) as client:
+            before = elbo(client)
+            server.kill()
+            until(lambda: "what was read of it is still served" in (tmp_path / "log").read_text())
+            assert elbo(client).content == before.content
+            assert client.get("/health/ready").is_success
+        with serving(bucket, tmp_path, server.environment()) as client:
+            assert "what was downloaded before is served" in (tmp_path / "log").read_text()
+            assert elbo(client).content == before.content
+            server.start()
+            bucket = server.bucket("once")
+            bucket.upload(there, "models")
+            bundle = second(bucket, there)
+            until(lambda: elbo(client).headers["Lowerbound-Version"] == "2")
+            assert_answered_by(elbo(client), bundle)
+    finally:
+        server.kill()
+
+
+@pytest.mark.slow
+def test_without_the_server_nothing_that_was_never_there_is_served(tmp_path: Path) -> None:
+    environment = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}", "AWS_ACCESS_KEY_ID": "nobody"}
+    command = [sys.executable, "-m", "service", "--models", "s3://bucket/models", "--model-cache", str(tmp_path)]
+    done = subprocess.run(
+        command,
+        env=os.environ | environment | {"AWS_SECRET_ACCESS_KEY": "nothing"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "lowerbound does not start: s3://bucket/models: cannot be reached: " in done.stderr
+
+
+def test_a_download_that_breaks_off_is_tried_again(s3: S3, bucket: Bucket, there: Path, tmp_path: Path) -> None:
+    bucket.upload(there, "models")
+    with Proxy(s3.port) as between, serving(bucket, tmp_path, s3.environment(between.port)) as client:
+        between.spoilt, between.most = b"weights.bin", 10_000
+        bucket.upload(DEFAULT_REPOSITORY / "digits" / "1", "models/digits/1")
+        until(lambda: models(client)["refused"])
+        assert "cannot be reached" in models(client)["refused"]["digits"]["1"]
+        assert models(client)["models"] == {NAME: [1]}
+        assert client.get("/health/ready").is_success
+        between.spoilt = None
+        until(lambda: models(client)["models"] == {NAME: [1], "digits": [1]})
+        assert models(client)["refused"] == {}
+
+
+def test_a_kill_in_the_midst_of_a_download_leaves_nothing_half(s3: S3, bucket: Bucket, tmp_path: Path) -> None:
+    bucket.upload(DEFAULT_REPOSITORY, "models")
+    cache = tmp_path / "cache"
+    command = [sys.executable, "-m", "service", "--models", bucket.url, "--model-cache", str(cache), "--port", "0"]
+    with Proxy(s3.port) as between, (tmp_path / "log").open("wb") as log:
+        between.spoilt, between.most, between.cuts = b"weights.bin", 150_000, False
+        process = subprocess.Popen(command, env=os.environ | s3.environment(between.port), stdout=log, stderr=log)
+        try:
+            until(lambda: [path for path in cache.glob("*/.sha256/.*") if path.stat().st_size])
+            time.sleep(1)
+        finally:
+            kill(process)
+    (half,) = cache.glob("*/.sha256/.*")
+    (folder,) = cache.iterdir()
+    assert 0 < half.stat().st_size < 248_320
+    assert versions(folder) == {}
+    whole = [path for path in (folder / ".sha256").iterdir() if path != half]
+    assert whole
+    assert all(hashlib.sha256(path.read_bytes()).hexdigest() == path.name for path in whole)
+    with serving(bucket, tmp_path, s3.environment()) as client:
+        assert models(client)["models"] == {"digits": [1]}
+        assert not half.exists()
+
+
+def test_a_bundle_is_written_with_its_manifest_last(tmp_path: Path, there: Path) -> None:
+    bundle = read_bundle(there / NAME / "1")
+    remote = Remote((tmp_path / "published").as_uri())
+    remote.try_to_write(NAME)
+    written = remote.write(bundle.manifest, bundle.files)
+    assert written == f"{(tmp_path / 'published').as_uri()}/{NAME}/1"
+    folder = tmp_path / "published" / NAME / "1"
+    assert read_bundle(folder).digest == bundle.digest
+    assert max(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns).name == MANIFEST
+    (folder / MANIFEST).unlink()
+    assert remote.taken(NAME) == [1]
+    with pytest.raises(BundleError, match="exists already"):
+        remote.write(bundle.manifest, bundle.files)
+    assert not (folder / MANIFEST).exists()

@@ -1,0 +1,242 @@
+"""Exported graphs compute what PyTorch computes, hold nothing random or local, and share one file of weights."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from service.bundle import WEIGHTS, Array, Graph
+from service.engine import OnnxEngine
+from service.scoring import noise
+from tests.training.kinds import KINDS, Kind, accepted
+from training.evaluation.bounds import compute
+from training.export.onnx import SHARED_FROM, TOLERANCE, ExportError, export_graphs, graph_inputs, graph_modules, verify
+from training.model import LIKELIHOODS, ModelRecipe
+from training.model.build import build
+
+L = 3
+BANK = noise.bank(0, 16, L)
+FIRST = {
+    "discretized_logistic": "colour levels",
+    "gaussian_shared": "continuous image",
+    "gaussian_optimal": "numbers",
+    "gaussian_heteroscedastic": "numbers",
+    "continuous_bernoulli": "continuous image",
+    "categorical": "grey levels",
+    "mixed_heteroscedastic": "mixed table",
+}
+"""Kinds of data to prefer to the first that a likelihood takes."""
+ARCHITECTURE = {
+    "discretized_logistic": "convolutional",
+    "bernoulli": "convolutional",
+    "mixed": "residual_mlp",
+    "mixed_student_t": "skip_mlp",
+}
+PRIOR = {"mixed_student_t": "mixture", "bernoulli": "mixture"}
+QUICK = {"mixed_student_t"}
+"""What is exported in every run of the tests; each likelihood takes half a minute."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A VAE with random weights, and its graphs."""
+
+    modules: dict[str, nn.Module]
+    kind: Kind
+    graphs: dict[str, Graph]
+    files: dict[str, bytes]
+
+    @property
+    def models(self) -> dict[str, onnx.ModelProto]:
+        return {name: onnx.load_from_string(self.files[f"{name}.onnx"]) for name in self.graphs}
+
+    def engine(self, files: Mapping[str, bytes] | None = None) -> OnnxEngine:
+        return OnnxEngine(self.graphs, self.files if files is None else files, "cpu")
+
+    def verify(self, engine: OnnxEngine) -> dict[str, float]:
+        return verify(self.modules, self.kind.data, engine, self.kind.rows[:40], BANK)
+
+
+EVERY = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in LIKELIHOODS]
+
+
+@pytest.fixture(scope="module", params=EVERY)
+def exported(request: pytest.FixtureRequest) -> Exported:
+    name = request.param
+    first = next(kind for likelihood, kind in accepted() if likelihood == name)
+    kind = KINDS[FIRST.get(name, first)]
+    recipe = ModelRecipe(
+        architecture=ARCHITECTURE.get(name, "gated_mlp"),
+        widths=(16, 16),
+        latent_size=L,
+        likelihood=name,
+        prior=PRIOR.get(name, "standard_normal"),
+        components=5,
+    )
+    vae = build(recipe, kind.data, kind.rows, seed=0).eval()
+    with torch.no_grad():  # Training moves what starts at zero.
+        for parameter in vae.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)), alpha=0.1)
+    modules = graph_modules(vae, kind.data, kind.rows)
+    return Exported(modules, kind, *export_graphs(modules, kind.data, L))
+
+
+def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from nodes(inner)
+
+
+def test_graphs_are_torch_and_rows_are_themselves_in_every_batch(exported: Exported) -> None:
+    errors = exported.verify(exported.engine())
+    assert errors.keys() == exported.graphs.keys()
+    assert max(errors.values()) < TOLERANCE
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("rows", "draws"), [(1, 1), (1, 16), (7, 1), (13, 5)])
+def test_graphs_at_several_sizes(exported: Exported, rows: int, draws: int) -> None:
+    engine = exported.engine()
+    x = exported.kind.rows[:rows]
+    z = np.random.default_rng(2).standard_normal((rows, L)).astype(np.float32)
+    for name, module in exported.modules.items():
+        by_row, shared = graph_inputs(name, x, BANK[:draws], z)
+        inputs = by_row | shared
+        answer = engine.run(name, inputs)
+        expected = module(*(torch.from_numpy(inputs[tensor.name]) for tensor in exported.graphs[name].inputs))
+        for tensor, values in zip(exported.graphs[name].outputs, expected, strict=True):
+            assert answer[tensor.name].dtype == tensor.dtype
+            np.testing.assert_allclose(
+                answer[tensor.name], values, rtol=1e-4, atol=1e-4, err_msg=f"{name} {tensor.name}"
+            )
+
+
+@pytest.mark.parametrize("draws", [16, 15, 3])
+def test_batches_do_not_change_a_bit(exported: Exported, draws: int) -> None:
+    engine, x, bank = exported.engine(), exported.kind.rows, BANK[:draws]
+    whole = engine.run("elbo", {"x": x, "noise": bank})
+    in_pieces = compute(engine, "elbo", {"x": x}, {"noise": bank}, draws=draws)
+    backwards = engine.run("elbo", {"x": x[::-1].copy(), "noise": bank})
+    for name, values in whole.items():
+        assert values.tobytes() == in_pieces[name].tobytes() == backwards[name][::-1].tobytes(), name
+    for i in range(9):
+        alone = engine.run("elbo", {"x": x[i : i + 1], "noise": bank})
+        assert {name: values[i] for name, values in whole.items()} == {
+            name: values[0] for name, values in alone.items()
+        }
+
+
+def test_files_are_valid_and_deterministic_graphs(exported: Exported, tmp_path: Path) -> None:
+    for name, content in exported.files.items():
+        (tmp_path / name).write_bytes(content)
+    for name, model in exported.models.items():
+        onnx.checker.check_model(tmp_path / f"{name}.onnx", full_check=True)
+        assert not model.functions
+        kinds = {node.op_type for node in nodes(model.graph)}
+        assert not {kind for kind in kinds if kind.startswith(("Random", "Multinomial", "Dropout", "Bernoulli"))}
+        # ONNX Runtime's Log, Softplus and Exp of float64 answer by position; the exporter spells them otherwise.
+        assert not kinds & {"Log", "Softplus", "BatchNormalization"}
+        doubles = {v.name for v in model.graph.value_info if v.type.tensor_type.elem_type == onnx.TensorProto.DOUBLE}
+        assert doubles or name in {"encoder", "decoder", "draw", "prior"}
+        assert not {n.op_type for n in nodes(model.graph) if n.output[0] in doubles} & {"Exp", "Sigmoid", "Tanh"}
+        assert {node.domain for node in nodes(model.graph)} <= {"", "ai.onnx"}
+        assert [tensor.name for tensor in model.graph.input] == [t.name for t in exported.graphs[name].inputs]
+        assert [tensor.name for tensor in model.graph.output] == [t.name for t in exported.graphs[name].outputs]
+
+
+def test_weights_are_stored_once(exported: Exported) -> None:
+    offsets: dict[bytes, int] = {}
+    weights, stored, uses = exported.files[WEIGHTS], 0, 0
+    for model in exported.models.values():
+        for tensor in model.graph.initializer:
+            if tensor.data_location != onnx.TensorProto.EXTERNAL:
+                assert onnx.numpy_helper.to_array(tensor).nbytes < SHARED_FROM
+                continue
+            place = {entry.key: entry.value for entry in tensor.external_data}
+            assert place["location"] == WEIGHTS
+            start = int(place["offset"])
+            raw = weights[start : start + int(place["length"])]
+            assert len(raw) == int(place["length"]) >= SHARED_FROM
+            assert offsets.setdefault(raw, start) == start
+            uses += 1
+    spans = sorted((start, start + len(raw)) for raw, start in offsets.items())
+    assert all(end <= start for (_, end), (start, _) in pairwise(spans))
+    stored = sum(end - start for start, end in spans)
+    assert len(weights) - stored < 64 * len(spans)
+    # The decoder's weights are in four graphs, the encoder's in three.
+    assert uses > 2 * len(spans)
+    large = {p.detach().numpy().tobytes() for p in exported.modules["elbo"].parameters() if p.nbytes >= SHARED_FROM}
+    transposed = {
+        p.detach().numpy().T.tobytes() for p in exported.modules["elbo"].parameters() if p.nbytes >= SHARED_FROM
+    }
+    assert len(offsets) >= len(large)
+    assert len(large - offsets.keys()) == len(transposed - offsets.keys()) or large <= offsets.keys() | transposed
+
+
+def test_nothing_of_this_machine_is_in_the_files(exported: Exported) -> None:
+    here = [str(Path(__file__).parents[3]), str(Path(torch.__file__).parents[1]), "site-packages", ".py", "Traceback"]
+    for name, content in exported.files.items():
+        if name.endswith(".onnx"):
+            assert not [text for text in here if text.encode() in content], name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("exported", ["mixed_student_t"], indirect=True)
+def test_exports_are_reproducible(exported: Exported) -> None:
+    assert export_graphs(exported.modules, exported.kind.data, L) == (exported.graphs, exported.files)
+
+
+@pytest.mark.parametrize("exported", ["mixed_student_t"], indirect=True)
+@pytest.mark.parametrize("graph", ["encoder", "decoder"])
+def test_verify_notices_a_changed_weight(exported: Exported, graph: str) -> None:
+    tensor = next(
+        tensor
+        for tensor in exported.models[graph].graph.initializer
+        if tensor.data_location == onnx.TensorProto.EXTERNAL and tensor.data_type == onnx.TensorProto.FLOAT
+    )
+    place = {entry.key: int(entry.value) for entry in tensor.external_data if entry.key != "location"}
+    weights = np.frombuffer(bytearray(exported.files[WEIGHTS]), np.uint8).copy()
+    span = weights[place["offset"] : place["offset"] + place["length"]].view(np.float32)
+    span += 0.05
+    engine = exported.engine(exported.files | {WEIGHTS: weights.tobytes()})
+    with pytest.raises(ExportError, match=r"\.onnx, .* differs from torch by up to"):
+        exported.verify(engine)
+
+
+class Drifting(OnnxEngine):
+    """An engine whose answers to the elbo graph depend, in the last bit, on a row's place in the batch."""
+
+    def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        answer = super().run(graph, inputs)
+        if graph == "elbo":
+            answer["kl"][1::2] = np.nextafter(answer["kl"][1::2], np.inf)
+        return answer
+
+
+@pytest.mark.parametrize("exported", ["mixed_student_t"], indirect=True)
+def test_verify_notices_answers_that_depend_on_the_place(exported: Exported) -> None:
+    engine = Drifting(exported.graphs, exported.files, "cpu")
+    with pytest.raises(ExportError, match=r"elbo\.onnx: kl of a row alone is not its kl among others"):
+        exported.verify(engine)
+
+
+class Truncating(OnnxEngine):
+    """An engine that loses the last draw from p(x|z)."""
+
+    def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        answer = super().run(graph, inputs)
+        return {name: values[:-1] for name, values in answer.items()} if graph == "draw" else answer
+
+
+@pytest.mark.parametrize("exported", ["mixed_student_t"], indirect=True)
+def test_verify_notices_other_shapes(exported: Exported) -> None:
+    with pytest.raises(ExportError, match=r"draw\.onnx, x, 1 rows, 1 draws: shape \(0, \d\) where torch has \(1, \d\)"):
+        exported.verify(Truncating(exported.graphs, exported.files, "cpu"))

@@ -1,0 +1,135 @@
+"""Typicality and the coarse error, held to their definitions; the default score, to what it is chosen for."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import mahalanobis
+from sklearn.covariance import ledoit_wolf
+
+from tests.training.kinds import KINDS
+from training.evaluation.corruptions import REARRANGEMENTS, rearrangements
+from training.evaluation.score_selection import choose, sensitivities
+from training.export.single_pass_scores import SIDES, OnePassScores
+from training.model import VAE, ModelRecipe
+from training.model.build import build
+
+L = 3
+
+
+def made(kind: str, likelihood: str, prior: str = "standard_normal") -> tuple[VAE, OnePassScores, Any]:
+    example = KINDS[kind]
+    recipe = ModelRecipe(widths=(6,), latent_size=L, likelihood=likelihood, prior=prior, components=4)
+    vae = build(recipe, example.data, example.rows, seed=3).eval()
+    return vae, OnePassScores(vae, example.data, example.rows[:60]), example.rows
+
+
+@pytest.mark.parametrize(
+    ("kind", "likelihood"), [("grey levels", "gaussian_shared"), ("colour levels", "gaussian_shared")]
+)
+@torch.no_grad()
+def test_the_coarse_error_is_its_definition(kind: str, likelihood: str) -> None:
+    vae, scores, rows = made(kind, likelihood)
+    found = scores(torch.from_numpy(rows[:5]))[1].numpy()
+    mean = vae.posterior(torch.from_numpy(rows[:5]))[0]
+    reconstruction = vae.likelihood.mean(vae.decoder(mean)).numpy().reshape(5, *rows.shape[1:])
+    for difference, value in zip(rows[:5] - reconstruction, found, strict=True):
+        residual = difference.reshape(*rows.shape[1:3], -1)
+        height, width, channels = residual.shape
+        squares = [
+            (residual[i : i + side, j : j + side, c].sum() / side) ** 2
+            for side in sorted({max(1, round(share * min(height, width))) for share in SIDES})
+            for i in range(height - side + 1)
+            for j in range(width - side + 1)
+            for c in range(channels)
+        ]
+        assert value == pytest.approx(math.sqrt(np.mean(squares)), rel=1e-5)
+
+
+@torch.no_grad()
+def test_the_coarse_error_of_noise_is_its_standard_deviation() -> None:
+    _, scores, _ = made("colour levels", "gaussian_shared")
+    rng = np.random.default_rng(0)
+    noise = torch.from_numpy(rng.normal(0, 7, (400, 105)))
+    assert scores._coarse_error(noise, torch.zeros(1)).square().mean().sqrt().item() == pytest.approx(7, rel=0.02)
+    # The same energy in one place, and not everywhere, is what it looks for.
+    block = np.zeros((7, 5, 3))
+    block[2:4, 1:3] = 7 * math.sqrt(105 / 12)
+    assert scores._coarse_error(torch.from_numpy(block.reshape(1, -1)), torch.zeros(1)).item() > 9
+
+
+@pytest.mark.parametrize(
+    ("kind", "likelihood", "prior"),
+    [
+        ("mixed table", "mixed", "mixture"),
+        ("numbers", "gaussian", "standard_normal"),
+        ("binary image", "bernoulli", "mixture"),
+    ],
+)
+@torch.no_grad()
+def test_typicality_is_the_distance_of_the_statistics(kind: str, likelihood: str, prior: str) -> None:
+    vae, scores, rows = made(kind, likelihood, prior)
+    x = torch.from_numpy(rows)
+    statistics = scores._statistics(x, scores._reconstruction(x)).numpy()
+    mean, log_variance = (tensor.double().numpy() for tensor in vae.posterior(x))
+    np.testing.assert_allclose(statistics[:, 1], np.linalg.norm(mean, axis=1), rtol=1e-6)
+    np.testing.assert_allclose(statistics[:, 2], np.linalg.norm(np.exp(0.5 * log_variance), axis=1), rtol=1e-6)
+    at_mean = vae.bounds_at(x, torch.zeros(1, L), *vae.posterior(x))
+    np.testing.assert_allclose(statistics[:, 3], at_mean.log_likelihood.numpy(), rtol=1e-6)
+    # With the mean as the one draw, the evidence is log p(x|μ) + log p(μ) − log q(μ).
+    np.testing.assert_allclose(statistics[:, 4], (at_mean.log_likelihood - at_mean.log_evidence).numpy(), rtol=1e-6)
+    centre, spread = statistics[:60].mean(0), statistics[:60].std(0)
+    standard = (statistics - centre) / spread
+    assert (spread > 1e-3 * np.abs(statistics[:60]).mean(0) + 1e-6).all()
+    shrunk, amount = ledoit_wolf(standard[:60])
+    assert amount < 0.5
+    expected = [mahalanobis(row, np.zeros(5), np.linalg.inv(shrunk)) ** 2 for row in standard]
+    np.testing.assert_allclose(scores(x)[0].numpy(), expected, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_missing_cells_differ_from_nothing() -> None:
+    _, scores, rows = made("numbers", "gaussian")
+    x = torch.from_numpy(np.full_like(rows[:2], np.nan))
+    statistics = scores._statistics(x, scores._reconstruction(x))
+    assert (statistics[:, 0] == 0.5 * math.log(1e-12)).all()
+    assert statistics.isfinite().all()
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, all_ in REARRANGEMENTS.items() for name in all_])
+def test_rearrangements_are_of_the_rows_own_values(kind: str, name: str) -> None:
+    shapes: list[tuple[int, ...]] = [(28, 28), (8, 8), (13, 10, 3)] if kind == "image" else [(5,), (20,)]
+    for shape in shapes:
+        x = np.random.default_rng(0).integers(0, 256, (20, *shape)).astype(np.float32)
+        once, again = (REARRANGEMENTS[kind][name](x, np.random.default_rng(1)) for _ in range(2))
+        assert once.shape == x.shape
+        assert once.dtype == x.dtype
+        np.testing.assert_array_equal(once, again)
+        assert all(not np.array_equal(before, after) for before, after in zip(x, once, strict=True))
+        assert np.isin(once, x).all()
+        if kind == "tabular":
+            assert all(np.isin(after, before).all() for before, after in zip(x.T, once.T, strict=True))
+
+
+def test_the_most_sensitive_score_is_chosen() -> None:
+    example = KINDS["numbers"]
+    rng = np.random.default_rng(0)
+    first = rng.standard_normal(400)
+    rows = np.stack([first, first + 0.1 * rng.standard_normal(400), first + 0.1 * rng.standard_normal(400)], 1)
+
+    def score(x: Any) -> dict[str, Any]:
+        return {"blind": np.zeros(len(x)), "seeing": np.ptp(x, axis=1), "wrong": -np.ptp(x, axis=1)}
+
+    found = sensitivities(score, example.data, rows, seed=0)
+    assert found["blind"] == 0.5
+    assert found["seeing"] > 0.9
+    assert found["wrong"] == pytest.approx(1 - found["seeing"])
+    assert choose(found, len(rows)) == "seeing"
+    assert choose({"first": 0.7, "second": 0.7}, 100) == "first"
+    # A standard error of 100 rows is 0.046 at the most, of 10,000 rows 0.0102.
+    assert choose({"first": 0.7, "second": 0.73}, 100) == "first"
+    assert choose({"first": 0.7, "second": 0.73}, 10_000) == "second"
+    assert sensitivities(score, example.data, rows, seed=0) == found
+    assert rearrangements(example.data) is REARRANGEMENTS["tabular"]

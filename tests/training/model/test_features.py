@@ -1,0 +1,77 @@
+"""What the encoder sees of raw data."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from service.bundle import CategoricalColumn, ImageInput, NumericColumn, TabularInput
+from training.model.features import CLIP, ImageFeatures, TableFeatures, moments
+
+NAN = math.nan
+COLUMNS = TabularInput(
+    columns=(
+        CategoricalColumn(name="c", categories=("x", "y", "z")),
+        NumericColumn(name="a"),
+        CategoricalColumn(name="d", categories=(False, True)),
+        NumericColumn(name="b"),
+    )
+)
+ROWS = np.array([[0.0, 10, 0, 5], [1, 30, 1, 5], [2, NAN, 0, 5], [NAN, 20, 1, 5]])
+
+
+def test_table() -> None:
+    features = TableFeatures(COLUMNS, ROWS)
+    assert features.num_features == 2 + 3 + 2 + 2
+    deviation = np.std([10, 30, 20])
+    x = np.array([[2, 20 + deviation, 1, 5], [NAN, NAN, NAN, NAN], [0, 20 - 2 * deviation, 0, 7]])
+    seen = features(torch.from_numpy(x))
+    assert seen.dtype == torch.float32
+    # a, b | c one-hot | d one-hot | c missing, a missing: only columns that missed cells in training say so.
+    expected = [
+        [1, 0, 0, 0, 1, 0, 1, 0, 0],
+        [0, 0, 0, 0, 0, 0, 0, 1, 1],
+        [-2, 2, 1, 0, 0, 1, 0, 0, 0],
+    ]
+    np.testing.assert_allclose(seen, expected, atol=1e-6)
+
+
+def test_training_rows_are_standardised() -> None:
+    data = TabularInput(columns=(NumericColumn(name="a"), NumericColumn(name="b")))
+    rows = np.random.default_rng(0).normal([1e6, -3e-5], [2.0, 1e-7], (500, 2))
+    seen = TableFeatures(data, rows)(torch.from_numpy(rows)).double()
+    np.testing.assert_allclose(seen.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(seen.std(0, correction=0), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(("value", "seen"), [(1e300, CLIP), (-1e300, -CLIP), (math.inf, CLIP), (NAN, 0.0)])
+def test_outliers_are_clipped(value: float, seen: float) -> None:
+    data = TabularInput(columns=(NumericColumn(name="a"),))
+    features = TableFeatures(data, np.array([[0.0], [1.0]]))
+    assert features(torch.tensor([[value]], dtype=torch.float64)).item() == seen
+
+
+def test_constant_and_half_empty_columns() -> None:
+    mean, deviation = moments(np.array([[3.0, 1], [3, NAN], [3, 5], [3, NAN]]))
+    assert mean.dtype == deviation.dtype == torch.float64
+    assert mean.tolist() == [3, 3]
+    assert deviation.tolist() == [1, 2]
+
+
+def test_only_categories() -> None:
+    data = TabularInput(columns=(COLUMNS.columns[0],))
+    features = TableFeatures(data, np.array([[0.0], [1.0]]))
+    assert features(torch.tensor([[1.0], [NAN]], dtype=torch.float64)).tolist() == [[0, 1, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize(("dtype", "low", "high"), [("uint8", 0, 255), ("uint8", 3, 19), ("float32", -1, 3)])
+def test_images_go_from_black_to_white(dtype: str, low: float, high: float) -> None:
+    data = ImageInput.model_validate({"shape": (1, 2, 3), "dtype": dtype, "low": low, "high": high})
+    features = ImageFeatures(data)
+    assert features.num_features == 6
+    x = np.array([low, high, (low + high) // 2, low, high, low], dtype).reshape(1, 1, 2, 3)
+    seen = features(torch.from_numpy(x))
+    assert seen.dtype == torch.float32
+    middle = ((low + high) // 2 - low) / (high - low)
+    np.testing.assert_allclose(seen, [[0, 1, middle, 0, 1, 0]], rtol=1e-6)

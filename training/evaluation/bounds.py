@@ -1,0 +1,138 @@
+"""Bounds of many rows, computed by the service's own engine from the exported graphs.
+
+This module must not know about torch: what is measured is what will be served.
+"""
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from service.bundle import BOUNDS, Array
+from service.engine import Engine
+from service.scoring import ROUNDS, Ascent, Counterfactuals
+
+ROW_DRAWS = {"cpu": 512, "cuda": 2**13, "tensorrt": 2**13}
+"""Rows × draws in one engine call, by device; on the CPU as the service's batches."""
+
+
+def compute(
+    engine: Engine,
+    graph: str,
+    rows: Mapping[str, Array],
+    shared: Mapping[str, Array],
+    draws: int = 1,
+    label: str | None = None,
+) -> dict[str, Array]:
+    """Every output of a graph for any number of rows, in batches, under a progress bar.
+
+    Batches are computed on all cores, on a GPU two at a time: each has its intermediate results in the GPU's memory.
+    """
+    size = max(1, ROW_DRAWS[engine.device] // draws)
+    total = len(next(iter(rows.values())))
+    batches = [{name: array[i : i + size] for name, array in rows.items()} for i in range(0, total, size)]
+    pool = ThreadPoolExecutor(os.cpu_count() if engine.device == "cpu" else 2)
+    try:
+        running = pool.map(lambda batch: engine.run(graph, {**batch, **shared}), batches)
+        answers = list(track(running, label or graph, len(batches), console=Console(stderr=True), transient=True))
+    finally:
+        pool.shutdown(cancel_futures=True)  # Whoever interrupts does not wait for batches that have not begun.
+    return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
+
+
+def bounds(engine: Engine, x: Array, bank: Array) -> dict[str, Array]:
+    """The bounds of rows x under the noise bank (K, L), as `/elbo` answers them."""
+    return compute(engine, "elbo", {"x": x}, {"noise": bank}, len(bank))
+
+
+def refined(engine: Engine, x: Array, bank: Array, steps: int, amortised: Mapping[str, Array]) -> dict[str, Array]:
+    """The bounds of rows x after so many steps of refinement, and their regret, as `/elbo?refine=` answers them.
+
+    Args:
+        engine: Runs the bundle's graphs.
+        x: Rows, (batch, *shape).
+        bank: Noise, (K, L).
+        steps: T.
+        amortised: The rows' bounds as `bounds` has them.
+    """
+    ascent = Ascent(compute(engine, "encoder", {"x": x}, {}), amortised)
+    for _ in range(steps + 1):
+        ascent.take(compute(engine, "refine", {"x": x, **ascent.state}, {"noise": bank}, len(bank)))
+    return ascent.bounds
+
+
+def surprise(engine: Engine, x: Array, bank: Array, elbo: Array) -> dict[str, Array]:
+    """`feature_surprise` and `feature_expected` of a table's rows x, (batch, D), as `/elbo?explain=true` answers them.
+
+    Args:
+        engine: Runs the bundle's graphs.
+        x: Rows, (batch, D).
+        bank: Noise, (K, L).
+        elbo: Of the rows, (batch,).
+    """
+    surprises, expected = [], []
+    for cells in Counterfactuals.of(x, ROW_DRAWS[engine.device]):
+        for _ in range(ROUNDS):
+            z = compute(engine, "encoder", {"x": cells.rows}, {})["mean"]
+            cells.fill(compute(engine, "decoder", {"z": z}, {})["x_mean"])
+        surprises.append(cells.surprise(elbo, bounds(engine, cells.rows, bank)["elbo"]))
+        expected.append(cells.expected)
+    return {"feature_surprise": np.concatenate(surprises, 1), "feature_expected": np.concatenate(expected, 1)}
+
+
+def score_columns(engine: Engine, graphs: Iterable[str], x: Array, bank: Array, refine: int) -> dict[str, Array]:
+    """Everything about rows x that scores are made of, each (batch,); see `service.scoring.conformal.scores`.
+
+    A row too far from all data for a finite bound has bounds that are no numbers, and no regret.
+
+    Args:
+        engine: Runs the bundle's graphs.
+        graphs: The bundle's graphs.
+        x: Rows, (batch, *shape).
+        bank: Noise, (K, L).
+        refine: Steps of refinement of the regret; without it for 0.
+    """
+    columns = bounds(engine, x, bank)
+    if "scores" in graphs:
+        columns |= compute(engine, "scores", {"x": x}, {})
+    if refine:
+        finite = np.isfinite(columns["elbo"]) & np.isfinite(columns["log_evidence"])
+        columns["regret"] = np.full(len(x), np.nan)
+        amortised = {name: columns[name][finite] for name in BOUNDS}
+        columns["regret"][finite] = refined(engine, x[finite], bank, refine, amortised)["regret"]
+    return columns
+
+
+def log_evidence(engine: Engine, x: Array, bank: Array, chunk: int = 500) -> Array:
+    """Log p(x) of rows by importance sampling with the encoder's posterior as proposal (Burda et al. 2016, eq. 8).
+
+    The draws are streamed in chunks, and combined in the order of the bank:
+    log 1/S Σ_k w_k = log Σ_chunks exp(log_evidence + log K) − log S, with K the draws of a chunk.
+
+    Args:
+        engine: Runs the bundle's graphs.
+        x: Rows, (N, *shape).
+        bank: Noise, (S, L).
+        chunk: Most draws in memory at once.
+
+    Returns:
+        Nats, (N,), float64: a lower bound in expectation, which rises to log p(x) with S.
+    """
+    total = np.full(len(x), -math.inf)
+    for start in range(0, len(bank), chunk):
+        part = bank[start : start + chunk]
+        label = f"draws {start + 1:,} to {start + len(part):,} of {len(bank):,}"
+        answer = compute(engine, "elbo", {"x": x}, {"noise": part}, len(part), label)
+        total = np.logaddexp(total, answer["log_evidence"] + math.log(len(part)))
+    return total - math.log(len(bank))
+
+
+def held_out_metrics(held_out: Mapping[str, Array]) -> dict[str, float]:
+    """Means of the bounds over held-out rows, in nats per row, and the standard error of the mean ELBO."""
+    means = {f"test_{name}": float(np.mean(held_out[name])) for name in BOUNDS if np.all(np.isfinite(held_out[name]))}
+    spread = float(np.std(held_out["elbo"], ddof=1) / np.sqrt(len(held_out["elbo"])))
+    return means | {"test_elbo_standard_error_of_mean": spread}

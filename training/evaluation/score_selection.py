@@ -1,0 +1,51 @@
+"""Which score a bundle answers by default: the one that best tells held-out rows from rearrangements of others.
+
+No label and no foreign data takes part.
+
+This module must not know how a score is computed.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from service.bundle import Array, ImageInput, TabularInput
+from training.evaluation.corruptions import rearrangements
+from training.evaluation.detection import detection_figures
+
+MOST_ROWS = 2000
+"""Held-out rows that take part."""
+
+
+def sensitivities(
+    score: Callable[[Array], Mapping[str, Array]], data: ImageInput | TabularInput, held_out: Array, seed: int
+) -> dict[str, float]:
+    """How well each score tells rows from rearranged ones: its AUROC, averaged over the rearrangements.
+
+    Args:
+        score: Rows (N, *shape) → scores by name, each (N,), larger for the stranger.
+        data: What kind of data.
+        held_out: Normal rows that neither train nor calibrate, raw, (N, *shape), at least 2.
+        seed: Of the rearrangements.
+    """
+    rng = np.random.default_rng(seed)
+    normal = held_out[rng.permutation(len(held_out))[:MOST_ROWS]]
+    kept = score(normal)
+    rearranged = [score(rearrange(normal, rng)) for rearrange in rearrangements(data).values()]
+    anomalous = np.repeat([False, True], len(normal))
+
+    def auroc(name: str, changed: Mapping[str, Array]) -> float:
+        return detection_figures(np.concatenate([kept[name], changed[name]]), anomalous)["auroc"]
+
+    return {name: float(np.mean([auroc(name, changed) for changed in rearranged])) for name in kept}
+
+
+def choose(sensitivity: Mapping[str, float], rows: int) -> str:
+    """The first score that no other beats by more than chance may: the bounds come first, and few rows say little.
+
+    An AUROC of A, of `rows` rows on each side, has a standard error of at most √(A(1 − A)/rows) (Bamber 1975).
+    """
+    best = max(sensitivity.values())
+    margin = math.sqrt(best * (1 - best) / min(rows, MOST_ROWS))
+    return next(name for name, auroc in sensitivity.items() if auroc >= best - margin)

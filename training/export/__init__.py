@@ -1,0 +1,1 @@
+"""From a trained VAE to ONNX graphs."""

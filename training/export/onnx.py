@@ -1,0 +1,269 @@
+"""From a trained VAE to a bundle: ONNX graphs, shared weights, and the proof that they compute what torch computes.
+
+This module must not know about the training loop or about HTTP.
+"""
+
+import logging
+import warnings
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto
+from torch import Tensor, nn
+
+from service.bundle import WEIGHTS, Array, Graph, ImageInput, TabularInput
+from service.bundle.manifest import signature
+from service.engine import RELATIVE_TOLERANCE, Engine
+from service.errors import LowerboundError
+from service.scoring import first_state, noise
+from training.export.batch_invariance import make_position_invariant
+from training.export.refinement import Refinement, traced
+from training.export.single_pass_scores import OnePassScores
+from training.model import VAE
+
+OPSET = 23
+TOLERANCE = 1e-3
+"""Nats by which a graph may differ from torch, beside `RELATIVE_TOLERANCE` of the value."""
+
+SHARED_FROM = 256
+"""Bytes from which a tensor is kept in the shared weights file instead of in the graph."""
+
+_ALIGNMENT = 64
+_SIZES = {"batch": 10_007, "draws": 10_009}
+"""Of the examples that are traced, without being computed: unlike any size of a model."""
+
+
+class ExportError(LowerboundError):
+    """A graph that does not compute what torch computes. The message names the graph, the output and the error."""
+
+
+class _Graph(nn.Module):
+    """A function of the VAE as a module that `torch.onnx.export` takes."""
+
+    def __init__(self, vae: VAE, function: Callable[..., tuple[Tensor, ...]]) -> None:
+        super().__init__()
+        self.vae = vae
+        self.function = function
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return self.function(*inputs)
+
+
+def graph_modules(vae: VAE, data: ImageInput | TabularInput, normal: Array) -> dict[str, nn.Module]:
+    """Every graph of the contract as a torch module with the contract's inputs and outputs, in order.
+
+    Args:
+        vae: Trained.
+        data: What kind of data.
+        normal: Held-out rows that neither train nor calibrate, raw, which say what is typical.
+    """
+
+    def in_data_units(values: Tensor) -> Tensor:
+        return values.unflatten(-1, data.shape).to(torch.float64 if data.kind == "tabular" else torch.float32)
+
+    def decoder(z: Tensor) -> tuple[Tensor, ...]:
+        return (in_data_units(vae.likelihood.mean(vae.decoder(z))),)
+
+    def explain(x: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        features, latents = vae.explanation(x, noise)
+        return features.unflatten(-1, data.shape), latents
+
+    def draw(z: Tensor, normal: Tensor, uniform: Tensor) -> tuple[Tensor, ...]:
+        return (in_data_units(vae.likelihood.sample(vae.decoder(z), normal, uniform)),)
+
+    def prior(normal: Tensor, uniform: Tensor) -> tuple[Tensor, ...]:
+        return (vae.prior.sample(normal, uniform),)
+
+    functions: dict[str, Callable[..., tuple[Tensor, ...]]] = {
+        "encoder": vae.posterior,
+        "decoder": decoder,
+        "elbo": vae.bounds,
+        "explain": explain,
+        "draw": draw,
+        "prior": prior,
+    }
+    graphs: dict[str, nn.Module] = {name: _Graph(vae, function) for name, function in functions.items()}
+    graphs |= {"refine": Refinement(vae), "scores": OnePassScores(vae.eval(), data, normal)}
+    return {name: module.eval() for name, module in graphs.items()}
+
+
+def to_onnx(module: nn.Module, graph: Graph) -> onnx.ModelProto:
+    """Export a module with these inputs and outputs; sizes given by name may vary at run time."""
+    dynamic = {name: torch.export.Dim(name, max=2**24) for name in _SIZES}
+    example = tuple(
+        torch.zeros(1, dtype=getattr(torch, tensor.dtype)).expand(
+            [_SIZES[s] if isinstance(s, str) else s for s in tensor.shape]
+        )
+        for tensor in graph.inputs
+    )
+    if isinstance(module, Refinement):
+        module = traced(module, example)
+    shapes = tuple(
+        {i: dynamic[size] for i, size in enumerate(tensor.shape) if isinstance(size, str)} for tensor in graph.inputs
+    )
+    with warnings.catch_warnings():
+        # The exporter warns of its own use of PyTorch, and that "batch" is the name of more than one axis.
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module,
+            example,
+            dynamo=True,
+            verbose=False,
+            opset_version=OPSET,
+            dynamic_shapes=(shapes,) if isinstance(module, _Graph) else shapes,
+            external_data=False,
+        )
+    if program is None:
+        raise ExportError("torch.onnx.export gave nothing")
+    model = program.model_proto
+    _name_values(model, graph)
+    make_position_invariant(model)
+    for node in model.graph.node:
+        node.ClearField("metadata_props")  # Python tracebacks with the machine's paths.
+    del model.metadata_props[:]
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _name_values(model: onnx.ModelProto, graph: Graph) -> None:
+    """Give inputs and outputs the contract's names, and all between them names that are none of the contract's."""
+    ends = [(value.name, tensor.name) for value, tensor in zip(model.graph.input, graph.inputs, strict=True)]
+    ends += [(value.name, tensor.name) for value, tensor in zip(model.graph.output, graph.outputs, strict=True)]
+    names = dict(ends) | {"": ""}
+
+    def renamed(name: str) -> str:
+        return names.get(name, f"inner_{name}")
+
+    for node in model.graph.node:
+        node.input[:] = map(renamed, node.input)
+        node.output[:] = map(renamed, node.output)
+    for named in (*model.graph.input, *model.graph.output, *model.graph.initializer, *model.graph.value_info):
+        named.name = renamed(named.name)
+
+
+def share_weights(models: Mapping[str, onnx.ModelProto]) -> dict[str, bytes]:
+    """The bundle's graph files and the one file of weights that they share; equal tensors are stored once."""
+    weights = bytearray()
+    offsets: dict[bytes, int] = {}
+    for model in models.values():
+        for tensor in model.graph.initializer:
+            raw = tensor.raw_data
+            if len(raw) < SHARED_FROM:
+                continue
+            if raw not in offsets:
+                weights.extend(bytes(-len(weights) % _ALIGNMENT))
+                offsets[raw] = len(weights)
+                weights.extend(raw)
+            tensor.ClearField("raw_data")
+            tensor.data_location = TensorProto.EXTERNAL
+            for key, value in (("location", WEIGHTS), ("offset", offsets[raw]), ("length", len(raw))):
+                tensor.external_data.add(key=key, value=str(value))
+    files = {f"{name}.onnx": model.SerializeToString(deterministic=True) for name, model in models.items()}
+    return files | ({WEIGHTS: bytes(weights)} if weights else {})
+
+
+def export_graphs(
+    modules: Mapping[str, nn.Module], data: ImageInput | TabularInput, latent_size: int
+) -> tuple[dict[str, Graph], dict[str, bytes]]:
+    """The signature of every module that `graph_modules` gave, and the files that compute it."""
+    # The exporter logs which optional packages it does without.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    graphs = {name: signature(name, data, latent_size) for name in modules}
+    return graphs, share_weights({name: to_onnx(module, graphs[name]) for name, module in modules.items()})
+
+
+def graph_inputs(
+    graph: str, x: Array, bank: Array, latents: Array, seed: int = 0
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """What a graph of the contract is fed: inputs with an entry per row, and inputs shared by all rows.
+
+    Args:
+        graph: Its name.
+        x: Raw rows, (batch, *shape).
+        bank: Noise of the bounds, (K, L).
+        latents: A z for each row, (batch, L).
+        seed: Of the noise that draws from p(x|z).
+    """
+    match graph:
+        case "encoder" | "scores":
+            return {"x": x}, {}
+        case "decoder":
+            return {"z": latents}, {}
+        case "draw":
+            shape = (len(x), x[0].size)
+            return {
+                "z": latents,
+                "normal": noise.standard_normal(seed, shape),
+                "uniform": noise.uniform(seed, shape),
+            }, {}
+        case "prior":
+            return {
+                "normal": noise.standard_normal(seed, latents.shape),
+                "uniform": noise.uniform(seed, (len(x), 1)),
+            }, {}
+        case "refine":
+            state = first_state({"mean": latents, "log_variance": np.zeros_like(latents)})
+            return {"x": x, **state}, {"noise": bank}
+        case _:
+            return {"x": x}, {"noise": bank}
+
+
+def verify(
+    modules: Mapping[str, nn.Module], data: ImageInput | TabularInput, engine: Engine, x: Array, bank: Array
+) -> dict[str, float]:
+    """Hold every graph to torch, and every row's answer to itself in other batches.
+
+    Args:
+        modules: The originals, as `graph_modules` gave them.
+        data: What kind of data.
+        engine: Runs the exported graphs on the CPU.
+        x: Held-out rows, at least 2.
+        bank: Noise, (K, L).
+
+    Returns:
+        For each graph the largest difference from torch over its outputs, in their units.
+
+    Raises:
+        ExportError: A difference exceeds `TOLERANCE` + `RELATIVE_TOLERANCE` of the value, or a row's answer depends on
+            the rows beside it.
+    """
+    largest: dict[str, float] = {}
+    with torch.no_grad():
+        latents = modules["encoder"](torch.from_numpy(x))[0].numpy()
+        for name, module in modules.items():
+            order = [tensor.name for tensor in signature(name, data, latents.shape[1]).inputs]
+            for rows, draws in ((1, 1), (2, 3), (len(x), len(bank))):
+                by_row, shared = graph_inputs(name, x[:rows], bank[:draws], latents[:rows])
+                inputs = by_row | shared
+                answer = engine.run(name, inputs)
+                expected = module(*(torch.from_numpy(inputs[tensor]) for tensor in order))
+                for (output, values), original in zip(answer.items(), expected, strict=True):
+                    error = _largest_error(
+                        values, original.numpy(), f"{name}.onnx, {output}, {rows} rows, {draws} draws"
+                    )
+                    largest[name] = max(largest.get(name, 0.0), error)
+            for draws in (1, 3, len(bank)):
+                _compare_with_itself(name, engine, *graph_inputs(name, x, bank[:draws], latents))
+    return largest
+
+
+def _compare_with_itself(graph: str, engine: Engine, by_row: dict[str, Array], shared: dict[str, Array]) -> None:
+    together = engine.run(graph, by_row | shared)
+    for i in range(len(next(iter(by_row.values())))):
+        alone = engine.run(graph, {name: array[i : i + 1].copy() for name, array in by_row.items()} | shared)
+        for output, values in alone.items():
+            if values[0].tobytes() != together[output][i].tobytes():
+                raise ExportError(f"{graph}.onnx: {output} of a row alone is not its {output} among others")
+
+
+def _largest_error(values: Array, expected: Array, where: str) -> float:
+    if values.shape != expected.shape:
+        raise ExportError(f"{where}: shape {values.shape} where torch has {expected.shape}")
+    # Where torch has no number (the standard error of one draw), the graph must have none either.
+    same = (np.isnan(values) & np.isnan(expected)) | (values == expected)
+    error = np.where(same, 0.0, np.abs(values - expected))
+    if not np.all(error <= TOLERANCE + RELATIVE_TOLERANCE * np.abs(np.nan_to_num(expected))):
+        raise ExportError(f"{where}: differs from torch by up to {np.max(error):.3g}")
+    return float(error.max(initial=0.0))

@@ -1,0 +1,117 @@
+"""Scores beside the bound that one pass through the networks gives: typicality, and for images the coarse error.
+
+Both look at the posterior's mean alone, so they need no noise, and are the same under any seed and number of draws.
+
+This module must not know about files or calibration.
+"""
+
+import numpy as np
+import torch
+from sklearn.covariance import LedoitWolf
+from torch import Tensor, nn
+
+from service.bundle import Array, ImageInput, TabularInput
+from training.model import VAE
+from training.model.vae import log_normal
+
+SIDES = (1 / 9, 1 / 6, 1 / 4, 1 / 3)
+"""Of the coarse error's windows, as shares of the picture's shorter side: from a strap to a sleeve."""
+
+_ROWS = 256
+"""That are computed at once when the judge is fitted."""
+
+
+class OnePassScores(nn.Module):
+    """The graph `scores`.
+
+    Args:
+        vae: Trained.
+        data: What kind of data.
+        normal: Held-out normal rows that neither train nor calibrate, (N, *shape), raw: what is typical.
+    """
+
+    location: Tensor
+    precision: Tensor
+
+    def __init__(self, vae: VAE, data: ImageInput | TabularInput, normal: Array) -> None:
+        super().__init__()
+        self.vae = vae
+        self.shape = (*data.shape, 1)[:3] if isinstance(data, ImageInput) else None
+        with torch.no_grad():
+            batches = torch.from_numpy(np.ascontiguousarray(normal)).split(_ROWS)
+            statistics = torch.cat([self._statistics(x, self._reconstruction(x)) for x in batches])
+        # A statistic that hardly varies says little, rather than everything; few rows say little of correlations.
+        spread = torch.maximum(statistics.std(0, correction=0), 1e-3 * statistics.abs().mean(0) + 1e-6)
+        shrunk = LedoitWolf().fit(((statistics - statistics.mean(0)) / spread).numpy())
+        self.register_buffer("location", statistics.mean(0))
+        self.register_buffer("precision", torch.from_numpy(shrunk.precision_) / torch.outer(spread, spread))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """`typicality` and, of images, `coarse_error` of x (B, *shape): each (B,), float64, larger for the stranger."""
+        reconstruction = self._reconstruction(x)
+        typicality = self._typicality(self._statistics(x, reconstruction))
+        if self.shape is None:
+            return (typicality,)
+        return typicality, self._coarse_error(x, reconstruction)
+
+    def _reconstruction(self, x: Tensor) -> Tensor:
+        """E[x|z = μ(x)], in data units, (B, D)."""
+        return self.vae.likelihood.mean(self.vae.decoder(self.vae.posterior(x)[0]))
+
+    def _statistics(self, x: Tensor, reconstruction: Tensor) -> Tensor:
+        """What a pass leaves behind: log ‖x − x̂‖, ‖μ‖, ‖σ‖, log p(x|z = μ) and log q(μ) − log p(μ), (B, 5), float64.
+
+        After the likelihood path of Cai et al. 2024; the difference is one of what the encoder sees, so that numbers,
+        categories and pixels can be added up.
+        """
+        mean, log_variance = self.vae.posterior(x)
+        seen = reconstruction.unflatten(1, x.shape[1:])
+        if self.shape is None:
+            seen = torch.where(x.isnan(), x, seen)  # What is missing differs from nothing.
+        difference = (self.vae.features(x) - self.vae.features(seen)).double()
+        z, log_variance = mean.double()[:, None], log_variance.double()
+        centre = torch.zeros_like(mean[:1].double())
+        ratio = (log_normal(centre, log_variance) - self.vae.prior.latent_log_prob(z)).sum((1, 2))
+        return torch.stack(
+            [
+                0.5 * torch.log((difference * difference).sum(1) + 1e-12),
+                torch.sqrt((mean.double() * mean.double()).sum(1)),
+                torch.sqrt(torch.exp(log_variance).sum(1)),
+                self.vae.feature_log_likelihood(x, mean[:, None])[:, 0].double().sum(1),
+                ratio,
+            ],
+            1,
+        )
+
+    def _typicality(self, statistics: Tensor) -> Tensor:
+        """The squared Mahalanobis distance of the statistics from those of the normal rows (Ledoit and Wolf 2004).
+
+        A row may be strange for too good a fit as well as for too bad a one (Nalisnick et al. 2019; Morningstar et al.
+        2021, "Density of states estimation").
+        """
+        centred = statistics - self.location
+        return (centred[:, :, None] * centred[:, None, :] * self.precision).flatten(1).sum(1)
+
+    def _coarse_error(self, x: Tensor, reconstruction: Tensor) -> Tensor:
+        """The misfit seen from afar: pictures are compared window by window, not pixel by pixel, in data units.
+
+        Root mean square, over all square windows of four sizes, of the residual's sum over the root of the window's
+        area. Independent noise averages out within a window; a sleeve where none was expected does not. Under a
+        Gaussian with one σ it is, up to constants, the mean log-likelihood ratio of "brighter or darker here than
+        E[x|z]" against "not so" (scan statistics: Kulldorff 1997; averaged over windows: Chan and Walther 2013).
+        """
+        assert self.shape is not None  # noqa: S101 - of images only
+        residual = (x.flatten(1) - reconstruction).float().unflatten(1, self.shape).permute(0, 3, 1, 2)
+        height, width, _ = self.shape
+        sides = sorted({max(1, round(share * min(height, width))) for share in SIDES})
+        # Sums over windows as products with banded matrices, which takes a tenth of what pooling does.
+        windows = [stretches(height, side) @ residual @ stretches(width, side).T / side for side in sides]
+        squares = torch.cat([window.flatten(1) for window in windows], 1).double()
+        return torch.sqrt((squares * squares).mean(1))
+
+
+def stretches(size: int, length: int) -> Tensor:
+    """The matrix, (size − length + 1, size), that adds up every stretch of so many neighbours."""
+    start = torch.arange(size - length + 1)[:, None]
+    place = torch.arange(size)
+    return ((start <= place) & (place < start + length)).float()

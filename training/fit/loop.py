@@ -1,0 +1,269 @@
+"""The training loop.
+
+Every random number of an epoch comes from a generator seeded by (seed, epoch), and an epoch is taken up only from its
+start: a run that was killed and resumed therefore ends with the very numbers of one that was not.
+
+This module must not know about recipes' other sections, data files or ONNX.
+"""
+
+import contextlib
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, fields
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from training.fit.diagnostics import Diagnostics, diagnose
+from training.fit.options import FitRecipe
+from training.fit.progress import Display
+from training.fit.rows import TrainingRows, take
+from training.fit.step import Step
+from training.model import VAE
+from training.model.vae import log_normal
+
+BEST = "best.safetensors"
+METRICS = "metrics.csv"
+FEWEST_STEPS, MOST_STEPS = 25, 3000
+"""Between two looks at the held-out bound, where a recipe counts steps."""
+
+RESIDENT = 2 * 2**30
+"""Bytes of rows that a device's memory has room for beside the training; of more, each batch is copied."""
+
+DIAGNOSED = 2000
+"""Held-out rows that the diagnostics look at; beyond them they take longer than the epoch."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch came to: means over its rows, nats per row."""
+
+    epoch: int
+    seconds: float
+    kl_weight: float
+    loss: float
+    log_likelihood: float
+    kl: float
+    held_out_elbo: float
+    held_out_log_likelihood: float
+    held_out_kl: float
+    held_out_log_evidence: float
+    active_units: int
+    mutual_information: float
+    marginal_kl: float
+
+    def shown(self) -> dict[str, float]:
+        """The figures worth a place on one line."""
+        return {
+            "loss": self.loss,
+            "log-likelihood": self.log_likelihood,
+            "KL": self.kl,
+            "held-out ELBO": self.held_out_elbo,
+            "active units": self.active_units,
+            "I(x; z)": self.mutual_information,
+            "seconds": self.seconds,
+        }
+
+
+@dataclass
+class Progress:
+    """Where a run stands; kept beside each checkpoint."""
+
+    recipe: FitRecipe
+    history: list[Epoch] = field(default_factory=list)
+
+    @property
+    def best(self) -> Epoch | None:
+        """The epoch of the highest held-out bound: of the ELBO or, where that was the objective, of the evidence."""
+        return max(self.history, key=self._bound, default=None)
+
+    @property
+    def finished(self) -> bool:
+        """All epochs are done, or the held-out bound has not risen for `patience` of them."""
+        done = len(self.history)
+        return done >= self.recipe.epochs or (self.best is not None and done - self.best.epoch >= self.recipe.patience)
+
+    def _bound(self, epoch: Epoch) -> float:
+        return epoch.held_out_elbo if self.recipe.objective == "elbo" else epoch.held_out_log_evidence
+
+
+def fit(vae: VAE, train: TrainingRows, held_out: Tensor, bank: Tensor, recipe: FitRecipe, run: Path) -> list[Epoch]:
+    """Train until the held-out bound stops rising, and leave the best weights in `vae`.
+
+    Continues where the checkpoint in `run` stands, if there is one.
+
+    Args:
+        vae: Trained in place.
+        train: Raw training rows, (N, *shape), or where they are read or what they are drawn from at each epoch.
+        held_out: Raw rows that decide when to stop and which epoch was best.
+        bank: Noise of the held-out bound, (K, L).
+        recipe: How to train.
+        run: Folder for checkpoints, `metrics.csv`, TensorBoard's files and `best.safetensors`.
+
+    Returns:
+        Every epoch's figures.
+    """
+    accelerator = _accelerator(recipe, run)
+    if train.nbytes + held_out.nbytes <= RESIDENT:
+        train, held_out = train.to(accelerator.device), held_out.to(accelerator.device)
+    take_step = Step(vae, recipe, accelerator)
+    steps = math.ceil(len(train) / recipe.batch_size)
+    if recipe.steps:
+        # Few rows are passed over several times between two looks at the held-out bound, which would else take longest;
+        # of many rows an epoch has a part.
+        steps = min(steps * max(1, FEWEST_STEPS // steps), MOST_STEPS)
+        recipe = recipe.model_copy(update={"epochs": math.ceil(recipe.steps / steps)})
+    progress = Progress(recipe, _load_checkpoint(accelerator, run))
+    with Display(recipe.epochs, steps, len(progress.history), accelerator.is_main_process) as display:
+        while not progress.finished:
+            epoch = len(progress.history) + 1
+            started = time.perf_counter()
+            kl_weight = recipe.beta * min(1.0, epoch / recipe.warmup_epochs if recipe.warmup_epochs else 1.0)
+            sums = torch.zeros(4, device=accelerator.device)
+
+            take_step.objective.train()
+            for step, (x, noise) in enumerate(epoch_batches(train, bank.shape[1], epoch, steps, recipe, accelerator)):
+                sums += take_step(x, noise, kl_weight, (epoch - 1 + step / steps) / recipe.epochs)
+                display.step()
+
+            take_step.objective.eval()
+            sums = accelerator.reduce(sums)
+            loss, log_likelihood, kl = (sums[:3] / sums[3]).tolist()
+            held_out_figures = _evaluate(vae, held_out, bank, recipe, accelerator)
+            seconds = time.perf_counter() - started
+            figures = Epoch(epoch, seconds, kl_weight, loss, log_likelihood, kl, **held_out_figures)
+            progress.history.append(figures)
+            if accelerator.is_main_process:
+                if progress.best is figures:
+                    _replace(run / BEST, lambda path: save_file(vae.state_dict(), path))
+                _replace(run / METRICS, lambda path: _write_metrics(path, progress.history))
+            accelerator.log({name: value for name, value in asdict(figures).items() if name != "epoch"}, step=epoch)
+            _save_checkpoint(accelerator, run, progress)
+            display.epoch(epoch, figures.shown(), progress.best is figures)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    vae.load_state_dict(load_file(run / BEST))
+    vae.eval()
+    return progress.history
+
+
+def _accelerator(recipe: FitRecipe, run: Path) -> Accelerator:
+    tf32 = recipe.mixed_precision == "tf32"
+    torch.backends.cuda.matmul.fp32_precision = "tf32" if tf32 else "ieee"
+    mixed_precision = "no" if tf32 else recipe.mixed_precision
+    accelerator = Accelerator(mixed_precision=mixed_precision, log_with="tensorboard", project_dir=run)
+    accelerator.init_trackers("tensorboard")
+    return accelerator
+
+
+def epoch_batches(
+    rows: TrainingRows, latent_size: int, epoch: int, steps: int, recipe: FitRecipe, accelerator: Accelerator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The share of this process in every batch of an epoch of so many steps, and its noise: (b, *shape) and (b, K, L).
+
+    Within it no row comes again before all have come. All processes draw the same order of rows and the same noise, and
+    each takes its own part, so that the number of processes changes nothing but the order of additions.
+    """
+    generator = torch.Generator(accelerator.device).manual_seed(recipe.seed * 2**20 + epoch)
+    passes = math.ceil(steps / math.ceil(len(rows) / recipe.batch_size))
+    orders = [torch.randperm(len(rows), generator=generator, device=generator.device) for _ in range(passes)]
+    for batch in islice((batch for order in orders for batch in order.split(recipe.batch_size)), steps):
+        shape = (len(batch), recipe.num_draws, latent_size)
+        noise = torch.randn(shape, generator=generator, device=generator.device)
+        share = slice(accelerator.process_index, None, accelerator.num_processes)
+        # The last batch may be too small for every process to have a row of it.
+        if len(batch) >= accelerator.num_processes:
+            x = take(rows, batch, share, generator)
+            yield x.to(accelerator.device), noise[share]
+
+
+@torch.no_grad()
+def _evaluate(vae: VAE, rows: Tensor, bank: Tensor, recipe: FitRecipe, accelerator: Accelerator) -> dict[str, Any]:
+    """Means of the bounds over the rows, and the diagnostics of the first `DIAGNOSED`, as an epoch has them."""
+    bank = bank.to(accelerator.device)
+    share = rows[accelerator.process_index :: accelerator.num_processes]
+    sums = torch.zeros(5, dtype=torch.float64, device=accelerator.device)
+    # Four times the draws of a step at once: nothing has to be kept for gradients.
+    for batch in share.split(max(1, 4 * recipe.batch_size * recipe.num_draws // len(bank))):
+        x = batch.to(accelerator.device)
+        bounds = vae.bounds(x, bank)
+        rows_seen = bounds.kl.new_tensor(len(x))
+        totals = [rows_seen, *(b.sum() for b in (bounds.elbo, bounds.log_likelihood, bounds.kl, bounds.log_evidence))]
+        sums += torch.stack(totals)
+    sums = accelerator.reduce(sums)
+    elbo, log_likelihood, kl, log_evidence = (sums[1:] / sums[0]).tolist()
+    found = _diagnose(vae, rows[:DIAGNOSED].to(accelerator.device), recipe.seed)
+    return {
+        "held_out_elbo": elbo,
+        "held_out_log_likelihood": log_likelihood,
+        "held_out_kl": kl,
+        "held_out_log_evidence": log_evidence,
+        "active_units": found.active_units,
+        "mutual_information": found.mutual_information,
+        "marginal_kl": found.marginal_kl,
+    }
+
+
+@torch.no_grad()
+def _diagnose(vae: VAE, rows: Tensor, seed: int) -> Diagnostics:
+    mean, log_variance = vae.posterior(rows)
+    noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(seed)).to(mean.device)[:, None]
+    z = vae.draws(mean, log_variance, noise)
+    latent_kl = vae.prior.kl(mean, log_variance, z, log_normal(noise, log_variance))
+    return diagnose(mean, log_variance, z[:, 0], latent_kl)
+
+
+def _save_checkpoint(accelerator: Accelerator, run: Path, progress: Progress) -> None:
+    """Complete once its progress.json is there; only then are older ones removed."""
+    folder = run / f"checkpoint-{len(progress.history)}"
+    with _to_disk(folder):
+        accelerator.save_state(str(folder))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        _replace(
+            folder / "progress.json", lambda path: path.write_text(json.dumps([asdict(e) for e in progress.history]))
+        )
+        for other in run.glob("checkpoint-*"):
+            if other != folder:
+                shutil.rmtree(other)
+
+
+def _load_checkpoint(accelerator: Accelerator, run: Path) -> list[Epoch]:
+    complete = [path.parent for path in run.glob("checkpoint-*/progress.json")]
+    if not complete:
+        return []
+    newest = max(complete, key=lambda folder: int(folder.name.rpartition("-")[2]))
+    accelerator.load_state(str(newest))
+    return [Epoch(**epoch) for epoch in json.loads((newest / "progress.json").read_text())]
+
+
+def _write_metrics(path: Path, history: list[Epoch]) -> None:
+    names = [column.name for column in fields(Epoch)]
+    lines = [",".join(names), *(",".join(str(value) for value in asdict(epoch).values()) for epoch in history)]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(path.name + ".new")
+    with _to_disk(path):
+        write(temporary)
+        temporary.replace(path)
+
+
+@contextlib.contextmanager
+def _to_disk(path: Path) -> Iterator[None]:
+    """A full disk is an `OSError`, for which torch and safetensors have other kinds."""
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        raise OSError(f"{path}: cannot be written: {error}") from error

@@ -1,0 +1,40 @@
+"""The options of the training loop."""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class FitRecipe(BaseModel):
+    """How it is trained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(default=200, ge=1, description="At most so many passes over the training rows.")
+    steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="Train for so many steps instead of epochs, however few or many the rows.",
+    )
+    patience: int = Field(default=20, ge=1, description="Stop after so many epochs without a better held-out ELBO.")
+    batch_size: int = Field(default=128, ge=1, description="Rows per step, over all processes.")
+    learning_rate: float = Field(default=1e-3, gt=0, description="Of Adam.")
+    schedule: Literal["constant", "cosine"] = Field(
+        default="constant", description="Of the learning rate; a cosine falls to zero over all epochs."
+    )
+    objective: Literal["elbo", "importance_weighted"] = Field(default="elbo", description="The bound that is raised.")
+    num_draws: int = Field(default=1, ge=1, description="Draws per row and step.")
+    warmup_epochs: int = Field(default=0, ge=0, description="The KL's weight rises from 0 to beta over these.")
+    beta: float = Field(default=1.0, gt=0, description="The KL's final weight; the ELBO's own is 1.")
+    free_bits: float = Field(default=0.0, ge=0, description="Nats of KL per latent that cost nothing.")
+    clip: float = Field(default=100.0, gt=0, description="Largest norm of a step's gradient, per row.")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Of the weights, the order of rows and the noise.")
+    mixed_precision: Literal["no", "tf32", "fp16", "bf16"] = Field(
+        default="no", description="Of the networks; tf32 is that of matrix products on a GPU alone."
+    )
+
+    @model_validator(mode="after")
+    def _one_objective(self) -> Self:
+        if self.objective == "importance_weighted" and (self.num_draws < 2 or self.beta != 1 or self.free_bits):
+            raise ValueError("importance_weighted takes num_draws of 2 or more, beta of 1 and no free bits")
+        return self

@@ -1,0 +1,96 @@
+"""What the encoder sees: raw data, scaled and spelled out. Compiled into the graphs, so that clients send raw data.
+
+The bound is exact for any encoder, so nothing here touches the likelihood: it may squash outliers or fill in missing
+cells, and the bound is still a bound.
+
+This module must not know about networks or training.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from service.bundle import CategoricalColumn, ImageInput, TabularInput
+
+CLIP = 10.0
+"""Standard deviations beyond which the encoder cannot tell outliers apart."""
+
+
+class ImageFeatures(nn.Module):
+    """Pixels, black to white as 0 to 1. (B, H, W[, C]) → (B, H·W·C)."""
+
+    def __init__(self, data: ImageInput) -> None:
+        super().__init__()
+        self.low, self.scale = data.low, data.high - data.low
+        self.num_features = len(data.features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.flatten(1).float() - self.low) / self.scale
+
+
+class TableFeatures(nn.Module):
+    """Cells, spelled out. (B, columns) → (B, num_features).
+
+    Numbers are standardised by the training rows' mean and standard deviation and clipped at ±`CLIP`; a missing number
+    is 0, the mean. Categories are one-hot; a missing one is all zeros. Columns that had missing cells in training add
+    an indicator of that.
+
+    Args:
+        data: The columns.
+        rows: The training rows, shape (N, columns), NaN where missing.
+    """
+
+    numeric: Tensor
+    with_missing: Tensor
+    location: Tensor
+    scale: Tensor
+
+    def __init__(self, data: TabularInput, rows: npt.NDArray[Any]) -> None:
+        super().__init__()
+        kinds = [isinstance(column, CategoricalColumn) for column in data.columns]
+        numeric = np.flatnonzero(~np.array(kinds))
+        self.register_buffer("numeric", torch.tensor(numeric))
+        self.categorical = {
+            i: len(column.categories) for i, column in enumerate(data.columns) if isinstance(column, CategoricalColumn)
+        }
+        self.register_buffer("with_missing", torch.tensor(np.flatnonzero(np.isnan(rows).any(axis=0))))
+        self.num_features = len(numeric) + sum(self.categorical.values()) + len(self.with_missing)
+        location, scale = moments(rows[:, numeric])
+        self.register_buffer("location", location)
+        self.register_buffer("scale", scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = []
+        if len(self.numeric):
+            standard = (x.index_select(1, self.numeric) - self.location) / self.scale
+            parts.append(torch.where(standard.isnan(), 0.0, standard).clamp(-CLIP, CLIP).float())
+        for i, size in self.categorical.items():
+            # NaN equals no code, so a missing category is all zeros.
+            parts.append((x[:, i, None] == torch.arange(size, dtype=x.dtype, device=x.device)).float())
+        if len(self.with_missing):
+            parts.append(x.index_select(1, self.with_missing).isnan().float())
+        return torch.cat(parts, dim=1)
+
+
+def encoder_features(data: ImageInput | TabularInput, rows: npt.NDArray[Any]) -> ImageFeatures | TableFeatures:
+    """What the encoder sees of this kind of data; `rows` are the training rows."""
+    return ImageFeatures(data) if isinstance(data, ImageInput) else TableFeatures(data, rows)
+
+
+def moments(rows: npt.NDArray[Any]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each column, missing cells left out; a constant column has deviation 1.
+
+    Args:
+        rows: Shape (N, D), NaN where missing.
+
+    Returns:
+        Two float64 tensors of shape (D,).
+    """
+    observed = torch.from_numpy(np.asarray(rows, np.float64))
+    count = (~observed.isnan()).sum(0)
+    mean = observed.nansum(0) / count
+    variance = ((observed - mean) ** 2).nansum(0) / count
+    return mean, torch.where(variance > 0, variance, 1.0).sqrt()

@@ -1,0 +1,72 @@
+"""A softmax over a fixed set of values for each feature.
+
+This module must not know about networks, priors or training.
+"""
+
+from itertools import groupby
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from service.bundle import CategoricalColumn, ImageInput, TabularInput
+from training.model.likelihoods.likelihood import Likelihood, LikelihoodError
+
+
+class Categorical(Likelihood):
+    """Tables of categories alone, and images of whole levels: log p(x_d|z) = η_x − log Σ_c e^{η_c}, in nats.
+
+    The decoder gives the logits η of every category of a column, or of every level low..high of a pixel. Levels have no
+    order here: where there are many, `DiscretizedLogistic` needs far fewer numbers.
+    """
+
+    def __init__(self, data: ImageInput | TabularInput, rows: npt.NDArray[Any]) -> None:
+        super().__init__(data, rows)
+        self.lowest, self.ordered = 0.0, isinstance(data, ImageInput)
+        if isinstance(data, ImageInput):
+            if data.dtype != "uint8":
+                raise LikelihoodError("a categorical needs images of whole levels (uint8)")
+            self.lowest = data.low
+            sizes = [round(data.high - data.low) + 1] * len(data.features)
+        else:
+            sizes = [len(column.categories) for column in data.columns if isinstance(column, CategoricalColumn)]
+            if len(sizes) < len(data.columns):
+                raise LikelihoodError("a categorical needs categories; tables with numbers have the likelihood mixed")
+        # Neighbours with as many values are computed together: all pixels of an image, runs of a table's columns.
+        self.blocks = [(len(list(group)), size) for size, group in groupby(sizes)]
+        self.num_params = sum(sizes)
+
+    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+        parts = []
+        for values, logits in zip(self._features(x), self._logits(params), strict=True):
+            # A missing cell equals no value and so adds nothing.
+            chosen = (values[..., None] == self._values(logits)).float()
+            parts.append((chosen * torch.log_softmax(logits, -1)).sum(-1))
+        return torch.cat(parts, -1)
+
+    def mean(self, params: Tensor) -> Tensor:
+        if self.ordered:
+            parts = [(torch.softmax(logits, -1) * self._values(logits)).sum(-1) for logits in self._logits(params)]
+        else:
+            parts = [logits.argmax(-1).double() for logits in self._logits(params)]
+        return torch.cat(parts, -1)
+
+    def sample(self, params: Tensor, normal: Tensor, uniform: Tensor) -> Tensor:
+        parts = []
+        for u, logits in zip(self._features(uniform), self._logits(params), strict=True):
+            cumulative = torch.softmax(logits, -1).cumsum(-1)[..., :-1]
+            parts.append(self.lowest + (u[..., None] > cumulative).float().sum(-1))
+        return torch.cat(parts, -1)
+
+    def _features(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(..., D) → (..., n) for each block of n features."""
+        return x.split([features for features, _ in self.blocks], -1)
+
+    def _logits(self, params: Tensor) -> list[Tensor]:
+        """(..., num_params) → (..., n, size) for each block of n features of so many values."""
+        parts = params.split([features * size for features, size in self.blocks], -1)
+        return [part.unflatten(-1, block) for part, block in zip(parts, self.blocks, strict=True)]
+
+    def _values(self, logits: Tensor) -> Tensor:
+        return self.lowest + torch.arange(logits.shape[-1], dtype=torch.float32, device=logits.device)
