@@ -4,14 +4,17 @@ This module must not know what the values mean or how they are computed.
 """
 
 from functools import lru_cache
+from typing import Any
 
+import numpy as np
 from fastapi import Request, Response
 from starlette.requests import ClientDisconnect
 
-from service.bundle import Array, ImageInput, TabularInput
+from service.bundle import ImageInput, TabularInput
 from service.codecs.codec import PICTURE_READERS, READERS, WRITERS, Arrow, Columns, Json, Npy, Png, Writer
 from service.codecs.compression import check_encoding, decompress_aside
-from service.codecs.instances import picture, render
+from service.codecs.instances import has_categories, parse_rows, picture, render
+from service.codecs.rows import Reading, Rows
 from service.errors import InvalidError, MediaTypeError, NotAcceptableError, TooLargeError
 from service.inference import Model
 from service.observability.logs import count_rows
@@ -33,12 +36,28 @@ async def read_body(request: Request, field: str) -> object:
         MalformedError: See `Reader.decode`.
         InvalidError: See `Reader.decode`.
     """
-    media_type = _header(request, b"content-type", Json.media_type).partition(";")[0].strip().lower()
+    media_type = _media_type(request)
     readers = READERS | PICTURE_READERS if field == "instances" else READERS
     reader = readers.get(media_type)
     if reader is None:
         raise MediaTypeError(f"bodies of {media_type!r} are not read; send {', '.join(readers)}", "header.Content-Type")
     return reader.decode(await read_bytes(request), field)
+
+
+async def read_rows(request: Request, model: Model, reading: Reading) -> Rows:
+    """The instances in a request's body, for a model.
+
+    Raises:
+        RequestError: See `read_body` and `parse_rows`.
+        TooLargeError: They are more than the model answers at once.
+    """
+    values = await read_body(request, "instances")
+    data = model.manifest.input
+    if isinstance(values, np.ndarray | list):
+        model.check_rows(len(values))
+    if isinstance(values, np.ndarray) and has_categories(data) and _media_type(request) == Json.media_type:
+        values = values.tolist()  # In JSON a number stands for itself, as in records, not for a category's code.
+    return parse_rows(values, data, reading)
 
 
 async def read_bytes(request: Request) -> bytes:
@@ -73,6 +92,10 @@ async def _receive(request: Request, limit: int) -> bytes:
             return b"".join(chunks)
 
 
+def _media_type(request: Request) -> str:
+    return _header(request, b"content-type", Json.media_type).partition(";")[0].strip().lower()
+
+
 def choose_writer(request: Request, *extra: str) -> Writer:
     """What writes the answer: the best match of `Accept` among JSON, .npy, Arrow and the types in `extra`.
 
@@ -83,7 +106,7 @@ def choose_writer(request: Request, *extra: str) -> Writer:
     return WRITERS[_best(_header(request, b"accept", "*/*"), offers)]
 
 
-def respond(model: Model, writer: Writer, columns: dict[str, Array]) -> Response:
+def respond(model: Model, writer: Writer, columns: dict[str, Any]) -> Response:
     """An answer, naming the model that gave it; a picture shows its `instances` and nothing else."""
     data = model.manifest.input
     count_rows(len(next(iter(columns.values()))))

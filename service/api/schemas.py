@@ -13,9 +13,9 @@ from service.scoring import Query, RowsQuery, Seed
 
 Value = TypeVar("Value")
 Some = Annotated[list[Value], Field(min_length=1)]
-Rows = Annotated[list[float], Field(description="One value per instance.")]
-NullableRows = list[float | None]
+Rows = list[float | None]
 Nested = list[float] | list[list[float]] | list[list[list[float]]]
+NestedOrNull = Rows | list[Rows] | list[list[Rows]]
 TableRecord = dict[str, Category | None]
 
 
@@ -60,12 +60,23 @@ class Latents(BaseModel):
     latents: Some[Some[float]] = Field(description="Shape (batch, L).")
 
 
-class EncodeAnswer(BaseModel):
-    """The approximate posterior q(z|x) = N(mean, diag exp(log_variance)) of each instance."""
+class RowsAnswer(BaseModel):
+    """Base of the answers to instances, which may be marked."""
 
-    mean: list[list[float]] = Field(description="Shape (batch, L).")
-    log_variance: list[list[float]] = Field(description="Shape (batch, L).")
-    draws: list[list[list[float]]] | None = Field(default=None, description="Shape (batch, S, L), with num_draws=S.")
+    problem: list[str | None] | None = Field(
+        default=None,
+        description="With on_error=mark or unseen=mark: what is wrong with an instance, and where; null if nothing is.",
+    )
+
+
+class EncodeAnswer(RowsAnswer):
+    """The approximate posterior q(z|x) = N(mean, diag exp(log_variance)) of each instance; null in marked rows."""
+
+    mean: list[list[float | None]] = Field(description="Shape (batch, L).")
+    log_variance: list[list[float | None]] = Field(description="Shape (batch, L).")
+    draws: list[list[list[float | None]]] | None = Field(
+        default=None, description="Shape (batch, S, L), with num_draws=S."
+    )
 
 
 class DecodeAnswer(BaseModel):
@@ -83,33 +94,39 @@ class SampleAnswer(DecodeAnswer):
     latents: list[list[float]] = Field(description="Shape (n, L).")
 
 
-class ElboAnswer(BaseModel):
-    """Bounds on log p(x) in nats per instance; p is a density in the units sent, with all normalising constants."""
+class ElboAnswer(RowsAnswer):
+    """Bounds on log p(x) in nats per instance; p is a density in the units sent, with all normalising constants.
+
+    All are null in a row that is marked because it cannot be scored, but for the p-value of one that is too far from
+    the training data for a finite bound: it is the smallest there is.
+    """
 
     elbo: Rows = Field(description="log_likelihood - kl: the evidence lower bound, mean over the K draws.")
     log_likelihood: Rows = Field(description="Mean of log p(x|z) over the draws.")
     kl: Rows = Field(description="KL(q(z|x) || p(z)).")
-    standard_error: NullableRows = Field(
+    standard_error: Rows = Field(
         description="Of log_likelihood, as if draws were independent: Sobol draws do better. null for K = 1."
     )
     log_evidence: Rows = Field(description="The importance-weighted bound: log of the mean weight p(x,z)/q(z|x).")
     ess: Rows = Field(description="Effective share of the draws, (sum w)^2 / (K sum w^2), 1/K to 1.")
     score: Rows = Field(description="The chosen score; larger is more anomalous.")
-    p_value: NullableRows = Field(
+    p_value: Rows = Field(
         description="(1 + number of held-out scores at least as large) / (n + 1). null under draws, a seed, a score or "
         "a refinement other than the calibrated ones, where it would not be valid."
     )
     regret: Rows | None = Field(default=None, description="With refine: by how much the ELBO rose, at least 0.")
     discovery: list[bool] | None = Field(
-        default=None, description="With fdr: called anomalous, by Benjamini and Hochberg's rule over the request."
+        default=None,
+        description="With fdr: called anomalous, by Benjamini and Hochberg's rule over the request; "
+        "false in a row without a p-value.",
     )
-    feature_log_likelihood: list[Nested] | list[dict[str, float]] | None = Field(
+    feature_log_likelihood: list[NestedOrNull] | list[dict[str, float | None]] | None = Field(
         default=None, description="With explain: by pixel or column, nats; adds up to the unrefined log_likelihood."
     )
-    latent_kl: list[list[float]] | None = Field(
+    latent_kl: list[list[float | None]] | None = Field(
         default=None, description="With explain: shape (batch, L); adds up to the unrefined kl."
     )
-    feature_surprise: list[dict[str, float]] | None = Field(
+    feature_surprise: list[dict[str, float | None]] | None = Field(
         default=None,
         description="With explain, of tables: by how many nats the unrefined elbo rises when this cell alone is as "
         "expected; 0 where it is missing.",

@@ -62,10 +62,10 @@ def read_stream(body: bytes, field: str) -> object:
 
 
 def write_stream(columns: Mapping[str, Any]) -> bytes:
-    """One batch with a column for each field: numbers, fixed-size lists of them, or records.
+    """One batch with a column for each field: numbers, fixed-size lists of them, texts, or records; NaN is null.
 
     Records that are all there is are a column for each key instead, as they would be sent; words in records are
-    dictionary-encoded, and NaN is null in them.
+    dictionary-encoded.
 
     Raises:
         InvalidError: Values of one key are of kinds that no column can hold together, as words and numbers.
@@ -84,14 +84,17 @@ def write_batch(columns: Mapping[str, Any]) -> pa.RecordBatch:
     Raises:
         InvalidError: See there.
     """
-    arrays = {name: _column(x) if isinstance(x, np.ndarray) else _records(x) for name, x in columns.items()}
+    arrays = {name: _array(x) for name, x in columns.items()}
     alone = next(iter(arrays.values()))
     whole = len(arrays) == 1 and pa.types.is_struct(alone.type)
     return pa.RecordBatch.from_struct_array(alone) if whole else pa.RecordBatch.from_pydict(arrays)
 
 
 def read_array(column: Any) -> Array | None:
-    """The values of fixed-size lists of numbers, or of numbers; None where there are others, or nulls."""
+    """The values of fixed-size lists of numbers, or of numbers; None where there are others, or lists that are null.
+
+    A null among floating-point numbers is NaN, as in what is written.
+    """
     shape = [len(column)]
     tensor = column.type if isinstance(column.type, pa.FixedShapeTensorType) else None
     values = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # Combining one would copy it.
@@ -102,9 +105,10 @@ def read_array(column: Any) -> Array | None:
     while pa.types.is_fixed_size_list(values.type) and not values.null_count:
         shape.append(values.type.list_size)
         values = values.flatten()
-    if values.null_count or not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
+    floating = pa.types.is_floating(values.type)
+    if not (floating or (pa.types.is_integer(values.type) and not values.null_count)):
         return None
-    flat: Array = values.to_numpy(zero_copy_only=len(values) > 0)
+    flat: Array = values.to_numpy(zero_copy_only=len(values) > 0 and not values.null_count)
     return flat.reshape(shape if tensor is None else [len(column), *tensor.shape])
 
 
@@ -134,10 +138,16 @@ def _count(values: Any, place: str) -> int:
 
 
 def _column(values: Array) -> Any:
-    array = pa.array(np.ascontiguousarray(values).reshape(-1))
+    array = pa.array(np.ascontiguousarray(values).reshape(-1), from_pandas=True)
     for size in values.shape[:0:-1]:
         array = pa.FixedSizeListArray.from_arrays(array, size)
     return array
+
+
+def _array(column: Any) -> Any:
+    if isinstance(column, np.ndarray):
+        return _column(column)
+    return _records(column) if isinstance(column[0], Mapping) else pa.array(column, pa.string())
 
 
 def _records(records: Sequence[Mapping[str, Any]]) -> Any:

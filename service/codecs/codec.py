@@ -8,7 +8,7 @@ import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, ClassVar, Protocol
 
@@ -75,7 +75,10 @@ class Json:
 
 
 class Npy:
-    """One NumPy array, format 1.0 or 2.0. An answer of several fields is a structured array with one record per row."""
+    """One NumPy array, format 1.0 or 2.0. An answer of several fields is a structured array with one record per row.
+
+    Texts out are Unicode, empty where there is none.
+    """
 
     media_type: ClassVar[str] = "application/x-npy"
 
@@ -98,12 +101,13 @@ class Npy:
         return array.astype(dtype.newbyteorder("="), order="C", copy=False)
 
     def encode(self, columns: Columns) -> bytes:
-        arrays: list[Array] = list(columns.values())
+        arrays = {name: x if isinstance(x, np.ndarray) else _texts(x) for name, x in columns.items()}
+        first = next(iter(arrays.values()))
         if len(arrays) == 1:
-            table = np.ascontiguousarray(arrays[0])
+            table = np.ascontiguousarray(first)
         else:
-            table = np.empty(len(arrays[0]), _record(tuple((n, a.dtype, a.shape[1:]) for n, a in columns.items())))
-            for name, array in columns.items():
+            table = np.empty(len(first), _record(tuple((name, x.dtype, x.shape[1:]) for name, x in arrays.items())))
+            for name, array in arrays.items():
                 table[name] = array
         return _write_header(table.dtype, table.shape) + table.tobytes()
 
@@ -291,6 +295,10 @@ def _regular_shape(array: Any) -> tuple[list[int], int]:
         if not isinstance(level[0][0], simdjson.Array):
             return shape, lists
         level = list(itertools.chain.from_iterable(level))
+
+
+def _texts(values: Sequence[str | None]) -> Array:
+    return np.array([text or "" for text in values])
 
 
 def _contiguous(values: Array) -> Array:

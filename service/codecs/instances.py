@@ -2,29 +2,33 @@
 
 Clients send raw data, in the units of the training file: images as nested arrays of pixel values; rows of a table as
 records by column name or as lists in column order, `null` where a value is missing. Whatever is not an instance of the
-model's data is refused with the place of the first offending value.
+model's data is refused with the place of the first offending value; or, row by row, put down with its place.
 
 This module must not know about HTTP, bytes or graphs.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 
 from service.bundle import Array, CategoricalColumn, Category, Column, ImageInput, TabularInput
-from service.errors import InvalidError, suggest
+from service.codecs.rows import Marks, Reading, Rows
+from service.errors import InvalidError, UnseenError, suggest
+
+STRICT = Reading()
 
 
-def parse_instances(values: object, data: ImageInput | TabularInput, *, ignore_extra: bool = True) -> Array:
+def parse_instances(values: object, data: ImageInput | TabularInput, reading: Reading = STRICT) -> Array:
     """The graphs' `x` for what a client sent.
 
     Args:
         values: What a codec read: an array whose first axis counts instances, or a list of instances.
         data: The kind of data that the model was trained on.
-        ignore_extra: Whether records may have fields that are no columns of the model. Absent columns are always
-            refused, so that a misspelt name does not pass for an extra field.
+        reading: How it is read; its `mark` makes no difference.
 
     Returns:
         Shape (batch, *data.shape), of the manifest's dtype.
@@ -32,14 +36,30 @@ def parse_instances(values: object, data: ImageInput | TabularInput, *, ignore_e
     Raises:
         InvalidError: Names the first offending value, as `instances[3][17]` or `instances[3].age`.
     """
+    return _parse(values, data, replace(reading, mark=False), Marks())
+
+
+def parse_rows(values: object, data: ImageInput | TabularInput, reading: Reading) -> Rows:
+    """The rows among what a client sent, with what is wrong with single ones where `reading` has that put down.
+
+    Raises:
+        InvalidError: As `parse_instances`, for what is wrong with all rows at once.
+    """
+    marks = Marks()
+    return Rows.among(_parse(values, data, reading, marks), marks, reading)
+
+
+def _parse(values: object, data: ImageInput | TabularInput, reading: Reading, marks: Marks) -> Array:
+    wrong = marks.unreadable if reading.mark else None
     match data:
         case ImageInput():
-            pixels = values if isinstance(values, np.ndarray) else _numbers(values, data.shape, "instances")
-            return _check_pixels(_check_array(pixels, data.shape, "instances"), data)
+            if not isinstance(values, np.ndarray):
+                values = _numbers(values, data.shape, "instances", wrong)
+            return _check_pixels(_check_array(values, data.shape, "instances"), data, wrong)
         case TabularInput():
             if isinstance(values, np.ndarray):
-                return _check_cells(_check_array(values, data.shape, "instances"), data)
-            return _table(values, data, ignore_extra=ignore_extra)
+                return _check_cells(_check_array(values, data.shape, "instances"), data, wrong)
+            return _table(values, data, reading, marks)
 
 
 def parse_latents(values: object, latent_size: int) -> Array:
@@ -52,11 +72,10 @@ def parse_latents(values: object, latent_size: int) -> Array:
     latents = _check_array(numbers, (latent_size,), "latents")
     with np.errstate(over="ignore"):
         narrow = latents.astype(np.float32)
-    _refuse(~np.isfinite(narrow), narrow, "latents", "is not a finite number in float32")
-    return narrow
+    return _refuse(~np.isfinite(narrow), narrow, "is not a finite number in float32", name="latents")
 
 
-def render(columns: Mapping[str, Array], data: TabularInput) -> dict[str, Any]:
+def render(columns: Mapping[str, Any], data: TabularInput) -> dict[str, Any]:
     """The columns of a table's answer, with those of rows and cells as records by column name."""
     records = {
         "instances": render_records,
@@ -67,8 +86,8 @@ def render(columns: Mapping[str, Array], data: TabularInput) -> dict[str, Any]:
     return {name: records[name](x, data) if name in records else x for name, x in columns.items()}
 
 
-def render_records(x: Array, data: TabularInput) -> list[dict[str, Category]]:
-    """Rows of shape (batch, columns) as records of values by column name."""
+def render_records(x: Array, data: TabularInput) -> list[dict[str, Category | None]]:
+    """Rows of shape (batch, columns) as records of values by column name; a category's code may be NaN, for None."""
     columns = [_cells(x[:, i], column) for i, column in enumerate(data.columns)]
     return [dict(zip(data.features, row, strict=True)) for row in zip(*columns, strict=True)]
 
@@ -78,14 +97,17 @@ def render_by_column(values: Array, data: TabularInput) -> list[dict[str, float]
     return [dict(zip(data.features, row, strict=True)) for row in values.tolist()]
 
 
-def _cells(values: Array, column: Column) -> list[Category]:
+def _cells(values: Array, column: Column) -> list[Category | None]:
     if isinstance(column, CategoricalColumn):
-        return [column.categories[int(code)] for code in values]
+        return [None if math.isnan(code) else column.categories[int(code)] for code in values]
     return [float(value) for value in values]
 
 
-def _numbers(values: object, shape: tuple[int, ...], name: str) -> Array:
-    """Nested lists of plain numbers as float64; NumPy does the work, and Python finds the place when it cannot."""
+def _numbers(values: object, shape: tuple[int, ...], name: str, marked: dict[int, InvalidError] | None = None) -> Array:
+    """Nested lists of plain numbers as float64; NumPy does the work, and Python finds the place when it cannot.
+
+    What is wrong with an entry is raised, or `marked` by its number, and zeros are in its place.
+    """
     if not isinstance(values, list) or not values:
         raise InvalidError("must be a non-empty array", name)
     try:
@@ -94,9 +116,11 @@ def _numbers(values: object, shape: tuple[int, ...], name: str) -> Array:
         array = np.array([])
     # A ragged list makes no array, or one of objects, as numbers do that are too large for NumPy.
     if array.dtype.kind not in "iuf" or array.shape != (len(values), *shape):
+        array = np.zeros((len(values), *shape))
         for i, value in enumerate(values):
-            _check_nested(value, shape, f"{name}[{i}]")
-        array = np.array(values, np.float64)
+            with _marking(marked, i):
+                _check_nested(value, shape, f"{name}[{i}]")
+                array[i] = value
     return array
 
 
@@ -149,7 +173,7 @@ def _check_array(array: Array, shape: tuple[int, ...], name: str) -> Array:
     return array
 
 
-def _check_pixels(pixels: Array, data: ImageInput) -> Array:
+def _check_pixels(pixels: Array, data: ImageInput, marked: dict[int, InvalidError] | None) -> Array:
     if data.dtype == "uint8" and pixels.dtype.kind == "f":
         with np.errstate(invalid="ignore"):
             levels = pixels.astype(np.uint8)
@@ -161,15 +185,15 @@ def _check_pixels(pixels: Array, data: ImageInput) -> Array:
     if readable and data.low <= pixels.min() and pixels.max() <= data.high:  # No NaN compares so.
         return pixels.astype(data.dtype, copy=False)
     if pixels.dtype.kind == "f":
-        _refuse(~np.isfinite(pixels), pixels, "instances", "is not a finite number")
+        pixels = _refuse(~np.isfinite(pixels), pixels, "is not a finite number", data.low, marked)
     outside = (pixels < data.low) | (pixels > data.high)
-    _refuse(outside, pixels, "instances", f"is outside [{data.low:g}, {data.high:g}]")
+    pixels = _refuse(outside, pixels, f"is outside [{data.low:g}, {data.high:g}]", data.low, marked)
     if data.dtype == "uint8" and pixels.dtype.kind == "f":
-        _refuse(pixels != np.floor(pixels), pixels, "instances", "is not a whole level")
+        pixels = _refuse(pixels != np.floor(pixels), pixels, "is not a whole level", data.low, marked)
     return pixels.astype(data.dtype)
 
 
-def _check_cells(rows: Array, data: TabularInput) -> Array:
+def _check_cells(rows: Array, data: TabularInput, marked: dict[int, InvalidError] | None) -> Array:
     """Rows given as numbers: codes stand for categories, NaN for missing values."""
     cells = rows.astype(np.float64)
     for i, column in enumerate(data.columns):
@@ -179,39 +203,56 @@ def _check_cells(rows: Array, data: TabularInput) -> Array:
             wrong, problem = ~(known | np.isnan(values)), f"is not a category code, 0 to {len(column.categories) - 1}"
         else:
             wrong, problem = np.isinf(values), "is not a finite number"
-        if wrong.any():
-            row = int(np.argmax(wrong))
-            raise InvalidError(f"{values[row]!s} {problem}", f"instances[{row}].{column.name}")
+        for row in np.flatnonzero(wrong).tolist():
+            with _marking(marked, row):
+                raise InvalidError(f"{values[row]!s} {problem}", f"instances[{row}].{column.name}")
     return cells
 
 
-def _table(values: object, data: TabularInput, *, ignore_extra: bool) -> Array:
+def _table(values: object, data: TabularInput, reading: Reading, marks: Marks) -> Array:
     if not isinstance(values, list) or not values:
         raise InvalidError("must be a non-empty array", "instances")
-    names = data.features
-    known = set(names)
     codes = [category_codes(column) for column in data.columns]
-    cells = np.empty((len(values), len(names)))
+    cells = np.full((len(values), len(codes)), np.nan)
     for i, record in enumerate(values):
-        place = f"instances[{i}]"
-        if isinstance(record, dict):
-            if not ignore_extra and (unknown := min(record.keys() - known, default=None)) is not None:
-                raise InvalidError(f"is no column of this model{suggest(unknown, names)}", f"{place}.{unknown}")
-            try:
-                row = [record[name] for name in names]
-            except KeyError as error:
-                (name,) = error.args
-                problem = f"is absent; send null where the value is missing{suggest(name, record.keys() - known)}"
-                raise InvalidError(problem, f"{place}.{name}") from None
-        elif isinstance(record, list):
-            if len(record) != len(names):
-                raise InvalidError(f"must have {len(names)} values, not {len(record)}", place)
-            row = record
-        else:
-            raise InvalidError(f"must be a record or an array, not {_describe(record)}", place)
-        for j, value in enumerate(row):
-            cells[i, j] = _cell(value, codes[j], f"{place}.{names[j]}")
+        with _marking(marks.unreadable if reading.mark else None, i):
+            place = f"instances[{i}]"
+            unseen: list[InvalidError] = []
+            row = _in_order(record, data.features, place, ignore_extra=reading.ignore_extra)
+            for j, value in enumerate(row):
+                try:
+                    cells[i, j] = _cell(value, codes[j], f"{place}.{data.features[j]}")
+                except UnseenError as error:
+                    if reading.unseen == "error":
+                        raise
+                    if reading.unseen == "mark":
+                        unseen.append(error)
+            if unseen:
+                marks.unseen[i] = unseen
     return cells
+
+
+def _in_order(record: object, names: tuple[str, ...], place: str, *, ignore_extra: bool) -> Sequence[object]:
+    """The values of a row in the order of the columns."""
+    if isinstance(record, dict):
+        if not ignore_extra and (unknown := min(record.keys() - set(names), default=None)) is not None:
+            raise InvalidError(f"is no column of this model{suggest(unknown, names)}", f"{place}.{unknown}")
+        try:
+            return [record[name] for name in names]
+        except KeyError as error:
+            (name,) = error.args
+            problem = f"is absent; send null where the value is missing{suggest(name, record.keys() - set(names))}"
+            raise InvalidError(problem, f"{place}.{name}") from None
+    if not isinstance(record, list):
+        raise InvalidError(f"must be a record or an array, not {_describe(record)}", place)
+    if len(record) != len(names):
+        raise InvalidError(f"must have {len(names)} values, not {len(record)}", place)
+    return record
+
+
+def has_categories(data: ImageInput | TabularInput) -> bool:
+    """Whether the rows are of a table with a categorical column."""
+    return isinstance(data, TabularInput) and any(isinstance(column, CategoricalColumn) for column in data.columns)
 
 
 def category_codes(column: Column) -> Mapping[tuple[type, Category], int] | None:
@@ -230,10 +271,11 @@ def _cell(value: object, codes: Mapping[tuple[type, Category], int] | None, plac
     if value is None:
         return math.nan
     if codes is not None:
-        if isinstance(value, bool | int | float | str) and (code := codes.get(category_key(value))) is not None:
+        kind = UnseenError if isinstance(value, bool | int | float | str) else InvalidError
+        if kind is UnseenError and (code := codes.get(category_key(cast(Category, value)))) is not None:
             return code
         known = ", ".join(repr(category) for _, category in list(codes)[:8])
-        raise InvalidError(f"{value!r} is not a known category; known are {known}", place)
+        raise kind(f"{value!r} is not a known category; known are {known}", place)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidError(f"must be a number, not {_describe(value)}", place)
     try:
@@ -261,12 +303,40 @@ def _describe(value: object) -> str:
             return "an object"
 
 
-def _refuse(wrong: Array, values: Array, name: str, problem: str) -> None:
-    """Raise at the first True of `wrong`."""
-    if wrong.any():
-        index = np.unravel_index(int(np.argmax(wrong)), wrong.shape)
-        place = name + "".join(f"[{i}]" for i in index)
-        raise InvalidError(f"{str(values[index]).removesuffix('.0')} {problem}", place)
+def _refuse(
+    wrong: Array,
+    values: Array,
+    problem: str,
+    filler: float = 0.0,
+    marked: dict[int, InvalidError] | None = None,
+    name: str = "instances",
+) -> Array:
+    """The values, where none of them is wrong.
+
+    The first wrong one of all is raised; or of each instance the first is `marked`, and the instance filled.
+    """
+    wrong = wrong.reshape(len(wrong), -1)
+    rows = np.flatnonzero(wrong.any(axis=1))
+    for row in rows.tolist():
+        index = np.unravel_index(int(np.argmax(wrong[row])), values.shape[1:])
+        place = f"{name}[{row}]" + "".join(f"[{i}]" for i in index)
+        with _marking(marked, row):
+            raise InvalidError(f"{str(values[row][index]).removesuffix('.0')} {problem}", place)
+    if len(rows):
+        values = values.copy()
+        values[rows] = filler
+    return values
+
+
+@contextmanager
+def _marking(marked: dict[int, InvalidError] | None, row: int) -> Iterator[None]:
+    """Let what is wrong with a row be marked, if it is the first; where nothing is to be marked, be raised."""
+    try:
+        yield
+    except InvalidError as error:
+        if marked is None:
+            raise
+        marked.setdefault(row, error)
 
 
 def picture(x: Array, data: ImageInput) -> Array:

@@ -9,7 +9,7 @@ This module must not know about HTTP, models or what the values mean.
 
 import itertools
 import math
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,28 +100,53 @@ def read_raw(body: bytes, name: str, dtype: str, row: tuple[int, ...]) -> Infere
 
 
 def write_answer(
-    header: Mapping[str, object], arrays: Mapping[str, Array], binary: Container[str]
+    header: Mapping[str, object], arrays: Mapping[str, Array | Sequence[str | None]], binary: Container[str]
 ) -> tuple[bytes, int | None]:
     """The bytes of an answer and the length of their JSON part, None where that is all; NaN in JSON is null.
 
     Args:
         header: What the JSON says beside the outputs.
-        arrays: The outputs, in order.
+        arrays: The outputs, in order; texts are BYTES, empty for None.
         binary: The names of those to be sent as binary data.
     """
     outputs: list[dict[str, object]] = []
     blobs: list[bytes] = []
     for name, array in arrays.items():
-        kind = datatype(array.dtype.name)
-        output: dict[str, object] = {"name": name, "datatype": kind, "shape": array.shape}
+        kind, shape, data, blob = _values(array) if isinstance(array, np.ndarray) else _texts(array)
+        output: dict[str, object] = {"name": name, "datatype": kind, "shape": shape}
         if name in binary:
-            blobs.append(array.astype(DATATYPES[kind], copy=False).tobytes())
+            blobs.append(blob())
             output["parameters"] = {"binary_data_size": len(blobs[-1])}
         else:
-            output["data"] = np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(-1)
+            output["data"] = data()
         outputs.append(output)
     document = orjson.dumps({**header, "outputs": outputs}, option=orjson.OPT_SERIALIZE_NUMPY)
     return b"".join([document, *blobs]), len(document) if blobs else None
+
+
+_Output = tuple[str, tuple[int, ...], Callable[[], object], Callable[[], bytes]]
+"""An output's datatype and shape, and its values for JSON and in binary."""
+
+
+def _values(array: Array) -> _Output:
+    kind = datatype(array.dtype.name)
+    return (
+        kind,
+        array.shape,
+        lambda: np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(-1),
+        lambda: array.astype(DATATYPES[kind], copy=False).tobytes(),
+    )
+
+
+def _texts(texts: Sequence[str | None]) -> _Output:
+    shown = [text or "" for text in texts]
+    blobs = [text.encode() for text in shown]
+    return (
+        "BYTES",
+        (len(shown),),
+        lambda: shown,
+        lambda: b"".join(len(blob).to_bytes(4, "little") + blob for blob in blobs),
+    )
 
 
 def _wanted(header: InferRequest) -> dict[str, bool | None]:

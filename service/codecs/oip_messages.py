@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from service.errors import InvalidError, suggest
-from service.scoring import ElboQuery, NumDraws, Refine, Score, Seed
+from service.scoring import ElboQuery, NumDraws, OnError, Refine, Score, Seed
 
 Shape = list[Annotated[int, Field(ge=0, lt=2**63)]]
 
@@ -86,7 +86,8 @@ class InferRequest(Checked):
     parameters: dict[str, Any] = Field(
         default={},
         description="binary_data_output, timeout (microseconds) and priority (of no effect); for the bounds num_draws, "
-        "seed, score and refine, for explanations num_draws and seed, for draws seed. Names like these are refused; "
+        "seed, score, refine and on_error, for explanations num_draws, seed and on_error, for the posterior on_error, "
+        "for draws seed. Names like these are refused; "
         "others are ignored.",
     )
     inputs: list[InferInput]
@@ -101,13 +102,19 @@ class InferParameters(Checked):
     priority: int = Field(default=0, ge=0)
 
 
+class EncodeParameters(InferParameters):
+    """Parameters of a graph that takes instances."""
+
+    on_error: OnError = "fail"
+
+
 class DrawParameters(InferParameters):
     """Parameters of a graph that draws."""
 
     seed: Seed = None
 
 
-class ExplainParameters(DrawParameters):
+class ExplainParameters(DrawParameters, EncodeParameters):
     """Parameters of a graph that averages over draws."""
 
     num_draws: NumDraws = None
@@ -142,7 +149,9 @@ class InferAnswerOutput(BaseModel):
     name: str
     datatype: str
     shape: list[int]
-    data: list[float | None] | None = Field(default=None, description="The values, flat, row-major; NaN is null.")
+    data: list[float | None] | list[str] | None = Field(
+        default=None, description="The values, flat, row-major; NaN is null."
+    )
     parameters: InputParameters | None = None
 
 

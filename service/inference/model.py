@@ -48,7 +48,10 @@ class Observer(Protocol):
         """One engine call has ended. Those on golden rows are told of only if they failed."""
 
     def scored(self, elbo: Array, score: Array, p_value: Array) -> None:
-        """Rows have been scored just as the held-out rows were; each argument has shape (batch,)."""
+        """Rows have been scored just as the held-out rows were; each argument has shape (batch,).
+
+        ELBO and score are NaN in a row that is too far away for finite ones.
+        """
 
     def watched(self, ready: bool, replaced: int) -> None:
         """Whether the engine answers its golden rows as it should, where that has changed; engines replaced by now."""
@@ -167,9 +170,17 @@ class Model:
         self._batcher.check_room(draws)
 
     async def encode(self, x: Array, num_draws: int = 0, seed: int | None = None) -> dict[str, Array]:
-        """The posterior of each row: `mean` and `log_variance` (batch, L), and `draws` (batch, num_draws, L) if any."""
+        """The posterior of each row: `mean` and `log_variance` (batch, L), and `draws` (batch, num_draws, L) if any.
+
+        All are NaN in a row that is too far from all data for a finite posterior.
+        """
         self._check_size(len(x), max(num_draws, 1), "query.num_draws" if num_draws else "instances")
-        answer = await self._compute(len(x), lambda: self._batcher.submit(Work("encoder", {"x": x})))
+
+        async def compute() -> dict[str, Array]:
+            posterior = await self._batcher.submit(Work("encoder", {"x": x}))
+            return _blank(posterior, np.isfinite(np.hstack(list(posterior.values()))).all(axis=1))
+
+        answer = await self._compute(len(x), compute, lambda posterior: posterior["mean"])
         if num_draws:
             epsilon = self._bank(chosen_seed(self.bundle, seed), num_draws)
             deviation = np.exp(0.5 * answer["log_variance"])
@@ -232,9 +243,10 @@ class Model:
         `feature_surprise` and `feature_expected` (batch, D), see `service.scoring.attribution`; `fdr` adds `discovery`.
         Rows scored as the held-out rows were are told to the observer, unless `observe` is false.
 
+        In a row that is too far from all data for finite bounds all are NaN but the p-value, which is the smallest.
+
         Raises:
-            InvalidError: The bundle cannot do what is asked; or a bound is not a finite number, the row being too far
-                from all data for floating point.
+            InvalidError: The bundle cannot do what is asked.
         """
         plan = self._plan(num_draws, seed, score, refine, explain=explain)
         draws = plan.draws
@@ -249,17 +261,20 @@ class Model:
                 "query.fdr",
             )
         cost = len(x) * draws * (1 + plan.refine + cells)
-        columns = await self._compute(cost, lambda: self._bounds(x, plan))
+        columns = await self._compute(cost, lambda: self._bounds(x, plan), lambda made: made["score"])
         if plan.default and observe:
             self._observer.scored(columns["elbo"], columns["score"], columns["p_value"])
         if fdr is not None:
             columns["discovery"] = discoveries(columns["p_value"], fdr)
         return columns
 
-    async def _compute(self, cost: int, operation: Callable[[], Awaitable[T]]) -> T:
+    async def _compute(
+        self, cost: int, operation: Callable[[], Awaitable[T]], telling: Callable[[T], Array] | None = None
+    ) -> T:
         """What the operation gives, all of it by one engine; once more, if that engine turns out to be lost.
 
-        A failure, or a bound that is not finite, is the engine's or the rows' doing: the golden rows say which.
+        A failure, or a number that is not finite in what is `telling`, is the engine's or the rows' doing: the golden
+        rows say which.
         """
         with self._batcher.admit(cost):
             engine = self.engine
@@ -270,6 +285,8 @@ class Model:
                 if not await self._watchdog.has_replaced(engine):
                     raise
             else:
+                if telling is not None and not np.isfinite(telling(answer)).all():
+                    await self._watchdog.look()
                 if not await self._watchdog.has_replaced(engine):
                     return answer
             return await operation()
@@ -287,8 +304,7 @@ class Model:
         # In turn: together they may be too much.
         columns = await self._batcher.submit(Work("elbo", {"x": x}, shared, *judged))
         finite = np.isfinite(columns["elbo"]) & np.isfinite(columns["log_evidence"])
-        if not finite[worst := finite.argmin()]:
-            raise InvalidError("too far from the training data for a finite bound", f"instances[{worst}]")
+        columns = _blank(columns, finite)
         amortised = columns["elbo"]
         if plan.refine:
             ascent = Ascent(await self._batcher.submit(Work("encoder", {"x": x})), columns)
@@ -303,7 +319,7 @@ class Model:
             columns |= await self._batcher.submit(Work("explain", {"x": x}, shared, key, draws))
         if plan.by_cell:
             columns |= await self._surprise(x, amortised, shared, key, draws)
-        return columns
+        return _blank(columns, finite & np.isfinite(columns["score"]))
 
     async def _surprise(
         self, x: Array, elbo: Array, shared: dict[str, Array], key: tuple[int, int], draws: int
@@ -319,6 +335,14 @@ class Model:
             expected.append(cells.expected)
         return {"feature_surprise": np.concatenate(surprises, 1), "feature_expected": np.concatenate(expected, 1)}
 
+    def check_rows(self, rows: int) -> None:
+        """Refuse a request, before its rows are parsed, with more of them than can be computed with one draw each.
+
+        Raises:
+            TooLargeError: It has.
+        """
+        self._check_size(rows, 1, "instances")
+
     def _check_size(self, rows: int, draws: int, place: str, times: int = 1, why: str = "") -> None:
         """Refuse, before anything of its size is made, what could never be computed: each row so many times."""
         limit = self._limits.max_queue
@@ -332,6 +356,16 @@ class Model:
                 f"one request may ask for {limit:,}: {advice}",
                 place,
             )
+
+
+def _blank(columns: dict[str, Array], finite: Array) -> dict[str, Array]:
+    """The columns, NaN in rows that are not `finite`, but for the p-value."""
+    if finite.all():
+        return columns
+    return {
+        name: values if name == "p_value" else np.where(finite.reshape(-1, *[1] * (values.ndim - 1)), values, np.nan)
+        for name, values in columns.items()
+    }
 
 
 def _tell(observer: Observer, report: Report) -> None:

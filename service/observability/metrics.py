@@ -267,7 +267,7 @@ class Watch:
         self._telemetry.flush_soon(self)
 
     def scored(self, elbo: Array, score: Array, p_value: Array) -> None:
-        """Count rows that were scored as the held-out rows were; each argument has shape (batch,)."""
+        """Count rows that were scored as the held-out rows were; see `Observer.scored`."""
         self._scored.append((elbo, score, p_value))
         self._telemetry.flush_soon(self)
 
@@ -296,10 +296,10 @@ class Watch:
         if self._scored:
             elbos, scores, p_values = map(np.concatenate, zip(*self._scored, strict=True))
             self._scored.clear()
-            self.elbos.labels(*self.labels).observe_all(elbos)
+            self.elbos.labels(*self.labels).observe_all(elbos[np.isfinite(elbos)])
             telemetry.p_values.labels(*self.labels).observe_all(p_values)
             telemetry.scored_rows.labels(*self.labels).inc(len(scores))
-            self._martingale.update(scores)
+            self._martingale.update(np.where(np.isnan(scores), np.inf, scores))
             self._show()
 
     def _show(self) -> None:

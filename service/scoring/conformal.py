@@ -28,7 +28,7 @@ def p_values(scores: Array, held_out: Array) -> npt.NDArray[np.float64]:
     the smallest possible value is 1 / (n + 1).
 
     Args:
-        scores: Any shape.
+        scores: Any shape; NaN is the strangest.
         held_out: Scores of n held-out normal rows, sorted ascending, shape (n,).
 
     Returns:
@@ -55,9 +55,9 @@ def discoveries(p: npt.NDArray[np.float64], fdr: float) -> npt.NDArray[np.bool_]
     that keeps the bound (Bates et al. 2023, theorem 2): on average over held-out rows, not for each set of them.
 
     Args:
-        p: P-values of m rows, shape (m,).
+        p: P-values of rows, shape (batch,), of which those that are not NaN are the m rows.
         fdr: The share allowed, between 0 and 1.
     """
-    ascending = np.sort(p)
-    passing = np.flatnonzero(ascending <= fdr * np.arange(1, p.size + 1) / p.size)
+    ascending = np.sort(p[~np.isnan(p)])
+    passing = np.flatnonzero(ascending <= fdr * np.arange(1, ascending.size + 1) / max(ascending.size, 1))
     return np.asarray(p <= ascending[passing[-1]] if passing.size else np.zeros(p.shape), np.bool_)

@@ -32,6 +32,17 @@ Refine = Annotated[
 ]
 
 
+OnError = Annotated[
+    Literal["fail", "mark"],
+    Field(
+        description="What a row does that cannot be scored: fail, it fails the request; mark, problem says what "
+        "is wrong with it, and the others are answered."
+    ),
+]
+
+Unseen = Literal["error", "mark", "missing"]
+
+
 class Query(BaseModel):
     """Base of the query parameters: an unknown one is an error, not a default in disguise."""
 
@@ -50,6 +61,12 @@ class RowsQuery(Query):
 
     extra: Literal["ignore", "error"] = Field(
         default="ignore", description="What fields of a record do that are no columns of the model."
+    )
+    on_error: OnError = "fail"
+    unseen: Unseen | None = Field(
+        default=None,
+        description="What a category does that is none of its column's: error, it is a wrong value; missing, it is a "
+        "missing one; mark, it is a missing one, and problem says so. mark with on_error=mark, else error, if absent.",
     )
 
 
@@ -101,8 +118,12 @@ class Plan:
     default: bool
 
     def score(self, made: Mapping[str, Array]) -> dict[str, Array]:
-        """`score` and `p_value` from what the score is made of."""
+        """`score` and `p_value` from what the score is made of; a score that is not finite is NaN.
+
+        Its row is stranger than floating point can tell, and has the smallest p-value.
+        """
         score = self.sign * made[self.column]
+        score = np.where(np.isfinite(score), score, np.nan)
         return {
             "score": score,
             "p_value": np.full(len(score), np.nan) if self.held_out is None else p_values(score, self.held_out),

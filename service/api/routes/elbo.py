@@ -2,13 +2,14 @@
 
 from typing import Annotated
 
+import numpy as np
 from fastapi import Query, Request, Response
 
-from service.api.content import choose_writer, read_body, respond
+from service.api.content import choose_writer, read_rows, respond
 from service.api.endpoint import Operation
 from service.api.openapi import ServedModel
 from service.api.schemas import ElboAnswer, Instances
-from service.codecs.instances import parse_instances
+from service.codecs.rows import Reading
 from service.scoring import ElboQuery
 
 
@@ -20,10 +21,9 @@ async def elbo(request: Request, model: ServedModel, query: Annotated[ElboQuery,
     """
     writer = choose_writer(request)
     model.check_room(query.num_draws or model.manifest.num_draws)
-    values = await read_body(request, "instances")
-    x = parse_instances(values, model.manifest.input, ignore_extra=query.extra == "ignore")
+    rows = await read_rows(request, model, Reading.asked(query))
     bounds = await model.elbo(
-        x,
+        rows.x,
         num_draws=query.num_draws,
         seed=query.seed,
         score=query.score,
@@ -32,7 +32,7 @@ async def elbo(request: Request, model: ServedModel, query: Annotated[ElboQuery,
         fdr=query.fdr,
         observe=query.observe,
     )
-    return respond(model, writer, bounds)
+    return respond(model, writer, rows.answer(bounds, np.isnan(bounds["score"])))
 
 
 OPERATION = Operation("POST", "/elbo", elbo, ElboAnswer, Instances)

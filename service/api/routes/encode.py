@@ -2,22 +2,23 @@
 
 from typing import Annotated
 
+import numpy as np
 from fastapi import Query, Request, Response
 
-from service.api.content import choose_writer, read_body, respond
+from service.api.content import choose_writer, read_rows, respond
 from service.api.endpoint import Operation
 from service.api.openapi import ServedModel
 from service.api.schemas import EncodeAnswer, EncodeQuery, Instances
-from service.codecs.instances import parse_instances
+from service.codecs.rows import Reading
 
 
 async def encode(request: Request, model: ServedModel, query: Annotated[EncodeQuery, Query()]) -> Response:
     """The posterior q(z|x) of each instance: its mean and log-variance, and draws from it on request."""
     writer = choose_writer(request)
     model.check_room()
-    values = await read_body(request, "instances")
-    x = parse_instances(values, model.manifest.input, ignore_extra=query.extra == "ignore")
-    return respond(model, writer, await model.encode(x, query.num_draws, query.seed))
+    rows = await read_rows(request, model, Reading.asked(query))
+    posterior = await model.encode(rows.x, query.num_draws, query.seed)
+    return respond(model, writer, rows.answer(posterior, np.isnan(posterior["mean"][:, 0])))
 
 
 OPERATION = Operation("POST", "/encode", encode, EncodeAnswer, Instances)

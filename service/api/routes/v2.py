@@ -5,24 +5,26 @@ Each graph of a bundle is a model of its own: `digits` answers the bounds, `digi
 
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 from fastapi import APIRouter, Depends, Header, Path, Request, Response
 
 from service.api.content import MODEL_HEADERS, identify, read_bytes
 from service.api.openapi import body, check_ready, describe_headers, failure, find_model
 from service.bundle import Array, TabularInput, Tensor
 from service.codecs.codec import Json
-from service.codecs.instances import parse_instances, parse_latents
+from service.codecs.instances import parse_latents, parse_rows
 from service.codecs.oip import Inference, datatype, read_raw, read_request, write_answer
 from service.codecs.oip_messages import (
     BoundParameters,
     DrawParameters,
     Duration,
     Durations,
+    EncodeParameters,
     ExplainParameters,
     InferAnswer,
     InferParameters,
@@ -37,6 +39,7 @@ from service.codecs.oip_messages import (
     TensorConfig,
     TensorMetadata,
 )
+from service.codecs.rows import PROBLEM, Reading
 from service.errors import DeadlineError, InvalidError, NotFoundError, RequestError
 from service.inference import Model
 from service.observability.logs import count_rows
@@ -51,6 +54,7 @@ graphs = APIRouter()
 
 _PARAMETERS: dict[str, type[InferParameters]] = {
     "elbo": BoundParameters,
+    "encoder": EncodeParameters,
     "explain": ExplainParameters,
     "draw": DrawParameters,
 }
@@ -106,7 +110,7 @@ class Graph:
         """Of tables each cell is explained beside the others."""
         return self.graph == "explain" and isinstance(self.model.manifest.input, TabularInput)
 
-    async def infer(self, tensor: Array, parameters: InferParameters) -> dict[str, Array]:
+    async def infer(self, tensor: Array, parameters: InferParameters) -> dict[str, Any]:
         """Every output by name, as the ordinary endpoints compute it."""
         manifest = self.model.manifest
         if self.input.name == "z":
@@ -114,17 +118,20 @@ class Graph:
             if isinstance(parameters, DrawParameters):
                 return {"x": await self.model.draw(z, parameters.seed)}
             return {"x_mean": await self.model.decode(z)}
-        x = parse_instances(tensor, manifest.input)
+        on_error = parameters.on_error if isinstance(parameters, EncodeParameters) else "fail"
+        rows = parse_rows(tensor, manifest.input, Reading(mark=on_error == "mark"))
         if not isinstance(parameters, ExplainParameters):
-            return await self.model.encode(x)
-        return await self.model.elbo(
-            x,
+            posterior = await self.model.encode(rows.x)
+            return rows.answer(posterior, np.isnan(posterior["mean"][:, 0]))
+        bounds = await self.model.elbo(
+            rows.x,
             num_draws=parameters.num_draws,
             seed=parameters.seed,
             score=parameters.score if isinstance(parameters, BoundParameters) else None,
             refine=parameters.refine if isinstance(parameters, BoundParameters) else 0,
             explain=self.graph == "explain",
         )
+        return rows.answer(bounds, np.isnan(bounds["score"]))
 
 
 def _served(model: Model) -> list[str]:
@@ -251,7 +258,8 @@ async def infer(
         graph.model.check_room()
         inference = _read(await read_bytes(request), header_length, graph)
         parameters = _PARAMETERS.get(graph.graph, InferParameters).check(inference.parameters, "parameters")
-        wanted = _wanted(inference, graph)
+        marked = isinstance(parameters, EncodeParameters) and parameters.on_error == "mark"
+        wanted = _wanted(inference, graph, [PROBLEM] if marked else [])
         tensor = _only_input(inference, graph)
         try:
             async with asyncio.timeout(parameters.timeout / 1e6 or None):
@@ -260,6 +268,8 @@ async def infer(
             raise DeadlineError(f"not answered within {parameters.timeout:,} microseconds") from error
         count_rows(len(tensor))
     binary = {name for name, own in wanted.items() if (parameters.binary_data_output if own is None else own)}
+    if PROBLEM in columns:
+        columns[PROBLEM] = [text and _in_terms(text) for text in columns[PROBLEM]]
     head = {"id": inference.id} if inference.id is not None else {}
     head |= {"model_name": graph.name, "model_version": graph.version}
     answer, length = write_answer(head, {name: columns[name] for name in wanted}, binary)
@@ -286,9 +296,9 @@ def _only_input(inference: Inference, graph: Graph) -> Array:
     return inference.inputs[graph.input.name]
 
 
-def _wanted(inference: Inference, graph: Graph) -> dict[str, bool | None]:
+def _wanted(inference: Inference, graph: Graph, more: Sequence[str]) -> dict[str, bool | None]:
     """The outputs to send, and whether each is to be binary where the request says so."""
-    known = [tensor.name for tensor in graph.outputs]
+    known = [*(tensor.name for tensor in graph.outputs), *more]
     for i, name in enumerate(inference.outputs):
         if name not in known:
             raise InvalidError(f"no output is named {name!r}; there are {', '.join(known)}", f"outputs[{i}].name")
@@ -331,6 +341,9 @@ def _in_terms_of_the_protocol() -> Iterator[None]:
     try:
         yield
     except RequestError as error:
-        if error.location is not None:
-            error.location = re.sub(r"^(instances|latents|query)\b", lambda found: _PLACES[found[0]], error.location)
+        error.location = error.location and _in_terms(error.location)
         raise
+
+
+def _in_terms(place: str) -> str:
+    return re.sub(r"^(instances|latents|query)\b", lambda found: _PLACES[found[0]], place)

@@ -131,10 +131,10 @@ def test_bodies_are_described(page: dict[str, Any], family: str) -> None:
 @pytest.mark.parametrize(
     ("family", "names"),
     [
-        ("/encode", {"num_draws", "seed", "extra"}),
+        ("/encode", {"num_draws", "seed", "extra", "on_error", "unseen"}),
         ("/decode", {"draw", "seed"}),
         ("/sample", {"n", "seed", "temperature"}),
-        ("/elbo", {"num_draws", "seed", "score", "refine", "explain", "fdr", "observe", "extra"}),
+        ("/elbo", {"num_draws", "seed", "score", "refine", "explain", "fdr", "observe", "extra", "on_error", "unseen"}),
     ],
 )
 def test_parameters_are_described(page: dict[str, Any], family: str, names: set[str]) -> None:
@@ -208,8 +208,10 @@ def test_metrics_are_documented(digits: httpx.Client, page: dict[str, Any], acce
 def test_the_fields_of_the_answers_are_the_schemas(digits: httpx.Client, page: dict[str, Any]) -> None:
     x = {"instances": np.zeros((2, 8, 8)).tolist()}
     answers = {
-        "ElboAnswer": digits.post("/elbo", json=x, params={"explain": True, "score": "regret", "fdr": 0.1}),
-        "EncodeAnswer": digits.post("/encode", json=x, params={"num_draws": 2}),
+        "ElboAnswer": digits.post(
+            "/elbo", json=x, params={"explain": True, "score": "regret", "fdr": 0.1, "on_error": "mark"}
+        ),
+        "EncodeAnswer": digits.post("/encode", json=x, params={"num_draws": 2, "on_error": "mark"}),
         "SampleAnswer": digits.get("/sample"),
     }
     of_tables = {"ElboAnswer": {"feature_surprise", "feature_expected"}}

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from service.bundle import CategoricalColumn, ImageInput, NumericColumn, TabularInput
-from service.codecs.instances import parse_instances, parse_latents, picture, render_by_column, render_records
+from service.codecs.instances import STRICT, parse_instances, parse_latents, picture, render_by_column, render_records
+from service.codecs.rows import Reading
 from service.errors import InvalidError
 
 Array = npt.NDArray[Any]
@@ -29,9 +30,9 @@ TABLE = TabularInput(
 LONG = "a" * 10**6
 
 
-def refusal(values: object, data: ImageInput | TabularInput) -> InvalidError:
+def refusal(values: object, data: ImageInput | TabularInput, reading: Reading = STRICT) -> InvalidError:
     with pytest.raises(InvalidError) as info:
-        parse_instances(values, data)
+        parse_instances(values, data, reading)
     return info.value
 
 
@@ -268,8 +269,8 @@ def test_a_wrong_number_is_named(value: object, detail: str) -> None:
     [
         ({}, "instances[1].age", "is absent; send null where the value is missing"),
         ({"age": 1, "a.b[0]": 1}, "instances[1].kind", "is absent; send null where the value is missing"),
-        ({"age": 1, "kind": "a", "a.b[0]": 1, "b": 1}, "instances[1].b", "no column of this model has that name"),
-        ({"Age": 1, "kind": "a", "a.b[0]": 1}, "instances[1].Age", "no column of this model has that name"),
+        ({"age": 1, "kind": "a", "a.b[0]": 1, "x": 1}, "instances[1].x", "is no column of this model"),
+        ({"Age": 1, "kind": "a", "a.b[0]": 1}, "instances[1].Age", "is no column of this model; did you mean 'age'?"),
         ([], "instances[1]", "must have 3 values, not 0"),
         ([1, "a"], "instances[1]", "must have 3 values, not 2"),
         ([1, "a", 1, 1], "instances[1]", "must have 3 values, not 4"),
@@ -280,7 +281,7 @@ def test_a_wrong_number_is_named(value: object, detail: str) -> None:
     ],
 )
 def test_a_wrong_row_is_named(row: object, location: str, detail: str) -> None:
-    error = refusal([[1, "a", 1], row], TABLE)
+    error = refusal([[1, "a", 1], row], TABLE, Reading(ignore_extra=False))
     assert (error.location, error.detail) == (location, detail)
 
 

@@ -1,0 +1,124 @@
+"""Rows of a request or a file, of which some cannot be scored: those that can, and what is wrong with each other one.
+
+This module must not know how rows are read, computed or written.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+
+from service.bundle import Array
+from service.errors import InvalidError
+from service.scoring import RowsQuery, Unseen
+
+TOO_FAR = "too far from the training data for a finite bound"
+
+LONGEST = 400
+"""Characters of what is said of a row."""
+
+PROBLEM = "problem"
+"""The column of an answer that says what is wrong with its rows."""
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What is wrong with rows, by their number.
+
+    Attributes:
+        unreadable: Of rows that cannot be scored.
+        unseen: Of rows that can, without these cells.
+    """
+
+    unreadable: dict[int, InvalidError] = field(default_factory=dict)
+    unseen: dict[int, list[InvalidError]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How rows are read.
+
+    Attributes:
+        mark: Put down what is wrong with a row, and read the others; else refuse all rows.
+        unseen: What a category does that is none of its column's: `error` makes it a wrong value, `missing` a missing
+            one, and `mark` a missing one that is put down.
+        ignore_extra: Whether records may have fields that are no columns of the model. Absent columns are always
+            refused, so that a misspelt name does not pass for an extra field.
+    """
+
+    mark: bool = False
+    unseen: Unseen = "error"
+    ignore_extra: bool = True
+
+    @classmethod
+    def asked(cls, query: RowsQuery) -> Self:
+        """As the parameters of a request say."""
+        mark = query.on_error == "mark"
+        return cls(mark, query.unseen or ("mark" if mark else "error"), ignore_extra=query.extra == "ignore")
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows in their order.
+
+    Attributes:
+        x: Those that can be scored, as the graphs take them, (scored, *shape); if none can, one row to find out the
+            columns of the answer with.
+        places: Their numbers among all rows, (scored,).
+        total: How many rows there are.
+        marks: What is wrong with some.
+        reading: How they were read.
+    """
+
+    x: Array
+    places: Array
+    total: int
+    marks: Marks
+    reading: Reading
+
+    @classmethod
+    def among(cls, x: Array, marks: Marks, reading: Reading) -> Self:
+        """Of all rows, (batch, *shape), those that can be scored."""
+        scored = np.ones(len(x), bool)
+        scored[list(marks.unreadable)] = False
+        if scored.all():
+            return cls(x, np.arange(len(x)), len(x), marks, reading)
+        return cls(x[scored] if scored.any() else x[:1], np.flatnonzero(scored), len(x), marks, reading)
+
+    def answer(self, columns: Mapping[str, Array], too_far: Array) -> dict[str, Any]:
+        """The answer to all rows: for those that cannot be scored NaN, or false; and the column `problem`.
+
+        Args:
+            columns: The answers to `x`, (len(x), ...) each.
+            too_far: Which rows of `x` are too far away for a finite answer, bool (len(x),).
+
+        Raises:
+            InvalidError: There is such a row, and it is not to be marked.
+        """
+        if too_far.any() and not self.reading.mark:
+            raise InvalidError(TOO_FAR, f"instances[{int(too_far.argmax())}]")
+        if not (self.reading.mark or self.reading.unseen == "mark"):
+            return dict(columns)
+        answer: dict[str, Any] = {name: self._spread(values[: len(self.places)]) for name, values in columns.items()}
+        problems: list[str | None] = [None] * self.total
+        for row, error in self.marks.unreadable.items():
+            problems[row] = _writable(str(error))
+        for row, errors in self.marks.unseen.items():
+            problems[row] = _writable("; ".join(f"{error}; scored without it" for error in errors))
+        for row in self.places[too_far[: len(self.places)]].tolist():
+            problems[row] = f"instances[{row}]: {TOO_FAR}"
+        return answer | {PROBLEM: problems}
+
+    def _spread(self, values: Array) -> Array:
+        if len(values) == self.total:
+            return values
+        spread = np.full((self.total, *values.shape[1:]), np.nan if values.dtype.kind == "f" else 0, values.dtype)
+        spread[self.places] = values
+        return spread
+
+
+def _writable(text: str) -> str:
+    """The text, cut where it repeats too much of what was sent, and with escapes for lone surrogates."""
+    cut = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
+    return cut.encode(errors="backslashreplace").decode()
