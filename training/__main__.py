@@ -76,6 +76,8 @@ def train(recipe: Recipe) -> Path | str | None:
         dataset = recipe.dataset.load(path)
     splits = split(dataset, recipe.split)
     console.print(describe(dataset) if dataset.input.kind == "tabular" else f"images of shape {dataset.input.shape}")
+    for note in dataset.notes:
+        console.print(note, markup=False)
     console.print(", ".join(f"{name}: {part.rows:,} rows" for name, part in splits.record().items()))
 
     if (smallest := 1 / (len(splits.calibration) + 1)) > recipe.bound.level:

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.api.auth import guard, is_loopback, read_keys
 from service.api.openapi import complete_openapi, named, versioned
 from service.api.problem_details import Envelope, answer_with_problems
-from service.api.routes import decode, docs, elbo, encode, explorer, health, metrics, model, sample, v2
+from service.api.routes import decode, docs, elbo, encode, explorer, health, instances, metrics, model, sample, v2
 from service.bundle import TrustedKeys
 from service.engine import Placement
 from service.errors import ExtraError, NotFoundError
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from service.observability.tracing import Spans
 
 NAMED, VERSIONED = "/models/{name}", "/models/{name}/versions/{version}"
-OPERATIONS = (elbo.OPERATION, encode.OPERATION, decode.OPERATION, sample.OPERATION)
+OPERATIONS = (elbo.OPERATION, encode.OPERATION, decode.OPERATION, sample.OPERATION, instances.OPERATION)
 
 logger = logging.getLogger("service")
 

@@ -11,13 +11,14 @@ from fastapi import Request, Response
 from starlette.requests import ClientDisconnect
 
 from service.bundle import ImageInput, TabularInput
-from service.codecs.codec import PICTURE_READERS, READERS, WRITERS, Arrow, Columns, Json, Npy, Png, Writer
+from service.codecs.codec import FILE_READERS, READERS, WRITERS, AnyFile, Arrow, Columns, Json, Npy, Png, Writer
 from service.codecs.compression import check_encoding, decompress_aside
 from service.codecs.instances import has_categories, parse_rows, picture, render
 from service.codecs.rows import Reading, Rows
 from service.errors import InvalidError, MediaTypeError, NotAcceptableError, TooLargeError
 from service.inference import Model
 from service.observability.logs import count_rows
+from service.readers.arrays import Levels
 
 MODEL_HEADERS = {
     "Lowerbound-Model": "The model's name.",
@@ -37,7 +38,7 @@ async def read_body(request: Request, field: str) -> object:
         InvalidError: See `Reader.decode`.
     """
     media_type = _media_type(request)
-    readers = READERS | PICTURE_READERS if field == "instances" else READERS
+    readers = READERS | FILE_READERS if field == "instances" else READERS
     reader = readers.get(media_type)
     if reader is None:
         raise MediaTypeError(f"bodies of {media_type!r} are not read; send {', '.join(readers)}", "header.Content-Type")
@@ -53,7 +54,9 @@ async def read_rows(request: Request, model: Model, reading: Reading) -> Rows:
     """
     values = await read_body(request, "instances")
     data = model.manifest.input
-    if isinstance(values, np.ndarray | list):
+    if isinstance(values, np.ndarray) and values.shape == data.shape and _media_type(request) == AnyFile.media_type:
+        values = values[None]  # A file of one instance may leave out the axis of rows.
+    if isinstance(values, np.ndarray | list | Levels):
         model.check_rows(len(values))
     if isinstance(values, np.ndarray) and has_categories(data) and _media_type(request) == Json.media_type:
         values = values.tolist()  # In JSON a number stands for itself, as in records, not for a category's code.

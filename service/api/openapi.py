@@ -13,7 +13,7 @@ from service.api.content import MODEL_HEADERS
 from service.api.problem_details import PROBLEM_MEDIA_TYPE, REQUEST_ID_HEADER
 from service.api.schemas import Instances, Latents, Problem
 from service.bundle import ModelName
-from service.codecs.codec import PICTURE_READERS, READERS, Arrow, Json, Npy
+from service.codecs.codec import FILE_READERS, READERS, Arrow, Json, Npy
 from service.codecs.oip_messages import InferRequest, ProtocolError
 from service.errors import (
     STATUS,
@@ -102,7 +102,7 @@ def complete_openapi(app: FastAPI, *, closed: bool) -> None:
 def body(schema: type[BaseModel], media_types: Iterable[str] | None = None) -> dict[str, Any]:
     """An OpenAPI request body: `schema` as JSON, or the same in a binary format; of all that are read if not told."""
     if media_types is None:
-        media_types = READERS | PICTURE_READERS if schema is Instances else READERS
+        media_types = READERS | FILE_READERS if schema is Instances else READERS
     content = {name: {"schema": _refer(schema) if name == Json.media_type else _BINARY} for name in media_types}
     return {"parameters": [_ENCODING], "requestBody": {"required": True, "content": content}}
 

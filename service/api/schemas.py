@@ -79,6 +79,12 @@ class EncodeAnswer(RowsAnswer):
     )
 
 
+class InstancesAnswer(RowsAnswer):
+    """Instances as the model reads them."""
+
+    instances: list[TableRecord] | list[Nested] = Field(description="In data units; null where a value is missing.")
+
+
 class DecodeAnswer(BaseModel):
     """Instances in data units."""
 

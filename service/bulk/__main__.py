@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from service.bulk import job
-from service.bulk.readers import Input, open_inputs, read_from
+from service.bulk.pieces import Input
+from service.bulk.readers import open_inputs, read_from
 from service.bulk.writer import Parts
 from service.bundle import Bundle, read_bundle
 from service.engine import Device, Placement, Precision

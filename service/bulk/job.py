@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from service.bulk.readers import Piece
+from service.bulk.pieces import Piece
 from service.bundle import Array, Bundle, TabularInput
 from service.codecs.arrow import write_batch
 from service.codecs.instances import render

@@ -20,7 +20,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
 from service.bulk.job import PIECE_BYTES, Run
-from service.bulk.readers import Input
+from service.bulk.pieces import Input
 from service.engine import Device
 from service.errors import DeviceError, LowerboundError
 

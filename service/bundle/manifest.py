@@ -61,6 +61,18 @@ class File(Record):
     size: int = Field(ge=0, description="Bytes.")
 
 
+class PictureReading(Record):
+    """What the recipe was told to do to pictures; it is done to those of clients too."""
+
+    resample: Literal["lanczos"] | None = Field(
+        default=None, description="How pictures of another size are resized; null: they are refused."
+    )
+    to_gray: bool = Field(default=False, description="Colours become grey, by Rec. 601; otherwise they are refused.")
+    background: Literal["white", "black"] | None = Field(
+        default=None, description="What lies behind transparent pixels; null: they are refused."
+    )
+
+
 class ImageInput(Record):
     """Images of one size, as nested arrays (height, width) or (height, width, channels)."""
 
@@ -69,6 +81,7 @@ class ImageInput(Record):
     dtype: Literal["uint8", "float32"] = Field(description="uint8: whole levels; float32: any value between.")
     low: float = Field(description="The smallest value a pixel may take (black), in data units.")
     high: float = Field(description="The largest value a pixel may take (white), in data units.")
+    reading: PictureReading = Field(default=PictureReading(), description="How image files become instances.")
 
     @model_validator(mode="after")
     def _domain(self) -> Self:

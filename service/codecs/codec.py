@@ -19,14 +19,13 @@ from PIL import Image
 
 from service.bundle import Array
 from service.codecs.arrow import read_stream, write_stream
-from service.errors import InvalidError, MalformedError, RequestError, TooLargeError
+from service.errors import InvalidError, MalformedError, TooLargeError
+from service.readers.arrays import GZIP, NPY, ZIP, is_idx, plain_numbers, read_sent_idx, read_sent_npz
+from service.readers.pictures import MEDIA_TYPES, Picture, is_picture
 
 MAX_NESTED = 2**20
 """Most arrays, objects and members of objects in a JSON document: each takes one or two hundred bytes in memory, and
 some microseconds in which nobody else is answered, but as few as three bytes on the wire."""
-
-MAX_PIXELS = 2**24
-"""Most pixels of a picture, whatever it takes in bytes."""
 
 Columns = Mapping[str, Any]
 """An answer: by field an array (or for JSON any list) whose entry i belongs to instance i."""
@@ -98,7 +97,7 @@ class Npy:
             array = np.frombuffer(body, dtype, offset=size).reshape(shape, order="F" if fortran else "C")
         except (ValueError, TypeError) as error:  # Shapes and dtypes that a header can say and no array can have.
             raise MalformedError(f"not a readable .npy array: {error}") from error
-        return array.astype(dtype.newbyteorder("="), order="C", copy=False)
+        return plain_numbers(array)
 
     def encode(self, columns: Columns) -> bytes:
         arrays = {name: x if isinstance(x, np.ndarray) else _texts(x) for name, x in columns.items()}
@@ -124,45 +123,36 @@ class Arrow:
         return write_stream(columns)
 
 
-class _Picture:
-    """One instance in: uint8 of shape (1, height, width), or (1, height, width, 3) where it has colours."""
-
-    media_type: ClassVar[str]
-    _format: ClassVar[str]
-
-    def decode(self, body: bytes, field: str) -> object:
-        try:
-            with Image.open(io.BytesIO(body), formats=[self._format]) as picture:
-                self._check(picture, f"{field}[0]")
-                plain = picture.convert({"1": "L", "P": "RGB"}.get(picture.mode, picture.mode))
-                return np.asarray(plain)[None]
-        except RequestError:
-            raise
-        except Exception as error:  # Pillow raises several kinds for damaged files.
-            raise MalformedError(f"not a readable {self.media_type}: {error}") from error
-
-    @staticmethod
-    def _check(picture: Image.Image, place: str) -> None:
-        """Refuse what cannot be read, of which no pixel has been made yet."""
-        width, height = picture.size
-        if width * height > MAX_PIXELS:
-            raise TooLargeError(f"{width:,} × {height:,} pixels; at most {MAX_PIXELS:,} are read", place)
-        if picture.mode not in {"1", "L", "RGB", "P"} or "transparency" in picture.info:
-            raise InvalidError(f"must be grey or in colours, 8 bits each, and opaque, not {picture.mode}", place)
-
-
-class Jpeg(_Picture):
-    """A JPEG picture, in."""
-
-    media_type: ClassVar[str] = "image/jpeg"
-    _format = "JPEG"
-
-
-class Png(_Picture):
-    """A PNG picture; out: the only column is uint8 of shape (height, width) or (height, width, 3)."""
+class PictureFile:
+    """A picture in any format that is read, whichever of their media types it is sent as."""
 
     media_type: ClassVar[str] = "image/png"
-    _format = "PNG"
+
+    def decode(self, body: bytes, field: str) -> object:
+        return Picture(body)
+
+
+class AnyFile:
+    """A file whose content says what it is: a picture, an IDX file, plain or gzipped, `.npy` or `.npz`."""
+
+    media_type: ClassVar[str] = "application/octet-stream"
+
+    def decode(self, body: bytes, field: str) -> object:
+        if is_picture(body[:12]):
+            return Picture(body)
+        if body.startswith(NPY):
+            return Npy().decode(body, field)
+        if body.startswith(ZIP):
+            return read_sent_npz(body)
+        if body.startswith(GZIP) or is_idx(body[:4]):
+            return read_sent_idx(body)
+        raise MalformedError("is no PNG, JPEG, WebP, TIFF, BMP or GIF picture, and no IDX, .npy or .npz file")
+
+
+class Png:
+    """A PNG picture, out: the only column is uint8 of shape (height, width) or (height, width, 3)."""
+
+    media_type: ClassVar[str] = "image/png"
 
     def encode(self, columns: Columns) -> bytes:
         (pixels,) = columns.values()
@@ -206,7 +196,10 @@ def read_json(body: bytes, *, constants: bool = False) -> Any:
 READERS: dict[str, Reader] = {codec.media_type: codec for codec in (Json(), Npy(), Arrow())}
 """Of any field."""
 
-PICTURE_READERS: dict[str, Reader] = {codec.media_type: codec for codec in (Png(), Jpeg())}
+FILE_READERS: dict[str, Reader] = {
+    **dict.fromkeys(MEDIA_TYPES, PictureFile()),
+    AnyFile.media_type: AnyFile(),
+}
 """Of instances only."""
 
 WRITERS: dict[str, Writer] = {codec.media_type: codec for codec in (Json(), Npy(), Arrow(), Png())}

@@ -18,6 +18,8 @@ import numpy as np
 from service.bundle import Array, CategoricalColumn, Category, Column, ImageInput, TabularInput
 from service.codecs.rows import Marks, Reading, Rows
 from service.errors import InvalidError, UnseenError, suggest
+from service.readers.arrays import Levels
+from service.readers.pictures import Picture, in_data_units
 
 STRICT = Reading()
 
@@ -26,7 +28,7 @@ def parse_instances(values: object, data: ImageInput | TabularInput, reading: Re
     """The graphs' `x` for what a client sent.
 
     Args:
-        values: What a codec read: an array whose first axis counts instances, or a list of instances.
+        values: What a codec read: an array whose first axis counts instances, a list of instances, or pictures.
         data: The kind of data that the model was trained on.
         reading: How it is read; its `mark` makes no difference.
 
@@ -53,13 +55,26 @@ def _parse(values: object, data: ImageInput | TabularInput, reading: Reading, ma
     wrong = marks.unreadable if reading.mark else None
     match data:
         case ImageInput():
+            if isinstance(values, Picture):
+                return _picture(values, data, wrong)
+            if isinstance(values, Levels):
+                return in_data_units(_check_array(values.values, data.shape, "instances"), data)
             if not isinstance(values, np.ndarray):
                 values = _numbers(values, data.shape, "instances", wrong)
             return _check_pixels(_check_array(values, data.shape, "instances"), data, wrong)
         case TabularInput():
+            if isinstance(values, Picture | Levels):
+                raise InvalidError("must be rows of this model's table, not pictures", "instances")
             if isinstance(values, np.ndarray):
                 return _check_cells(_check_array(values, data.shape, "instances"), data, wrong)
             return _table(values, data, reading, marks)
+
+
+def _picture(picture: Picture, data: ImageInput, marked: dict[int, InvalidError] | None) -> Array:
+    x = np.zeros((1, *data.shape), data.dtype)
+    with _marking(marked, 0):
+        x = picture.instances(data)
+    return x
 
 
 def parse_latents(values: object, latent_size: int) -> Array:

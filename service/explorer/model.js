@@ -49,6 +49,11 @@ export class Model {
     return (await this.#service.json(`${this.#path}decode`, { draw: true, seed }, { latents })).instances;
   }
 
+  /** The pictures in a file of any format that the service reads, as an array in data units. */
+  read(file) {
+    return this.#service.file(`${this.#path}instances`, file);
+  }
+
   /** `mean` and `log_variance`; pictures are one after the other in one array of levels. */
   encode(pictures) {
     return this.#service.npy(`${this.#path}encode`, {}, pictures, this.#shape(pictures));

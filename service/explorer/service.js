@@ -6,8 +6,13 @@ const NPY = "application/x-npy";
 const JSON_TYPE = "application/json";
 const KEPT = "lowerbound-key";
 
-/** What the service, or the way to it, said no with; `message` is for people. */
-export class ServiceError extends Error {}
+/** What the service, or the way to it, said no with; `message` is for people, and `detail` the same without the place. */
+export class ServiceError extends Error {
+  constructor(message, detail = message) {
+    super(message);
+    this.detail = detail;
+  }
+}
 
 export class Service {
   #askForKey;
@@ -34,6 +39,12 @@ export class Service {
     return decode(await (await this.#fetch(path, query, NPY, content)).arrayBuffer());
   }
 
+  /** The same for a file as it is: its content says what it holds. */
+  async file(path, file) {
+    const content = { body: file, headers: { "Content-Type": "application/octet-stream" } };
+    return decode(await (await this.#fetch(path, {}, NPY, content)).arrayBuffer());
+  }
+
   async text(path) {
     return (await this.#fetch(path, {}, "*/*")).text();
   }
@@ -52,7 +63,7 @@ export class Service {
         throw new ServiceError("The service cannot be reached.");
       }
       if (answer.status !== 401) {
-        if (!answer.ok) throw new ServiceError(await words(answer));
+        if (!answer.ok) throw await failure(answer);
         return answer;
       }
       await this.#renewKey(key);
@@ -71,11 +82,11 @@ export class Service {
   }
 }
 
-async function words(answer) {
+async function failure(answer) {
   const problem = await answer.json().catch(() => ({}));
   const detail = problem.detail ?? `The service answered ${answer.status} ${answer.statusText}.`;
   const place = problem.location?.replace(/^instances\[(\d+)\]\.?/, (_, i) => `row ${Number(i) + 1} `).trim();
   const text = place ? `${place}: ${detail}` : detail;
   const wait = answer.headers.get("Retry-After");
-  return text[0].toUpperCase() + text.slice(1) + (wait ? ` Try again in ${wait} s.` : "");
+  return new ServiceError(text[0].toUpperCase() + text.slice(1) + (wait ? ` Try again in ${wait} s.` : ""), detail);
 }

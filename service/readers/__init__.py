@@ -1,4 +1,4 @@
-"""Readers of tables: files to columns of cells, columns to the numbers that the graphs take, and files to a schema."""
+"""Readers: files of rows and of pictures become what the graphs take, by one rule for training and for clients."""
 
 from service.readers.columns import CellProblem, parse_column, parse_table
 

@@ -68,7 +68,7 @@ BODIES: dict[str, tuple[str, bytes, int]] = {
     "Arrow lists of nothing": (ARROW, arrow(pa.array([[]] * 10, pa.list_(pa.null(), 0)).take(pa.array([0]))), 422),
     "Arrow runs without end": (ARROW, arrow(run_length(), rows=10**12), 422),
     "Arrow nulls as a table": (ARROW, arrow(pa.nulls(ROWS), "age", rows=10**12), 422),
-    "PNG of a gigapixel": ("image/png", png(20_000), 400),
+    "PNG of a gigapixel": ("image/png", png(20_000), 413),
     "JSON of deep arrays": (JSON, b'{"instances":' + b"[" * 10**6, 400),
     "JSON of deep objects": (JSON, b'{"instances":' + b'{"a":' * 10**6, 413),
     "JSON of one long number": (JSON, b'{"instances": [[' + b"9" * 7 * MEBIBYTE + b"]]}", 400),

@@ -1,7 +1,5 @@
 """IDX files, the format of MNIST and its family (http://yann.lecun.com/exdb/mnist), plain or gzipped."""
 
-import gzip
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,10 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from service.readers.arrays import read_idx
 from training.datasets.source import DataError, Dataset, Source, existing, image_dataset, reading
 
-UNSIGNED_BYTE = 0x08
-GZIP = b"\x1f\x8b"
 SEED = 777
 
 
@@ -40,14 +37,14 @@ class Idx(Source):
 
 def _load(path: Path) -> Dataset:
     if not path.is_dir():
-        return image_dataset(path, read_idx(path))
+        return image_dataset(path, _read(path))
     train, test = _find(path, "train"), _find(path, "t10k")
     if train is None:
         raise DataError(f"{path}: holds no train-images-idx3-ubyte or train-images-idx3-ubyte.gz")
-    rows = read_idx(train)
+    rows = _read(train)
     if test is None:
         return image_dataset(train, rows)
-    official = read_idx(test)
+    official = _read(test)
     if official.shape[1:] != rows.shape[1:]:
         raise DataError(f"{test}: images of shape {official.shape[1:]}; {train.name} has {rows.shape[1:]}")
     return image_dataset(path, np.concatenate([rows, official]), num_test=len(official))
@@ -68,23 +65,6 @@ def _find(folder: Path, part: str) -> Path | None:
     return min(matches, default=None)
 
 
-def read_idx(path: Path) -> npt.NDArray[Any]:
-    """Read an array, uint8: two zero bytes, type, number of dimensions, big-endian sizes, values."""
+def _read(path: Path) -> npt.NDArray[Any]:
     with reading(path):
-        data = path.read_bytes()
-        if data.startswith(GZIP):
-            data = gzip.decompress(data)
-    if len(data) < 4 or data[:2] != b"\0\0":
-        raise DataError(f"{path}: not an IDX file: it begins with {data[:4].hex(' ') or 'nothing'}, not 00 00 08")
-    if data[2] != UNSIGNED_BYTE:
-        raise DataError(f"{path}: values of IDX type 0x{data[2]:02x}; only unsigned bytes (0x08) are images")
-    start = 4 + 4 * data[3]
-    if len(data) < start:
-        raise DataError(f"{path}: truncated within its header: {len(data)} bytes of {start}")
-    shape = tuple(int(size) for size in np.frombuffer(data[4:start], ">u4"))
-    found, wanted = len(data) - start, math.prod(shape)
-    if found < wanted:
-        raise DataError(f"{path}: truncated: {found} of the {wanted} values of shape {shape}")
-    if found > wanted:
-        raise DataError(f"{path}: {found - wanted} trailing bytes after the {wanted} values of shape {shape}")
-    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+        return read_idx(path.read_bytes())

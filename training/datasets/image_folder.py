@@ -1,73 +1,153 @@
-"""A folder of PNG and JPEG files."""
+"""A folder of picture files."""
 
+import shlex
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from statistics import median
+from typing import Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
 from pydantic import Field, PositiveInt
+from pydantic_settings import CliImplicitFlag
 from rich.console import Console
 from rich.progress import track
 
-from training.datasets.source import DataError, Dataset, Source, existing, image_dataset, reading, room
+from service.bundle import ImageInput, PictureReading
+from service.errors import RequestError
+from service.readers.pictures import Picture
+from training.datasets.source import DataError, Dataset, Source, existing, room
 
-SUFFIXES = {".png", ".jpg", ".jpeg"}
-COLOURS = {"1": "L", "L": "L", "LA": "L", "P": "RGB", "RGB": "RGB", "RGBA": "RGB"}
-"""The mode in which each of Pillow's modes is kept without loss, once its alpha is known to be opaque."""
 MANY = 1000
+"""More files show their progress."""
+
+NAMED = 3
+"""Most files, sizes and reasons that a message names of each."""
+
+SUGGESTED = 128
+"""Pixels of the longer side of a suggested size, at most."""
+
+
+class _Header(NamedTuple):
+    size: tuple[int, int]
+    is_gray: bool
+    is_deep: bool
 
 
 class ImageFolder(Source):
-    """Every `.png`, `.jpg` and `.jpeg` at any depth, ordered by path, but hidden ones; whole levels from 0 to 255.
+    """Every picture at any depth, ordered by path, but hidden files; whole levels from 0 to 255.
 
-    The images must all have one size and be all grey or all colour, unless the options make them so. Pixels are taken
-    as stored: a JPEG's orientation tag is not applied.
+    `service.readers.pictures` says how a file is read. Files that cannot be read are left out and named. Pictures are
+    grey if all of them are; otherwise grey ones become RGB.
     """
 
     kind: Literal["image_folder"] = "image_folder"
     size: tuple[PositiveInt, PositiveInt] | None = Field(
-        default=None, description="Height and width to resize every image to, with antialiasing."
+        default=None, description="Height and width to resize every picture to, with antialiasing."
     )
-    color: Literal["gray", "rgb"] | None = Field(default=None, description="What to convert every image to.")
+    color: Literal["gray", "rgb"] | None = Field(default=None, description="What to convert every picture to.")
+    background: Literal["white", "black"] | None = Field(
+        default=None, description="What to put behind transparent pixels; null leaves such pictures out."
+    )
+    strict: CliImplicitFlag[bool] = Field(
+        default=False, description="Refuse a folder in which a file cannot be read, instead of leaving the file out."
+    )
 
     def load(self, path: Path | None) -> Dataset:
         folder = existing(path)
-        files = sorted(file for file in folder.rglob("*") if _is_image(file.relative_to(folder)))
-        if not files:
-            raise DataError(f"{folder}: holds no .png, .jpg or .jpeg file")
-        first = self._read(files[0])
-        rows = room((len(files), *first.shape), np.uint8)
-        progress = track(files, "Reading images", console=Console(stderr=True), disable=len(files) <= MANY)
-        for row, file in zip(rows, progress, strict=True):
-            image = self._read(file)
-            if image.shape != first.shape:
-                raise DataError(
-                    f"{file}: {_kind(image)}, but {files[0]} is {_kind(first)}; "
-                    "the options size and color make all images alike"
-                )
-            row[...] = image
-        return image_dataset(folder, rows)
+        files = [file for file in sorted(folder.rglob("*")) if _is_visible(file.relative_to(folder)) and file.is_file()]
+        headers: dict[Path, _Header] = {}
+        problems: dict[Path, str] = {}
+        for file in _progress(files, "Looking at images"):
+            try:
+                picture = _open(file)
+                headers[file] = _Header((picture.height, picture.width), picture.is_gray, picture.is_deep)
+            except (RequestError, OSError) as error:
+                problems[file] = _reason(error)
+        if not headers:
+            raise DataError(f"{folder}: holds no picture that can be read. {_summary(problems, folder)}".rstrip())
+        data = self._schema(folder, headers)
+        rows = room((len(headers), *data.shape), np.uint8)
+        read = 0
+        for file in _progress(list(headers), "Reading images"):
+            try:
+                rows[read : read + 1] = _open(file).instances(data)
+                read += 1
+            except (RequestError, OSError) as error:
+                problems[file] = _reason(error)
+        if problems and (self.strict or not read):
+            raise DataError(
+                f"{folder}: {len(problems):,} of {len(files):,} files cannot be read. {_summary(problems, folder)}"
+            )
+        notes = _notes({file: header for file, header in headers.items() if file not in problems}, data)
+        if problems:
+            notes.append(f"left out {len(problems):,} of {len(files):,} files. {_summary(problems, folder)}")
+        return Dataset(data, rows[:read], notes=tuple(notes))
 
-    def _read(self, file: Path) -> npt.NDArray[Any]:
-        """One image, uint8: (height, width) if grey, (height, width, 3) if in colour."""
-        with reading(file), Image.open(file) as image:
-            if image.mode not in COLOURS:
-                raise DataError(f"{file}: mode {image.mode} is neither 8-bit grey nor 8-bit RGB")
-            if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
-                raise DataError(f"{file}: has transparent pixels, whose colour depends on the background")
-            pixels = image.convert(COLOURS[image.mode])
-        if self.color is not None:
-            pixels = pixels.convert({"gray": "L", "rgb": "RGB"}[self.color])
-        if self.size is not None:
-            pixels = pixels.resize(self.size[::-1], Image.Resampling.LANCZOS)
-        return np.asarray(pixels)
+    def _schema(self, folder: Path, headers: Mapping[Path, _Header]) -> ImageInput:
+        """What all pictures become.
+
+        Raises:
+            DataError: They have several sizes, and no size was told; says the command that trains.
+        """
+        sizes = Counter(header.size for header in headers.values())
+        if self.size is None and len(sizes) > 1:
+            height, width = (median(size[side] for size in sizes.elements()) for side in (0, 1))
+            scale = min(1, SUGGESTED / max(height, width))
+            told = self.model_dump(exclude_defaults=True) | {
+                "size": f"[{round(height * scale)},{round(width * scale)}]"
+            }
+            options = " ".join(f"--dataset.{name} {shlex.quote(str(value))}" for name, value in told.items())
+            raise DataError(
+                f"{folder}: pictures of {len(sizes)} sizes (height × width): "
+                f"{_first([f'{n:,} of {h} × {w}' for (h, w), n in sizes.most_common()])}. Resize them all: "
+                f"python -m training images --data {shlex.quote(str(folder))} {options}"
+            )
+        is_gray = self.color == "gray" if self.color else all(header.is_gray for header in headers.values())
+        reading = PictureReading(
+            resample="lanczos" if self.size else None, to_gray=self.color == "gray", background=self.background
+        )
+        shape = self.size or next(iter(sizes))
+        return ImageInput(shape=shape if is_gray else (*shape, 3), dtype="uint8", low=0, high=255, reading=reading)
 
 
-def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in file.parts)
+def _is_visible(file: Path) -> bool:
+    return not any(part.startswith(".") for part in file.parts)
 
 
-def _kind(image: npt.NDArray[Any]) -> str:
-    height, width, *channels = image.shape
-    return f"{height} × {width} {'RGB' if channels else 'grey'}"
+def _progress(files: list[Path], text: str) -> Iterable[Path]:
+    return track(files, text, console=Console(stderr=True), disable=len(files) <= MANY)
+
+
+def _open(file: Path) -> Picture:
+    return Picture(file.read_bytes())
+
+
+def _reason(error: RequestError | OSError) -> str:
+    return error.detail if isinstance(error, RequestError) else f"cannot be read: {error.strerror or error}"
+
+
+def _summary(problems: Mapping[Path, str], folder: Path) -> str:
+    """The files that fail, by reason."""
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for file, reason in problems.items():
+        by_reason[reason].append(str(file.relative_to(folder)))
+    reasons = sorted(by_reason.items(), key=lambda item: -len(item[1]))
+    return _first([f"{_first(names)}: {reason}" for reason, names in reasons], "; ")
+
+
+def _first(items: list[str], separator: str = ", ") -> str:
+    more = f" and {len(items) - NAMED:,} more" if len(items) > NAMED else ""
+    return separator.join(items[:NAMED]) + more
+
+
+def _notes(headers: Mapping[Path, _Header], data: ImageInput) -> list[str]:
+    """What is done to pictures that a user may not expect."""
+    gray = sum(header.is_gray for header in headers.values()) if len(data.shape) == 3 else 0
+    deep = sum(header.is_deep for header in headers.values())
+    notes = []
+    if gray:
+        notes.append(f"{gray:,} of {len(headers):,} pictures are grey and become RGB")
+    if deep:
+        notes.append(f"{deep:,} of {len(headers):,} pictures have 16-bit levels, of which the upper 8 bits are kept")
+    return notes

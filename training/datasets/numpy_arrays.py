@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.bundle import NumericColumn, TabularInput
+from service.readers.arrays import read_npz
 from training.datasets import source
 from training.datasets.source import (
     DataError,
@@ -69,15 +70,8 @@ def _read(path: Path, array_name: str | None = None) -> npt.NDArray[Any]:
                         raise DataError(f"{path}: {TRAILING}")
                 return array
             case ".npz":
-                with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
-                    asked = (array_name,) if array_name else ("X", "x")
-                    names = [name for name in asked if name in archive.files]
-                    if array_name and not names:
-                        raise DataError(f"{path}: holds no {array_name!r} but {', '.join(archive.files)}")
-                    names = names or archive.files
-                    if len(names) != 1:
-                        raise DataError(f"{path}: holds {', '.join(archive.files) or 'nothing'}; name one array X")
-                    return np.asarray(archive[names[0]])
+                with path.open("rb") as file:
+                    return read_npz(file, array_name)
     raise DataError(f"{path}: neither .npy nor .npz")
 
 

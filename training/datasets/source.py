@@ -20,7 +20,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from service.bundle import ImageInput, TabularInput
-from service.errors import LowerboundError
+from service.errors import LowerboundError, RequestError
 
 EXACT = 2**53
 """Beyond it float64 skips whole numbers."""
@@ -48,11 +48,18 @@ class Dataset:
     """The last `num_test` rows are the source's own test set."""
     levels: npt.NDArray[Any] | None = None
     """Grey levels in 255ths, uint8, in the shape of `rows`, where these are one black-and-white draw from them."""
+    notes: tuple[str, ...] = ()
+    """What was done to the data that a user may not expect, as lines to print."""
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256, in hex, of the schema (its JSON) and of the rows' dtype, shape and bytes in C order."""
-        digest = hashlib.sha256(f"{self.input.model_dump_json()}\n{self.rows.dtype.str}{self.rows.shape}\n".encode())
+        """SHA-256, in hex, of the schema (its JSON) and of the rows' dtype, shape and bytes in C order.
+
+        How files become rows does not count: the rows do.
+        """
+        digest = hashlib.sha256(
+            f"{self.input.model_dump_json(exclude={'reading'})}\n{self.rows.dtype.str}{self.rows.shape}\n".encode()
+        )
         digest.update(np.ascontiguousarray(self.rows).data)
         return digest.hexdigest()
 
@@ -127,6 +134,8 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except DataError:
         raise
+    except RequestError as error:
+        raise DataError(f"{path}: {error.detail}") from error
     except Exception as error:  # The decoders raise a dozen kinds for damaged files.
         # The text of an OSError may repeat the path; a decoder's own has no strerror.
         raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error

@@ -32,8 +32,8 @@ export function scorePicturesPanel(panel) {
     pictures.forEach((picture, i) => Object.assign(picture, { score: answer.score.data[i], p: answer.p_value.data[i] }));
     const ranked = [...pictures].sort((a, b) => b.score - a.score).slice(0, MOST_SHOWN);
     gallery.replaceChildren(...ranked.map(tile));
-    note.textContent = [...new Set(pictures.map((picture) => picture.note).filter(Boolean))].join("; ")
-      + (pictures.length > MOST_SHOWN ? ` The strangest ${MOST_SHOWN} of ${pictures.length.toLocaleString("en")} are shown.` : "");
+    note.textContent = pictures.length > MOST_SHOWN
+      ? `The strangest ${MOST_SHOWN} of ${pictures.length.toLocaleString("en")} are shown.` : "";
     if (!ranked.includes(selected)) [selected] = ranked;
     await detail();
   }));
@@ -108,13 +108,13 @@ export function scorePicturesPanel(panel) {
 
   /** Score pictures, each `{name, values}`, instead of those before. */
   function take(taken) {
-    pictures = taken.map(({ name, values, note: text }) => ({ name, values, note: text }));
+    pictures = taken.map(({ name, values }) => ({ name, values }));
     selected = null;
     rank();
   }
 
   takeFiles(find(".drop"), spoken(message, async (files) => {
-    take((await Promise.all(files.map((file) => readPictures(file, model.input)))).flat());
+    take((await Promise.all(files.map((file) => readPictures(file, model)))).flat());
   }));
   score.addEventListener("change", rank);
   steps.addEventListener("change", detail);

@@ -38,7 +38,7 @@ export function walkPanel(panel) {
 
   for (const zone of panel.querySelectorAll("[data-end]")) {
     takeFiles(zone, spoken(message, async ([file]) => {
-      const [{ name, values }] = await readPictures(file, model.input);
+      const [{ name, values }] = await readPictures(file, model);
       const { mean } = await model.encode(values);
       set(zone.dataset.end, { name, shown: values, latents: mean.data });
     }));

@@ -27,7 +27,7 @@ from PIL import Image
 
 from service.api.problem_details import PROBLEM_MEDIA_TYPE
 from service.api.schemas import Problem
-from service.bundle import CALIBRATION, GOLDEN, MANIFEST, describe_files, read_bundle
+from service.bundle import CALIBRATION, GOLDEN, MANIFEST, Array, describe_files, read_bundle
 from service.codecs.compression import decompress
 from service.codecs.oip import read_raw, read_request
 from service.errors import STATUS, BundleError, RequestError
@@ -159,6 +159,12 @@ def arrow(table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
+def npz(array: Array) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, X=array)
+    return buffer.getvalue()
+
+
 def picture(kind: str, *shape: int) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.full(shape, 90, np.uint8)).save(buffer, kind)
@@ -191,6 +197,11 @@ CORPUS: dict[str, list[bytes]] = {
     ],
     "image/png": [picture("png", 8, 8), picture("png", 8, 8, 3)],
     "image/jpeg": [picture("jpeg", 8, 8), picture("jpeg", 8, 8, 3)],
+    "application/octet-stream": [
+        *(picture(kind, 8, 8) for kind in ("webp", "tiff", "bmp", "gif")),
+        bytes([0, 0, 8, 3, 0, 0, 0, 1, 0, 0, 0, 8, 0, 0, 0, 8]) + bytes(64),
+        npz(IMAGES),
+    ],
 }
 PATHS = ["/elbo", "/encode", "/decode"]
 MODELS = ["digits", "people"]

@@ -141,7 +141,7 @@ def test_in_any_format(server: httpx.Client, rows: Array, alone: list[Answer], s
 
 def test_as_a_picture(server: httpx.Client, rows: Array, alone: list[Answer]) -> None:
     buffer = io.BytesIO()
-    Image.fromarray(rows[3].astype(np.uint8)).save(buffer, "png")
+    Image.fromarray(np.round(rows[3] * (255 / 16)).astype(np.uint8)).save(buffer, "png")
     answer = server.post("/elbo", content=buffer.getvalue(), headers={"Content-Type": "image/png", "Accept": NPY})
     assert bits(read_npy(answer.raise_for_status().content), 1) == [alone[3]]
 

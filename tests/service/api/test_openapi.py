@@ -14,11 +14,12 @@ from openapi_spec_validator import validate
 
 from service.api.content import MODEL_HEADERS
 from service.api.problem_details import PROBLEM_MEDIA_TYPE, REQUEST_ID_HEADER
+from service.readers.pictures import MEDIA_TYPES
 
 JSON, NPY, PNG = "application/json", "application/x-npy", "image/png"
-ARROW, JPEG = "application/vnd.apache.arrow.stream", "image/jpeg"
+ARROW, FILE = "application/vnd.apache.arrow.stream", "application/octet-stream"
 PREFIXES = ["", "/models/{name}", "/models/{name}/versions/{version}"]
-COMPUTING = {"/encode": "post", "/decode": "post", "/sample": "get", "/elbo": "post"}
+COMPUTING = {"/encode": "post", "/decode": "post", "/sample": "get", "/elbo": "post", "/instances": "post"}
 PROBLEMS = {"400", "401", "404", "406", "413", "415", "422", "429", "503", "504"}
 
 
@@ -98,7 +99,7 @@ def test_computing_endpoints_are_described(page: dict[str, Any], prefix: str, fa
     operation = page["paths"][prefix + family][COMPUTING[family]]
     responses = operation["responses"]
     assert set(responses) == {"200"} | PROBLEMS
-    pictures = {PNG} if family in {"/decode", "/sample"} else set()
+    pictures = {PNG} if family in {"/decode", "/sample", "/instances"} else set()
     assert set(responses["200"]["content"]) == {JSON, NPY, ARROW} | pictures
     answer = resolve(page, responses["200"]["content"][JSON]["schema"]["$ref"])
     assert all(field.get("description") for field in answer["properties"].values())
@@ -113,12 +114,12 @@ def test_computing_endpoints_are_described(page: dict[str, Any], prefix: str, fa
     assert all(p["required"] for p in operation.get("parameters", []) if p["in"] == "path")
 
 
-@pytest.mark.parametrize("family", ["/encode", "/decode", "/elbo"])
+@pytest.mark.parametrize("family", ["/encode", "/decode", "/elbo", "/instances"])
 def test_bodies_are_described(page: dict[str, Any], family: str) -> None:
     body = page["paths"][family]["post"]["requestBody"]
     assert body["required"]
-    pictures = set() if family == "/decode" else {PNG, JPEG}
-    assert set(body["content"]) == {JSON, NPY, ARROW} | pictures
+    files = set() if family == "/decode" else {*MEDIA_TYPES, FILE}
+    assert set(body["content"]) == {JSON, NPY, ARROW} | files
     field = "latents" if family == "/decode" else "instances"
     schema = resolve(page, body["content"][JSON]["schema"]["$ref"])
     assert schema["required"] == [field]

@@ -124,7 +124,7 @@ def test_pictures_are_scored_under_their_names(digits: httpx.Client, tmp_path: P
     folder = tmp_path / "pictures"
     folder.mkdir()
     for i, picture in enumerate(pixels[:20]):
-        Image.fromarray(picture).save(folder / f"{i:02d}.png")
+        Image.fromarray(np.round(picture * (255 / 16)).astype(np.uint8)).save(folder / f"{i:02d}.png")
     assert bulk(DIGITS, folder, tmp_path / "out")[0] == 0
     scores = kept(tmp_path / "out")
     assert scores["path"].to_pylist() == [str(folder / f"{i:02d}.png") for i in range(20)]

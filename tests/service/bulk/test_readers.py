@@ -3,6 +3,7 @@
 import gzip
 import io
 import itertools
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,8 +65,24 @@ def write_pixels(path: Path) -> None:
 def write_pictures(path: Path) -> None:
     path.mkdir()
     for i, pixels in enumerate(PIXELS):
-        Image.fromarray(pixels).save(path / f"{i:03d}.png")
+        levels = Image.fromarray(np.round(pixels * (255 / 16)).astype(np.uint8))
+        levels.save(path / (f"{i:03d}.png" if i % 2 else f"{i:03d}"), "PNG" if i % 3 else "TIFF")
     (path / ".hidden").touch()
+    (path / "notes.txt").touch()
+
+
+def write_idx(path: Path) -> None:
+    levels = np.round(PIXELS * (255 / 16)).astype(np.uint8)
+    idx = bytes([0, 0, 8, 3]) + struct.pack(">3I", *levels.shape) + levels.tobytes()
+    path.write_bytes(gzip.compress(idx) if path.suffix == ".gz" else idx)
+
+
+def write_npz(path: Path) -> None:
+    np.savez_compressed(path, X=PIXELS, y=np.zeros(ROWS))
+
+
+def write_fortran(path: Path) -> None:
+    np.save(path, np.asfortranarray(CELLS))
 
 
 KINDS = [
@@ -76,6 +93,10 @@ KINDS = [
     ("pixels.parquet", write_tensors, IMAGES, PIXELS),
     ("pixels.npy", write_pixels, IMAGES, PIXELS),
     ("pictures", write_pictures, IMAGES, PIXELS),
+    ("train-images-idx3-ubyte", write_idx, IMAGES, PIXELS),
+    ("train-images-idx3-ubyte.gz", write_idx, IMAGES, PIXELS),
+    ("pixels.npz", write_npz, IMAGES, PIXELS),
+    ("fortran.npy", write_fortran, TABLE, CELLS),
 ]
 
 
@@ -99,7 +120,7 @@ def test_pictures_keep_their_names(tmp_path: Path) -> None:
     write_pictures(tmp_path / "pictures")
     (source,) = open_inputs([str(tmp_path / "pictures")], IMAGES)
     names = [name for piece in source.read(95, 2) for name in piece.names or []]
-    assert names == [str(tmp_path / "pictures" / f"{i:03d}.png") for i in range(95, 100)]
+    assert names == [str(tmp_path / "pictures" / name) for name in ("095.png", "096", "097.png", "098", "099.png")]
 
 
 def test_files_follow_one_another(tmp_path: Path) -> None:
@@ -167,8 +188,6 @@ def test_what_is_wrong_in_other_files_is_named(tmp_path: Path) -> None:
     assert wrong(tmp_path / "bright.npy", IMAGES).startswith(": row 58[0][0]: 17 is outside [0, 16]")
     np.save(tmp_path / "wide.npy", np.zeros((3, 5)))
     assert wrong(tmp_path / "wide.npy", TABLE).startswith(": row 1: must have 2 values, not 5")
-    np.save(tmp_path / "columns.npy", np.asfortranarray(CELLS))
-    assert "Fortran" in wrong(tmp_path / "columns.npy", TABLE)
     np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
     assert "must hold an array of numbers, not object" in wrong(tmp_path / "objects.npy", TABLE)
     write_cells(tmp_path / "cut.npy")
@@ -180,18 +199,26 @@ def test_what_is_wrong_in_other_files_is_named(tmp_path: Path) -> None:
     assert "must be fixed-size lists of numbers" in wrong(tmp_path / "ragged.parquet", IMAGES)
     write_pictures(tmp_path / "pictures")
     assert "rows of a table" in wrong(tmp_path / "pictures", TABLE)
-    Image.fromarray(PIXELS[0, :2]).save(tmp_path / "pictures" / "050.png")
-    assert wrong(tmp_path / "pictures", IMAGES).startswith("/050.png: must have 4 values, not 2")
+    Image.fromarray(PIXELS[0, :2]).save(tmp_path / "pictures" / "051.png")
+    assert wrong(tmp_path / "pictures", IMAGES).startswith("/051.png: has 2 × 3 pixels")
 
 
 def test_what_cannot_be_read_is_refused_before_anything_is(tmp_path: Path) -> None:
     (tmp_path / "rows.txt").touch()
-    assert "its name ends in none of .npy" in wrong(tmp_path / "rows.txt", TABLE)
+    assert ": is no picture or IDX file, and its name ends in none of .npy" in wrong(tmp_path / "rows.txt", TABLE)
     assert wrong(tmp_path / "absent.npy", TABLE) == ": is not there"
     (tmp_path / "empty").mkdir()
     assert wrong(tmp_path / "empty", TABLE) == ": a folder without files"
     with pytest.raises(FileError, match=r"^nosuch://x/rows.npy: cannot be read: Protocol not known: nosuch"):
         open_inputs(["nosuch://x/rows.npy"], TABLE)
-    write_pictures(tmp_path / "both")
-    (tmp_path / "both" / "rows.csv").touch()
-    assert "pictures and other files" in wrong(tmp_path / "both", IMAGES)
+
+
+def test_files_beside_pictures_are_named_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_pictures(tmp_path / "pictures")
+    for name in ("a.csv", "train-labels-idx1-ubyte", "b.txt"):
+        (tmp_path / "pictures" / name).write_bytes(b"\0\0\x08\1")
+    (source,) = open_inputs([str(tmp_path / "pictures")], IMAGES)
+    assert source.count() == ROWS
+    (record,) = caplog.records
+    assert "left out 4 of 104 files, which hold no pictures: b.txt, notes.txt, train-labels" in record.getMessage()
+    assert record.getMessage().endswith(" and 1 more")

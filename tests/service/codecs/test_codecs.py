@@ -1,9 +1,11 @@
 """Whatever bytes come in, a codec reads exactly what they say or refuses them by name."""
 
 import ast
+import gzip
 import io
 import json
 import math
+import struct
 import tracemalloc
 from typing import Any
 
@@ -15,8 +17,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from service.codecs.codec import MAX_PIXELS, PICTURE_READERS, READERS, WRITERS, Json, Npy, Png
-from service.errors import InvalidError, MalformedError, RequestError, TooLargeError
+from service.bundle import ImageInput, NumericColumn, TabularInput
+from service.codecs.codec import FILE_READERS, READERS, WRITERS, Json, Npy, Png
+from service.codecs.instances import parse_instances
+from service.errors import InvalidError, MalformedError, RequestError
+from service.readers import arrays
+from service.readers.pictures import MEDIA_TYPES
 
 Array = npt.NDArray[Any]
 
@@ -47,9 +53,9 @@ def header(descr: object, shape: object, *, fortran: bool = False, data: int = 0
 
 def test_every_codec_is_listed_by_its_type() -> None:
     assert set(READERS) == {"application/json", "application/x-npy", "application/vnd.apache.arrow.stream"}
-    assert set(PICTURE_READERS) == {"image/png", "image/jpeg"}
+    assert set(FILE_READERS) == {*MEDIA_TYPES, "application/octet-stream"}
     assert set(WRITERS) == {*READERS, "image/png"}
-    for codecs in (READERS, PICTURE_READERS, WRITERS):
+    for codecs in (READERS, WRITERS):
         assert all(codec.media_type == name for name, codec in codecs.items())
 
 
@@ -73,7 +79,7 @@ def test_no_part_of_json_is_json(values: Any, cut: int) -> None:
 
 @given(body=st.binary(max_size=200) | st.text('{}[]",:0123456789eE+-.truefalsn \\ u').map(str.encode))
 def test_any_bytes_are_read_or_refused(body: bytes) -> None:
-    for codec in (READERS | PICTURE_READERS).values():
+    for codec in (READERS | FILE_READERS).values():
         with pytest.raises(RequestError):
             codec.decode(body, "a field that no random text has")
 
@@ -302,62 +308,76 @@ def test_no_bytes_are_mistaken_for_a_regular_array(noise: bytes) -> None:
     assert (read.tolist() if isinstance(read, np.ndarray) else read) == json.loads(body)["instances"]
 
 
-# Pictures
+# Files
 
 
-def encoded(picture: Image.Image, form: str, **options: Any) -> bytes:
+def encoded(picture: Image.Image, form: str) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, form, **options)
+    picture.save(buffer, form, lossless=True)
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3)])
-def test_a_picture_is_one_instance(shape: tuple[int, ...]) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    read = PICTURE_READERS["image/png"].decode(encoded(Image.fromarray(pixels), "PNG"), "instances")
-    np.testing.assert_array_equal(read, pixels[None])
-    smooth = np.full(shape, 77, np.uint8)
-    near = PICTURE_READERS["image/jpeg"].decode(encoded(Image.fromarray(smooth), "JPEG", quality=95), "instances")
-    assert np.shape(near) == (1, *shape)
-    assert np.abs(np.asarray(near, int) - 77).max() <= 2
+def npz(**arrays: npt.NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
 
 
-@pytest.mark.parametrize("mode", ["1", "P"])
-def test_two_levels_and_palettes_are_pictures_too(mode: str) -> None:
-    picture = Image.fromarray(np.diag([0, 255, 255]).astype(np.uint8)).convert(mode)
-    read = PICTURE_READERS["image/png"].decode(encoded(picture, "PNG"), "instances")
-    grey = np.asarray(read).reshape(3, 3, -1)[..., 0]
-    np.testing.assert_array_equal(grey, np.diag([0, 255, 255]))
+PIXELS = np.random.default_rng(0).integers(0, 256, (3, 6, 5), np.uint8)
+GRAY = ImageInput(shape=(6, 5), dtype="uint8", low=0, high=255)
+IDX = bytes([0, 0, 8, 3]) + struct.pack(">3I", *PIXELS.shape) + PIXELS.tobytes()
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "I;16"])
-def test_pictures_that_are_not_plain_are_refused(mode: str) -> None:
-    body = encoded(Image.new(mode, (2, 2)), "PNG")
-    with pytest.raises(InvalidError, match=r"^instances\[0\]: must be grey or in colours, .* not ") as info:
-        PICTURE_READERS["image/png"].decode(body, "instances")
-    assert info.value.location == "instances[0]"
+@pytest.mark.parametrize("media_type", [name for name in FILE_READERS if name.startswith("image/")])
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "TIFF"])
+def test_a_picture_is_read_whatever_it_is_called(media_type: str, form: str) -> None:
+    picture = FILE_READERS[media_type].decode(encoded(Image.fromarray(PIXELS[0]), form), "instances")
+    np.testing.assert_array_equal(parse_instances(picture, GRAY), PIXELS[:1])
 
 
-def test_a_picture_s_size_is_looked_at_before_it_is_made() -> None:
-    body = encoded(Image.new("1", (2**12 + 1, 2**12)), "PNG")
-    assert len(body) < 2**14
-    tracemalloc.start()
-    with pytest.raises(TooLargeError, match=f"4,097 × 4,096 pixels; at most {MAX_PIXELS:,} are read"):
-        PICTURE_READERS["image/png"].decode(body, "instances")
-    assert tracemalloc.get_traced_memory()[1] < 2**20
-    tracemalloc.stop()
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (encoded(Image.fromarray(PIXELS[0]), "PNG"), PIXELS[:1]),
+        (IDX, PIXELS),
+        (gzip.compress(IDX), PIXELS),
+        (npz(X=PIXELS, y=np.zeros(3)), PIXELS),
+        (npz(only=PIXELS > 99), PIXELS > 99),
+    ],
+)
+def test_a_file_is_what_its_content_says(body: bytes, expected: npt.NDArray[Any]) -> None:
+    values = FILE_READERS["application/octet-stream"].decode(body, "instances")
+    np.testing.assert_array_equal(parse_instances(values, GRAY), expected)
 
 
-@pytest.mark.parametrize(("form", "sent_as"), [("PNG", "image/jpeg"), ("JPEG", "image/png")])
-def test_a_picture_of_another_kind_is_refused(form: str, sent_as: str) -> None:
-    body = encoded(Image.new("L", (2, 2)), form)
-    with pytest.raises(MalformedError, match=f"not a readable {sent_as}"):
-        PICTURE_READERS[sent_as].decode(body, "instances")
+def test_levels_of_files_are_those_between_black_and_white() -> None:
+    levels = FILE_READERS["application/octet-stream"].decode(IDX, "instances")
+    binary = parse_instances(levels, ImageInput(shape=(6, 5), dtype="uint8", low=0, high=1))
+    np.testing.assert_array_equal(binary, PIXELS >= 128)
 
 
-@pytest.mark.parametrize(("form", "media_type"), [("PNG", "image/png"), ("JPEG", "image/jpeg")])
-def test_part_of_a_picture_is_none(form: str, media_type: str) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (40, 40), np.uint8)
-    body = encoded(Image.fromarray(noise), form)
-    with pytest.raises(MalformedError):
-        PICTURE_READERS[media_type].decode(body[: len(body) // 2], "instances")
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        (b"age,sex\n1,m\n", "is no PNG, .* and no IDX, .npy or .npz file"),
+        (gzip.compress(IDX), "unpacks to more than 80 bytes"),
+        (npz(X=PIXELS), "unpacks to more than 80 bytes"),
+        (npz(a=np.zeros(1), b=np.zeros(1)), "holds a, b; name one array X"),
+        (npz(X=np.zeros(9))[:-30], "cannot be read"),
+        (npz(X=np.zeros(9)) + 2000 * b"PK\x01\x02", "an archive of 2,00. files"),
+    ],
+    ids=["text", "gzip bomb", "npz bomb", "two arrays", "cut", "members"],
+)
+def test_files_that_are_no_instances_are_refused(body: bytes, problem: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "80" in problem:
+        monkeypatch.setattr(arrays, "MAX_UNPACKED", 80)
+    with pytest.raises(RequestError, match=problem):
+        FILE_READERS["application/octet-stream"].decode(body, "instances")
+
+
+def test_pictures_are_no_rows_of_a_table() -> None:
+    table = TabularInput(columns=(NumericColumn(name="age"),))
+    for body in (encoded(Image.fromarray(PIXELS[0]), "PNG"), IDX):
+        values = FILE_READERS["application/octet-stream"].decode(body, "instances")
+        with pytest.raises(InvalidError, match="must be rows of this model's table, not pictures"):
+            parse_instances(values, table)

@@ -1,12 +1,13 @@
 """Folders of pictures."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from service.bundle import ImageInput
+from service.bundle import ImageInput, PictureReading
 from tests.training.datasets.files import images, message, write, write_folder
 from training.datasets.image_folder import ImageFolder
 
@@ -15,77 +16,85 @@ def test_image_folder_reads_recursively_in_order(tmp_path: Path) -> None:
     pixels = images(3, 4, 5, 3)
     (tmp_path / "b").mkdir()
     (tmp_path / ".hidden").mkdir()
-    for image, name in zip(pixels, ["a.PNG", "b/a.png", "c.png"], strict=True):
-        Image.fromarray(image).save(tmp_path / name)
-    write(tmp_path / "notes.txt", "not an image")
+    for image, name in zip(pixels, ["a.PNG", "b/a.webp", "c"], strict=True):
+        Image.fromarray(image).save(tmp_path / name, "WEBP" if "webp" in name else "PNG", lossless=True)
     write(tmp_path / "._a.png", "not an image")
     write(tmp_path / ".hidden" / "a.png", "not an image")
-    dataset = ImageFolder().load(tmp_path)
+    dataset = ImageFolder(strict=True).load(tmp_path)
     np.testing.assert_array_equal(dataset.rows, pixels)
     assert dataset.input == ImageInput(shape=(4, 5, 3), dtype="uint8", low=0, high=255)
+    assert dataset.notes == ()
 
 
-def test_image_folder_accepts_opaque_alpha_palettes_and_bits(tmp_path: Path) -> None:
-    colour = Image.fromarray(images(4, 5, 3)).quantize(16)
-    for name, image in {"a": colour.convert("RGBA"), "b": colour, "c": colour.convert("RGB")}.items():
-        image.save(tmp_path / f"{name}.png")
-    rows = ImageFolder().load(tmp_path).rows
-    assert (rows == rows[0]).all()
-    (tmp_path / "bits").mkdir()
-    Image.new("1", (5, 4), 1).save(tmp_path / "bits" / "a.png")
-    Image.new("LA", (5, 4), (255, 255)).save(tmp_path / "bits" / "b.png")
-    assert (ImageFolder().load(tmp_path / "bits").rows == 255).all()
-
-
-def test_image_folder_options_make_all_alike(tmp_path: Path) -> None:
+def test_what_a_recipe_says_is_kept_for_clients(tmp_path: Path) -> None:
     Image.new("RGB", (9, 7), (90, 90, 90)).save(tmp_path / "a.jpeg")
     Image.new("L", (4, 4), 90).save(tmp_path / "b.png")
-    source = ImageFolder(size=(2, 3), color="gray")
-    assert source.load(tmp_path).rows.shape == (2, 2, 3)
-    assert (ImageFolder(size=(2, 3), color="rgb").load(tmp_path).rows == np.full((2, 2, 3, 3), 90)).all()
+    Image.new("LA", (4, 4), (9, 0)).save(tmp_path / "c.png")
+    dataset = ImageFolder(size=(2, 3), color="gray", background="white").load(tmp_path)
+    np.testing.assert_array_equal(dataset.rows, np.broadcast_to([[[90]], [[90]], [[255]]], (3, 2, 3)))
+    assert isinstance(dataset.input, ImageInput)
+    assert dataset.input.reading == PictureReading(resample="lanczos", to_gray=True, background="white")
+    coloured = ImageFolder(size=(2, 3), color="rgb").load(tmp_path)
+    assert (coloured.rows == np.full((2, 2, 3, 3), 90)).all()
+
+
+def test_pictures_are_shrunk_without_aliasing(tmp_path: Path) -> None:
     checkerboard = np.indices((64, 64)).sum(0) % 2 * np.uint8(255)
-    (tmp_path / "fine").mkdir()
-    Image.fromarray(checkerboard.astype(np.uint8)).save(tmp_path / "fine" / "a.png")
-    assert np.ptp(ImageFolder(size=(8, 8)).load(tmp_path / "fine").rows) < 16
+    Image.fromarray(checkerboard.astype(np.uint8)).save(tmp_path / "a.png")
+    assert np.ptp(ImageFolder(size=(8, 8)).load(tmp_path).rows) < 16
 
 
-@pytest.mark.parametrize(
-    ("image", "reason"),
-    [
-        (Image.new("L", (5, 6)), "6 × 5 grey, but"),
-        (Image.new("RGB", (5, 4)), "4 × 5 RGB, but"),
-        (Image.new("LA", (5, 4), (9, 254)), "transparent"),
-        (Image.new("RGBA", (5, 4), (9, 9, 9, 0)), "transparent"),
-        (Image.new("I;16", (5, 4)), "mode I;16"),
-    ],
-)
-def test_odd_images_are_named(image: Image.Image, reason: str, tmp_path: Path) -> None:
-    Image.new("L", (5, 4)).save(tmp_path / "a.png")
-    image.save(tmp_path / "odd.png")
+def test_what_cannot_be_read_is_named_and_left_out(tmp_path: Path) -> None:
+    pixels = images(6, 4, 5)
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    write(tmp_path / "3.png", (tmp_path / "3.png").read_bytes()[:-40])
+    Image.new("LA", (5, 4), (9, 254)).save(tmp_path / "4.png")
+    write(tmp_path / "labels.csv", "not an image")
+    dataset = ImageFolder().load(tmp_path)
+    np.testing.assert_array_equal(dataset.rows, pixels[[0, 1, 2, 5]])
+    (note,) = dataset.notes
+    assert note.startswith("left out 3 of 7 files. ")
+    for reason in ("3.png: is damaged: ", "4.png: has transparent pixels", "labels.csv: is no PNG, JPEG, WebP"):
+        assert reason in note
+    assert f"{tmp_path}: 3 of 7 files cannot be read. " in message(ImageFolder(strict=True), tmp_path)
+
+
+def test_a_folder_without_a_readable_picture_is_refused(tmp_path: Path) -> None:
+    assert message(ImageFolder(), tmp_path) == f"{tmp_path}: holds no picture that can be read."
+    for i in range(5):
+        Image.new("LA", (5, 4), (9, 254)).save(tmp_path / f"{i}.png")
     text = message(ImageFolder(), tmp_path)
-    assert "odd.png" in text
-    assert reason in text
+    assert "5 of 5 files cannot be read. 0.png, 1.png, 2.png and 2 more: has transparent pixels" in text
+    assert "--dataset.background white" in text
+    assert (ImageFolder(background="white").load(tmp_path).rows == 10).all()
 
 
-def test_colour_keys_are_transparent_too(tmp_path: Path) -> None:
-    Image.new("L", (5, 4), 7).save(tmp_path / "key.png", transparency=7)
-    assert "key.png: has transparent pixels" in message(ImageFolder(), tmp_path)
+def test_several_sizes_are_refused_with_the_command_that_trains(tmp_path: Path) -> None:
+    for i, size in enumerate([(500, 400), (500, 400), (300, 640), (20, 20), (21, 20)]):
+        Image.new("RGB", size).save(tmp_path / f"{i}.png")
+    text = message(ImageFolder(color="gray"), tmp_path)
+    assert "pictures of 4 sizes (height × width): 2 of 400 × 500, 1 of 640 × 300, 1 of 20 × 20 and 1 more." in text
+    command = f"python -m training images --data {tmp_path} --dataset.color gray --dataset.size '[128,96]'"
+    assert text.endswith(command)
 
 
-def test_broken_images_are_named(tmp_path: Path) -> None:
-    assert f"{tmp_path}: holds no" in message(ImageFolder(), tmp_path)
-    Image.fromarray(images(40, 50)).save(tmp_path / "broken.png")
-    whole = (tmp_path / "broken.png").read_bytes()
-    write(tmp_path / "broken.png", whole[: len(whole) // 2])
-    assert "broken.png: cannot be read" in message(ImageFolder(), tmp_path)
-    write(tmp_path / "broken.png", b"")
-    assert "broken.png: cannot be read" in message(ImageFolder(), tmp_path)
+def test_what_is_done_to_pictures_is_said(tmp_path: Path) -> None:
+    Image.new("RGB", (5, 4), (255, 0, 0)).save(tmp_path / "a.png")
+    Image.new("L", (5, 4), 7).save(tmp_path / "b.png")
+    Image.fromarray(np.full((4, 5), 40_000, np.uint16)).save(tmp_path / "c.png")
+    dataset = ImageFolder().load(tmp_path)
+    np.testing.assert_array_equal(dataset.rows[:, 0, 0], [[255, 0, 0], [7, 7, 7], [156, 156, 156]])
+    assert dataset.notes == (
+        "2 of 3 pictures are grey and become RGB",
+        "1 of 3 pictures have 16-bit levels, of which the upper 8 bits are kept",
+    )
 
 
 def test_many_images_show_progress(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    content = write_folder(tmp_path).joinpath("00.png").read_bytes()
+    file = write_folder(tmp_path) / "00.png"
     for number in range(1000):
-        write(tmp_path / f"x{number}.png", content)
+        shutil.copy(file, tmp_path / f"x{number}.png")
     assert len(ImageFolder().load(tmp_path).rows) == 1020
     captured = capsys.readouterr()
     assert "Reading images" in captured.err

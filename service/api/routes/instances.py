@@ -1,0 +1,23 @@
+"""`POST /instances`: from a body of any kind to the instances that the service reads in it."""
+
+from typing import Annotated
+
+import numpy as np
+from fastapi import Query, Request, Response
+
+from service.api.content import choose_writer, picture_type, read_rows, respond
+from service.api.endpoint import Operation
+from service.api.openapi import ServedModel
+from service.api.schemas import Instances, InstancesAnswer
+from service.codecs.rows import Reading
+from service.scoring import RowsQuery
+
+
+async def instances(request: Request, model: ServedModel, query: Annotated[RowsQuery, Query()]) -> Response:
+    """The instances in the body as the model takes them, for example the pixels of a picture file after resizing."""
+    writer = choose_writer(request, *picture_type(model))
+    rows = await read_rows(request, model, Reading.asked(query))
+    return respond(model, writer, rows.answer({"instances": rows.x}, np.zeros(len(rows.x), bool)))
+
+
+OPERATION = Operation("POST", "/instances", instances, InstancesAnswer, Instances, media_types=["image/png"])

@@ -1,0 +1,60 @@
+"""Pictures: files of one instance each, and which files of a folder they are.
+
+This module must not know about models, engines or what becomes of the rows.
+"""
+
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, Literal
+
+import fsspec
+import numpy as np
+
+from service.bulk.pieces import Piece, reading
+from service.bundle import Array, ImageInput, TabularInput
+from service.errors import FileError
+from service.readers.arrays import GZIP, is_idx
+from service.readers.pictures import SUFFIXES, Picture, is_picture
+
+_HEAD = 1024
+"""Bytes of a file that say what it is."""
+
+
+class Pictures:
+    """Pictures, one a file."""
+
+    seeks: ClassVar[bool] = True
+
+    def __init__(self, path: str, files: Sequence[str], data: ImageInput | TabularInput) -> None:
+        if not isinstance(data, ImageInput):
+            raise FileError(f"{path}: pictures, where the model's data are rows of a table")
+        self.path = path
+        self._files = files
+        self._data = data
+
+    def count(self) -> int:
+        return len(self._files)
+
+    def read(self, start: int, rows: int) -> Iterator[Piece]:
+        for first in range(start, len(self._files), rows):
+            names = list(self._files[first : first + rows])
+            yield Piece(np.concatenate([self._picture(name) for name in names]), names)
+
+    def _picture(self, name: str) -> Array:
+        with reading(name), fsspec.open(name, "rb") as file:
+            return Picture(file.read()).instances(self._data)
+
+
+def kind_of(path: str) -> Literal["picture", "idx"] | None:
+    """Whether a file is a picture or an IDX file of pictures, by its content; a picture's name is believed.
+
+    Raises:
+        FileError: It cannot be read.
+    """
+    if path.lower().endswith(SUFFIXES):
+        return "picture"
+    with reading(path), fsspec.open(path, "rb") as file:
+        head = file.read(_HEAD)
+        if head.startswith(GZIP):
+            head = zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(head, _HEAD)
+    return "picture" if is_picture(head) else "idx" if is_idx(head) else None

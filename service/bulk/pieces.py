@@ -1,0 +1,80 @@
+"""Pieces of rows, and what every input of them has in common."""
+
+import csv
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import pyarrow as pa
+
+from service.bundle import Array
+from service.errors import FileError, InvalidError, RequestError
+
+FIELD = "instances"
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """Some rows in their order.
+
+    Attributes:
+        x: As the graphs take them, (batch, *shape).
+        names: Of the pictures that they are, if they are pictures.
+    """
+
+    x: Array
+    names: list[str] | None = None
+
+    def first(self, rows: int) -> "Piece":
+        """At most so many of them."""
+        return self if rows >= len(self.x) else Piece(self.x[:rows], self.names and self.names[:rows])
+
+
+class Input(Protocol):
+    """Rows in a file, or in several that belong together.
+
+    Attributes:
+        path: Of the file.
+        seeks: Whether a row is found without reading all those before it.
+    """
+
+    path: str
+    seeks: ClassVar[bool]
+
+    def count(self) -> int:
+        """How many rows there are. A text file is read once for that."""
+
+    def read(self, start: int, rows: int) -> Iterator[Piece]:
+        """The rows from `start` on, at most so many at a time.
+
+        Raises:
+            FileError: The file cannot be read, or a row is no instance of the model's data; names the place.
+        """
+
+
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Let whatever goes wrong with a file name it."""
+    try:
+        yield
+    except FileError:
+        raise
+    except RequestError as error:
+        raise FileError(f"{path}: {error.detail}") from error
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, ImportError, csv.Error, pa.ArrowException) as error:  # Of those, fsspec's for a missing driver.
+        raise FileError(f"{path}: cannot be read: {error}") from error
+
+
+@contextmanager
+def placed(path: str, start: int) -> Iterator[None]:
+    """Let what is wrong with a piece's row name the row in its file, from 1."""
+    try:
+        yield
+    except InvalidError as error:
+        place = re.match(rf"{FIELD}\[(\d+)\](.*)", error.location or "", re.DOTALL)
+        where = f"row {start + int(place[1]) + 1}{place[2]}" if place else f"from row {start + 1} on"
+        raise FileError(f"{path}: {where}: {error.detail}") from error

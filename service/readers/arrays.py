@@ -1,0 +1,156 @@
+"""Arrays: IDX and NumPy files, read by one rule for training, bulk, the endpoints and the explorer.
+
+This module must not know about HTTP, models or where files are stored.
+"""
+
+import gzip
+import io
+import math
+import zipfile
+import zlib
+from dataclasses import dataclass
+from typing import IO
+
+import numpy as np
+
+from service.bundle import Array
+from service.errors import InvalidError, MalformedError, TooLargeError
+
+GZIP = b"\x1f\x8b"
+ZIP = b"PK\x03\x04"
+NPY = b"\x93NUMPY"
+
+MAX_UNPACKED = 2**28
+"""Most bytes that a client's compressed array may unpack to."""
+
+_UNSIGNED_BYTE = 0x08
+_MAX_MEMBERS = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Levels:
+    """Pictures in levels from 0 (black) to 255 (white), in any model's units of pixels.
+
+    Attributes:
+        values: uint8, (pictures, height, width) or (pictures, height, width, channels).
+    """
+
+    values: Array
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+def plain_numbers(array: Array) -> Array:
+    """The array in C order and the machine's own byte order; booleans are 0 and 1."""
+    dtype = np.dtype(np.uint8) if array.dtype.kind == "b" else array.dtype.newbyteorder("=")
+    return array.astype(dtype, order="C", copy=False)
+
+
+def is_idx(head: bytes) -> bool:
+    """Whether a plain file that begins so, in 4 bytes or more, is an IDX file of pictures."""
+    return head[:3] == bytes([0, 0, _UNSIGNED_BYTE]) and head[3:4] in {b"\3", b"\4"}
+
+
+def read_idx(body: bytes, limit: int | None = None) -> Array:
+    """The array in an IDX file, plain or gzipped, uint8.
+
+    The format is two zero bytes, type, number of dimensions, big-endian sizes, values.
+
+    Args:
+        body: The file.
+        limit: Most bytes that it may unpack to.
+
+    Raises:
+        MalformedError: The file is damaged, or in another format.
+        InvalidError: Its values are not unsigned bytes.
+        TooLargeError: It unpacks to more than `limit`.
+    """
+    if body.startswith(GZIP):
+        body = _gunzip(body, limit)
+    if len(body) < 4 or body[:2] != b"\0\0":
+        raise MalformedError(f"not an IDX file: it begins with {body[:4].hex(' ') or 'nothing'}, not 00 00 08")
+    if body[2] != _UNSIGNED_BYTE:
+        raise InvalidError(f"values of IDX type 0x{body[2]:02x}; only unsigned bytes (0x08) are images")
+    start = 4 + 4 * body[3]
+    if len(body) < start:
+        raise MalformedError(f"truncated within its header: {len(body)} bytes of {start}")
+    shape = tuple(int(size) for size in np.frombuffer(body[4:start], ">u4"))
+    found, wanted = len(body) - start, math.prod(shape)
+    if found < wanted:
+        raise MalformedError(f"truncated: {found} of the {wanted} values of shape {shape}")
+    if found > wanted:
+        raise MalformedError(f"{found - wanted} trailing bytes after the {wanted} values of shape {shape}")
+    return np.frombuffer(body, np.uint8, offset=start).reshape(shape)
+
+
+def read_npz(file: IO[bytes], name: str | None = None, limit: int | None = None) -> Array:
+    """One array of an `.npz` file: the one of that name; else the one named `X` or `x`, else the only one.
+
+    Args:
+        file: The file, which can seek.
+        name: Of the array.
+        limit: Most bytes that it may unpack to.
+
+    Raises:
+        MalformedError: The file is damaged, or holds Python objects.
+        InvalidError: It has no such array, or several of which none is named `X`.
+        TooLargeError: The array unpacks to more than `limit`.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+            member = members[_choose(list(members), name)]
+            if limit is not None:
+                _check_size(member.file_size, limit)
+            with archive.open(member) as unpacked:
+                array: Array = np.lib.format.read_array(unpacked, allow_pickle=False)
+            return array
+    except (ValueError, KeyError, EOFError, OSError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        raise MalformedError(f"cannot be read: {error}") from error
+
+
+def read_sent_idx(body: bytes) -> Levels:
+    """The pictures in a client's IDX file.
+
+    Raises:
+        RequestError: See `read_idx`; at most `MAX_UNPACKED` bytes are unpacked.
+    """
+    return Levels(read_idx(body, MAX_UNPACKED))
+
+
+def read_sent_npz(body: bytes) -> Array:
+    """The array in a client's `.npz` file.
+
+    Raises:
+        RequestError: See `read_npz`; at most `MAX_UNPACKED` bytes are unpacked.
+    """
+    if (members := body.count(b"PK\x01\x02")) > _MAX_MEMBERS:
+        raise TooLargeError(f"an archive of {members:,} files; at most {_MAX_MEMBERS:,} are looked through")
+    return plain_numbers(read_npz(io.BytesIO(body), limit=MAX_UNPACKED))
+
+
+def _choose(names: list[str], asked: str | None) -> str:
+    found = [name for name in ((asked,) if asked else ("X", "x")) if name in names]
+    if asked and not found:
+        raise InvalidError(f"holds no {asked!r} but {', '.join(names)}")
+    found = found or names
+    if len(found) != 1:
+        raise InvalidError(f"holds {', '.join(names) or 'nothing'}; name one array X")
+    return found[0]
+
+
+def _gunzip(body: bytes, limit: int | None) -> bytes:
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(body)) as file:
+            plain = file.read() if limit is None else file.read(limit + 1)
+    except (EOFError, OSError, zlib.error) as error:
+        raise MalformedError(f"cannot be read: {error}") from error
+    if limit is not None:
+        _check_size(len(plain), limit)
+    return plain
+
+
+def _check_size(size: int, limit: int) -> None:
+    if size > limit:
+        raise TooLargeError(f"unpacks to more than {limit:,} bytes, which is all that is read")
