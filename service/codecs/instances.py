@@ -71,10 +71,13 @@ def _parse(values: object, data: ImageInput | TabularInput, reading: Reading, ma
 
 
 def _picture(picture: Picture, data: ImageInput, marked: dict[int, InvalidError] | None) -> Array:
-    x = np.zeros((1, *data.shape), data.dtype)
-    with _marking(marked, 0):
-        x = picture.instances(data)
-    return x
+    try:
+        return picture.instances(data)
+    except InvalidError as error:
+        if marked is None:
+            raise
+        marked[0] = error
+        return np.zeros((1, *data.shape), data.dtype)
 
 
 def parse_latents(values: object, latent_size: int) -> Array:
