@@ -5,6 +5,7 @@ python -m training evaluate BUNDLE [--data PATH] [--test PATH] [--label NAME]
 python -m training sign BUNDLE --key KEY.pem
 """
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from training.datasets.table import describe
 from training.fit import sample, training_rows
 from training.fit.loop import fit
 from training.model.build import build
-from training.publish import open_repository, publish
+from training.publish import open_repository, publish, rehearse
 from training.recipes import Recipe, names
 from training.runs import open_run
 
@@ -47,13 +48,18 @@ def main(arguments: list[str]) -> int:
         problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         return _fail("; ".join(problems))
     except (LowerboundError, OSError) as error:
-        return _fail(str(error))
+        notes = [f"{note}. Go on with: {_resume(arguments)}" for note in getattr(error, "__notes__", ())]
+        return _fail("\n".join([str(error), *notes]))
     except KeyboardInterrupt:
-        resume = " ".join(["python -m training", *(a for a in arguments if a != "--resume"), "--resume"])
-        kept = "nothing is written" if kind in COMMANDS else f"every finished epoch is kept. Go on with: {resume}"
+        kept = "every finished epoch is kept. Go on with: " + _resume(arguments)
+        kept = "nothing is written" if kind in COMMANDS else kept
         console.print(f"interrupted; {kept}", markup=False)
         return 130
     return 0
+
+
+def _resume(arguments: list[str]) -> str:
+    return shlex.join(["python", "-m", "training", *(a for a in arguments if a != "--resume"), "--resume"])
 
 
 def _fail(problem: str) -> int:
@@ -92,12 +98,20 @@ def train(recipe: Recipe) -> Path | str | None:
     bank = torch.from_numpy(noise.bank(recipe.bound.seed, recipe.bound.num_draws, vae.prior.latent_size))
     held_out = torch.from_numpy(dataset.rows[splits.validation])
     if first:
-        # Where that cannot be, the training would be in vain.
+        # What can fail after the training is tried before it.
         repository.try_to_write(recipe.name)
+        with console.status("exporting the untrained model"):
+            rehearse(vae, dataset, splits, recipe)
     (run,) = broadcast_object_list([open_run(recipe, dataset.fingerprint) if first else None])
     console.print(f"run: {run}", markup=False)
     history = fit(vae, training_rows(dataset, splits.train), held_out, bank, recipe.fit, run)
-    return publish(vae, dataset, splits, recipe, history, repository) if first else None
+    if not first:
+        return None
+    try:
+        return publish(vae, dataset, splits, recipe, history, repository)
+    except (LowerboundError, OSError) as error:
+        error.add_note(f"The training is finished, and kept in {run}")
+        raise
 
 
 if __name__ == "__main__":

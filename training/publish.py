@@ -32,7 +32,8 @@ from training.card import CardInputs, write_card
 from training.datasets import Dataset, Splits
 from training.evaluation.bounds import bounds, held_out_metrics, score_columns
 from training.evaluation.score_selection import choose, sensitivities
-from training.export.onnx import TOLERANCE, export_graphs, graph_inputs, graph_modules, verify
+from training.export.graphs import graph_modules
+from training.export.onnx import TOLERANCE, export_graphs, graph_inputs, verify
 from training.fit import Epoch, Progress
 from training.model import VAE
 from training.recipes import Recipe
@@ -52,6 +53,27 @@ def open_repository(place: Path | str) -> Folder | Remote:
     return Folder(place) if isinstance(place, Path) else Remote(place)
 
 
+def rehearse(vae: VAE, dataset: Dataset, splits: Splits, recipe: Recipe) -> None:
+    """Export and verify the untrained model, so that what fails at export fails before the training.
+
+    Raises:
+        ExportError: A graph does not compute what torch computes.
+    """
+    _export(vae.eval(), dataset, splits, recipe)
+
+
+def _export(
+    vae: VAE, dataset: Dataset, splits: Splits, recipe: Recipe
+) -> tuple[dict[str, Graph], dict[str, bytes], OnnxEngine, dict[str, float]]:
+    """The graphs of a VAE, the files and the engine that compute them, and the largest differences from torch."""
+    modules = graph_modules(vae, dataset.input, dataset.rows[splits.validation])
+    graphs, files = export_graphs(modules, dataset.input, vae.prior.latent_size)
+    engine = OnnxEngine(graphs, files, "cpu")
+    bank = noise.bank(recipe.bound.seed, recipe.bound.num_draws, vae.prior.latent_size)
+    errors = verify(modules, dataset.input, engine, dataset.rows[splits.test][:VERIFIED_ROWS], bank)
+    return graphs, files, engine, errors
+
+
 def publish(
     vae: VAE, dataset: Dataset, splits: Splits, recipe: Recipe, history: list[Epoch], repository: Folder | Remote
 ) -> Path | str:
@@ -64,12 +86,9 @@ def publish(
     """
     vae = vae.cpu().eval()
     validation = dataset.rows[splits.validation]
-    modules = graph_modules(vae, dataset.input, validation)
-    graphs, files = export_graphs(modules, dataset.input, vae.prior.latent_size)
-    engine = OnnxEngine(graphs, files, "cpu")
+    graphs, files, engine, errors = _export(vae, dataset, splits, recipe)
     bank = noise.bank(recipe.bound.seed, recipe.bound.num_draws, vae.prior.latent_size)
     test = dataset.rows[splits.test]
-    errors = verify(modules, dataset.input, engine, test[:VERIFIED_ROWS], bank)
 
     def score(x: Array, refine: int = 0) -> dict[str, Array]:
         return scores(score_columns(engine, graphs, x, bank, refine))

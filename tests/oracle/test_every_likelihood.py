@@ -10,14 +10,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from service.bundle.manifest import signature
 from service.engine import OnnxEngine
 from service.scoring import noise
 from tests.oracle import quadrature
 from tests.oracle.linear_gaussian import Array
 from tests.oracle.quadrature import GRID, LOG_DENSITIES, Truth
 from tests.training.kinds import KINDS
-from training.export.onnx import graph_modules, share_weights, to_onnx
+from training.export.graphs import graph_modules
+from training.export.onnx import export_graphs
 from training.model import LIKELIHOODS, PRIORS, ModelRecipe
 from training.model.build import build
 
@@ -78,9 +78,8 @@ def case(request: pytest.FixtureRequest) -> Case:
         kind,
         {key: tensor.double().numpy() for key, tensor in vae.likelihood.state_dict().items()},
     )
-    graphs = {"elbo": signature("elbo", kind.data, 1)}
-    model = to_onnx(graph_modules(vae, kind.data, kind.rows)["elbo"], graphs["elbo"])
-    engine = OnnxEngine(graphs, share_weights({"elbo": model}), "cpu")
+    module = graph_modules(vae, kind.data, kind.rows)["elbo"]
+    engine = OnnxEngine(*export_graphs({"elbo": module}, kind.data, 1), "cpu")
     answer = engine.run("elbo", {"x": kind.rows[:ROWS], "noise": noise.bank(0, MANY, 1)})
     expected = quadrature.truth(log_likelihood, log_prior, mean, log_variance)
     return Case(f"{name}, {prior}", len(kind.data.features), expected, answer)

@@ -23,7 +23,8 @@ from service.engine import OnnxEngine
 from service.scoring import conformal, noise
 from tests.oracle.linear_gaussian import Array, LinearGaussian
 from training.evaluation.bounds import score_columns
-from training.export.onnx import TOLERANCE, export_graphs, graph_inputs, graph_modules
+from training.export.graphs import graph_modules
+from training.export.onnx import TOLERANCE, export_graphs, graph_inputs
 from training.model import VAE
 from training.model.features import ImageFeatures, TableFeatures
 from training.model.likelihoods.gaussian import Gaussian

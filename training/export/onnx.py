@@ -4,13 +4,18 @@ This module must not know about the training loop or about HTTP.
 """
 
 import logging
+import multiprocessing
+import pickle
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from typing import cast
 
 import numpy as np
 import onnx
+import onnxscript.optimizer
 import torch
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 
 from service.bundle import WEIGHTS, Array, Graph, ImageInput, TabularInput
@@ -19,16 +24,26 @@ from service.engine import RELATIVE_TOLERANCE, Engine
 from service.errors import LowerboundError
 from service.scoring import first_state, noise
 from training.export.batch_invariance import make_position_invariant
-from training.export.refinement import Refinement, traced
-from training.export.single_pass_scores import OnePassScores
+from training.export.refinement import Refinement, named_as_traced, traced
+from training.export.templates import read_template, structure_key, write_template
 from training.model import VAE
 
 OPSET = 23
 TOLERANCE = 1e-3
-"""Nats by which a graph may differ from torch, beside `RELATIVE_TOLERANCE` of the value."""
+"""By how much a graph may differ from torch, beside `RELATIVE_TOLERANCE` of the value.
+
+In the output's own unit: nats, or latent standard deviations. Outputs in data units are compared in units of each
+column's scale, so that a column of millions may differ by a thousandth of its standard deviation.
+"""
 
 SHARED_FROM = 256
 """Bytes from which a tensor is kept in the shared weights file instead of in the graph."""
+
+_PROCESSES = 2
+"""That trace graphs side by side; `refine` alone takes as long as all others."""
+
+_LONGEST = ("refine", "elbo", "scores", "explain", "encoder", "draw", "decoder", "prior")
+"""Graphs by the time that they take to trace, so that the processes end at about the same time."""
 
 _ALIGNMENT = 64
 _SIZES = {"batch": 10_007, "draws": 10_009}
@@ -39,58 +54,14 @@ class ExportError(LowerboundError):
     """A graph that does not compute what torch computes. The message names the graph, the output and the error."""
 
 
-class _Graph(nn.Module):
-    """A function of the VAE as a module that `torch.onnx.export` takes."""
+def trace(module: nn.Module, graph: Graph) -> onnx.ModelProto:
+    """Translate a module with these inputs and outputs; sizes given by name may vary at run time.
 
-    def __init__(self, vae: VAE, function: Callable[..., tuple[Tensor, ...]]) -> None:
-        super().__init__()
-        self.vae = vae
-        self.function = function
-
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return self.function(*inputs)
-
-
-def graph_modules(vae: VAE, data: ImageInput | TabularInput, normal: Array) -> dict[str, nn.Module]:
-    """Every graph of the contract as a torch module with the contract's inputs and outputs, in order.
-
-    Args:
-        vae: Trained.
-        data: What kind of data.
-        normal: Held-out rows that neither train nor calibrate, raw, which say what is typical.
+    The result has the module's structure without its weights. `to_onnx` puts them in, any number of times.
     """
-
-    def in_data_units(values: Tensor) -> Tensor:
-        return values.unflatten(-1, data.shape).to(torch.float64 if data.kind == "tabular" else torch.float32)
-
-    def decoder(z: Tensor) -> tuple[Tensor, ...]:
-        return (in_data_units(vae.likelihood.mean(vae.decoder(z))),)
-
-    def explain(x: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
-        features, latents = vae.explanation(x, noise)
-        return features.unflatten(-1, data.shape), latents
-
-    def draw(z: Tensor, normal: Tensor, uniform: Tensor) -> tuple[Tensor, ...]:
-        return (in_data_units(vae.likelihood.sample(vae.decoder(z), normal, uniform)),)
-
-    def prior(normal: Tensor, uniform: Tensor) -> tuple[Tensor, ...]:
-        return (vae.prior.sample(normal, uniform),)
-
-    functions: dict[str, Callable[..., tuple[Tensor, ...]]] = {
-        "encoder": vae.posterior,
-        "decoder": decoder,
-        "elbo": vae.bounds,
-        "explain": explain,
-        "draw": draw,
-        "prior": prior,
-    }
-    graphs: dict[str, nn.Module] = {name: _Graph(vae, function) for name, function in functions.items()}
-    graphs |= {"refine": Refinement(vae), "scores": OnePassScores(vae.eval(), data, normal)}
-    return {name: module.eval() for name, module in graphs.items()}
-
-
-def to_onnx(module: nn.Module, graph: Graph) -> onnx.ModelProto:
-    """Export a module with these inputs and outputs; sizes given by name may vary at run time."""
+    # The exporter logs which optional packages it does without.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    weights = _weights(module)
     dynamic = {name: torch.export.Dim(name, max=2**24) for name in _SIZES}
     example = tuple(
         torch.zeros(1, dtype=getattr(torch, tensor.dtype)).expand(
@@ -112,12 +83,38 @@ def to_onnx(module: nn.Module, graph: Graph) -> onnx.ModelProto:
             dynamo=True,
             verbose=False,
             opset_version=OPSET,
-            dynamic_shapes=(shapes,) if isinstance(module, _Graph) else shapes,
+            dynamic_shapes=shapes,
             external_data=False,
+            optimize=False,
         )
     if program is None:
         raise ExportError("torch.onnx.export gave nothing")
     model = program.model_proto
+    for tensor in model.graph.initializer:
+        if tensor.name in weights:
+            tensor.ClearField("raw_data")
+    return model
+
+
+def _weights(module: nn.Module) -> Mapping[str, Tensor]:
+    """The module's parameters and buffers by the names that they have in its traced graph."""
+    state = module.state_dict()
+    return named_as_traced(state) if isinstance(module, Refinement) else state
+
+
+def _trace_pickled(module: bytes, graph: Graph) -> onnx.ModelProto:
+    return trace(pickle.loads(module), graph)  # noqa: S301 - from this process's own parent
+
+
+def to_onnx(template: onnx.ModelProto, module: nn.Module, graph: Graph) -> onnx.ModelProto:
+    """The graph of a traced module with the module's present weights, simplified and named by the contract."""
+    model = onnx.ModelProto()
+    model.CopyFrom(template)
+    weights = _weights(module)
+    for tensor in model.graph.initializer:
+        if tensor.name in weights:
+            tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name].cpu().numpy(), tensor.name))
+    model = onnxscript.optimizer.optimize(model)
     _name_values(model, graph)
     make_position_invariant(model)
     for node in model.graph.node:
@@ -167,11 +164,25 @@ def share_weights(models: Mapping[str, onnx.ModelProto]) -> dict[str, bytes]:
 def export_graphs(
     modules: Mapping[str, nn.Module], data: ImageInput | TabularInput, latent_size: int
 ) -> tuple[dict[str, Graph], dict[str, bytes]]:
-    """The signature of every module that `graph_modules` gave, and the files that compute it."""
-    # The exporter logs which optional packages it does without.
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    """The contract of every module that `graph_modules` gave, and the files that compute it.
+
+    The exporter takes seconds for each graph, whose structure does not depend on the weights. Graphs that were traced
+    before are read from the cache of templates; the others are traced now, in two processes.
+    """
     graphs = {name: signature(name, data, latent_size) for name in modules}
-    return graphs, share_weights({name: to_onnx(module, graphs[name]) for name, module in modules.items()})
+    keys = {name: structure_key(module, graphs[name]) for name, module in modules.items()}
+    templates = {name: template for name, key in keys.items() if (template := read_template(key)) is not None}
+    absent = sorted(modules.keys() - templates.keys(), key=_LONGEST.index)
+    if absent:
+        # As bytes: PyTorch's own way of sending tensors takes shared memory, of which containers have little.
+        pickled = [pickle.dumps(modules[name]) for name in absent]
+        with ProcessPoolExecutor(min(_PROCESSES, len(absent)), multiprocessing.get_context("spawn")) as pool:
+            results = pool.map(_trace_pickled, pickled, [graphs[name] for name in absent])
+            for name, template in zip(absent, results, strict=True):
+                templates[name] = template
+                write_template(keys[name], template)
+    models = {name: to_onnx(templates[name], module, graphs[name]) for name, module in modules.items()}
+    return graphs, share_weights(models)
 
 
 def graph_inputs(
@@ -223,25 +234,32 @@ def verify(
         bank: Noise, (K, L).
 
     Returns:
-        For each graph the largest difference from torch over its outputs, in their units.
+        For each graph the largest difference from torch over its outputs: in nats, latent units or units of scale.
 
     Raises:
         ExportError: A difference exceeds `TOLERANCE` + `RELATIVE_TOLERANCE` of the value, or a row's answer depends on
             the rows beside it.
     """
     largest: dict[str, float] = {}
+    units = cast("VAE", modules["encoder"].vae).units().reshape(data.shape).numpy()
     with torch.no_grad():
         latents = modules["encoder"](torch.from_numpy(x))[0].numpy()
         for name, module in modules.items():
-            order = [tensor.name for tensor in signature(name, data, latents.shape[1]).inputs]
+            contract = signature(name, data, latents.shape[1])
+            order = [tensor.name for tensor in contract.inputs]
             for rows, draws in ((1, 1), (2, 3), (len(x), len(bank))):
                 by_row, shared = graph_inputs(name, x[:rows], bank[:draws], latents[:rows])
                 inputs = by_row | shared
                 answer = engine.run(name, inputs)
                 expected = module(*(torch.from_numpy(inputs[tensor]) for tensor in order))
-                for (output, values), original in zip(answer.items(), expected, strict=True):
+                for tensor, original in zip(contract.outputs, expected, strict=True):
+                    # An output in data units has the shape of instances, or is one number for the whole instance.
+                    per_value = tensor.unit == "data" and tensor.shape[1:] == data.shape
                     error = _largest_error(
-                        values, original.numpy(), f"{name}.onnx, {output}, {rows} rows, {draws} draws"
+                        answer[tensor.name],
+                        original.numpy(),
+                        units if per_value else 1.0,
+                        f"{name}.onnx, {tensor.name}, {rows} rows, {draws} draws",
                     )
                     largest[name] = max(largest.get(name, 0.0), error)
             for draws in (1, 3, len(bank)):
@@ -258,12 +276,15 @@ def _compare_with_itself(graph: str, engine: Engine, by_row: dict[str, Array], s
                 raise ExportError(f"{graph}.onnx: {output} of a row alone is not its {output} among others")
 
 
-def _largest_error(values: Array, expected: Array, where: str) -> float:
+def _largest_error(values: Array, expected: Array, units: Array | float, where: str) -> float:
+    """The largest difference, in units that broadcast to (batch, ...); raises where it exceeds the tolerance."""
     if values.shape != expected.shape:
         raise ExportError(f"{where}: shape {values.shape} where torch has {expected.shape}")
     # Where torch has no number (the standard error of one draw), the graph must have none either.
     same = (np.isnan(values) & np.isnan(expected)) | (values == expected)
-    error = np.where(same, 0.0, np.abs(values - expected))
-    if not np.all(error <= TOLERANCE + RELATIVE_TOLERANCE * np.abs(np.nan_to_num(expected))):
-        raise ExportError(f"{where}: differs from torch by up to {np.max(error):.3g}")
+    error = np.where(same, 0.0, np.abs(values - expected) / units)
+    allowed = TOLERANCE + RELATIVE_TOLERANCE * np.abs(np.nan_to_num(expected)) / units
+    if not np.all(error <= allowed):
+        unit = "" if isinstance(units, float) else " standard deviations of its column"
+        raise ExportError(f"{where}: differs from torch by up to {np.max(error):.3g}{unit}")
     return float(error.max(initial=0.0))

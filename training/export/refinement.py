@@ -7,7 +7,7 @@ K-draw ELBO (Kim et al. 2018). How much there is to gain is itself a score, the 
 This module must not know about files or how often a step is taken.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -92,10 +92,11 @@ def traced(refinement: Refinement, inputs: tuple[Tensor, ...]) -> nn.Module:
     decompositions[torch.ops.aten.convolution_backward.default] = _convolution_backward
     module = make_fx(function, tracing_mode="symbolic", decomposition_table=decompositions)(*state.values(), *inputs)
     # Parameters had to be inputs to be traced; exporters want them, and constants such as indices, as buffers.
-    for i, (node, tensor) in enumerate(zip(module.graph.find_nodes(op="placeholder"), state.values(), strict=False)):
-        module.register_buffer(f"state_{i}", tensor)
+    placeholders = module.graph.find_nodes(op="placeholder")
+    for node, (name, tensor) in zip(placeholders, named_as_traced(state).items(), strict=False):
+        module.register_buffer(name, tensor)
         with module.graph.inserting_before(node):
-            node.replace_all_uses_with(module.graph.get_attr(f"state_{i}"))
+            node.replace_all_uses_with(module.graph.get_attr(name))
         module.graph.erase_node(node)
     for node in module.graph.find_nodes(op="get_attr"):
         if not node.target.startswith("state_"):
@@ -104,6 +105,11 @@ def traced(refinement: Refinement, inputs: tuple[Tensor, ...]) -> nn.Module:
             module.register_buffer(node.target, constant)
     module.recompile()
     return module
+
+
+def named_as_traced(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A refinement's weights by their names in the module that `traced` gives, whose buffers have no dots."""
+    return {f"state_{i}": tensor for i, tensor in enumerate(state.values())}
 
 
 def _convolution_backward(  # noqa: PLR0913, PLR0917 - the operator's own signature

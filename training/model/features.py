@@ -30,6 +30,10 @@ class ImageFeatures(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return (x.flatten(1).float() - self.low) / self.scale
 
+    def units(self) -> Tensor:
+        """One unit of each pixel's scale, black to white, in data units, (H·W·C,)."""
+        return torch.full((self.num_features,), self.scale, dtype=torch.float64)
+
 
 class TableFeatures(nn.Module):
     """Cells, spelled out. (B, columns) → (B, num_features).
@@ -73,6 +77,11 @@ class TableFeatures(nn.Module):
         if len(self.with_missing):
             parts.append(x.index_select(1, self.with_missing).isnan().float())
         return torch.cat(parts, dim=1)
+
+    def units(self) -> Tensor:
+        """One unit of each column's scale, in data units, (columns,): 1 for the codes of categories."""
+        units = torch.ones(len(self.numeric) + len(self.categorical), dtype=torch.float64)
+        return units.index_copy(0, self.numeric.cpu(), self.scale.cpu())
 
 
 def encoder_features(data: ImageInput | TabularInput, rows: npt.NDArray[Any]) -> ImageFeatures | TableFeatures:

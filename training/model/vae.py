@@ -61,6 +61,11 @@ class VAE(nn.Module):
         self.likelihood = likelihood
         self.prior = prior
 
+    def units(self) -> Tensor:
+        """One unit of scale of each value of an instance, in data units, (D,)."""
+        units: Tensor = self.features.units()  # type: ignore[operator]
+        return units
+
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z|x), each (B, L)."""
         mean, log_variance = self.encoder(self.features(x)).chunk(2, dim=1)

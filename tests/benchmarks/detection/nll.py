@@ -17,7 +17,8 @@ from tests.benchmarks.detection.cells import Cell
 from tests.benchmarks.detection.report import line, spread
 from training.datasets.idx import Idx
 from training.evaluation.bounds import bounds, log_evidence
-from training.export.onnx import export_graphs, graph_modules, verify
+from training.export.graphs import graph_modules
+from training.export.onnx import export_graphs, verify
 from training.fit import Progress, training_rows
 from training.fit.loop import fit
 from training.model.build import build

@@ -10,7 +10,7 @@ from service.engine import OnnxEngine
 from service.engine.buffered import BufferedEngine
 from service.engine.devices import Kind, Target
 from tests.benchmarks.serving.reference import Reference
-from training.export.onnx import graph_modules
+from training.export.graphs import graph_modules
 
 
 class Runs(Protocol):

@@ -48,7 +48,8 @@ from training.card.page import PAGE, Number
 from training.datasets import SplitRecipe, split
 from training.datasets.digits import Digits
 from training.evaluation.bounds import bounds, held_out_metrics, score_columns
-from training.export.onnx import export_graphs, graph_inputs, graph_modules
+from training.export.graphs import graph_modules
+from training.export.onnx import export_graphs, graph_inputs
 from training.fit import Epoch
 from training.model import ModelRecipe
 from training.model.build import build

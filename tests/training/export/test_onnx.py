@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from service.bundle import WEIGHTS, Array, Graph
+from service.bundle import WEIGHTS, Array, CategoricalColumn, Graph, NumericColumn, TabularInput
 from service.engine import OnnxEngine
 from service.scoring import noise
 from tests.training.kinds import KINDS, Kind, accepted
 from training.evaluation.bounds import compute
-from training.export.onnx import SHARED_FROM, TOLERANCE, ExportError, export_graphs, graph_inputs, graph_modules, verify
+from training.export.graphs import graph_modules
+from training.export.onnx import SHARED_FROM, TOLERANCE, ExportError, export_graphs, graph_inputs, verify
 from training.model import LIKELIHOODS, ModelRecipe
 from training.model.build import build
 
@@ -190,7 +191,10 @@ def test_nothing_of_this_machine_is_in_the_files(exported: Exported) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("exported", ["mixed_student_t"], indirect=True)
-def test_exports_are_reproducible(exported: Exported) -> None:
+def test_a_graph_traced_now_is_the_one_from_the_cache(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert export_graphs(exported.modules, exported.kind.data, L) == (exported.graphs, exported.files)
 
 
@@ -240,3 +244,29 @@ class Truncating(OnnxEngine):
 def test_verify_notices_other_shapes(exported: Exported) -> None:
     with pytest.raises(ExportError, match=r"draw\.onnx, x, 1 rows, 1 draws: shape \(0, \d\) where torch has \(1, \d\)"):
         exported.verify(Truncating(exported.graphs, exported.files, "cpu"))
+
+
+def test_a_cache_that_cannot_be_read_or_written_costs_time_only(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    (tmp_path / "file").write_text("no folder")
+    only = {"prior": exported.modules["prior"]}
+    graphs, files = export_graphs(only, exported.kind.data, L)
+    assert files["prior.onnx"]
+    assert graphs["prior"] == exported.graphs["prior"]
+
+
+def test_large_and_constant_columns_export() -> None:
+    """Money of sd 1e6 around zero: float32 cannot hold a draw to a thousandth of a unit, and need not."""
+    rng = np.random.default_rng(3)
+    constant = CategoricalColumn(name="currency", categories=("EUR",))
+    numbers = (NumericColumn(name="flow"), NumericColumn(name="version"), NumericColumn(name="turnover"))
+    cells = [np.zeros(200), rng.normal(0, 1e6, 200), np.full(200, 7.0), np.exp(rng.normal(21, 1.2, 200))]
+    rows = np.column_stack(cells)
+    data = TabularInput(columns=(constant, *numbers))
+    recipe = ModelRecipe(widths=(8,), latent_size=2, likelihood="mixed_student_t")
+    modules = graph_modules(build(recipe, data, rows, seed=0), data, rows)
+    graphs, files = export_graphs(modules, data, 2)
+    errors = verify(modules, data, OnnxEngine(graphs, files, "cpu"), rows[:64], noise.bank(0, 16, 2))
+    assert max(errors.values()) < TOLERANCE

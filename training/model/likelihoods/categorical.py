@@ -55,8 +55,10 @@ class Categorical(Likelihood):
     def sample(self, params: Tensor, normal: Tensor, uniform: Tensor) -> Tensor:
         parts = []
         for u, logits in zip(self._features(uniform), self._logits(params), strict=True):
-            cumulative = torch.softmax(logits, -1).cumsum(-1)[..., :-1]
-            parts.append(self.lowest + (u[..., None] > cumulative).float().sum(-1))
+            # The last sum may be rounded to less than 1, hence the clamp.
+            cumulative = torch.softmax(logits, -1).cumsum(-1)
+            code = (u[..., None] > cumulative).float().sum(-1).clamp(max=logits.shape[-1] - 1)
+            parts.append(self.lowest + code)
         return torch.cat(parts, -1)
 
     def _features(self, x: Tensor) -> tuple[Tensor, ...]:

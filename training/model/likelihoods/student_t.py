@@ -52,7 +52,9 @@ class StudentT(Gaussian):
         mean, log_sigma = self.normal(params)
         degrees = self.degrees()
         angle = math.pi * (1 + torch.erf(normal / math.sqrt(2)))
-        variate = torch.sqrt(degrees * torch.expm1(-2 / degrees * torch.log(uniform))) * torch.cos(angle)
+        # ONNX has no expm1: e^a − 1 in float32 loses every digit where ν is large, in float64 seven remain.
+        power = -2 / degrees.double() * torch.log(uniform.double())
+        variate = torch.sqrt(degrees * torch.expm1(power)).float() * torch.cos(angle)
         return self.location + self.scale * (mean + log_sigma.exp() * variate)
 
 
