@@ -83,6 +83,9 @@ class Recipe(BaseSettings):
             raise RecipeError(f"{path}: cannot be read: {error}") from error
         if not isinstance(values, dict):
             raise RecipeError(f"{path}: must be a mapping of fields")
+        given = {argument.partition("=")[0] for argument in arguments}
+        if "--fit.epochs" in given and "--fit.steps" not in given and isinstance(values.get("fit"), dict):
+            values["fit"].pop("steps", None)  # A recipe's steps would otherwise win over the epochs asked for.
         try:
             return CliApp.run(cls, cli_args=arguments, **values)
         except ValidationError as error:

@@ -52,6 +52,14 @@ def test_a_source_s_options_are_corrected_too(tmp_path: Path) -> None:
     assert read.data == Path("t.csv")
 
 
+def test_epochs_asked_for_take_the_place_of_a_recipe_s_steps() -> None:
+    assert Recipe.read("table", []).fit.steps
+    asked = Recipe.read("table", ["--fit.epochs", "3"]).fit
+    assert (asked.epochs, asked.steps) == (3, None)
+    both = Recipe.read("table", ["--fit.epochs=3", "--fit.steps=50"]).fit
+    assert (both.epochs, both.steps) == (3, 50)
+
+
 def test_where_files_go_decides_nothing(tmp_path: Path) -> None:
     plain = Recipe.read("digits", [])
     moved = Recipe.read("digits", ["--out", "elsewhere", "--runs", "there", "--resume"])
