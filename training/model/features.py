@@ -6,6 +6,7 @@ cells, and the bound is still a bound.
 This module must not know about networks or training.
 """
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from service.bundle import CategoricalColumn, ImageInput, TabularInput
+
+FAR = 50.0
+"""Robust standard deviations beyond which a training cell does not count for its column's scale."""
 
 CLIP = 10.0
 """Standard deviations beyond which the encoder cannot tell outliers apart."""
@@ -90,7 +94,11 @@ def encoder_features(data: ImageInput | TabularInput, rows: npt.NDArray[Any]) ->
 
 
 def moments(rows: npt.NDArray[Any]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each column, missing cells left out; a constant column has deviation 1.
+    """Mean and standard deviation of each column's usual cells; a constant column has deviation 1.
+
+    Missing cells are left out, and so are those further than `FAR` robust standard deviations (the interquartile range
+    over 1.349) from the median: three cells of 9999999999 would otherwise set the scale of an income, in which 250,000
+    would be nothing strange. A column whose interquartile range is zero keeps all its cells.
 
     Args:
         rows: Shape (N, D), NaN where missing.
@@ -98,8 +106,21 @@ def moments(rows: npt.NDArray[Any]) -> tuple[Tensor, Tensor]:
     Returns:
         Two float64 tensors of shape (D,).
     """
-    observed = torch.from_numpy(np.asarray(rows, np.float64))
+    observed = torch.from_numpy(usual_cells(np.asarray(rows, np.float64)))
     count = (~observed.isnan()).sum(0)
     mean = observed.nansum(0) / count
     variance = ((observed - mean) ** 2).nansum(0) / count
-    return mean, torch.where(variance > 0, variance, 1.0).sqrt()
+    # The mean of equal numbers may differ from them in the last digit.
+    constant = variance <= (1e-12 * mean) ** 2
+    return mean, torch.where(constant, 1.0, variance).sqrt()
+
+
+def usual_cells(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The rows, (N, D), with NaN for every cell that is too far out to count for its column's scale; see `moments`."""
+    if not rows.size:
+        return rows
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # A column may be missing as a whole.
+        low, median, high = np.nanpercentile(rows, (25, 50, 75), axis=0)
+    far = FAR * (high - low) / 1.349
+    return np.where((far > 0) & (np.abs(rows - median) > far), np.nan, rows)

@@ -59,6 +59,22 @@ def test_constant_and_half_empty_columns() -> None:
     assert deviation.tolist() == [1, 2]
 
 
+def test_sentinels_and_outliers_do_not_set_a_column_s_scale() -> None:
+    rng = np.random.default_rng(4)
+    income = rng.normal(2500, 600, 400)
+    with_sentinels = np.concatenate([income, [9999999999] * 3])
+    sparse = np.concatenate([np.zeros(400), [1e6, 2e6, 3e6]])
+    mean, deviation = moments(np.column_stack([with_sentinels, sparse]))
+    assert mean[0] == pytest.approx(income.mean())
+    assert deviation[0] == pytest.approx(income.std())
+    assert deviation[1] == pytest.approx(sparse.std())  # Nothing but these cells says what is usual.
+
+
+def test_equal_numbers_have_no_deviation_whatever_their_rounding() -> None:
+    _, deviation = moments(np.full((997, 3), [0.1, 1e-30, 1e12 / 3]))
+    assert deviation.tolist() == [1, 1, 1]
+
+
 def test_only_categories() -> None:
     data = TabularInput(columns=(COLUMNS.columns[0],))
     features = TableFeatures(data, np.array([[0.0], [1.0]]))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from service.bundle import ImageInput, TabularInput
-from training.model.features import moments
+from training.model.features import moments, usual_cells
 from training.model.likelihoods.likelihood import Likelihood, LikelihoodError
 
 LOG_2PI = math.log(2 * math.pi)
@@ -94,7 +94,7 @@ class _GaussianAboveFloor(GaussianFixed):
             step = torch.full_like(self.scale, 1.0 if data.dtype == "uint8" else 0.0)
             spread = float(np.std(rows)) / (data.high - data.low)
         else:
-            step = torch.tensor([resolution(column) for column in np.asarray(rows, np.float64).T])
+            step = torch.tensor([resolution(column) for column in usual_cells(np.asarray(rows, np.float64)).T])
             spread = 1.0
         floor = (step / self.scale / math.sqrt(2 * math.pi)).clamp(min=0.01)
         self.register_buffer("log_floor", floor.log().float())
