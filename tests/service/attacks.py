@@ -28,6 +28,14 @@ def png(side: int) -> bytes:
     return body.getvalue()
 
 
+def scans(number: int) -> bytes:
+    """A progressive JPEG picture whose last scan is repeated, each of which takes as long as the pixels are many."""
+    body = io.BytesIO()
+    Image.new("L", (4096, 4096)).save(body, "JPEG", progressive=True)
+    jpeg = body.getvalue()
+    return jpeg[:-2] + number * jpeg[jpeg.rindex(b"\xff\xda") : -2] + jpeg[-2:]
+
+
 def npy(shape: str, descr: str = "'|u1'", padding: int = 0) -> bytes:
     """The head of an array and nothing else."""
     head = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}".encode() + b" " * padding + b"\n"
@@ -69,6 +77,7 @@ BODIES: dict[str, tuple[str, bytes, int]] = {
     "Arrow runs without end": (ARROW, arrow(run_length(), rows=10**12), 422),
     "Arrow nulls as a table": (ARROW, arrow(pa.nulls(ROWS), "age", rows=10**12), 422),
     "PNG of a gigapixel": ("image/png", png(20_000), 413),
+    "JPEG of many scans": ("image/jpeg", scans(900), 413),
     "JSON of deep arrays": (JSON, b'{"instances":' + b"[" * 10**6, 400),
     "JSON of deep objects": (JSON, b'{"instances":' + b'{"a":' * 10**6, 413),
     "JSON of one long number": (JSON, b'{"instances": [[' + b"9" * 7 * MEBIBYTE + b"]]}", 400),

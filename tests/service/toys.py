@@ -1,6 +1,7 @@
 """Bundles of toy models: no good at anything, and easy to compute by hand."""
 
 import datetime as dt
+import math
 
 import numpy as np
 import onnx.parser
@@ -133,6 +134,52 @@ COLOUR_GRAPHS = {
         }""",
 }
 """Of pictures of 4 × 6 pixels in colours."""
+
+
+def image_graphs(data: ImageInput) -> dict[str, str]:
+    """Graphs of pictures of any shape; the ELBO tells each pixel and place from any other."""
+    shape, size = ", ".join(map(str, data.shape)), math.prod(data.shape)
+    x = f"{'uint8' if data.dtype == 'uint8' else 'float'}[batch, {shape}] x"
+    return {
+        "encoder": f"""
+        <ir_version: 10, opset_import: ["" : 20]>
+        encoder ({x}) => (float[batch, 2] mean, float[batch, 2] log_variance) {{
+            levels = Cast <to = 1> (x)
+            flat = Flatten (levels)
+            ends = Constant <value = int64[2] {{0, {size - 1}}}> ()
+            mean = Gather <axis = 1> (flat, ends)
+            log_variance = Sub (mean, mean)
+        }}""",
+        "decoder": f"""
+        <ir_version: 10, opset_import: ["" : 20]>
+        decoder (float[batch, 2] z) => (float[batch, {shape}] x_mean) {{
+            first = Constant <value = int64[1] {{0}}> ()
+            shade = Gather <axis = 1> (z, first)
+            column = Constant <value = int64[{len(data.shape) + 1}] {{-1{", 1" * len(data.shape)}}}> ()
+            point = Reshape (shade, column)
+            size = Constant <value = int64[{len(data.shape) + 1}] {{1, {shape}}}> ()
+            x_mean = Expand (point, size)
+        }}""",
+        "elbo": f"""
+        <ir_version: 10, opset_import: ["" : 20]>
+        elbo ({x}, float[draws, 2] noise) => (
+            double[batch] elbo, double[batch] log_likelihood, double[batch] kl, double[batch] standard_error,
+            double[batch] log_evidence, double[batch] ess
+        ) {{
+            wide = Cast <to = 11> (x)
+            flat = Flatten (wide)
+            axis = Constant <value = int64 {{1}}> ()
+            axes = Constant <value = int64[1] {{1}}> ()
+            sums = CumSum (flat, axis)
+            kl = ReduceMean <keepdims = 0> (sums, axes)
+            log_likelihood = Neg (kl)
+            elbo = Sub (log_likelihood, kl)
+            log_evidence = Neg (kl)
+            standard_error = Abs (kl)
+            nothing = Sub (kl, kl)
+            ess = Exp (nothing)
+        }}""",
+    }
 
 
 def bundle_files(
