@@ -14,7 +14,7 @@ from service.api.app import create_app
 from service.errors import LowerboundError
 from service.observability import logs
 from service.observability.metrics import shared_folder
-from service.server import Connection, Server, Supervisor, settle
+from service.server import Connection, Server, Supervisor, tune_process
 from service.settings import Settings
 
 WORKER_PATIENCE = 60
@@ -45,7 +45,7 @@ def main() -> int:
         factory=several,
         workers=settings.workers,
         timeout_worker_healthcheck=WORKER_PATIENCE,
-        timeout_graceful_shutdown=settings.grace,
+        timeout_graceful_shutdown=settings.graceful_shutdown_timeout,
         http=Connection,
         host=settings.host,
         port=settings.port,
@@ -72,7 +72,7 @@ def make_app() -> FastAPI:
     settings = CliApp.run(Settings)
     logs.configure(settings.log_level, settings.log_format, every_request=settings.access_log)
     app = create_app(settings)
-    settle()
+    tune_process()
     return app
 
 

@@ -62,7 +62,7 @@ class Settings(BaseSettings):
     )
     engine_cache: Path | None = Field(default=None, description="Folder where TensorRT keeps what it has compiled.")
     workers: int = Field(default=1, ge=1, description="Processes, each with engines of its own.")
-    lanes: int = Field(
+    engine_threads: int = Field(
         default_factory=lambda given: max(1, (os.cpu_count() or 1) // given.get("workers", 1)),
         ge=1,
         description="Batches that a process computes at once.",
@@ -79,7 +79,9 @@ class Settings(BaseSettings):
         default=5.0, gt=0, description="Seconds in which a client must send a request, plus one for each KiB of it."
     )
     max_connections: int = Field(default=1000, ge=1, description="Most connections that a process serves.")
-    grace: int = Field(default=25, ge=0, description="Seconds that requests have to be answered in after SIGTERM.")
+    graceful_shutdown_timeout: int = Field(
+        default=25, ge=0, description="Seconds that requests have to be answered in after SIGTERM."
+    )
     api_keys_file: Path | None = Field(default=None, description="File of API keys, of which clients must bring one.")
     cors_origins: Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_split)] = Field(
         default=(), description="Origins whose pages may ask, separated by commas; * for all."

@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.bundle import BOUNDS, OPTIONAL_GRAPHS, REQUIRED_GRAPHS, ImageInput
-from service.bundle.manifest import signature
+from service.bundle.manifest import graph_contract
 from service.settings import Settings
 from training.model import ARCHITECTURES, LIKELIHOODS, PRIORS
 from training.recipes import names
@@ -147,7 +147,7 @@ def test_the_bundle_table_is_complete() -> None:
     graphs = [f"{graph}.onnx" for graph in REQUIRED_GRAPHS + OPTIONAL_GRAPHS]
     assert listed == [*graphs, "weights.bin", "calibration.npz", "golden.npz", "card/", "manifest.json", "manifest.sig"]
     for graph in REQUIRED_GRAPHS + OPTIONAL_GRAPHS:
-        contract = signature(graph, ImageInput(shape=(8, 8), dtype="uint8", low=0, high=16), 2)
+        contract = graph_contract(graph, ImageInput(shape=(8, 8), dtype="uint8", low=0, high=16), 2)
         tensors = (
             ", ".join(f"`{t.name}`" for t in contract.inputs)
             + " → "

@@ -18,7 +18,7 @@ from rich.console import Console
 from service.errors import LowerboundError
 from service.scoring import noise
 from training import evaluate, sign
-from training.datasets import local, split
+from training.datasets import download, split
 from training.datasets.table import describe
 from training.fit import sample, training_rows
 from training.fit.loop import fit
@@ -78,7 +78,7 @@ def train(recipe: Recipe) -> Path | str | None:
     first = PartialState(cpu=cpu).is_main_process
     console.quiet = not first
     repository = open_repository(recipe.out)
-    with local(recipe.data) as path:
+    with download(recipe.data) as path:
         dataset = recipe.dataset.load(path)
     splits = split(dataset, recipe.split)
     console.print(describe(dataset) if dataset.input.kind == "tabular" else f"images of shape {dataset.input.shape}")
@@ -95,7 +95,9 @@ def train(recipe: Recipe) -> Path | str | None:
         )
 
     vae = build(recipe.model, dataset.input, sample(dataset, splits.train, recipe.fit.seed), recipe.fit.seed)
-    bank = torch.from_numpy(noise.bank(recipe.bound.seed, recipe.bound.num_draws, vae.prior.latent_size))
+    base_samples = torch.from_numpy(
+        noise.base_samples(recipe.bound.seed, recipe.bound.num_draws, vae.prior.latent_size)
+    )
     held_out = torch.from_numpy(dataset.rows[splits.validation])
     if first:
         # What can fail after the training is tried before it.
@@ -104,7 +106,7 @@ def train(recipe: Recipe) -> Path | str | None:
             rehearse(vae, dataset, splits, recipe)
     (run,) = broadcast_object_list([open_run(recipe, dataset.fingerprint) if first else None])
     console.print(f"run: {run}", markup=False)
-    history = fit(vae, training_rows(dataset, splits.train), held_out, bank, recipe.fit, run)
+    history = fit(vae, training_rows(dataset, splits.train), held_out, base_samples, recipe.fit, run)
     if not first:
         return None
     try:

@@ -25,7 +25,7 @@ from service.engine import Device, Engine, OnnxEngine
 from service.errors import LowerboundError
 from service.scoring import MAX_DRAWS, noise, p_values, scores
 from service.storage import Location
-from training.datasets import Dataset, aligned, local, split
+from training.datasets import Dataset, aligned, download, split
 from training.evaluation.baselines import BASELINES, BaselineError, baseline_scores
 from training.evaluation.bounds import bounds, compute, log_evidence, score_columns, surprise
 from training.evaluation.detection import LEVELS, detection_figures
@@ -116,7 +116,7 @@ def evaluate(options: Evaluation) -> Report:
     finite = np.isfinite(held_out["elbo"]) & np.isfinite(held_out["log_evidence"])
     if not finite.any():
         raise EvaluationError("every row is too far from the training data for a finite bound")
-    bank = noise.bank(manifest.seed, options.num_draws, manifest.latent_size)
+    base_samples = noise.base_samples(manifest.seed, options.num_draws, manifest.latent_size)
     by_score = _scores(bundle, engine, rows.x, finite)
     report: Report = {
         "bundle": {"name": manifest.name, "version": manifest.version, "sha256": bundle.digest},
@@ -124,7 +124,7 @@ def evaluate(options: Evaluation) -> Report:
         "rows": len(rows.x),
         "rows_without_finite_bound": int((~finite).sum()),
         "mean_bounds": _means(held_out, finite),
-        "likelihood": _likelihood(engine, rows.x[finite], bank),
+        "likelihood": _likelihood(engine, rows.x[finite], base_samples),
     }
     normal = ~rows.anomalous if rows.anomalous is not None else np.ones(len(rows.x), bool)
     report["false_alarms"] = {
@@ -157,7 +157,7 @@ def find_rows(bundle: Bundle, options: Evaluation) -> Rows:
     path = options.data or recipe.data
 
     def load(place: Path | str | None, label: str | None) -> tuple[Dataset, Array | None]:
-        with local(place) as path:
+        with download(place) as path:
             return recipe.dataset.load_labelled(path, label) if label else (recipe.dataset.load(path), None)
 
     def own(label: str | None) -> tuple[Dataset, Array | None]:
@@ -200,12 +200,12 @@ def _means(held_out: dict[str, Array], finite: Array) -> dict[str, float]:
     return {name: float(mean) for name, mean in means.items() if np.isfinite(mean)}
 
 
-def _likelihood(engine: Engine, x: Array, bank: Array) -> Report:
+def _likelihood(engine: Engine, x: Array, base_samples: Array) -> Report:
     """Log p(x) by importance sampling, nats per row, and in bits per value: cells that are missing count as none."""
-    evidence = log_evidence(engine, x, bank)
+    evidence = log_evidence(engine, x, base_samples)
     observed = np.isfinite(x).sum()
     return {
-        "num_draws": len(bank),
+        "num_draws": len(base_samples),
         "log_evidence": float(evidence.mean()),
         "standard_error": float(evidence.std() / math.sqrt(len(evidence))),
         "bits_per_dimension": float(-evidence.sum() / observed / math.log(2)),
@@ -232,15 +232,15 @@ def _strangest(bundle: Bundle, engine: Engine, rows: Rows, scores: Array, elbo: 
     `nats` says how strange: of a table's cell by how much the ELBO rises when it alone is as `expected`, of a pixel by
     how much its log-likelihood lies below its median over all rows.
     """
-    data, bank = bundle.manifest.input, bundle.calibration["noise"]
+    data, base_samples = bundle.manifest.input, bundle.calibration["noise"]
     places = np.flatnonzero(finite)
     order = np.argsort(-scores[places], kind="stable")[:STRANGEST]
     chosen = places[order]
     if isinstance(data, TabularInput):
-        answer = surprise(engine, rows.x[chosen], bank, elbo[chosen])
+        answer = surprise(engine, rows.x[chosen], base_samples, elbo[chosen])
         nats, expected = answer["feature_surprise"], render_records(answer["feature_expected"], data)
     else:
-        answer = compute(engine, "explain", {"x": rows.x[places]}, {"noise": bank}, len(bank))
+        answer = compute(engine, "explain", {"x": rows.x[places]}, {"noise": base_samples}, len(base_samples))
         features = answer["feature_log_likelihood"].reshape(len(places), -1)
         nats, expected = np.median(features, axis=0) - features[order], None
     strangest = []

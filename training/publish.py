@@ -26,8 +26,8 @@ from service.bundle import (
 )
 from service.engine import OnnxEngine
 from service.scoring import noise, scores
-from service.storage import Folder
-from service.storage.remote import Remote
+from service.storage import LocalStore
+from service.storage.remote import RemoteStore
 from training.card import CardInputs, write_card
 from training.datasets import Dataset, Splits
 from training.evaluation.bounds import bounds, held_out_metrics, score_columns
@@ -43,14 +43,14 @@ VERIFIED_ROWS = 64
 _PACKAGES = ("torch", "onnx", "onnxscript", "numpy", "scipy", "scikit-learn", "pyarrow", "pillow")
 
 
-def open_repository(place: Path | str) -> Folder | Remote:
+def open_repository(place: Path | str) -> LocalStore | RemoteStore:
     """Where bundles go.
 
     Raises:
         ExtraError: It is a URL, whose driver is not installed.
         StorageError: It is a URL of no known file system.
     """
-    return Folder(place) if isinstance(place, Path) else Remote(place)
+    return LocalStore(place) if isinstance(place, Path) else RemoteStore(place)
 
 
 def rehearse(vae: VAE, dataset: Dataset, splits: Splits, recipe: Recipe) -> None:
@@ -69,13 +69,18 @@ def _export(
     modules = graph_modules(vae, dataset.input, dataset.rows[splits.validation])
     graphs, files = export_graphs(modules, dataset.input, vae.prior.latent_size)
     engine = OnnxEngine(graphs, files, "cpu")
-    bank = noise.bank(recipe.bound.seed, recipe.bound.num_draws, vae.prior.latent_size)
-    errors = verify(modules, dataset.input, engine, dataset.rows[splits.test][:VERIFIED_ROWS], bank)
+    base_samples = noise.base_samples(recipe.bound.seed, recipe.bound.num_draws, vae.prior.latent_size)
+    errors = verify(modules, dataset.input, engine, dataset.rows[splits.test][:VERIFIED_ROWS], base_samples)
     return graphs, files, engine, errors
 
 
 def publish(
-    vae: VAE, dataset: Dataset, splits: Splits, recipe: Recipe, history: list[Epoch], repository: Folder | Remote
+    vae: VAE,
+    dataset: Dataset,
+    splits: Splits,
+    recipe: Recipe,
+    history: list[Epoch],
+    repository: LocalStore | RemoteStore,
 ) -> Path | str:
     """Write a trained VAE as the next version of its bundle, and return the bundle's folder, or its URL.
 
@@ -87,17 +92,17 @@ def publish(
     vae = vae.cpu().eval()
     validation = dataset.rows[splits.validation]
     graphs, files, engine, errors = _export(vae, dataset, splits, recipe)
-    bank = noise.bank(recipe.bound.seed, recipe.bound.num_draws, vae.prior.latent_size)
+    base_samples = noise.base_samples(recipe.bound.seed, recipe.bound.num_draws, vae.prior.latent_size)
     test = dataset.rows[splits.test]
 
     def score(x: Array, refine: int = 0) -> dict[str, Array]:
-        return scores(score_columns(engine, graphs, x, bank, refine))
+        return scores(score_columns(engine, graphs, x, base_samples, refine))
 
     held_out_scores = score(dataset.rows[splits.calibration], recipe.bound.refine)
     sensitivity = sensitivities(score, dataset.input, validation, recipe.bound.seed)
     best = Progress(recipe.fit, history).best
     assert best is not None  # noqa: S101 - there is an epoch
-    held_out = bounds(engine, test, bank)
+    held_out = bounds(engine, test, base_samples)
     metrics = held_out_metrics(held_out) | {
         "validation_elbo": best.held_out_elbo,
         "active_units": best.active_units,
@@ -108,10 +113,10 @@ def publish(
         **{f"{graph}_largest_error": error for graph, error in errors.items()},
         **{f"sensitivity_{name}": auroc for name, auroc in sensitivity.items()},
     }
-    calibrated = {"noise": bank, **{name: np.sort(values) for name, values in held_out_scores.items()}}
+    calibrated = {"noise": base_samples, **{name: np.sort(values) for name, values in held_out_scores.items()}}
     files |= {
         CALIBRATION: write_arrays(calibrated),
-        GOLDEN: write_arrays(_golden(engine, graphs, test[:GOLDEN_ROWS], bank)),
+        GOLDEN: write_arrays(_golden(engine, graphs, test[:GOLDEN_ROWS], base_samples)),
     }
     manifest = Manifest(
         format_version=FORMAT_VERSION,
@@ -143,11 +148,11 @@ def publish(
     return repository.write(manifest.model_copy(update={"files": describe_files(files)}), files)
 
 
-def _golden(engine: OnnxEngine, graphs: dict[str, Graph], x: Array, bank: Array) -> dict[str, Array]:
+def _golden(engine: OnnxEngine, graphs: dict[str, Graph], x: Array, base_samples: Array) -> dict[str, Array]:
     latents = engine.run("encoder", {"x": x})["mean"]
     tensors: dict[str, Array] = {}
     for graph in graphs:
-        by_row, shared = graph_inputs(graph, x, bank, latents)
+        by_row, shared = graph_inputs(graph, x, base_samples, latents)
         inputs = by_row | shared
         tensors |= {f"{graph}.{name}": array for name, array in (inputs | engine.run(graph, inputs)).items()}
     return tensors

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING
 from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.auth import guard, is_loopback, read_keys
+from service.api.auth import is_loopback, read_keys, with_auth
 from service.api.openapi import complete_openapi, named, versioned
-from service.api.problem_details import Envelope, answer_with_problems
+from service.api.problem_details import RequestMiddleware, answer_with_problems
 from service.api.routes import decode, docs, elbo, encode, explorer, health, instances, metrics, model, sample, v2
 from service.bundle import TrustedKeys
-from service.engine import Placement
+from service.engine import EngineFactory
 from service.errors import ExtraError, NotFoundError
-from service.inference import Catalogue, Limits, Model, Repository
+from service.inference import Limits, Model, ModelLoader, ModelRegistry
 from service.observability.metrics import Telemetry
 from service.settings import Settings
-from service.storage import Folder, Storage
+from service.storage import BundleStore, LocalStore
 
 if TYPE_CHECKING:
     from service.observability.tracing import Spans
@@ -71,11 +71,11 @@ def create_app(settings: Settings) -> FastAPI:
         max_batch=settings.max_batch,
         max_queue=settings.max_queue,
         max_draws=settings.max_draws,
-        lanes=settings.lanes,
+        engine_threads=settings.engine_threads,
         engine_timeout=settings.engine_timeout,
     )
     spans = _spans(settings.otlp_endpoint) if settings.otlp_endpoint else None
-    placement = Placement(
+    factory = EngineFactory(
         device=settings.device,
         precision=settings.precision,
         max_batch=settings.max_batch,
@@ -84,16 +84,16 @@ def create_app(settings: Settings) -> FastAPI:
     )
     telemetry = Telemetry(settings.workers)
     storage = _storage(settings.models, settings.model_cache)
-    repository = Repository(storage, settings.default_model, placement, limits, trusted, telemetry.watch)
+    loader = ModelLoader(storage, settings.default_model, factory, limits, trusted, telemetry.watch)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         if not keys and not is_loopback(settings.host):
             logger.warning("listening on %s without API keys: whoever reaches it may ask", settings.host)
-        repository.start()
-        async with _following(repository, settings.poll), spans or contextlib.nullcontext():
+        loader.start()
+        async with _following(loader, settings.poll), spans or contextlib.nullcontext():
             yield
-        await repository.stop()
+        await loader.stop()
         telemetry.flush()
 
     app = _Application(
@@ -106,7 +106,7 @@ def create_app(settings: Settings) -> FastAPI:
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
     app.state.settings = settings
-    app.state.repository = repository
+    app.state.loader = loader
     app.state.draining = False
     app.state.telemetry = telemetry
     named_model, versioned_model = [Depends(named)], [Depends(named), Depends(versioned)]
@@ -127,9 +127,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(v2.router, tags=["Open Inference Protocol"])
     complete_openapi(app, closed=bool(keys))
     answer_with_problems(app)
-    app.add_middleware(Envelope, timeout=settings.timeout, telemetry=telemetry)
-    app.direct = _Direct(repository, settings.timeout, telemetry)
-    app.guarded = guard(app.dispatch, keys, settings.cors_origins, settings.timeout, telemetry)
+    app.add_middleware(RequestMiddleware, timeout=settings.timeout, telemetry=telemetry)
+    app.direct = _Direct(loader, settings.timeout, telemetry)
+    app.guarded = with_auth(app.dispatch, keys, settings.cors_origins, settings.timeout, telemetry)
     if spans:
         app.guarded = spans.around(app.guarded)
     return app
@@ -138,50 +138,50 @@ def create_app(settings: Settings) -> FastAPI:
 class _Direct:
     """What answers every operation on every model served; made anew when another catalogue has taken its place."""
 
-    def __init__(self, repository: Repository, timeout: float, telemetry: Telemetry) -> None:
-        self._repository = repository
+    def __init__(self, loader: ModelLoader, timeout: float, telemetry: Telemetry) -> None:
+        self._loader = loader
         self._timeout = timeout
         self._telemetry = telemetry
-        self._catalogue: Catalogue | None = None
+        self._registry: ModelRegistry | None = None
         self._apps: dict[tuple[str, str], ASGIApp] = {}
 
     def find(self, method: str, path: str) -> ASGIApp | None:
         """The one for a path, if an operation has that path."""
-        catalogue = self._repository.catalogue
-        if catalogue is not self._catalogue:
-            self._catalogue = catalogue
+        registry = self._loader.registry
+        if registry is not self._registry:
+            self._registry = registry
             self._apps = {
-                (operation.method, prefix + operation.path): Envelope(
+                (operation.method, prefix + operation.path): RequestMiddleware(
                     operation.on(served),
                     self._timeout,
                     self._telemetry,
                     self._telemetry.labels(operation.method, template + operation.path, served.manifest.name),
                 )
-                for prefix, template, served in _addresses(catalogue)
+                for prefix, template, served in _addresses(registry)
                 for operation in OPERATIONS
             }
         return self._apps.get((method, path))
 
 
-def _addresses(catalogue: Catalogue) -> Iterator[tuple[str, str, Model]]:
+def _addresses(registry: ModelRegistry) -> Iterator[tuple[str, str, Model]]:
     """Every prefix that names a model, and its template; a model may have several."""
     with contextlib.suppress(NotFoundError):  # Several models, and none of them the default.
-        yield "", "", catalogue.get()
-    for name, versions in catalogue.names().items():
-        yield f"/models/{name}", NAMED, catalogue.get(name)
+        yield "", "", registry.get()
+    for name, versions in registry.names().items():
+        yield f"/models/{name}", NAMED, registry.get(name)
         for version in versions:
-            yield f"/models/{name}/versions/{version}", VERSIONED, catalogue.get(name, version)
+            yield f"/models/{name}/versions/{version}", VERSIONED, registry.get(name, version)
 
 
-def _storage(models: Path | str, cache: Path) -> Storage:
+def _storage(models: Path | str, cache: Path) -> BundleStore:
     """Where the bundles lie, if the packages for it are there."""
     if isinstance(models, Path):
-        return Folder.at(models)
+        return LocalStore.at(models)
     try:
-        from service.storage.cache import Mirror  # noqa: PLC0415 - an optional package
+        from service.storage.cache import CachedStore  # noqa: PLC0415 - an optional package
     except ModuleNotFoundError as error:
         raise ExtraError(f"{models} cannot be read: install lowerbound[remote] ({error})") from error
-    return Mirror(models, cache.expanduser())
+    return CachedStore(models, cache.expanduser())
 
 
 def _spans(endpoint: str) -> "Spans":
@@ -194,7 +194,7 @@ def _spans(endpoint: str) -> "Spans":
 
 
 @asynccontextmanager
-async def _following(repository: Repository, poll: float | None) -> AsyncIterator[None]:
+async def _following(loader: ModelLoader, poll: float | None) -> AsyncIterator[None]:
     """Follow the repository's folder meanwhile, if that is wanted."""
     if poll is None:
         yield
@@ -202,6 +202,6 @@ async def _following(repository: Repository, poll: float | None) -> AsyncIterato
     asked = asyncio.Event()
     if threading.current_thread() is threading.main_thread():  # Others hear no signals.
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
-    following = asyncio.create_task(repository.follow(poll, asked))
+    following = asyncio.create_task(loader.follow(poll, asked))
     yield
     following.cancel()

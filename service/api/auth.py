@@ -14,7 +14,7 @@ from pathlib import Path
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.problem_details import Envelope
+from service.api.problem_details import RequestMiddleware
 from service.errors import KeysError, UnauthorizedError
 from service.observability.metrics import Telemetry
 
@@ -58,7 +58,7 @@ def read_keys(file: Path | None) -> frozenset[bytes]:
     return frozenset(_digest(key.encode()) for key in keys.values() if key)
 
 
-def guard(
+def with_auth(
     app: ASGIApp, keys: Collection[bytes], origins: Collection[str], timeout: float, telemetry: Telemetry
 ) -> ASGIApp:
     """The application behind what decides who may ask it; itself where all may.
@@ -71,7 +71,7 @@ def guard(
         telemetry: What counts refusals.
     """
     if keys:
-        app = _Guard(app, keys, timeout, telemetry)
+        app = ApiKeyMiddleware(app, keys, timeout, telemetry)
     if origins:  # Around the guard: a browser asks without a key whether it may send one.
         app = CORSMiddleware(
             app, allow_origins=origins, allow_methods=("GET", "POST"), allow_headers=("*",), expose_headers=("*",)
@@ -110,13 +110,13 @@ def page_headers(policy: str = "default-src 'self'") -> dict[str, str]:
     }
 
 
-class _Guard:
+class ApiKeyMiddleware:
     """ASGI middleware that answers 401 to requests without a key, before their body is read."""
 
     def __init__(self, app: ASGIApp, keys: Iterable[bytes], timeout: float, telemetry: Telemetry) -> None:
         self._app = app
         self._keys = tuple(keys)
-        self._refuse = Envelope(_refuse, timeout, telemetry)
+        self._refuse = RequestMiddleware(_refuse, timeout, telemetry)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan" or is_open(scope["path"]) or self._admits(scope["headers"]):

@@ -23,7 +23,7 @@ from service.errors import (
     OverloadedError,
     UnauthorizedError,
 )
-from service.inference import Model, Repository
+from service.inference import Model, ModelLoader
 
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 _REFERENCE = "#/components/schemas/{model}"
@@ -48,11 +48,11 @@ def served_model(request: Request) -> Model:
 
 def find_model(request: Request, name: str | None) -> Model:
     """The model of that name, or the default, in the version that the path names, or the latest."""
-    repository: Repository = request.app.state.repository
+    loader: ModelLoader = request.app.state.loader
     version = request.path_params.get("version")
     if version is not None and not _VERSION.fullmatch(version):
         raise NotFoundError(f"{version!r} is no version", "path.version")
-    return repository.catalogue.get(name, version and int(version))
+    return loader.registry.get(name, version and int(version))
 
 
 async def check_ready(request: Request) -> None:
@@ -63,7 +63,7 @@ async def check_ready(request: Request) -> None:
     """
     if request.app.state.draining:
         raise NotReadyError("the service is shutting down")
-    await request.app.state.repository.catalogue.check()
+    await request.app.state.loader.registry.check()
 
 
 ServedModel = Annotated[Model, Depends(served_model)]

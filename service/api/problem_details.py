@@ -33,7 +33,7 @@ from service.errors import (
     RequestError,
     UnauthorizedError,
 )
-from service.observability.logs import ORIGIN, Origin, access, log_access
+from service.observability.logs import REQUEST_CONTEXT, RequestContext, access, log_access
 from service.observability.metrics import Labels, Telemetry
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
@@ -58,7 +58,7 @@ _PROTOCOL_STATUS = {
 logger = logging.getLogger("service")
 
 
-class Envelope:
+class RequestMiddleware:
     """ASGI middleware around every request: its id, its time limit, and an answer even to the unforeseen.
 
     Args:
@@ -80,8 +80,8 @@ class Envelope:
             await self._app(scope, receive, send)
             return
         request_id = given_id(scope["headers"]) or next(self._ids)
-        origin = Origin(request_id, scope["headers"])
-        ORIGIN.set(origin)  # Each request has a task, and so a context, of its own.
+        context = RequestContext(request_id, scope["headers"])
+        REQUEST_CONTEXT.set(context)  # Each request has a task, and so a context, of its own.
         began = self._telemetry.began()
         status = _CLOSED
 
@@ -102,9 +102,9 @@ class Envelope:
         finally:
             labels = self._labels or self._find_labels(scope)
             seconds = self._telemetry.ended(labels, status, began)
-            origin.end(*labels, status)
+            context.end(*labels, status)
             if access.isEnabledFor(logging.INFO):
-                log_access(origin, seconds)
+                log_access(context, seconds)
 
     def _find_labels(self, scope: Scope) -> Labels:
         """Those of a request on its way back from the router, which leaves the route's template without its prefix."""

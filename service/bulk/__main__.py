@@ -18,11 +18,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from service.bulk import job
-from service.bulk.pieces import Input
+from service.bulk.batches import Input
 from service.bulk.readers import open_inputs, read_from
-from service.bulk.writer import Parts
+from service.bulk.writer import PartWriter
 from service.bundle import Bundle, read_bundle
-from service.engine import Device, Placement, Precision
+from service.engine import Device, EngineFactory, Precision
 from service.errors import ExtraError, LowerboundError
 from service.scoring import ElboQuery
 
@@ -69,7 +69,9 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--max-batch", type=int, default=512, help="most rows x draws in one engine call")
     parser.add_argument(
-        "--lanes", type=int, help="batches computed at once, by each engine: all cores of the machine, unless told"
+        "--engine-threads",
+        type=int,
+        help="batches computed at once, by each engine: all cores of the machine, unless told",
     )
     parser.add_argument("--cluster", metavar="ADDRESS", help="compute on this Ray cluster, or on the one at hand: auto")
     return parser.parse_args()
@@ -79,14 +81,16 @@ def _answer(given: argparse.Namespace, query: ElboQuery, console: Console) -> No
     bundle = read_bundle(given.model)
     inputs = open_inputs(given.inputs, bundle.manifest.input)
     counts = [source.count() for source in inputs]
-    parts = Parts(given.output, _request(given, query, bundle, inputs, counts))
+    parts = PartWriter(given.output, _request(given, query, bundle, inputs, counts))
     if parts.done:
         console.print(f"{given.output}: {parts.rows:,} rows, all there", highlight=False)
         return
 
-    placement = Placement(given.device, given.precision, given.max_batch)
+    factory = EngineFactory(given.device, given.precision, given.max_batch)
     operation = job.OPERATIONS[given.operation]
-    answers = job.Run(bundle, placement.engine, given.max_batch, given.lanes or os.cpu_count() or 1, operation, query)
+    answers = job.BulkJob(
+        bundle, factory.engine, given.max_batch, given.engine_threads or os.cpu_count() or 1, operation, query
+    )
     with _progress(console) as progress:
         bar = progress.add_task("", total=sum(counts), completed=parts.rows)
 
@@ -96,9 +100,9 @@ def _answer(given: argparse.Namespace, query: ElboQuery, console: Console) -> No
 
         try:
             if given.cluster is None:
-                asyncio.run(answers.answer(read_from(inputs, parts.rows, answers.piece_rows), write))
+                asyncio.run(answers.answer(read_from(inputs, parts.rows, answers.batch_rows), write))
             else:
-                with _cluster(given.cluster, given.device, given.lanes) as cluster:
+                with _cluster(given.cluster, given.device, given.engine_threads) as cluster:
                     cluster.answer(answers, inputs, parts.rows, write)
         except BaseException:
             parts.abandon()
@@ -107,13 +111,13 @@ def _answer(given: argparse.Namespace, query: ElboQuery, console: Console) -> No
     console.print(f"{given.output}: {parts.rows:,} rows", highlight=False)
 
 
-def _cluster(address: str, device: Device, lanes: int | None) -> "Cluster":
+def _cluster(address: str, device: Device, engine_threads: int | None) -> "Cluster":
     """A Ray cluster, if its packages are there."""
     try:
         from service.bulk.on_ray import Cluster  # noqa: PLC0415 - an optional package
     except ModuleNotFoundError as error:
         raise ExtraError(f"nothing can be computed on {address}: install lowerbound[cluster] ({error})") from error
-    return Cluster(address, device, lanes)
+    return Cluster(address, device, engine_threads)
 
 
 def _request(

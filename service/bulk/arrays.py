@@ -12,7 +12,7 @@ from typing import IO, ClassVar
 import fsspec
 import numpy as np
 
-from service.bulk.pieces import Piece, placed, reading
+from service.bulk.batches import Batch, placed, reading
 from service.bundle import Array, ImageInput, TabularInput
 from service.codecs.instances import parse_instances
 from service.errors import FileError
@@ -40,7 +40,7 @@ class Npy:
     def count(self) -> int:
         return int(self._shape[0])
 
-    def read(self, start: int, rows: int) -> Iterator[Piece]:
+    def read(self, start: int, rows: int) -> Iterator[Batch]:
         with reading(self.path), fsspec.open(self.path, "rb") as file:
             whole = self._columns_together(file) if self._fortran else None
             file.seek(self._begin + start * self._row_bytes)
@@ -48,7 +48,7 @@ class Npy:
                 number = min(rows, self.count() - row)
                 values = self._rows(file, row, number) if whole is None else whole[row : row + number]
                 with placed(self.path, row):
-                    yield Piece(parse_instances(plain_numbers(values), self._data))
+                    yield Batch(parse_instances(plain_numbers(values), self._data))
 
     @property
     def _row_bytes(self) -> int:
@@ -94,11 +94,11 @@ class _Whole(ABC):
     def count(self) -> int:
         return len(self._load())
 
-    def read(self, start: int, rows: int) -> Iterator[Piece]:
+    def read(self, start: int, rows: int) -> Iterator[Batch]:
         array = self._load()
         for row in range(start, len(array), rows):
             with placed(self.path, row):
-                yield Piece(self._parse(array[row : row + rows]))
+                yield Batch(self._parse(array[row : row + rows]))
 
 
 class Idx(_Whole):

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from service.bulk.pieces import Piece
+from service.bulk.batches import Batch
 from service.bundle import Array, Bundle, TabularInput
 from service.codecs.arrow import write_batch
 from service.codecs.instances import render
 from service.inference import Limits, MakeEngine, Model
 from service.scoring import MAX_DRAWS, ElboQuery
 
-PIECE_BYTES = 2**22
-PIECE_ROWS = 2**13
+BATCH_BYTES = 2**22
+BATCH_ROWS = 2**13
 """A piece has at most so many rows, and so many bytes of them."""
 
 ENGINE_TIMEOUT = 60.0
@@ -47,14 +47,14 @@ OPERATIONS: dict[str, Operation] = {"elbo": score, "encode": encode, "reconstruc
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class BulkJob:
     """What is done to every piece.
 
     Attributes:
         bundle: The model.
         make_engine: Puts it on its device.
         max_batch: Most row-draws in one engine call.
-        lanes: Engine calls at once.
+        engine_threads: Engine calls at once.
         operation: What is asked about each piece.
         query: The parameters of that.
     """
@@ -62,12 +62,12 @@ class Run:
     bundle: Bundle
     make_engine: MakeEngine
     max_batch: int
-    lanes: int
+    engine_threads: int
     operation: Operation
     query: ElboQuery
 
     @property
-    def piece_rows(self) -> int:
+    def batch_rows(self) -> int:
         """How many rows pieces should have."""
         data = self.bundle.manifest.input
         size = (
@@ -75,27 +75,27 @@ class Run:
             if isinstance(data, TabularInput)
             else int(np.dtype(data.dtype).itemsize * np.prod(data.shape))
         )
-        return max(1, min(PIECE_ROWS, PIECE_BYTES // size))
+        return max(1, min(BATCH_ROWS, BATCH_BYTES // size))
 
     def start(self) -> Model:
         """The model, which computes from now on, on the running event loop."""
         model = Model(
-            self.bundle, self.make_engine, Limits(self.max_batch, 2**62, MAX_DRAWS, self.lanes, ENGINE_TIMEOUT)
+            self.bundle, self.make_engine, Limits(self.max_batch, 2**62, MAX_DRAWS, self.engine_threads, ENGINE_TIMEOUT)
         )
         model.start()
         return model
 
-    async def answer(self, pieces: Iterator[Piece], write: Callable[[pa.RecordBatch], None]) -> None:
+    async def answer(self, batches: Iterator[Batch], write: Callable[[pa.RecordBatch], None]) -> None:
         """Answer all pieces, and have the answers written, in order.
 
         Raises:
             LowerboundError: From the pieces, the model or the writing; whatever was written before is whole.
         """
         model = self.start()
-        under_way: asyncio.Queue[asyncio.Task[pa.RecordBatch] | None] = asyncio.Queue(self.lanes + 1)
+        under_way: asyncio.Queue[asyncio.Task[pa.RecordBatch] | None] = asyncio.Queue(self.engine_threads + 1)
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._feed(pieces, model, under_way, tasks))
+                tasks.create_task(self._feed(batches, model, under_way, tasks))
                 while (task := await under_way.get()) is not None:
                     await asyncio.to_thread(write, await task)
         except* Exception as errors:
@@ -105,25 +105,25 @@ class Run:
 
     async def _feed(
         self,
-        pieces: Iterator[Piece],
+        batches: Iterator[Batch],
         model: Model,
         under_way: "asyncio.Queue[asyncio.Task[pa.RecordBatch] | None]",
         tasks: asyncio.TaskGroup,
     ) -> None:
-        while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
-            await under_way.put(tasks.create_task(self.answer_one(model, piece)))
+        while (batch := await asyncio.to_thread(next, batches, None)) is not None:
+            await under_way.put(tasks.create_task(self.answer_one(model, batch)))
         await under_way.put(None)
 
-    async def answer_one(self, model: Model, piece: Piece) -> pa.RecordBatch:
+    async def answer_one(self, model: Model, batch: Batch) -> pa.RecordBatch:
         """The answers to a piece, row by row.
 
         Raises:
             LowerboundError: From the model.
         """
-        columns = await self.operation(model, piece.x, self.query)
+        columns = await self.operation(model, batch.x, self.query)
         data = model.manifest.input
-        batch = write_batch(render(columns, data) if isinstance(data, TabularInput) else columns)
-        return batch if piece.names is None else batch.add_column(0, "path", pa.array(piece.names))
+        record_batch = write_batch(render(columns, data) if isinstance(data, TabularInput) else columns)
+        return record_batch if batch.names is None else record_batch.add_column(0, "path", pa.array(batch.names))
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -19,12 +19,12 @@ import pyarrow.ipc
 import ray
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
-from service.bulk.job import PIECE_BYTES, Run
-from service.bulk.pieces import Input
+from service.bulk.batches import Input
+from service.bulk.job import BATCH_BYTES, BulkJob
 from service.engine import Device
 from service.errors import DeviceError, LowerboundError
 
-SLICE_PIECES = 16
+SLICE_BATCHES = 16
 """Pieces that one task reads; of a file that must be read from its beginning, all."""
 
 
@@ -34,17 +34,17 @@ class Cluster:
     Args:
         address: Of its head, or `auto`: the one that this machine belongs to.
         device: What the engines compute on.
-        lanes: Batches that each computes at once, and the cores that it is given; those of the smallest machine if
-            not told.
+        engine_threads: Batches that each computes at once, and the cores that it is given; those of the smallest
+            machine if not told.
 
     Raises:
         DeviceError: There is no such cluster, or it has not what one engine takes.
     """
 
-    def __init__(self, address: str, device: Device, lanes: int | None) -> None:
+    def __init__(self, address: str, device: Device, engine_threads: int | None) -> None:
         self._address = address
         self._device = device
-        self._lanes = lanes
+        self._engine_threads = engine_threads
 
     def __enter__(self) -> Self:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -59,26 +59,28 @@ class Cluster:
     ) -> None:
         ray.shutdown()
 
-    def answer(self, run: Run, inputs: Sequence[Input], start: int, write: Callable[[pa.RecordBatch], None]) -> None:
+    def answer(
+        self, job: BulkJob, inputs: Sequence[Input], start: int, write: Callable[[pa.RecordBatch], None]
+    ) -> None:
         """Answer all rows from the one numbered `start` on, and have the answers written, in order.
 
         Raises:
             LowerboundError: From the inputs, the model or the writing; whatever was written before is whole.
         """
         engines, cores, gpus = self._engines()
-        slices = list(_slices(inputs, start, run.piece_rows))
+        slices = list(_slices(inputs, start, job.batch_rows))
         if not slices:  # All are there, and were only not called so.
             return
         context = DataContext.get_current()
         context.execution_options.preserve_order = True
-        context.target_max_block_size = PIECE_BYTES
+        context.target_max_block_size = BATCH_BYTES
         context.enable_progress_bars = False
         answers = (
             ray.data.from_items(slices, override_num_blocks=len(slices))
-            .flat_map(_Reader(inputs, run.piece_rows), num_cpus=0, compute=TaskPoolStrategy(min(engines, len(slices))))
+            .flat_map(_Reader(inputs, job.batch_rows), num_cpus=0, compute=TaskPoolStrategy(min(engines, len(slices))))
             .map(
                 _Engine,
-                fn_constructor_args=(replace(run, lanes=cores),),
+                fn_constructor_args=(replace(job, engine_threads=cores),),
                 compute=ActorPoolStrategy(min_size=1, max_size=engines),
                 num_cpus=0 if gpus else cores,
                 num_gpus=gpus,
@@ -95,7 +97,7 @@ class Cluster:
         found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         gpus = int(sum(node.get("GPU", 0) for node in found)) if self._device != "cpu" else 0
         cores = [int(node["CPU"]) for node in found if node.get("CPU", 0) >= 1]
-        each = self._lanes or min(cores, default=1)
+        each = self._engine_threads or min(cores, default=1)
         engines = gpus or sum(have // each for have in cores)
         if not engines:
             raise DeviceError(f"{self._address}: no machine has {each} cores for an engine")
@@ -105,17 +107,17 @@ class Cluster:
 class _Reader:
     """Reads slices, in any process."""
 
-    def __init__(self, inputs: Sequence[Input], piece_rows: int) -> None:
+    def __init__(self, inputs: Sequence[Input], batch_rows: int) -> None:
         self._inputs = inputs
-        self._piece_rows = piece_rows
+        self._batch_rows = batch_rows
 
     def __call__(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """The pieces of a slice, or what is wrong with one."""
         rows = row["rows"]
         try:
-            for piece in self._inputs[row["input"]].read(row["start"], self._piece_rows):
-                yield {"piece": piece.first(rows), "problem": ""}
-                rows -= len(piece.x)
+            for batch in self._inputs[row["input"]].read(row["start"], self._batch_rows):
+                yield {"piece": batch.first(rows), "problem": ""}
+                rows -= len(batch.x)
                 if rows <= 0:
                     break
         except LowerboundError as error:
@@ -125,13 +127,13 @@ class _Reader:
 class _Engine:
     """An engine in a process of its own, and the event loop of its model in a thread."""
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
+    def __init__(self, job: BulkJob) -> None:
+        self._run = job
         self._loop = asyncio.new_event_loop()
         Thread(target=self._loop.run_forever, daemon=True).start()
 
         async def start() -> None:
-            self._model = run.start()
+            self._model = job.start()
 
         self._problem = ""
         try:
@@ -154,11 +156,11 @@ class _Engine:
         return {"answers": sink.getvalue().to_pybytes(), "problem": ""}
 
 
-def _slices(inputs: Sequence[Input], start: int, piece_rows: int) -> Iterator[dict[str, int]]:
+def _slices(inputs: Sequence[Input], start: int, batch_rows: int) -> Iterator[dict[str, int]]:
     """What each task reads, from the row numbered `start` on."""
     for i, source in enumerate(inputs):
         count = source.count()
-        step = SLICE_PIECES * piece_rows if source.seeks else count
+        step = SLICE_BATCHES * batch_rows if source.seeks else count
         for first in range(start, count, max(step, 1)):
             yield {"input": i, "start": first, "rows": min(step, count - first)}
         start = max(0, start - count)

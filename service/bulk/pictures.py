@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import fsspec
 import numpy as np
 
-from service.bulk.pieces import Piece, reading
+from service.bulk.batches import Batch, reading
 from service.bundle import Array, ImageInput, TabularInput
 from service.errors import FileError
 from service.readers.arrays import GZIP, is_idx
@@ -35,10 +35,10 @@ class Pictures:
     def count(self) -> int:
         return len(self._files)
 
-    def read(self, start: int, rows: int) -> Iterator[Piece]:
+    def read(self, start: int, rows: int) -> Iterator[Batch]:
         for first in range(start, len(self._files), rows):
             names = list(self._files[first : first + rows])
-            yield Piece(np.concatenate([self._picture(name) for name in names]), names)
+            yield Batch(np.concatenate([self._picture(name) for name in names]), names)
 
     def _picture(self, name: str) -> Array:
         with reading(name), fsspec.open(name, "rb") as file:

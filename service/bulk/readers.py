@@ -27,9 +27,9 @@ import pyarrow.parquet
 from fsspec.core import url_to_fs
 
 from service.bulk.arrays import Idx, Npy, Npz
+from service.bulk.batches import FIELD, Batch, Input, placed, reading
 from service.bulk.columns import parse_columns
 from service.bulk.pictures import Pictures, kind_of
-from service.bulk.pieces import FIELD, Input, Piece, placed, reading
 from service.bundle import Array, ImageInput, TabularInput
 from service.codecs.arrow import read_array
 from service.codecs.instances import parse_instances
@@ -95,7 +95,7 @@ def _tell_left_out(path: str, files: Sequence[str], count: int) -> None:
         )
 
 
-def read_from(inputs: Sequence[Input], start: int, rows: int) -> Iterator[Piece]:
+def read_from(inputs: Sequence[Input], start: int, rows: int) -> Iterator[Batch]:
     """The rows of all inputs from the one numbered `start` on, at most so many at a time.
 
     Raises:
@@ -131,7 +131,7 @@ class _Columns(ABC):
     def _batches(self, start: int, rows: int) -> Iterator[pa.RecordBatch]:
         """The wanted columns from the row `start` on, in batches of about so many rows."""
 
-    def read(self, start: int, rows: int) -> Iterator[Piece]:
+    def read(self, start: int, rows: int) -> Iterator[Batch]:
         row = start
         with reading(self.path):
             for batch in self._batches(start, rows):
@@ -139,7 +139,7 @@ class _Columns(ABC):
                     part = batch.slice(first, rows)
                     with placed(self.path, row):
                         x = self._parse(part)
-                    yield Piece(x)
+                    yield Batch(x)
                     row += part.num_rows
 
     def _parse(self, batch: pa.RecordBatch) -> Array:

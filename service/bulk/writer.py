@@ -27,7 +27,7 @@ REQUEST = "_request.json"
 DONE = "_done"
 
 
-class Parts:
+class PartWriter:
     """The answers of one run, or of several that went on where the last one stopped.
 
     Args:

@@ -6,11 +6,11 @@ A bundle is a folder `<repository>/<name>/<version>/`:
     manifest.sig     a signature of manifest.json (optional); see `service.bundle.signing`
     encoder.onnx     x → mean, log_variance                        q(z|x) = N(mean, diag exp(log_variance))
     decoder.onnx     z → x_mean                                    E[x|z], in data units
-    elbo.onnx        x, noise → the per-row bounds                 see `signature`
+    elbo.onnx        x, noise → the per-row bounds                 see `graph_contract`
     explain.onnx     x, noise → feature_log_likelihood, latent_kl  where the bound comes from (optional)
     draw.onnx        z, normal, uniform → x                        a draw from p(x|z), in data units (optional)
     prior.onnx       normal, uniform → z                           a draw from p(z) (optional; else it is N(0, I))
-    scores.onnx      x → typicality; of images, coarse_error       further scores, of a single pass (optional)
+    scores.onnx      x → typicality; of images, multiscale_residual       further scores, of a single pass (optional)
     refine.onnx      x, noise, q, Adam's state → the next ones     a step of variational inference (optional)
     weights.bin      the graphs' large tensors, each stored once and shared by the graphs
     calibration.npz  `noise`, the default bank (K, L); `<score>`, held-out scores sorted ascending (n,)

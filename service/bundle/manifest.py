@@ -24,7 +24,7 @@ SCORES: dict[str, tuple[str, int]] = {
     "negative_log_evidence": ("log_evidence", -1),
     "regret": ("regret", 1),
     "typicality": ("typicality", 1),
-    "coarse_error": ("coarse_error", 1),
+    "multiscale_residual": ("multiscale_residual", 1),
 }
 """Each is a column of what is computed about a row, and its sign."""
 
@@ -261,7 +261,7 @@ class Manifest(Record):
         for name, graph in self.graphs.items():
             if name not in REQUIRED_GRAPHS + OPTIONAL_GRAPHS:
                 raise ValueError(f"graphs: unknown graph {name!r}")
-            if graph != (contract := signature(name, self.input, self.latent_size)):
+            if graph != (contract := graph_contract(name, self.input, self.latent_size)):
                 raise ValueError(f"graphs.{name}: must be {contract.model_dump()}")
         for file in map(PurePosixPath, self.files):
             if file.is_absolute() or ".." in file.parts:
@@ -282,12 +282,12 @@ class Manifest(Record):
         if "regret" in self.scores and not ("refine" in self.graphs and self.calibration.refine):
             raise ValueError("scores: regret is calibrated with a refine graph and at least one step of refinement")
         given = self.graph_scores
-        if unmade := [score for score in self.scores if score in {"typicality", "coarse_error"} - given]:
+        if unmade := [score for score in self.scores if score in {"typicality", "multiscale_residual"} - given]:
             raise ValueError(f"scores: no graph gives {', '.join(unmade)}")
         return self
 
 
-def signature(graph: str, data: ImageInput | TabularInput, latent_size: int) -> Graph:
+def graph_contract(graph: str, data: ImageInput | TabularInput, latent_size: int) -> Graph:
     """The inputs and outputs that the contract gives to `graph` for this kind of data and latent size."""
 
     def per_row(name: str, *shape: int, dtype: Literal["float32", "float64", "uint8"], unit: str) -> Tensor:
@@ -325,7 +325,7 @@ def signature(graph: str, data: ImageInput | TabularInput, latent_size: int) -> 
         per_row("latent_kl", latent_size, dtype="float64", unit="nats"),
     )
     typicality = per_row("typicality", dtype="float64", unit="squared standard deviations")
-    coarse_error = per_row("coarse_error", dtype="float64", unit="data")
+    multiscale_residual = per_row("multiscale_residual", dtype="float64", unit="data")
     contract = {
         "encoder": Graph(inputs=(x,), outputs=(mean, log_variance)),
         "decoder": Graph(inputs=(z,), outputs=(x_mean,)),
@@ -334,6 +334,8 @@ def signature(graph: str, data: ImageInput | TabularInput, latent_size: int) -> 
         "draw": Graph(inputs=(z, normal(size), uniform(size)), outputs=(x_mean.model_copy(update={"name": "x"}),)),
         "prior": Graph(inputs=(normal(latent_size), uniform(1)), outputs=(z,)),
         "refine": Graph(inputs=(x, noise, *state), outputs=(*bounds, *next_state)),
-        "scores": Graph(inputs=(x,), outputs=(typicality, coarse_error) if data.kind == "image" else (typicality,)),
+        "scores": Graph(
+            inputs=(x,), outputs=(typicality, multiscale_residual) if data.kind == "image" else (typicality,)
+        ),
     }
     return contract[graph]

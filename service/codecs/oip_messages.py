@@ -120,7 +120,7 @@ class ExplainParameters(DrawParameters, EncodeParameters):
     num_draws: NumDraws = None
 
 
-class BoundParameters(ExplainParameters):
+class ElboParameters(ExplainParameters):
     """Parameters of the bounds."""
 
     score: Score = None
@@ -138,7 +138,7 @@ def _unknown(member: int | str) -> str:
 
 _NAMES = {
     name
-    for schema in (InferRequest, InferInput, InputParameters, InferOutput, OutputParameters, BoundParameters, ElboQuery)
+    for schema in (InferRequest, InferInput, InputParameters, InferOutput, OutputParameters, ElboParameters, ElboQuery)
     for name in schema.model_fields
 }
 

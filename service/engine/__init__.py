@@ -1,16 +1,16 @@
 """Graphs on a device: engines, and how one is chosen."""
 
 from service.engine.devices import Device, Precision
-from service.engine.engine import RELATIVE_TOLERANCE, Engine, OnnxEngine, golden_error, prove
-from service.engine.factory import Placement
+from service.engine.engine import RELATIVE_TOLERANCE, Engine, OnnxEngine, golden_error, verify_golden
+from service.engine.factory import EngineFactory
 
 __all__ = [
     "RELATIVE_TOLERANCE",
     "Device",
     "Engine",
+    "EngineFactory",
     "OnnxEngine",
-    "Placement",
     "Precision",
     "golden_error",
-    "prove",
+    "verify_golden",
 ]

@@ -1,11 +1,11 @@
 """The engine for accelerators: every graph is bound to buffers of its own.
 
-Batches of any size are computed at one of few sizes, the rungs of a ladder: rows are put into pinned memory, copied to
-the device, computed, and copied back. A CUDA graph can so be captured for each rung, once, and be replayed. Rows beyond
+Batches of any size are computed at one of few sizes, the buckets: rows are put into pinned memory, copied to the
+device, computed, and copied back. A CUDA graph can so be captured for each bucket, once, and be replayed. Rows beyond
 those asked for hold what an earlier batch has left there; they are computed, and left out of the answer.
 
-Each rung has two sets of buffers, so that one batch is copied while another is computed. An engine's computing is done
-by one thread of its own, since ONNX Runtime keeps captured graphs by thread.
+Each bucket has two sets of buffers, so that one batch is copied while another is computed. An engine's computing is
+done by one thread of its own, since ONNX Runtime keeps captured graphs by thread.
 
 Everything but the capture runs on the CPU too, where the tests hold it to `OnnxEngine`, bit by bit.
 
@@ -32,7 +32,7 @@ from service.engine.engine import open_session
 from service.errors import BundleError, DeviceMemoryError
 
 SETS = 2
-"""Of buffers, for each rung."""
+"""Of buffers, for each bucket."""
 
 PASSING = 32
 """Rungs that are kept of each graph beside those of the default draws: those used last."""
@@ -42,7 +42,7 @@ _OUT_OF_MEMORY = re.compile(
 )
 """In the words of ONNX Runtime's arenas, CUDA, C++, cuBLAS and cuDNN; there is no exception of its own for it."""
 
-_Rung = SimpleQueue[Buffers]
+_Bucket = SimpleQueue[Buffers]
 """The sets of buffers that nobody uses just now."""
 
 
@@ -54,7 +54,7 @@ class _Size(NamedTuple):
 class BufferedEngine:
     """Runs a bundle on one device.
 
-    The constructor computes every rung of every graph once, with `draws`: what there is to compile, to capture or to
+    The constructor computes every bucket of every graph once, with `draws`: what there is to compile, to capture or to
     choose is done before the first request. Rungs that the device has no memory for are left out.
 
     Args:
@@ -97,7 +97,7 @@ class BufferedEngine:
 
 
 class _BufferedGraph:
-    """A graph, its session and its rungs."""
+    """A graph, its session and its buckets."""
 
     def __init__(
         self,
@@ -117,22 +117,22 @@ class _BufferedGraph:
         self._numbers = count(1)
         self._by_row = next(tensor.name for tensor in graph.inputs if is_by_row(tensor))
         self._shared = next((tensor.name for tensor in graph.inputs if not is_by_row(tensor)), None)
-        self._lasting: dict[_Size, _Rung] = {}
-        self._passing: OrderedDict[_Size, _Rung] = OrderedDict()
+        self._lasting: dict[_Size, _Bucket] = {}
+        self._passing: OrderedDict[_Size, _Bucket] = OrderedDict()
         self._looking = Lock()
 
     def warm_up(self, draws: int) -> None:
-        """Compute every rung once, the largest first: TensorRT compiles for the range of sizes that it has seen."""
+        """Compute every bucket once, the largest first: TensorRT compiles for the range of sizes that it has seen."""
         draws = draws if self._shared else 1
         while True:
             top = self._top(draws)
             try:
-                for rows in (top, *ladder(top)[:-1]):
-                    self._lasting[_Size(rows, draws)] = rung = self._new_rung(_Size(rows, draws), lasting=True)
+                for rows in (top, *batch_buckets(top)[:-1]):
+                    self._lasting[_Size(rows, draws)] = bucket = self._new_bucket(_Size(rows, draws), lasting=True)
                     for _ in range(SETS):
-                        buffers = rung.get()
+                        buffers = bucket.get()
                         self._thread.run(buffers.compute)
-                        rung.put(buffers)
+                        bucket.put(buffers)
             except Exception as error:
                 _require_out_of_memory(error, top)
             else:
@@ -158,38 +158,38 @@ class _BufferedGraph:
         return _joined([self._answer(inputs, start, middle, draws), self._answer(inputs, middle, stop, draws)])
 
     def _compute(self, inputs: Mapping[str, Array], start: int, stop: int, draws: int) -> dict[str, Array]:
-        rung = self._rung(stop - start, draws)
-        buffers = rung.get()
+        bucket = self._bucket(stop - start, draws)
+        buffers = bucket.get()
         try:
             buffers.load(inputs, start, stop)
             self._thread.run(buffers.compute)
             return buffers.answer(stop - start)
         finally:
-            rung.put(buffers)
+            bucket.put(buffers)
 
     def _top(self, draws: int) -> int:
         return max(1, self._max_batch // draws)
 
-    def _rung(self, rows: int, draws: int) -> _Rung:
-        """The lowest rung that has room for so many rows."""
-        size = _Size(next(rung for rung in ladder(self._top(draws)) if rung >= rows), draws)
+    def _bucket(self, rows: int, draws: int) -> _Bucket:
+        """The lowest bucket that has room for so many rows."""
+        size = _Size(next(bucket for bucket in batch_buckets(self._top(draws)) if bucket >= rows), draws)
         if size in self._lasting:
             return self._lasting[size]
         with self._looking:
-            rung = self._passing.get(size) or self._new_rung(size, lasting=False)
-            self._passing[size] = rung
+            bucket = self._passing.get(size) or self._new_bucket(size, lasting=False)
+            self._passing[size] = bucket
             self._passing.move_to_end(size)
             while len(self._passing) > PASSING:
                 self._passing.popitem(last=False)
-        return rung
+        return bucket
 
-    def _new_rung(self, size: _Size, *, lasting: bool) -> _Rung:
-        rung: _Rung = SimpleQueue()
+    def _new_bucket(self, size: _Size, *, lasting: bool) -> _Bucket:
+        bucket: _Bucket = SimpleQueue()
         for _ in range(SETS):
             number = next(self._numbers) if lasting and self._captures else UNCAPTURED
             sizes = {"batch": size.rows, "draws": size.draws}
-            rung.put(Buffers(self._session, self._graph, sizes, self._target, number))
-        return rung
+            bucket.put(Buffers(self._session, self._graph, sizes, self._target, number))
+        return bucket
 
 
 class _Thread:
@@ -219,7 +219,7 @@ def _work(calls: SimpleQueue[tuple[Callable[[], None], Future[None]] | None]) ->
         del item, call, done  # Which would keep an engine that is replaced, until there is a next call.
 
 
-def ladder(top: int) -> list[int]:
+def batch_buckets(top: int) -> list[int]:
     """The sizes that batches of up to `top` rows are computed at: powers of two, and `top` itself."""
     return [*(2**i for i in range((top - 1).bit_length())), top]
 

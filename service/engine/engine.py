@@ -69,7 +69,7 @@ class OnnxEngine:
         return dict(zip(names, self._sessions[graph].run(names, dict(inputs)), strict=True))
 
 
-def prove(engine: Engine, bundle: Bundle) -> None:
+def verify_golden(engine: Engine, bundle: Bundle) -> None:
     """Run every graph on its golden rows, after which none is new to the device, and compare the ELBOs.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Placement: which engine serves a bundle, on which devices and at which precision.
+"""The engine factory: which engine serves a bundle, on which devices and at which precision.
 
 This module must not know about HTTP, requests or queues.
 """
@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.bundle import Bundle
-from service.engine import Engine, OnnxEngine, golden_error, prove
+from service.engine import Engine, OnnxEngine, golden_error, verify_golden
 from service.engine.buffered import BufferedEngine
 from service.engine.devices import PRECISIONS, Device, Kind, Precision, Target, choose, count
-from service.engine.multi_device import Fleet
+from service.engine.multi_device import MultiDeviceEngine
 from service.errors import DeviceError
 
 logger = logging.getLogger("service")
 
 
 @dataclass(frozen=True)
-class Placement:
+class EngineFactory:
     """Makes the engines of bundles.
 
     Attributes:
@@ -37,7 +37,7 @@ class Placement:
     cache: Path | None = None
 
     def engine(self, bundle: Bundle) -> Engine:
-        """An engine for a bundle: on an accelerator one for each visible device, all rungs computed once.
+        """An engine for a bundle: on an accelerator one for each visible device, all buckets computed once.
 
         Raises:
             DeviceError: The device asked for cannot be used, or not at this precision.
@@ -54,14 +54,14 @@ class Placement:
                 manifest.graphs, bundle.files, target, max_batch=self.max_batch, draws=manifest.num_draws
             )
 
-        first, refused = lowest(candidates(kind, self.precision), make, bundle)
+        first, refused = select_precision(allowed_precisions(kind, self.precision), make, bundle)
         others = [make(first.precision, number) for number in range(1, count(kind))]
         for engine in others:
-            prove(engine, bundle)
-        return Fleet([first, *others], refused)
+            verify_golden(engine, bundle)
+        return MultiDeviceEngine([first, *others], refused)
 
 
-def candidates(kind: Kind, precision: Precision) -> list[Precision]:
+def allowed_precisions(kind: Kind, precision: Precision) -> list[Precision]:
     """What a device can compute in and the user allows, the lowest first.
 
     Raises:
@@ -74,7 +74,7 @@ def candidates(kind: Kind, precision: Precision) -> list[Precision]:
     return allowed
 
 
-def lowest(
+def select_precision(
     precisions: Sequence[Precision], make: Callable[[Precision], Engine], bundle: Bundle
 ) -> tuple[Engine, dict[Precision, float]]:
     """The engine of the first precision at which the golden ELBOs are right, and the golden errors of those before it.

@@ -11,7 +11,7 @@ from service.engine import Engine
 from service.engine.devices import Precision
 
 
-class Fleet:
+class MultiDeviceEngine:
     """Gives each call to the engine that has least under way, and of equals to the one that has waited longest.
 
     An idle fleet so takes its engines in turn, and golden rows that are asked again and again come to all of them.

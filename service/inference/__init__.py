@@ -1,16 +1,16 @@
 """Many requests, few engine calls: live models, how they come and go, and how they are watched."""
 
 from service.inference.batcher import Report
-from service.inference.loader import Repository
+from service.inference.loader import ModelLoader
 from service.inference.model import Limits, Model
-from service.inference.registry import Catalogue
+from service.inference.registry import ModelRegistry
 from service.inference.watchdog import MakeEngine
 
 __all__ = [
-    "Catalogue",
     "Limits",
     "MakeEngine",
     "Model",
+    "ModelLoader",
+    "ModelRegistry",
     "Report",
-    "Repository",
 ]

@@ -73,7 +73,7 @@ class Report(NamedTuple):
     failed: bool
 
 
-class _Lane(Thread):
+class _EngineThread(Thread):
     """A thread that computes batches.
 
     Attributes:
@@ -81,8 +81,8 @@ class _Lane(Thread):
         given_up: Nobody waits for that call any more.
     """
 
-    def __init__(self, run: Callable[["_Lane"], None]) -> None:
-        super().__init__(target=run, args=[self], name="lane", daemon=True)
+    def __init__(self, run: Callable[["_EngineThread"], None]) -> None:
+        super().__init__(target=run, args=[self], name="engine", daemon=True)
         self.since: float | None = None
         self.given_up = False
 
@@ -128,14 +128,14 @@ class _Piece:
 class Batcher:
     """Feeds one engine from many requests.
 
-    Works are submitted on one event loop. Each lane is a thread that takes what waits, computes it, and hands the
+    Works are submitted on one event loop. Each engine thread takes what waits, computes it, and hands the
     answers back to the loop: between two batches the engine waits for nobody.
 
     Args:
         engine: What computes.
         max_batch: Most row-draws in one engine call; a single row with more draws is a batch of its own.
         max_queue: Most row-draws of admitted requests; beyond it, new ones are refused at once.
-        lanes: Engine calls under way at once.
+        engine_threads: Engine calls under way at once.
         observe: Told of every engine call, on the event loop.
 
     Attributes:
@@ -143,7 +143,7 @@ class Batcher:
     """
 
     def __init__(
-        self, engine: Engine, *, max_batch: int, max_queue: int, lanes: int, observe: Callable[[Report], None]
+        self, engine: Engine, *, max_batch: int, max_queue: int, engine_threads: int, observe: Callable[[Report], None]
     ) -> None:
         self.engine = engine
         self._observe = observe
@@ -158,19 +158,19 @@ class Batcher:
         self._rate = 0.0
         self._gathering = self._newcomers = False
         self._stopped = False
-        self._num_lanes = lanes
-        self._lanes: list[_Lane] = []
-        self._given_up: list[list[_Lane]] = []
+        self._num_threads = engine_threads
+        self._threads: list[_EngineThread] = []
+        self._given_up: list[list[_EngineThread]] = []
 
     def start(self) -> None:
         """Begin to compute; called on the loop that works will be submitted on."""
         self._loop = asyncio.get_running_loop()
-        self._lanes = [self._new_lane() for _ in range(self._num_lanes)]
+        self._threads = [self._new_thread() for _ in range(self._num_threads)]
 
-    def _new_lane(self) -> _Lane:
-        lane = _Lane(self._lane)
-        lane.start()
-        return lane
+    def _new_thread(self) -> _EngineThread:
+        thread = _EngineThread(self._engine_thread)
+        thread.start()
+        return thread
 
     async def stop(self, patience: float) -> None:
         """Stop computing; whatever is not yet answered is refused, and whatever still comes.
@@ -178,9 +178,9 @@ class Batcher:
         Calls under way are waited for, but no longer than so many seconds.
         """
         self._stopped = True
-        for _ in self._lanes:
+        for _ in self._threads:
             self._wake.put(False)
-        await asyncio.gather(*(asyncio.to_thread(lane.join, patience) for lane in self._lanes))
+        await asyncio.gather(*(asyncio.to_thread(thread.join, patience) for thread in self._threads))
         for job in self._open:
             job.fail(NotReadyError(_STOPPED))
 
@@ -191,14 +191,18 @@ class Batcher:
         """
         with self._taking:
             self.engine = engine
-            busy = [lane for lane in self._lanes if lane.since is not None]
-            for lane in busy:
-                lane.given_up = True
+            busy = [thread for thread in self._threads if thread.since is not None]
+            for thread in busy:
+                thread.given_up = True
             for job in self._open:
                 if job.handed_out:
                     job.fail(EngineLostError("the engine was replaced while it computed this"))
-        self._given_up = [lanes for lanes in [*self._given_up, busy] if any(lane.is_alive() for lane in lanes)]
-        self._lanes = [self._new_lane() if lane.given_up else lane for lane in self._lanes]
+        self._given_up = [
+            engine_threads
+            for engine_threads in [*self._given_up, busy]
+            if any(thread.is_alive() for thread in engine_threads)
+        ]
+        self._threads = [self._new_thread() if thread.given_up else thread for thread in self._threads]
 
     @property
     def admitted(self) -> int:
@@ -208,11 +212,11 @@ class Batcher:
     def longest_call(self) -> float:
         """Seconds that the longest engine call under way takes already; 0 if there is none."""
         now = time.monotonic()
-        return max((now - since for lane in self._lanes if (since := lane.since) is not None), default=0.0)
+        return max((now - since for thread in self._threads if (since := thread.since) is not None), default=0.0)
 
     def hung(self) -> int:
         """How many of the engines that were replaced still hang in a call."""
-        return sum(any(lane.is_alive() for lane in lanes) for lanes in self._given_up)
+        return sum(any(thread.is_alive() for thread in engine_threads) for engine_threads in self._given_up)
 
     def check_room(self, cost: int) -> None:
         """Refuse what cannot be admitted now, at this cost in row-draws.
@@ -258,7 +262,7 @@ class Batcher:
         self._outstanding += cost
         self._open.add(job)
         if first:
-            with self._taking:  # A lane that takes looks at the front more than once.
+            with self._taking:  # An engine thread that takes looks at the front more than once.
                 self._waiting.appendleft(job)
         else:
             self._waiting.append(job)
@@ -273,7 +277,7 @@ class Batcher:
             self._open.discard(job)
 
     def _gather(self) -> None:
-        """Wake a lane, once a turn of the loop has brought no new work, or enough has come to fill a batch.
+        """Wake an engine thread, once a turn of the loop has brought no new work, or enough has come to fill a batch.
 
         Clients whose answers came together ask again together, but are read in several turns.
         """
@@ -284,20 +288,20 @@ class Batcher:
         else:
             self._wake.put(True)
 
-    def _lane(self, lane: _Lane) -> None:
-        while not lane.given_up and self._wake.get():
+    def _engine_thread(self, thread: _EngineThread) -> None:
+        while not thread.given_up and self._wake.get():
             with self._taking:
                 batch = self._take()
-                lane.since = time.monotonic() if batch else None
+                thread.since = time.monotonic() if batch else None
                 engine = self.engine
             if batch:
-                self._answer(batch, engine, lane)
-                lane.since = None
-            del engine  # Which may be replaced while this lane waits.
+                self._answer(batch, engine, thread)
+                thread.since = None
+            del engine  # Which may be replaced while this engine thread waits.
 
-    def _answer(self, batch: list[_Piece], engine: Engine, lane: _Lane) -> None:
+    def _answer(self, batch: list[_Piece], engine: Engine, thread: _EngineThread) -> None:
         """Compute a batch and hand its answers to the loop; after a failure each piece alone, one being at fault."""
-        lane.since = started = time.monotonic()
+        thread.since = started = time.monotonic()
         try:
             answer = self._compute(batch, engine)
         except Exception as error:
@@ -306,8 +310,8 @@ class Batcher:
                 self._loop.call_soon_threadsafe(batch[0].job.fail, error)
             else:
                 for piece in batch:
-                    if not lane.given_up:
-                        self._answer([piece], engine, lane)
+                    if not thread.given_up:
+                        self._answer([piece], engine, thread)
         else:
             self._loop.call_soon_threadsafe(self._scatter, batch, answer, started, time.monotonic() - started)
 
@@ -371,7 +375,7 @@ class Batcher:
 
     def _measure(self, batch: list[_Piece], seconds: float) -> None:
         done = sum(piece.stop - piece.start for piece in batch) * batch[0].job.work.draws
-        newest = self._num_lanes * done / max(seconds, 1e-9)
+        newest = self._num_threads * done / max(seconds, 1e-9)
         self._rate = (
             newest
             if not self._rate

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from service.bundle import MANIFEST, Bundle, TrustedKeys, read_bundle
-from service.engine import Engine, Placement
+from service.engine import Engine, EngineFactory
 from service.errors import BundleError, LowerboundError, StorageError
 from service.inference.model import Limits, Model, Observer, Unobserved
-from service.inference.registry import Catalogue
-from service.storage import Address, State, Storage
+from service.inference.registry import ModelRegistry
+from service.storage import BundleRef, BundleStore, Fingerprint
 from service.threads import in_thread
 
 logger = logging.getLogger("service")
@@ -27,24 +27,24 @@ logger = logging.getLogger("service")
 
 @dataclass(frozen=True)
 class _Refusal:
-    state: State | None
+    fingerprint: Fingerprint | None
     """None where it is to be tried again as it is."""
     reason: str
 
 
-class Repository:
+class ModelLoader:
     """The models of stored bundles, all versions loaded.
 
     Args:
         storage: Where the bundles are.
         default_model: The model that paths without a name mean; needed only where there are several.
-        placement: Makes the engines.
+        factory: Makes the engines.
         limits: For each model.
         trusted: See `read_bundle`.
         observe: See `Model`.
 
     Attributes:
-        catalogue: What is served now.
+        registry: What is served now.
 
     Raises:
         BundleError: Of all bundles none can be served, or none is the default model's.
@@ -54,47 +54,47 @@ class Repository:
 
     def __init__(
         self,
-        storage: Storage,
+        storage: BundleStore,
         default_model: str | None,
-        placement: Placement,
+        factory: EngineFactory,
         limits: Limits,
         trusted: TrustedKeys | None = None,
         observe: Callable[[Bundle], Observer] = Unobserved,
     ) -> None:
         self._storage = storage
         self._default_model = default_model
-        self._placement = placement
+        self._factory = factory
         self._limits = limits
         self._trusted = trusted
         self._observe = observe
-        self.catalogue = Catalogue({}, None)
-        self._refusals: dict[Address, _Refusal] = {}
+        self.registry = ModelRegistry({}, None)
+        self._refusals: dict[BundleRef, _Refusal] = {}
         self._leaving: set[asyncio.Task[None]] = set()
-        models: dict[Address, Model] = {}
-        failures: dict[Address, tuple[State, LowerboundError]] = {}
-        for address, state in storage.look().items():
+        models: dict[BundleRef, Model] = {}
+        failures: dict[BundleRef, tuple[Fingerprint, LowerboundError]] = {}
+        for ref, fingerprint in storage.list_bundles().items():
             try:
-                models[address] = self._load(address)
+                models[ref] = self._load(ref)
             except (BundleError, StorageError) as error:
-                failures[address] = state, error
+                failures[ref] = fingerprint, error
         if not models:
             absent = BundleError(f"{storage}: no bundle <name>/<version>/{MANIFEST} in it")
             raise next((failure for _, failure in failures.values()), absent)
-        for address, (state, failure) in failures.items():
-            self._refuse(address, state, failure)
+        for ref, (fingerprint, failure) in failures.items():
+            self._refuse(ref, fingerprint, failure)
         self._publish(models)
-        if default_model is not None and default_model not in self.catalogue.models:
-            known = ", ".join(self.catalogue.models)
+        if default_model is not None and default_model not in self.registry.models:
+            known = ", ".join(self.registry.models)
             raise BundleError(f"{storage}: no model {default_model!r}; there are {known}")
 
     def start(self) -> None:
         """Begin to compute; called on the loop that requests come in on."""
-        for model in self.catalogue:
+        for model in self.registry:
             self._start(model)
 
     async def stop(self) -> None:
         """Stop every model, those that are leaving included."""
-        await asyncio.gather(*(model.stop() for model in self.catalogue), *self._leaving)
+        await asyncio.gather(*(model.stop() for model in self.registry), *self._leaving)
 
     async def follow(self, seconds: float, asked: asyncio.Event) -> None:
         """Look at the storage now, every so many seconds (0: never by itself), and when asked, until cancelled."""
@@ -113,61 +113,61 @@ class Repository:
     async def refresh(self) -> None:
         """Serve what is stored now. Loading takes place beside the event loop."""
         try:
-            found = await in_thread(self._storage.look)
+            found = await in_thread(self._storage.list_bundles)
         except StorageError as error:
             logger.error("%s; what was read of it is still served", error)  # noqa: TRY400 - no traceback
             return
         if not found:
             logger.error("%s: no bundle in it any more; what was read of it is still served", self._storage)
             return
-        served = {Address(model.manifest.name, model.manifest.version): model for model in self.catalogue}
-        self._refusals = {address: refusal for address, refusal in self._refusals.items() if address in found}
-        for address, state in found.items():
-            if address in served and served[address].bundle.digest == state.digest:
-                self._refusals.pop(address, None)
-            elif address not in self._refusals or self._refusals[address].state != state:
-                await self._take(address, state, served)
-        gone = [served.pop(address) for address in served.keys() - found.keys()]
+        served = {BundleRef(model.manifest.name, model.manifest.version): model for model in self.registry}
+        self._refusals = {ref: refusal for ref, refusal in self._refusals.items() if ref in found}
+        for ref, fingerprint in found.items():
+            if ref in served and served[ref].bundle.digest == fingerprint.digest:
+                self._refusals.pop(ref, None)
+            elif ref not in self._refusals or self._refusals[ref].fingerprint != fingerprint:
+                await self._take(ref, fingerprint, served)
+        gone = [served.pop(ref) for ref in served.keys() - found.keys()]
         self._publish(served)
         self._let_go(gone)
 
-    async def _take(self, address: Address, state: State, served: dict[Address, Model]) -> None:
+    async def _take(self, ref: BundleRef, fingerprint: Fingerprint, served: dict[BundleRef, Model]) -> None:
         """Serve a new version, or refuse it."""
         try:
-            model = await in_thread(partial(self._load, address))
+            model = await in_thread(partial(self._load, ref))
         except Exception as error:  # Memory, files or a device may be wanting; what serves must go on.
             if not isinstance(error, LowerboundError):
-                logger.exception("%s cannot be loaded", address)
-            self._refuse(address, state, error)
+                logger.exception("%s cannot be loaded", ref)
+            self._refuse(ref, fingerprint, error)
         else:
-            self._refusals.pop(address, None)
+            self._refusals.pop(ref, None)
             self._start(model)
-            replaced = served.get(address)
-            served[address] = model
+            replaced = served.get(ref)
+            served[ref] = model
             self._publish(served)
             self._let_go([replaced] if replaced else [])
 
-    def _refuse(self, address: Address, state: State, error: Exception) -> None:
+    def _refuse(self, ref: BundleRef, fingerprint: Fingerprint, error: Exception) -> None:
         """Say why a version is not served: in the log, and to whoever asks, without where on this machine it lies."""
         reason = str(error).replace(f"{self._storage.folder}/", "") or type(error).__name__
-        refusal = _Refusal(None if isinstance(error, StorageError) else state, reason)
-        if self._refusals.get(address) != refusal:
-            logger.error("%s is refused: %s", address, reason)
-        self._refusals[address] = refusal
+        refusal = _Refusal(None if isinstance(error, StorageError) else fingerprint, reason)
+        if self._refusals.get(ref) != refusal:
+            logger.error("%s is refused: %s", ref, reason)
+        self._refusals[ref] = refusal
 
-    def _publish(self, models: Mapping[Address, Model]) -> None:
+    def _publish(self, models: Mapping[BundleRef, Model]) -> None:
         by_name: dict[str, dict[int, Model]] = {}
-        for address in sorted(models):
-            by_name.setdefault(address.name, {})[address.version] = models[address]
+        for ref in sorted(models):
+            by_name.setdefault(ref.name, {})[ref.version] = models[ref]
         refused: dict[str, dict[int, str]] = {}
-        for address in sorted(self._refusals):
-            refused.setdefault(address.name, {})[address.version] = self._refusals[address].reason
+        for ref in sorted(self._refusals):
+            refused.setdefault(ref.name, {})[ref.version] = self._refusals[ref].reason
         default = next(iter(by_name)) if len(by_name) == 1 else self._default_model
-        if self.catalogue.default and default is None:
+        if self.registry.default and default is None:
             logger.warning("several models and no default among them: paths that name none are refused from now on")
-        catalogue = Catalogue(by_name, default, refused)
-        if catalogue != self.catalogue:
-            self.catalogue = catalogue
+        registry = ModelRegistry(by_name, default, refused)
+        if registry != self.registry:
+            self.registry = registry
 
     def _start(self, model: Model) -> None:
         model.start()
@@ -186,13 +186,13 @@ class Repository:
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)
 
-    def _load(self, address: Address) -> Model:
-        folder = self._storage.fetch(address)
+    def _load(self, ref: BundleRef) -> Model:
+        folder = self._storage.fetch(ref)
         bundle = read_bundle(folder, self._trusted)
-        if (bundle.manifest.name, bundle.manifest.version) != address:
+        if (bundle.manifest.name, bundle.manifest.version) != ref:
             raise BundleError(f"{folder}: the manifest names another model or version")
-        return Model(bundle, partial(_make_engine, self._placement), self._limits, self._observe)
+        return Model(bundle, partial(_make_engine, self._factory), self._limits, self._observe)
 
 
-def _make_engine(placement: Placement, bundle: Bundle) -> Engine:
-    return placement.engine(bundle)
+def _make_engine(factory: EngineFactory, bundle: Bundle) -> Engine:
+    return factory.engine(bundle)

@@ -13,11 +13,20 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from service.bundle import Array, Bundle
-from service.engine import Engine, prove
+from service.engine import Engine, verify_golden
 from service.errors import InvalidError, NotReadyError, TooLargeError
 from service.inference.batcher import Batcher, Report, Work
 from service.inference.watchdog import GOLDEN, MakeEngine, Watchdog
-from service.scoring import ROUNDS, Ascent, Counterfactuals, Plan, chosen_seed, discoveries, make_plan, noise
+from service.scoring import (
+    ROUNDS,
+    BoundParameters,
+    ConditionalAttribution,
+    RefinementState,
+    chosen_seed,
+    discoveries,
+    noise,
+    resolve_parameters,
+)
 
 T = TypeVar("T")
 
@@ -30,14 +39,14 @@ class Limits:
         max_batch: Most row-draws in one engine call.
         max_queue: Most row-draws waiting, and in one request.
         max_draws: Most draws for one row.
-        lanes: Engine calls at once.
+        engine_threads: Engine calls at once.
         engine_timeout: Seconds that one of them may take.
     """
 
     max_batch: int
     max_queue: int
     max_draws: int
-    lanes: int
+    engine_threads: int
     engine_timeout: float
 
 
@@ -87,19 +96,19 @@ class Model:
         self.manifest = bundle.manifest
         self._limits = limits
         engine = make_engine(bundle)
-        prove(engine, bundle)
+        verify_golden(engine, bundle)
         self._observer = observe(bundle)
         self._batcher = Batcher(
             engine,
             max_batch=limits.max_batch,
             max_queue=limits.max_queue,
-            lanes=limits.lanes,
-            observe=functools.partial(_tell, self._observer),
+            engine_threads=limits.engine_threads,
+            observe=functools.partial(_notify, self._observer),
         )
         self._watchdog = Watchdog(bundle, self._batcher, make_engine, limits.engine_timeout, self._observer.watched)
         # Caches of functions of the bundle, not of methods: in a circle the model would outlast its last use.
-        self._bank = functools.lru_cache(maxsize=16)(functools.partial(_bank, bundle))
-        self._plan = functools.lru_cache(maxsize=256)(functools.partial(make_plan, bundle))
+        self._base_samples = functools.lru_cache(maxsize=16)(functools.partial(_base_samples, bundle))
+        self._resolve = functools.lru_cache(maxsize=256)(functools.partial(resolve_parameters, bundle))
         self._requests = 0
         self._unused = asyncio.Event()
         self._unused.set()
@@ -146,9 +155,9 @@ class Model:
         await self._unused.wait()
 
     async def golden_error(self) -> float:
-        """See `engine.golden_error`: computed now, in the lanes that serve. An engine that fails is infinitely off."""
+        """See `engine.golden_error`: computed now, as requests are. An engine that fails is infinitely off."""
         with self.in_use():
-            return await self._watchdog.look()
+            return await self._watchdog.check()
 
     async def check(self) -> None:
         """Compute the golden rows now.
@@ -182,7 +191,7 @@ class Model:
 
         answer = await self._compute(len(x), compute, lambda posterior: posterior["mean"])
         if num_draws:
-            epsilon = self._bank(chosen_seed(self.bundle, seed), num_draws)
+            epsilon = self._base_samples(chosen_seed(self.bundle, seed), num_draws)
             deviation = np.exp(0.5 * answer["log_variance"])
             answer["draws"] = answer["mean"][:, None] + deviation[:, None] * epsilon
         return answer
@@ -248,21 +257,23 @@ class Model:
         Raises:
             InvalidError: The bundle cannot do what is asked.
         """
-        plan = self._plan(num_draws, seed, score, refine, explain=explain)
-        draws = plan.draws
-        cells = x.shape[1] if plan.by_cell else 0
+        parameters = self._resolve(num_draws, seed, score, refine, explain=explain)
+        draws = parameters.draws
+        cells = x.shape[1] if parameters.by_cell else 0
         self._check_size(len(x), draws, "query.num_draws" if num_draws else "instances")
-        self._check_size(len(x), draws, "query.refine", 1 + plan.refine, f"with {plan.refine:,} steps of refinement")
+        self._check_size(
+            len(x), draws, "query.refine", 1 + parameters.refine, f"with {parameters.refine:,} steps of refinement"
+        )
         self._check_size(len(x), draws, "query.explain", 1 + cells, f"once whole and once for each of {cells:,} cells")
-        if fdr is not None and plan.held_out is None:
+        if fdr is not None and parameters.held_out is None:
             raise InvalidError(
                 "without valid p-values no false-discovery rate can be kept: ask for a calibrated score, with the "
                 "bundle's own draws, seed and refinement",
                 "query.fdr",
             )
-        cost = len(x) * draws * (1 + plan.refine + cells)
-        columns = await self._compute(cost, lambda: self._bounds(x, plan), lambda made: made["score"])
-        if plan.default and observe:
+        cost = len(x) * draws * (1 + parameters.refine + cells)
+        columns = await self._compute(cost, lambda: self._bounds(x, parameters), lambda made: made["score"])
+        if parameters.default and observe:
             self._observer.scored(columns["elbo"], columns["score"], columns["p_value"])
         if fdr is not None:
             columns["discovery"] = discoveries(columns["p_value"], fdr)
@@ -281,12 +292,12 @@ class Model:
             try:
                 answer = await operation()
             except Exception:
-                await self._watchdog.look()
+                await self._watchdog.check()
                 if not await self._watchdog.has_replaced(engine):
                     raise
             else:
                 if telling is not None and not np.isfinite(telling(answer)).all():
-                    await self._watchdog.look()
+                    await self._watchdog.check()
                 if not await self._watchdog.has_replaced(engine):
                     return answer
             return await operation()
@@ -294,30 +305,30 @@ class Model:
     async def _decode(self, z: Array) -> Array:
         return (await self._batcher.submit(Work("decoder", {"z": z})))["x_mean"]
 
-    async def _bounds(self, x: Array, plan: Plan) -> dict[str, Array]:
+    async def _bounds(self, x: Array, parameters: BoundParameters) -> dict[str, Array]:
         """The columns of `elbo` that depend on one row each."""
-        draws = plan.draws
-        shared, key = {"noise": self._bank(plan.seed, draws)}, (plan.seed, draws)
-        at_once = not plan.refine and not plan.by_graph
-        judged = ((*key, plan.column), draws, plan.judge) if at_once else (key, draws)
+        draws = parameters.draws
+        shared, key = {"noise": self._base_samples(parameters.seed, draws)}, (parameters.seed, draws)
+        at_once = not parameters.refine and not parameters.by_graph
+        judged = ((*key, parameters.column), draws, parameters.judge) if at_once else (key, draws)
 
         # In turn: together they may be too much.
         columns = await self._batcher.submit(Work("elbo", {"x": x}, shared, *judged))
         finite = np.isfinite(columns["elbo"]) & np.isfinite(columns["log_evidence"])
         columns = _blank(columns, finite)
         amortised = columns["elbo"]
-        if plan.refine:
-            ascent = Ascent(await self._batcher.submit(Work("encoder", {"x": x})), columns)
-            for _ in range(plan.refine + 1):
-                step = Work("refine", {"x": x, **ascent.state}, shared, key, draws)
-                ascent.take(await self._batcher.submit(step))
-            columns = ascent.bounds
+        if parameters.refine:
+            refinement = RefinementState(await self._batcher.submit(Work("encoder", {"x": x})), columns)
+            for _ in range(parameters.refine + 1):
+                step = Work("refine", {"x": x, **refinement.state}, shared, key, draws)
+                refinement.take(await self._batcher.submit(step))
+            columns = refinement.bounds
         if not at_once:
-            made = await self._batcher.submit(Work("scores", {"x": x})) if plan.by_graph else columns
-            columns |= plan.score(made)
-        if plan.explain:
+            made = await self._batcher.submit(Work("scores", {"x": x})) if parameters.by_graph else columns
+            columns |= parameters.score(made)
+        if parameters.explain:
             columns |= await self._batcher.submit(Work("explain", {"x": x}, shared, key, draws))
-        if plan.by_cell:
+        if parameters.by_cell:
             columns |= await self._surprise(x, amortised, shared, key, draws)
         return _blank(columns, finite & np.isfinite(columns["score"]))
 
@@ -326,7 +337,7 @@ class Model:
     ) -> dict[str, Array]:
         """`feature_surprise` and `feature_expected` of a table's rows, whose ELBO is known."""
         surprises, expected = [], []
-        for cells in Counterfactuals.of(x, self._limits.max_batch):
+        for cells in ConditionalAttribution.of(x, self._limits.max_batch):
             for _ in range(ROUNDS):
                 posterior = await self._batcher.submit(Work("encoder", {"x": cells.rows}))
                 cells.fill(await self._decode(posterior["mean"]))
@@ -368,13 +379,13 @@ def _blank(columns: dict[str, Array], finite: Array) -> dict[str, Array]:
     }
 
 
-def _tell(observer: Observer, report: Report) -> None:
+def _notify(observer: Observer, report: Report) -> None:
     if report.key != GOLDEN or report.failed:
         observer.computed(report)
 
 
-def _bank(bundle: Bundle, seed: int, num_draws: int) -> Array:
+def _base_samples(bundle: Bundle, seed: int, num_draws: int) -> Array:
     manifest = bundle.manifest
     if (seed, num_draws) == (manifest.seed, manifest.num_draws):
         return bundle.calibration["noise"]
-    return noise.bank(seed, num_draws, manifest.latent_size)
+    return noise.base_samples(seed, num_draws, manifest.latent_size)

@@ -12,7 +12,7 @@ from service.inference.model import Model
 
 
 @dataclass(frozen=True)
-class Catalogue:
+class ModelRegistry:
     """Models by name and version, sorted.
 
     Attributes:

@@ -1,7 +1,7 @@
 """The watchdog: finds out an engine that hangs, fails or answers wrongly, and puts another in its place.
 
-The bundle's golden rows take the way of all rows: through the queue and a lane to the engine that serves. An engine is
-lost where they do not come back in time, or come back wrong, or where any call takes longer than the limit. Another is
+The bundle's golden rows take the way of all rows: through the queue to the engine that serves. An engine is lost
+where they do not come back in time, or come back wrong, or where any call takes longer than the limit. Another is
 then made of the bundle's bytes and tried; where that does not help either, the process ends, so that whatever
 supervises it can start a whole one: memory, driver or device may be at fault, and a process that is half alive serves
 nobody. It ends at once, since the handlers of an orderly end may hang with the device.
@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable
 
 from service.bundle import Bundle
-from service.engine import Engine, golden_error, prove
+from service.engine import Engine, golden_error, verify_golden
 from service.inference.batcher import Batcher, Work
 from service.threads import in_thread
 
@@ -49,7 +49,7 @@ class Watchdog:
         batcher: What computes them.
         make_engine: Makes an engine from the bundle.
         limit: Seconds that an engine call, and the golden rows, may take; looks are half as far apart.
-        tell: Told whether the engine answers as it should, at the start and when that changes, and how many were
+        notify: Told whether the engine answers as it should, at the start and when that changes, and how many were
             replaced by then.
 
     Attributes:
@@ -62,7 +62,7 @@ class Watchdog:
         batcher: Batcher,
         make_engine: MakeEngine,
         limit: float,
-        tell: Callable[[bool, int], None],
+        notify: Callable[[bool, int], None],
     ) -> None:
         self.replaced = 0
         self._bundle = bundle
@@ -70,14 +70,14 @@ class Watchdog:
         self._batcher = batcher
         self._make_engine = make_engine
         self._limit = limit
-        self._tell = tell
+        self._notify = notify
         self._wanted = asyncio.Event()
         self._sound = asyncio.Event()
         self._sound.set()
 
     def start(self) -> None:
         """Begin to look; by now the engine has been tried."""
-        self._tell(True, self.replaced)
+        self._notify(True, self.replaced)
         self._next = asyncio.get_running_loop().create_future()
         self._watching = asyncio.create_task(self._watch())
 
@@ -90,7 +90,7 @@ class Watchdog:
             self._next.set_result(math.inf)
         self._sound.set()
 
-    async def look(self) -> float:
+    async def check(self) -> float:
         """The golden error of the engine that serves, found by a look that begins now; see `golden_error`.
 
         Infinite where there is no answer in time, or another engine is just being made.
@@ -121,12 +121,12 @@ class Watchdog:
                 found.set_result(error)
             if not error <= 1:
                 logger.error("%s: the engine is lost; its golden error is %g", self._name, error)
-                self._tell(False, self.replaced)
+                self._notify(False, self.replaced)
                 self._next.set_result(error)  # Who came during this look need not wait for another engine to know.
                 self._next = asyncio.get_running_loop().create_future()
                 await self._replace()
                 self._sound.set()
-                self._tell(True, self.replaced)
+                self._notify(True, self.replaced)
 
     async def _golden_error(self) -> float:
         if (seconds := self._batcher.longest_call()) > self._limit:
@@ -163,5 +163,5 @@ class Watchdog:
 
     def _make(self) -> Engine:
         engine = self._make_engine(self._bundle)
-        prove(engine, self._bundle)
+        verify_golden(engine, self._bundle)
         return engine

@@ -23,7 +23,7 @@ access = logging.getLogger("service.access")
 _TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
 
 
-class Origin:
+class RequestContext:
     """The request that a line belongs to.
 
     Args:
@@ -58,19 +58,19 @@ class Origin:
         return ids
 
 
-ORIGIN: ContextVar[Origin | None] = ContextVar("origin", default=None)
+REQUEST_CONTEXT: ContextVar[RequestContext | None] = ContextVar("origin", default=None)
 """The request being answered."""
 
 
 def count_rows(rows: int) -> None:
     """Note how many rows the answer to the present request has."""
-    if origin := ORIGIN.get():
-        origin.rows = rows
+    if context := REQUEST_CONTEXT.get():
+        context.rows = rows
 
 
-def log_access(origin: Origin, seconds: float) -> None:
+def log_access(context: RequestContext, seconds: float) -> None:
     """One line for a request that has ended."""
-    fields = {name: getattr(origin, name) for name in ("method", "route", "model", "status", "rows")}
+    fields = {name: getattr(context, name) for name in ("method", "route", "model", "status", "rows")}
     fields["duration_seconds"] = round(seconds, 6)
     access.info(
         "%s",
@@ -99,8 +99,8 @@ class _Json(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        if origin := ORIGIN.get():
-            line |= origin.describe()
+        if context := REQUEST_CONTEXT.get():
+            line |= context.describe()
         line |= getattr(record, "fields", {})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)

@@ -85,8 +85,8 @@ class Telemetry:
         self._in_flight = 0
         self._ended: list[tuple[Labels, int, float]] = []
         self._rejected: Tally[str] = Tally()
-        self._watched: dict[tuple[str, str], Watch] = {}
-        self._told: set[Watch] = set()
+        self._watched: dict[tuple[str, str], ModelMetrics] = {}
+        self._told: set[ModelMetrics] = set()
         self._names: set[str] = set()
         self._registry = registry = CollectorRegistry()
         request, model, graph = ("method", "route", "model"), ("model", "version"), ("model", "version", "graph")
@@ -168,9 +168,9 @@ class Telemetry:
         )
         self.workers = workers
 
-    def watch(self, bundle: Bundle) -> "Watch":
+    def watch(self, bundle: Bundle) -> "ModelMetrics":
         """What a model reports to."""
-        watch = Watch(self, bundle)
+        watch = ModelMetrics(self, bundle)
         self._watched[watch.labels] = watch
         self._names.add(bundle.manifest.name)
         return watch
@@ -197,7 +197,7 @@ class Telemetry:
         """Count a request that was not done."""
         self._rejected[reason] += 1
 
-    def flush_soon(self, *told: "Watch") -> None:
+    def flush_soon(self, *told: "ModelMetrics") -> None:
         """See to it that what has happened, and what these were told, counts within `INTERVAL`."""
         self._told.update(told)
         if self._timer is None:
@@ -233,7 +233,7 @@ class Telemetry:
         return totals(self._registry.collect(), self._folder)
 
 
-class Watch:
+class ModelMetrics:
     """What one model reports, and the watch over its scores.
 
     Args:

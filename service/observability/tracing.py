@@ -20,7 +20,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.observability.logs import ORIGIN
+from service.observability.logs import REQUEST_CONTEXT
 from service.threads import in_thread
 
 PATIENCE = 5.0
@@ -83,17 +83,17 @@ class Spans:
 
 def _end(span: Span, method: str) -> None:
     """End a span, with what the log would have of its request."""
-    if origin := ORIGIN.get():
-        span.set_attribute("lowerbound.request_id", origin.request_id.decode())
-        span.set_attribute("http.response.status_code", origin.status)
-        if origin.route:
-            span.update_name(f"{method} {origin.route}")
-            span.set_attribute("http.route", origin.route)
-        if origin.model:
-            span.set_attribute("lowerbound.model", origin.model)
-        if origin.rows is not None:
-            span.set_attribute("lowerbound.rows", origin.rows)
-        if origin.status >= 500:
+    if context := REQUEST_CONTEXT.get():
+        span.set_attribute("lowerbound.request_id", context.request_id.decode())
+        span.set_attribute("http.response.status_code", context.status)
+        if context.route:
+            span.update_name(f"{method} {context.route}")
+            span.set_attribute("http.route", context.route)
+        if context.model:
+            span.set_attribute("lowerbound.model", context.model)
+        if context.rows is not None:
+            span.set_attribute("lowerbound.rows", context.rows)
+        if context.status >= 500:
             span.set_status(StatusCode.ERROR)
     span.end()
 

@@ -16,14 +16,14 @@ from ray import serve
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.app import create_app
-from service.inference import Repository
+from service.inference import ModelLoader
 from service.observability import logs
 from service.ray_serve.autoscaling import ROW_DRAWS
 from service.ray_serve.metrics import Exporter
-from service.server import settle
+from service.server import tune_process
 from service.settings import Settings
 
-SERVERS_OWN = {"host", "port", "workers", "read_timeout", "max_connections", "grace"}
+SERVERS_OWN = {"host", "port", "workers", "read_timeout", "max_connections", "graceful_shutdown_timeout"}
 """The settings of `service.server`, in whose place Ray Serve stands."""
 
 
@@ -49,16 +49,16 @@ class Replica:
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         cpus = int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))
-        self._settings = Settings(**{"lanes": max(1, cpus), **given})
+        self._settings = Settings(**{"engine_threads": max(1, cpus), **given})
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
         """Read the models; whatever must not be served ends the replica here."""
         settings = self._settings
         logs.configure(settings.log_level, settings.log_format, every_request=settings.access_log)
         app = create_app(settings)
-        self._repository: Repository = app.state.repository
-        self._exporting = asyncio.create_task(Exporter(app.state.telemetry, self._repository).run())
-        settle()
+        self._loader: ModelLoader = app.state.loader
+        self._exporting = asyncio.create_task(Exporter(app.state.telemetry, self._loader).run())
+        tune_process()
         return _unprefixed(app)
 
     async def check_health(self) -> None:
@@ -67,11 +67,11 @@ class Replica:
         Raises:
             NotReadyError: An engine's answer is not the bundle's, or does not come in time.
         """
-        await self._repository.catalogue.check()
+        await self._loader.registry.check()
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What this replica has to do, for the policy."""
-        return {ROW_DRAWS: sum(model.admitted for model in self._repository.catalogue)}
+        return {ROW_DRAWS: sum(model.admitted for model in self._loader.registry)}
 
 
 DEPLOYMENT: serve.Deployment = serve.deployment(

@@ -12,7 +12,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 from ray.serve.metrics import Gauge
 
-from service.inference import Repository
+from service.inference import ModelLoader
 from service.observability.metrics import Telemetry
 
 INTERVAL = 5.0
@@ -26,12 +26,12 @@ class Exporter:
 
     Args:
         telemetry: Counts.
-        repository: Has the models.
+        loader: Has the models.
     """
 
-    def __init__(self, telemetry: Telemetry, repository: Repository) -> None:
+    def __init__(self, telemetry: Telemetry, loader: ModelLoader) -> None:
         self._telemetry = telemetry
-        self._repository = repository
+        self._loader = loader
         self._gauges: dict[str, Any] = {}
 
     async def run(self) -> None:
@@ -42,7 +42,7 @@ class Exporter:
             await asyncio.to_thread(self._export)
 
     def _export(self) -> None:
-        text, _ = self._telemetry.scrape("", list(self._repository.catalogue))
+        text, _ = self._telemetry.scrape("", list(self._loader.registry))
         for family in text_string_to_metric_families(text.decode()):
             if family.name.startswith(PREFIX):
                 for sample in family.samples:

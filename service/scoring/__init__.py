@@ -1,14 +1,14 @@
 """Statistics in NumPy: noise, scores, p-values, drift, refinement and attribution."""
 
-from service.scoring.attribution import ROUNDS, Counterfactuals
+from service.scoring.attribution import ROUNDS, ConditionalAttribution
 from service.scoring.conformal import discoveries, p_values, percentiles, scores
 from service.scoring.drift import FALSE_ALARMS, Martingale
 from service.scoring.noise import MAX_DRAWS, MAX_LATENT_SIZE
 from service.scoring.parameters import (
+    BoundParameters,
     ElboQuery,
     NumDraws,
     OnError,
-    Plan,
     Query,
     Refine,
     RowsQuery,
@@ -16,24 +16,24 @@ from service.scoring.parameters import (
     Seed,
     Unseen,
     chosen_seed,
-    make_plan,
+    resolve_parameters,
 )
-from service.scoring.refinement import Ascent, first_state
+from service.scoring.refinement import RefinementState, first_state
 
 __all__ = [
     "FALSE_ALARMS",
     "MAX_DRAWS",
     "MAX_LATENT_SIZE",
     "ROUNDS",
-    "Ascent",
-    "Counterfactuals",
+    "BoundParameters",
+    "ConditionalAttribution",
     "ElboQuery",
     "Martingale",
     "NumDraws",
     "OnError",
-    "Plan",
     "Query",
     "Refine",
+    "RefinementState",
     "RowsQuery",
     "Score",
     "Seed",
@@ -41,8 +41,8 @@ __all__ = [
     "chosen_seed",
     "discoveries",
     "first_state",
-    "make_plan",
     "p_values",
     "percentiles",
+    "resolve_parameters",
     "scores",
 ]

@@ -19,7 +19,7 @@ ROUNDS = 3
 cell missing takes it for a mean at first."""
 
 
-class Counterfactuals:
+class ConditionalAttribution:
     """Rows, once for each of some columns, that column's cell missing until it is filled.
 
     `ROUNDS` times, encode `rows` and `fill` them with what their posteriors' means decode to.
@@ -36,7 +36,7 @@ class Counterfactuals:
         self._copies[self._cells] = np.nan
 
     @classmethod
-    def of(cls, x: Array, at_once: int) -> "Iterator[Counterfactuals]":
+    def of(cls, x: Array, at_once: int) -> "Iterator[ConditionalAttribution]":
         """Those of all columns in turn, of at most so many rows each where the batch is not itself larger."""
         columns = range(x.shape[1])
         size = max(1, at_once // len(x))

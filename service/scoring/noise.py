@@ -15,7 +15,7 @@ MAX_LATENT_SIZE = qmc.Sobol.MAXDIM  # 21,201: the direction numbers that are tab
 MAX_DRAWS = 2**16
 
 
-def bank(seed: int, num_draws: int, latent_size: int) -> npt.NDArray[np.float32]:
+def base_samples(seed: int, num_draws: int, latent_size: int) -> npt.NDArray[np.float32]:
     """The noise shared by every row of an ELBO: scrambled Sobol points through the inverse normal CDF.
 
     Each point alone is exactly N(0, I) over the choice of seed; together they cover the space more evenly than

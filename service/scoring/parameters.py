@@ -18,7 +18,7 @@ Seed = Annotated[int | None, Field(ge=0, lt=2**32, description="Names the random
 NumDraws = Annotated[int | None, Field(ge=1, description="K, draws of z per row; the bundle's own if absent.")]
 
 Score = Annotated[
-    Literal["negative_elbo", "negative_log_evidence", "regret", "typicality", "coarse_error"] | None,
+    Literal["negative_elbo", "negative_log_evidence", "regret", "typicality", "multiscale_residual"] | None,
     Field(description="Which score to report; the bundle's default if absent."),
 ]
 
@@ -90,7 +90,7 @@ class ElboQuery(RowsQuery):
 
 
 @dataclass(frozen=True)
-class Plan:
+class BoundParameters:
     """How rows get their bounds and their score, where their own values make no difference.
 
     Attributes:
@@ -134,9 +134,9 @@ class Plan:
         return bounds | self.score(bounds)
 
 
-def make_plan(
+def resolve_parameters(
     bundle: Bundle, num_draws: int | None, seed: int | None, score: str | None, refine: int | None, *, explain: bool
-) -> Plan:
+) -> BoundParameters:
     """What these parameters of `Model.elbo` come to.
 
     Raises:
@@ -153,14 +153,14 @@ def make_plan(
         raise InvalidError("this bundle has no graph that explains", "query.explain")
     if score == "regret" and not refine:
         raise InvalidError("regret is what refinement gains: ask for steps of it with refine", "query.score")
-    if score in {"typicality", "coarse_error"} and not by_graph:
+    if score in {"typicality", "multiscale_residual"} and not by_graph:
         raise InvalidError(f"this bundle has no graph that gives {score}", "query.score")
     made = (num_draws or manifest.num_draws, chosen_seed(bundle, seed), refine)
     calibrated = (manifest.num_draws, manifest.seed, manifest.calibration.refine if score == "regret" else 0)
     # What a graph gives is made without draws.
     valid = score in manifest.scores and (by_graph or made == calibrated)
     column, sign = SCORES[score]
-    return Plan(
+    return BoundParameters(
         *made,
         column,
         sign,

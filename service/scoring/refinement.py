@@ -23,7 +23,7 @@ def first_state(posterior: Mapping[str, Array]) -> dict[str, Array]:
     return dict(zip(STATE, (mean, log_variance, moment, moment, np.zeros(rows, np.float32)), strict=True))
 
 
-class Ascent:
+class RefinementState:
     """Rows on their way up. Call the graph with `state` T + 1 times for T steps: each call tells of the point before.
 
     Args:

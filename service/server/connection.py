@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from service.server.cycle import HIGH_WATER, Cycle, problem
+from service.server.cycle import HIGH_WATER, RequestResponseCycle, problem
 
 MAX_HEADERS = 100
 
@@ -62,8 +62,8 @@ class Connection(asyncio.Protocol):
         self._settings = self.app.state.settings
         self._idle_timeout = config.timeout_keep_alive
         self._parser = httptools.HttpRequestParser(self)
-        self._unanswered: deque[Cycle] = deque()  # The first is being answered.
-        self._reading: Cycle | None = None  # The one whose body is not complete.
+        self._unanswered: deque[RequestResponseCycle] = deque()  # The first is being answered.
+        self._reading: RequestResponseCycle | None = None  # The one whose body is not complete.
         self._begun = self._paused = self._ended = False  # A request; to read; for good.
         self._upgrading = False  # The request asks for another protocol, and is about to be read again.
         self._leaving = False  # As soon as nothing is under way.
@@ -192,7 +192,9 @@ class Connection(asyncio.Protocol):
             "server": self._address,
         }
         keep_alive = version != "1.0" and self._parser.should_keep_alive()
-        self._reading = cycle = Cycle(self, scope, keep_alive=keep_alive, expects_continue=self._continue)
+        self._reading = cycle = RequestResponseCycle(
+            self, scope, keep_alive=keep_alive, expects_continue=self._continue
+        )
         self._unanswered.append(cycle)
         if len(self._unanswered) == 1:
             cycle.start()
@@ -231,7 +233,7 @@ class Connection(asyncio.Protocol):
 
     # Writing.
 
-    def answered(self, cycle: Cycle) -> None:
+    def answered(self, cycle: RequestResponseCycle) -> None:
         """The first of the requests has its whole answer: go on with the next one, or wait for it."""
         self._unanswered.popleft()
         if not cycle.keep_alive:

@@ -24,7 +24,7 @@ _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".en
 logger = logging.getLogger("service")
 
 
-class Line(Protocol):
+class ConnectionProtocol(Protocol):
     """The connection that a cycle is part of. `writable` is set unless the client does not take what is sent."""
 
     app: FastAPI
@@ -39,17 +39,19 @@ class Line(Protocol):
     def is_last(self) -> bool:
         """Whether the connection is to be closed after the answer that begins now."""
 
-    def answered(self, cycle: "Cycle") -> None:
+    def answered(self, cycle: "RequestResponseCycle") -> None:
         """The cycle has come to its end."""
 
 
-class Cycle:
+class RequestResponseCycle:
     """A request and its answer, as an ASGI application sees them."""
 
-    def __init__(self, line: Line, scope: Scope, *, keep_alive: bool, expects_continue: bool) -> None:
+    def __init__(
+        self, connection: ConnectionProtocol, scope: Scope, *, keep_alive: bool, expects_continue: bool
+    ) -> None:
         self.keep_alive = keep_alive
         self.begun = False  # The answer.
-        self._line = line
+        self._connection = connection
         self._scope = scope
         self._expects_continue = expects_continue
         self._task: asyncio.Task[None] | None = None
@@ -63,8 +65,8 @@ class Cycle:
 
     def start(self) -> None:
         """Let the application answer."""
-        self._task = self._line.loop.create_task(self._run())
-        self._line.server.tasks.add(self._task)
+        self._task = self._connection.loop.create_task(self._run())
+        self._connection.server.tasks.add(self._task)
 
     def cancel(self) -> None:
         """There is nobody to be answered."""
@@ -72,19 +74,19 @@ class Cycle:
             self._task.cancel()
 
     async def _run(self) -> None:
-        line = self._line
+        connection = self._connection
         try:
-            await line.app(self._scope, self.receive, self.send)
+            await connection.app(self._scope, self.receive, self.send)
         except asyncio.CancelledError:
-            if not self.begun and not line.transport.is_closing():
-                line.transport.write(problem(503, "the service is shutting down"))
+            if not self.begun and not connection.transport.is_closing():
+                connection.transport.write(problem(503, "the service is shutting down"))
         except Exception:
             logger.exception("the answer to %s %s failed", self._scope["method"], self._scope["path"])
         finally:
-            line.server.tasks.discard(self._task)
+            connection.server.tasks.discard(self._task)
             self._task = None  # Which refers to this cycle.
             if not self._answered:
-                line.transport.close()
+                connection.transport.close()
 
     def take(self, body: bytes) -> int:
         """More of the body has arrived; returns how much the application has still to read."""
@@ -108,13 +110,13 @@ class Cycle:
     async def receive(self) -> Message:
         """The body, in one piece if it is not large; after its end nothing comes any more."""
         if self._read:
-            await self._line.loop.create_future()
+            await self._connection.loop.create_future()
         if self._expects_continue:
             self._expects_continue = False
-            self._line.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         while not self._complete and self._held <= HIGH_WATER:
-            self._line.resume()
-            self._arrival = self._line.loop.create_future()
+            self._connection.resume()
+            self._arrival = self._connection.loop.create_future()
             await self._arrival
         body = b"".join(self._chunks)
         self._chunks.clear()
@@ -127,8 +129,8 @@ class Cycle:
         if message["type"] == "http.response.start":
             self._start = message
             return
-        if not self._line.writable.is_set():
-            await self._line.writable.wait()
+        if not self._connection.writable.is_set():
+            await self._connection.writable.wait()
         body, last = message.get("body", b""), not message.get("more_body", False)
         pieces = [body] if self._scope["method"] != "HEAD" else []
         if not self.begun:
@@ -138,15 +140,15 @@ class Cycle:
             self._missing -= len(body)
             if self._missing < 0 or (last and self._missing):
                 raise RuntimeError("the answer is not as long as its Content-Length says")
-        self._line.transport.writelines(pieces)
+        self._connection.transport.writelines(pieces)
         if last:
             self._answered = True
-            self._line.answered(self)
+            self._connection.answered(self)
 
     def _head(self) -> bytes:
         status = self._start["status"]
         lines = [_STATUS_LINES[status]]
-        for name, value in (*self._line.server.default_headers, *self._start["headers"]):
+        for name, value in (*self._connection.server.default_headers, *self._start["headers"]):
             lines += name, b": ", value, b"\r\n"
             if name == b"content-length":
                 self._missing = int(value)
@@ -155,7 +157,7 @@ class Cycle:
         if self._scope["method"] == "HEAD":
             self._missing = None
         # A client not told to continue need not send its body.
-        if self._expects_continue or not self.keep_alive or self._line.is_last():
+        if self._expects_continue or not self.keep_alive or self._connection.is_last():
             self.keep_alive = False
             lines.append(b"connection: close\r\n")
         lines.append(b"\r\n")

@@ -63,7 +63,7 @@ class Server(uvicorn.Server):
         try:
             async with asyncio.timeout(self.config.timeout_graceful_shutdown):
                 if sockets is None:
-                    turn_away([listener for server in self.servers for listener in server.sockets])
+                    stop_accepting([listener for server in self.servers for listener in server.sockets])
                 await asyncio.sleep(HANDSHAKE)
                 for _ in range(2):  # Turns of the loop, for it accepts after it has looked at the clock.
                     await asyncio.sleep(0)
@@ -109,7 +109,7 @@ class Supervisor(multiprocess.Multiprocess):
 
     def terminate_all(self) -> None:
         """Turn newcomers away before anyone stops to accept, and keep nothing open that nobody accepts from."""
-        turn_away(self.sockets)
+        stop_accepting(self.sockets)
         super().terminate_all()
         for listener in self.sockets:
             listener.close()
@@ -125,7 +125,7 @@ class _Worker(multiprocess.Process):
         return self._server  # type: ignore[return-value]
 
 
-def turn_away(listeners: Sequence[socket.socket]) -> None:
+def stop_accepting(listeners: Sequence[socket.socket]) -> None:
     """Let nobody begin to connect any more, where that can be had; those who have begun still may, and be accepted.
 
     Closing a socket resets the connections that wait to be accepted, and to accept them all first is not enough where

@@ -1,12 +1,12 @@
 """Where bundles lie: a folder, or a URL and the folder that it is copied to."""
 
-from service.storage.local import DEFAULT_REPOSITORY, Address, Folder, Location, State, Storage
+from service.storage.local import DEFAULT_REPOSITORY, BundleRef, BundleStore, Fingerprint, LocalStore, Location
 
 __all__ = [
     "DEFAULT_REPOSITORY",
-    "Address",
-    "Folder",
+    "BundleRef",
+    "BundleStore",
+    "Fingerprint",
+    "LocalStore",
     "Location",
-    "State",
-    "Storage",
 ]

@@ -22,8 +22,8 @@ from pathlib import Path
 
 from service.bundle import MANIFEST, SIGNATURE, File, parse_manifest
 from service.errors import BundleError, StorageError
-from service.storage.local import Address, Folder, State
-from service.storage.remote import Remote
+from service.storage.local import BundleRef, Fingerprint, LocalStore
+from service.storage.remote import RemoteStore
 
 TRIES = 2
 """A download with another digest may have been damaged on its way, once."""
@@ -35,17 +35,17 @@ logger = logging.getLogger("service")
 class _Seen:
     """A bundle as it was at the last look."""
 
-    state: State
+    fingerprint: Fingerprint
     manifest: bytes
 
 
-class Mirror:
-    """The bundles at a URL; see `Storage`.
+class CachedStore:
+    """The bundles at a URL; see `BundleStore`.
 
     Where the URL cannot be reached at the first look, what was copied from it before is what there is.
 
     Args:
-        url: See `Remote`.
+        url: See `RemoteStore`.
         cache: The folder in which every URL has its own.
 
     Raises:
@@ -54,20 +54,20 @@ class Mirror:
     """
 
     def __init__(self, url: str, cache: Path) -> None:
-        self._remote = Remote(url)
+        self._remote = RemoteStore(url)
         self.folder = cache / hashlib.sha256(self._remote.url.encode()).hexdigest()[:16]
         self._contents = self.folder / ".sha256"
-        self._seen: dict[Address, _Seen] | None = None
+        self._seen: dict[BundleRef, _Seen] | None = None
 
     def __str__(self) -> str:
         return self._remote.url
 
-    def look(self) -> dict[Address, State]:
+    def list_bundles(self) -> dict[BundleRef, Fingerprint]:
         with self._alone():
             try:
-                seen = self._look()
+                seen = self._list_bundles()
             except StorageError as error:
-                before = Folder(self.folder).look()
+                before = LocalStore(self.folder).list_bundles()
                 if self._seen is not None or not before:
                     raise
                 logger.error("%s; what was downloaded before is served", error)  # noqa: TRY400 - no traceback
@@ -75,61 +75,60 @@ class Mirror:
             if seen and seen != self._seen:
                 self._forget(seen)
             self._seen = seen
-            return {address: bundle.state for address, bundle in seen.items()}
+            return {ref: bundle.fingerprint for ref, bundle in seen.items()}
 
-    def fetch(self, address: Address) -> Path:
-        folder = self.folder / address.name / str(address.version)
+    def fetch(self, ref: BundleRef) -> Path:
+        folder = self.folder / ref.name / str(ref.version)
         if self._seen is None:
             return folder
         with self._alone():
-            seen = self._seen[address]
+            seen = self._seen[ref]
             manifest = parse_manifest(seen.manifest, folder)
-            sizes = {name: size for name, size, _ in seen.state.files}
+            sizes = {name: size for name, size, _ in seen.fingerprint.files}
             contents = {
-                name: self._content(address, name, expected, sizes.get(name))
-                for name, expected in manifest.files.items()
+                name: self._content(ref, name, expected, sizes.get(name)) for name, expected in manifest.files.items()
             }
             written = {MANIFEST: seen.manifest}
             if SIGNATURE in sizes:
-                written[SIGNATURE] = self._remote.read(address, SIGNATURE)
+                written[SIGNATURE] = self._remote.read(ref, SIGNATURE)
             if not _is_complete(folder, contents, written):
                 _complete(folder, contents, written)
         return folder
 
-    def _look(self) -> dict[Address, _Seen]:
-        seen: dict[Address, _Seen] = {}
-        for address, files in self._remote.listing().items():
+    def _list_bundles(self) -> dict[BundleRef, _Seen]:
+        seen: dict[BundleRef, _Seen] = {}
+        for ref, files in self._remote.listing().items():
             listed = frozenset((name, file.size, file.mark) for name, file in files.items())
-            before = (self._seen or {}).get(address)
-            if before is not None and before.state.files == listed:
-                seen[address] = before
+            before = (self._seen or {}).get(ref)
+            if before is not None and before.fingerprint.files == listed:
+                seen[ref] = before
             else:
-                manifest = self._remote.read(address, MANIFEST)
-                seen[address] = _Seen(State(hashlib.sha256(manifest).hexdigest(), listed), manifest)
+                manifest = self._remote.read(ref, MANIFEST)
+                seen[ref] = _Seen(Fingerprint(hashlib.sha256(manifest).hexdigest(), listed), manifest)
         return seen
 
-    def _content(self, address: Address, name: str, expected: File, size: int | None) -> Path:
+    def _content(self, ref: BundleRef, name: str, expected: File, size: int | None) -> Path:
         """The file with the content that a bundle's file must have, downloaded if it is not there yet."""
         content = self._contents / expected.sha256
         if content.exists() and _digest(content) == expected.sha256:
             return content
-        where = f"{address.name}/{address.version}/{name}"
+        where = f"{ref.name}/{ref.version}/{name}"
         if size is None:
             raise BundleError(f"{where}: is not there")
         if size != expected.size:
             raise BundleError(f"{where}: {size} bytes; the manifest says {expected.size}")
         unproven = content.with_name(f".{expected.sha256}")
         for _ in range(TRIES):
-            self._remote.download(address, name, unproven)
+            self._remote.download(ref, name, unproven)
             digest = _digest(unproven)
             if digest == expected.sha256:
                 return unproven.replace(content)
         unproven.unlink()
         raise BundleError(f"{where}: SHA-256 is {digest}; the manifest says {expected.sha256}")
 
-    def _forget(self, seen: Mapping[Address, _Seen]) -> None:
+    def _forget(self, seen: Mapping[BundleRef, _Seen]) -> None:
         """Remove what is in none of these bundles, and what a killed process has left."""
-        kept = {str(self.folder / address.name / str(address.version)) for address in seen}
+        kept = {str(self.folder / ref.name / str(ref.version)) for ref in seen}
         for folder in self.folder.glob("[!.]*/*"):
             if str(folder) not in kept:
                 shutil.rmtree(folder)

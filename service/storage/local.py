@@ -27,7 +27,7 @@ Location = Annotated[Path | str, BeforeValidator(_locate)]
 """A path of this machine, or a URL of a file system that fsspec knows."""
 
 
-class Address(NamedTuple):
+class BundleRef(NamedTuple):
     """Where a bundle lies."""
 
     name: str
@@ -38,7 +38,7 @@ class Address(NamedTuple):
 
 
 @dataclass(frozen=True)
-class State:
+class Fingerprint:
     """What a bundle looks like from outside.
 
     Attributes:
@@ -50,7 +50,7 @@ class State:
     files: frozenset[tuple[str, int, str]]
 
 
-class Storage(Protocol):
+class BundleStore(Protocol):
     """Bundles by name and version.
 
     Attributes:
@@ -59,14 +59,14 @@ class Storage(Protocol):
 
     folder: Path
 
-    def look(self) -> dict[Address, State]:
+    def list_bundles(self) -> dict[BundleRef, Fingerprint]:
         """The complete bundles, those of a name from the oldest version to the latest.
 
         Raises:
             StorageError: They cannot be reached now.
         """
 
-    def fetch(self, address: Address) -> Path:
+    def fetch(self, ref: BundleRef) -> Path:
         """The folder of a bundle that was there at the last look.
 
         Raises:
@@ -75,7 +75,7 @@ class Storage(Protocol):
         """
 
 
-class Folder:
+class LocalStore:
     """A folder of this machine.
 
     Args:
@@ -102,8 +102,8 @@ class Folder:
     def __str__(self) -> str:
         return str(self.folder.joinpath(*filter(None, (self._name, self._version))))
 
-    def look(self) -> dict[Address, State]:
-        found: dict[Address, State] = {}
+    def list_bundles(self) -> dict[BundleRef, Fingerprint]:
+        found: dict[BundleRef, Fingerprint] = {}
         for name, numbers in versions(self.folder).items():
             for version in numbers:
                 if self._name not in {None, name} or self._version not in {None, str(version)}:
@@ -111,14 +111,14 @@ class Folder:
                 folder = self.folder / name / str(version)
                 with contextlib.suppress(FileNotFoundError):  # Gone since.
                     files = {file: file.stat() for file in folder.rglob("*")}
-                    found[Address(name, version)] = State(
+                    found[BundleRef(name, version)] = Fingerprint(
                         hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest(),
                         frozenset((str(file), seen.st_size, str(seen.st_mtime_ns)) for file, seen in files.items()),
                     )
         return found
 
-    def fetch(self, address: Address) -> Path:
-        return self.folder / address.name / str(address.version)
+    def fetch(self, ref: BundleRef) -> Path:
+        return self.folder / ref.name / str(ref.version)
 
     def taken(self, name: str) -> list[int]:
         """The versions of a model of which anything is there, complete or not."""

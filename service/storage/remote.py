@@ -17,7 +17,7 @@ from fsspec.core import url_to_fs
 
 from service.bundle import MANIFEST, Manifest, dump_manifest
 from service.errors import BundleError, ExtraError, LowerboundError, StorageError
-from service.storage.local import Address
+from service.storage.local import BundleRef
 
 _FILE = re.compile(r"([^/.][^/]*)/([1-9]\d*)/(.+)")
 """Name, version and file; hidden names are passed over."""
@@ -32,7 +32,7 @@ class File(NamedTuple):
     """What else the driver says of it, an ETag or a time: another one whenever the file is."""
 
 
-class Remote:
+class RemoteStore:
     """The bundles at a URL.
 
     Args:
@@ -53,38 +53,38 @@ class Remote:
             raise StorageError(f"{url}: {error}") from error
         self._root = root.rstrip("/")
 
-    def listing(self) -> dict[Address, dict[str, File]]:
+    def listing(self) -> dict[BundleRef, dict[str, File]]:
         """The files of every complete bundle, by their names in it; those of a name from the oldest version on.
 
         Raises:
             StorageError: They cannot be listed now.
         """
         with self._reaching():
-            return {address: files for address, files in sorted(self._find().items()) if MANIFEST in files}
+            return {ref: files for ref, files in sorted(self._find().items()) if MANIFEST in files}
 
-    def read(self, address: Address, name: str) -> bytes:
+    def read(self, ref: BundleRef, name: str) -> bytes:
         """A file of a bundle.
 
         Raises:
             StorageError: It cannot be read now.
         """
         with self._reaching():
-            content: bytes = self._system.cat_file(self._path(address, name))
+            content: bytes = self._system.cat_file(self._path(ref, name))
             return content
 
-    def download(self, address: Address, name: str, to: Path) -> None:
+    def download(self, ref: BundleRef, name: str, to: Path) -> None:
         """Copy a file of a bundle to this machine.
 
         Raises:
             StorageError: It cannot be read now, or not to its end.
         """
         with self._reaching():
-            self._system.get_file(self._path(address, name), str(to))
+            self._system.get_file(self._path(ref, name), str(to))
 
     def taken(self, name: str) -> list[int]:
         """The versions of a model of which anything is there, complete or not."""
         with self._reaching():
-            return sorted(address.version for address in self._find() if address.name == name)
+            return sorted(ref.version for ref in self._find() if ref.name == name)
 
     def try_to_write(self, name: str) -> None:
         """Raise a `StorageError` where no bundle of this name could be written."""
@@ -102,28 +102,28 @@ class Remote:
             BundleError: Something of that version is there already.
             StorageError: It cannot be written now; without its manifest it is no bundle.
         """
-        address = Address(manifest.name, manifest.version)
+        ref = BundleRef(manifest.name, manifest.version)
         with self._reaching():
             for name, data in {**files, MANIFEST: dump_manifest(manifest)}.items():
-                path = self._path(address, name)
+                path = self._path(ref, name)
                 self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
                 try:
                     self._system.pipe_file(path, data, mode="create")
                 except FileExistsError as error:
                     raise BundleError(f"{self.url}: {path} exists already, and is never overwritten") from error
-        return f"{self.url}/{address.name}/{address.version}"
+        return f"{self.url}/{ref.name}/{ref.version}"
 
-    def _find(self) -> dict[Address, dict[str, File]]:
+    def _find(self) -> dict[BundleRef, dict[str, File]]:
         self._system.invalidate_cache()
-        found: dict[Address, dict[str, File]] = {}
+        found: dict[BundleRef, dict[str, File]] = {}
         for path, seen in self._system.find(self._root, detail=True).items():
             if place := _FILE.fullmatch(path[len(self._root) + 1 :]):
-                files = found.setdefault(Address(place[1], int(place[2])), {})
+                files = found.setdefault(BundleRef(place[1], int(place[2])), {})
                 files[place[3]] = File(int(seen["size"]), str(seen))
         return found
 
-    def _path(self, address: Address, name: str) -> str:
-        return f"{self._root}/{address.name}/{address.version}/{name}"
+    def _path(self, ref: BundleRef, name: str) -> str:
+        return f"{self._root}/{ref.name}/{ref.version}/{name}"
 
     @contextmanager
     def _reaching(self) -> Iterator[None]:

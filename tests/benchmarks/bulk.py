@@ -46,36 +46,38 @@ def write_rows(path: Path, rows: int) -> None:
     x.flush()
 
 
-def ceiling(lanes: int, num_draws: int, seconds: float) -> float:
-    """Rows a second of ONNX Runtime alone, one thread a lane."""
+def ceiling(engine_threads: int, num_draws: int, seconds: float) -> float:
+    """Rows a second of ONNX Runtime alone, one thread for each engine call."""
     bundle = read_bundle(MODEL)
     engine = OnnxEngine(bundle.manifest.graphs, bundle.files, "cpu")
-    bank = noise.bank(bundle.manifest.seed, num_draws, bundle.manifest.latent_size)
+    base_samples = noise.base_samples(bundle.manifest.seed, num_draws, bundle.manifest.latent_size)
     x = np.random.default_rng(0).integers(0, 17, (MAX_BATCH // num_draws, 8, 8), np.uint8)
     deadline = time.perf_counter() + seconds
 
-    def lane(_: int) -> int:
+    def engine_thread(_: int) -> int:
         calls = 0
         while time.perf_counter() < deadline:
-            engine.run("elbo", {"x": x, "noise": bank})
+            engine.run("elbo", {"x": x, "noise": base_samples})
             calls += 1
         return calls
 
-    with ThreadPoolExecutor(lanes) as pool:
-        return len(x) * sum(pool.map(lane, range(lanes))) / seconds
+    with ThreadPoolExecutor(engine_threads) as pool:
+        return len(x) * sum(pool.map(engine_thread, range(engine_threads))) / seconds
 
 
-def start(path: Path, out: Path, lanes: int, num_draws: int) -> subprocess.Popen[bytes]:
+def start(path: Path, out: Path, engine_threads: int, num_draws: int) -> subprocess.Popen[bytes]:
     """A run."""
     command = [sys.executable, "-m", "service.bulk", str(MODEL), str(path), str(out)]
-    return subprocess.Popen([*command, "--num-draws", str(num_draws), "--lanes", str(lanes)], stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [*command, "--num-draws", str(num_draws), "--engine-threads", str(engine_threads)], stderr=subprocess.DEVNULL
+    )
 
 
-def straight(path: Path, out: Path, lanes: int, num_draws: int) -> tuple[float, npt.NDArray[np.float64]]:
+def straight(path: Path, out: Path, engine_threads: int, num_draws: int) -> tuple[float, npt.NDArray[np.float64]]:
     """Seconds of a whole run, and (seconds, MiB) at each look at its memory."""
     begin = time.monotonic()
     looks = []
-    with start(path, out, lanes, num_draws) as process:
+    with start(path, out, engine_threads, num_draws) as process:
         while process.poll() is None:
             looks.append((time.monotonic() - begin, resident(process.pid)))
             time.sleep(LOOK)
@@ -84,16 +86,16 @@ def straight(path: Path, out: Path, lanes: int, num_draws: int) -> tuple[float, 
     return time.monotonic() - begin, np.array(looks[:-1])
 
 
-def killed(path: Path, out: Path, lanes: int, num_draws: int, rows: int) -> list[int]:
+def killed(path: Path, out: Path, engine_threads: int, num_draws: int, rows: int) -> list[int]:
     """Kill a run after a third and after two thirds of its parts, let it finish; the rows kept at each kill."""
     kept = []
     for share in (1 / 3, 2 / 3):
-        with start(path, out, lanes, num_draws) as process:
+        with start(path, out, engine_threads, num_draws) as process:
             while (parts := len(list(out.glob("part-*")))) < share * rows / PART_ROWS:
                 time.sleep(0.05)
             process.kill()
         kept.append(parts * PART_ROWS)
-    with start(path, out, lanes, num_draws) as process:
+    with start(path, out, engine_threads, num_draws) as process:
         process.wait()
     return kept
 
@@ -119,20 +121,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=10**7)
     parser.add_argument("--num-draws", type=int, default=4)
-    parser.add_argument("--lanes", type=int, default=2)
+    parser.add_argument("--engine-threads", type=int, default=2)
     options = parser.parse_args()
-    lanes, draws = options.lanes, options.num_draws
+    engine_threads, draws = options.engine_threads, options.num_draws
     with tempfile.TemporaryDirectory() as folder:
         path, one, other = (Path(folder) / name for name in ("x.npy", "straight", "killed"))
         write_rows(path, options.rows)
-        before = ceiling(lanes, draws, 10)
-        seconds, looks = straight(path, one, lanes, draws)
-        after = ceiling(lanes, draws, 10)
-        kept = killed(path, other, lanes, draws, options.rows)
+        before = ceiling(engine_threads, draws, 10)
+        seconds, looks = straight(path, one, engine_threads, draws)
+        after = ceiling(engine_threads, draws, 10)
+        kept = killed(path, other, engine_threads, draws, options.rows)
         different = differences(one, other, options.rows)
     alone, rate = (before + after) / 2, options.rows / seconds
     rise, error = slope(looks[:, 0] / 60, looks[:, 1])
-    print(f"{options.rows:,} rows, {draws} draws, {lanes} lanes, {platform.machine()}")
+    print(f"{options.rows:,} rows, {draws} draws, {engine_threads} engine threads, {platform.machine()}")
     print(f"straight: {seconds:.0f} s, {rate:,.0f} rows a second, start included")
     print(f"ONNX Runtime alone: {before:,.0f} before, {after:,.0f} after: {rate / alone:.1%} of it")
     print(f"resident memory: {looks[:, 1].max():.0f} MiB at most, slope {rise:+.2f} ± {error:.2f} MiB a minute")

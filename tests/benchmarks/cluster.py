@@ -68,7 +68,7 @@ def overhead(seconds: float, rounds: int) -> str:
             with serve(OURS, reference, Path()) as (port, _):
                 measure(PLAIN, port)
             with on_cores({SERVER_CORE}), machines(1) as cluster:
-                flags = ("--models", str(reference.models), "--lanes", "1")
+                flags = ("--models", str(reference.models), "--engine-threads", "1")
                 with cluster.serve(*flags, replicas=1, cpus=1, prefix="/") as client:
                     os.sched_setaffinity(0, {LOAD_CORE})
                     measure(RAY, client.base_url.port or 0)
@@ -89,7 +89,10 @@ def losses(times: int) -> str:
     columns = ("sent", "right", "asked again", "lost", "wrong")
     seconds = ("last late answer after, s", "longest answer, s", "six replicas again after, s")
     lines = [f"| {' | '.join((*columns, *seconds))} |", "|" + "---:|" * 8]
-    with machines(3) as cluster, cluster.serve("--lanes", "1", replicas=REPLICAS, cpus=0.5, prefix="/") as client:
+    with (
+        machines(3) as cluster,
+        cluster.serve("--engine-threads", "1", replicas=REPLICAS, cpus=0.5, prefix="/") as client,
+    ):
         good = client.post("/elbo", json={"instances": [ONE]}).raise_for_status().content
         lines += [_lose(cluster, cluster.url, good) for _ in range(times)]
     return "\n".join(lines)

@@ -35,11 +35,11 @@ from service.bundle import read_bundle, write_bundle
 from service.storage import DEFAULT_REPOSITORY
 from tests.benchmarks import hostility
 from tests.conftest import process_of, run_server, wait_until
+from tests.service.bundle_versions import DAMAGES
 from tests.service.clock import make_clock
-from tests.service.exchanges import NPY, npy
+from tests.service.http_client import NPY, npy
 from tests.service.load import ONE, RIGHT, UNCONNECTED, WRONG, Load, Outcome
 from tests.service.processes import Workers, address_space, is_serving, limited, peak, start
-from tests.service.versions import DAMAGES
 
 CLIENTS = 4
 STEADY = 1.0
@@ -79,7 +79,7 @@ class Victim:
     def log(self) -> str:
         return (self.folder / "log").read_text()
 
-    def ask(self) -> bytes:
+    def send_request(self) -> bytes:
         return self.client.post("/elbo", json={"instances": [ONE]}).raise_for_status().content
 
 
@@ -100,7 +100,7 @@ class Trial:
 
 @contextmanager
 def one(folder: Path, *flags: str, **settings: str) -> Iterator[Victim]:
-    with run_server("--lanes", "2", *flags, log=folder / "log", **settings) as client:
+    with run_server("--engine-threads", "2", *flags, log=folder / "log", **settings) as client:
         yield Victim(client, folder)
 
 
@@ -109,7 +109,7 @@ def faulty(folder: Path) -> Iterator[Victim]:
     """Its engines have the fault that a file says."""
     (folder / "fault").touch()
     program = ("tests.service.faulty_server", str(folder / "fault"))
-    flags = ("--lanes", "2", "--engine-timeout", str(ENGINE_TIMEOUT))
+    flags = ("--engine-threads", "2", "--engine-timeout", str(ENGINE_TIMEOUT))
     with run_server(*flags, program=program, log=folder / "log") as client:
         yield Victim(client, folder)
 
@@ -216,13 +216,13 @@ def take_descriptors(victim: Victim) -> str:
 
 
 def take_memory(victim: Victim) -> str:
-    def ask() -> httpx.Response:
+    def send_request() -> httpx.Response:
         return victim.client.post("/elbo?num_draws=1", content=body, headers={"Content-Type": NPY, "Accept": NPY})
 
     body = npy(np.zeros((200_000, 8, 8), np.uint8))
     with limited(victim.client, resource.RLIMIT_AS, address_space(process_of(victim.client)) + 8 * 2**20):
-        status = ask().status_code
-    ask().raise_for_status()
+        status = send_request().status_code
+    send_request().raise_for_status()
     return f"the request that was too much got {status}, and 200 later"
 
 
@@ -304,7 +304,7 @@ class Row:
 def run(trial: Trial, folder: Path) -> Row:
     """Try one."""
     with trial.serve(folder) as victim:
-        good = victim.ask()
+        good = victim.send_request()
         with Load(str(victim.client.base_url), good, CLIENTS) as load:
             time.sleep(STEADY)
             while not load.seen[RIGHT]:  # On a busy machine.

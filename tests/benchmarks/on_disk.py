@@ -21,7 +21,7 @@ from rich.progress import track
 from tests.benchmarks.detection.cells import hardware
 from tests.benchmarks.runs import ALONE, epochs_of
 
-COLUMNS, FACTORS, STRETCH = 128, 6, 2**17
+COLUMNS, FACTORS, CHUNK = 128, 6, 2**17
 HELD_OUT, STEPS = 2500, 3000
 IN_MEMORY = """
 import sys
@@ -39,8 +39,8 @@ def write(path: Path, rows: int) -> None:
     rng = np.random.default_rng(0)
     loadings = rng.normal(size=(FACTORS, COLUMNS))
     array = np.lib.format.open_memmap(path, "w+", np.float64, (rows, COLUMNS))
-    for start in track(range(0, rows, STRETCH), "Writing rows", console=Console(stderr=True)):
-        part = array[start : start + STRETCH]
+    for start in track(range(0, rows, CHUNK), "Writing rows", console=Console(stderr=True)):
+        part = array[start : start + CHUNK]
         part[:] = rng.normal(size=(len(part), FACTORS)) @ loadings + 0.3 * rng.normal(size=part.shape)
     array.flush()
 

@@ -27,8 +27,8 @@ import numpy as np
 
 from service.bundle import Array, Bundle
 from tests.conftest import run_server
-from tests.service.exchanges import JSON, NPY, npy
-from tests.service.versions import DAMAGES, NAME, ROWS, answers, publish
+from tests.service.bundle_versions import DAMAGES, NAME, ROWS, answers, publish
+from tests.service.http_client import JSON, NPY, npy
 
 KEPT = 2
 """Good versions that stay."""
@@ -67,7 +67,7 @@ def run(folder: Path, swaps: int, seconds: float, clients: int) -> Counts:
     counts = Counts()
     models = folder / "models"
     expected = {"1": answers(publish(models, 1), ROWS_ASKED)}
-    flags = ("--models", str(models), "--poll", str(POLL), "--lanes", "1")
+    flags = ("--models", str(models), "--poll", str(POLL), "--engine-threads", "1")
     with run_server(*flags, log=folder / "log") as client, _load(client, expected, counts, clients):
         begin = time.monotonic()
         version = 1
@@ -94,7 +94,7 @@ def _load(client: httpx.Client, expected: dict[str, Array], counts: Counts, clie
     stop = threading.Event()
     lock = threading.Lock()
 
-    def ask() -> None:
+    def send_request() -> None:
         with httpx.Client(base_url=client.base_url, timeout=PATIENCE) as own:
             for path in itertools.cycle(PATHS):
                 if stop.is_set():
@@ -109,7 +109,7 @@ def _load(client: httpx.Client, expected: dict[str, Array], counts: Counts, clie
                     else:
                         counts.answered[version] += 1
 
-    threads = [threading.Thread(target=ask) for _ in range(clients)]
+    threads = [threading.Thread(target=send_request) for _ in range(clients)]
     for thread in threads:
         thread.start()
     try:

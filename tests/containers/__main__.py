@@ -65,7 +65,7 @@ def inspect(thing: str) -> dict[str, Any]:
     return dict(json.loads(run("docker", "inspect", thing))[0])
 
 
-def ask(path: str, body: object = None, key: str = "") -> tuple[int, Any]:
+def send_request(path: str, body: object = None, key: str = "") -> tuple[int, Any]:
     """The status and the JSON that the service answers."""
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
     data = None if body is None else json.dumps(body).encode()
@@ -119,17 +119,17 @@ def come_up() -> str:
 
 def answer() -> None:
     """The four endpoints."""
-    status, sample = ask("/sample?n=4&seed=7")
+    status, sample = send_request("/sample?n=4&seed=7")
     found("/sample answers", true=status == 200 and len(sample["instances"]) == 4)
     digits = [[[min(max(round(p), 0), 16) for p in row] for row in digit] for digit in sample["instances"]]
-    status, posterior = ask("/encode", {"instances": digits})
+    status, posterior = send_request("/encode", {"instances": digits})
     found("/encode answers", true=status == 200 and len(posterior["mean"]) == 4)
-    status, decoded = ask("/decode", {"latents": posterior["mean"]})
+    status, decoded = send_request("/decode", {"latents": posterior["mean"]})
     found("/decode answers", true=status == 200 and len(decoded["instances"]) == 4)
-    status, scores = ask("/elbo", {"instances": [*digits, CHECKERBOARD]})
+    status, scores = send_request("/elbo", {"instances": [*digits, CHECKERBOARD]})
     *usual, strange = scores["p_value"]
     found(f"/elbo answers: a checkerboard's p-value is {strange:.4f}", true=status == 200 and strange < min(usual))
-    _, model = ask("/model")
+    _, model = send_request("/model")
     found(f"the device is {model['device']}", true=model["device"] == "cpu")
 
 
@@ -157,7 +157,7 @@ def be_confined(container: str) -> None:
 
 def version() -> int:
     """The version that the bare paths have."""
-    return int(ask("/model")[1]["manifest"]["version"])
+    return int(send_request("/model")[1]["manifest"]["version"])
 
 
 def take_up_what_is_trained(container: str) -> None:
@@ -169,7 +169,7 @@ def take_up_what_is_trained(container: str) -> None:
         command = [*COMPOSE, "run", "--rm", "--no-TTY", "train", "digits", "--fit.epochs", "3"]
         with subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=log, stderr=log) as training:
             while version() == 1 and patience > 0:
-                statuses.append(ask("/elbo", {"instances": [CHECKERBOARD]})[0])
+                statuses.append(send_request("/elbo", {"instances": [CHECKERBOARD]})[0])
                 time.sleep(PAUSE)
                 if training.poll() is not None:
                     patience -= PAUSE
@@ -182,7 +182,10 @@ def take_up_what_is_trained(container: str) -> None:
     written = float(run("docker", "exec", container, "stat", "--format=%.Z", "/models/digits/2"))
     found(f"that was so {served - written:.1f} s after it had been written")
     found(f"{len(statuses)} requests meanwhile are all answered", true={*statuses} == {200})
-    found("/elbo answers from it", true=ask("/models/digits/versions/2/elbo", {"instances": [CHECKERBOARD]})[0] == 200)
+    found(
+        "/elbo answers from it",
+        true=send_request("/models/digits/versions/2/elbo", {"instances": [CHECKERBOARD]})[0] == 200,
+    )
     state = inspect(container)
     found("without a restart", true=state["State"]["StartedAt"] == started and state["RestartCount"] == 0)
 
@@ -195,8 +198,8 @@ def keep_out(folder: Path) -> None:
     folder.chmod(0o755)
     run(*UP, "serve", LOWERBOUND_API_KEYS_FILE=str(file))
     found("serve is healthy with API keys")
-    found("a request without a key is refused", true=ask("/model")[0] == 401)
-    found("one with a key is answered", true=ask("/model", key=key)[0] == 200)
+    found("a request without a key is refused", true=send_request("/model")[0] == 401)
+    found("one with a key is answered", true=send_request("/model", key=key)[0] == 200)
     container = run(*COMPOSE, "ps", "--quiet", "serve")
     found("the key is not in the container's description", true=key not in json.dumps(inspect(container)))
 

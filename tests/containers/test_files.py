@@ -79,7 +79,10 @@ def test_the_services_settings_are_settings(name: str) -> None:
         assert variable.removeprefix("LOWERBOUND_").lower() in Settings.model_fields
     assert SERVICES[name]["ports"][0].endswith(f":{environment('cpu')['LOWERBOUND_PORT']}")
     assert SERVICES[name]["volumes"] == [f"models:{environment('cpu')['LOWERBOUND_MODELS']}:ro"]
-    assert int(SERVICES[name]["stop_grace_period"].removesuffix("s")) > Settings.model_fields["grace"].default
+    assert (
+        int(SERVICES[name]["stop_grace_period"].removesuffix("s"))
+        > Settings.model_fields["graceful_shutdown_timeout"].default
+    )
 
 
 def test_a_variable_that_is_empty_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

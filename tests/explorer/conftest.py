@@ -15,8 +15,8 @@ from playwright.sync_api import Browser, Locator, Page, Playwright, sync_playwri
 from service.bundle import CategoricalColumn, ImageInput, NumericColumn, TabularInput, read_bundle, write_bundle
 from service.storage import DEFAULT_REPOSITORY
 from tests.conftest import Serve
-from tests.service.exchanges import Array
-from tests.service.toys import COLOUR_GRAPHS, EXPLAIN_TABLE, TABLE_GRAPHS, bundle_files
+from tests.service.http_client import Array
+from tests.service.toy_bundles import COLOUR_GRAPHS, EXPLAIN_TABLE, TABLE_GRAPHS, bundle_files
 
 COLOURS = ImageInput(shape=(4, 6, 3), dtype="float32", low=-1, high=1)
 PEOPLE = TabularInput(
@@ -130,7 +130,7 @@ def toys(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[htt
     write_bundle(folder, *bundle_files("colours", COLOURS, COLOUR_GRAPHS, pictures))
     digits = read_bundle(DEFAULT_REPOSITORY / "digits" / "1")
     write_bundle(folder, digits.manifest, digits.files)
-    with serve("--models", str(folder), "--default-model", "people", "--lanes", "1") as client:
+    with serve("--models", str(folder), "--default-model", "people", "--engine-threads", "1") as client:
         yield client
 
 

@@ -50,7 +50,7 @@ def test_there_is_no_way_to_other_files(digits: httpx.Client) -> None:
 
 
 def test_the_page_can_be_turned_off(serve: Serve) -> None:
-    with serve("--no-explorer", "--lanes", "1") as client:
+    with serve("--no-explorer", "--engine-threads", "1") as client:
         assert client.get("/").status_code == 404
         assert client.get("/explorer/app.js").status_code == 404
         assert "/" not in client.get("/openapi.json").json()["paths"]
@@ -62,7 +62,9 @@ def test_the_page_can_be_turned_off(serve: Serve) -> None:
 
 @pytest.fixture(scope="module")
 def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    with run_server("--lanes", "1", log=tmp_path_factory.mktemp("closed") / "log", LOWERBOUND_API_KEYS=KEY) as client:
+    with run_server(
+        "--engine-threads", "1", log=tmp_path_factory.mktemp("closed") / "log", LOWERBOUND_API_KEYS=KEY
+    ) as client:
         yield client
 
 
@@ -135,7 +137,7 @@ def test_the_page_works_under_a_prefix(visit: Start, digits: httpx.Client) -> No
 
 
 def test_a_lost_service_is_told_of(visit: Start, tmp_path: Path) -> None:
-    with run_server("--lanes", "1", log=tmp_path / "log") as client:
+    with run_server("--engine-threads", "1", log=tmp_path / "log") as client:
         visited = visit(client, allowed=("net::ERR",))
         ready(visited.page)
     visited.page.locator("#samples .another").click()

@@ -11,7 +11,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from tests.explorer.conftest import Open, assert_shows, drop, pixels, ready
-from tests.service.exchanges import NPY, PNG, Array, ask, columns, npy, picture, post
+from tests.service.http_client import NPY, PNG, Array, columns, npy, picture, post, send_request
 
 MINUS = "\u2212"
 
@@ -113,8 +113,8 @@ def test_chosen_samples_go_where_they_are_sent(open_page: Open, digits: httpx.Cl
 
 
 def strangest(client: httpx.Client, z: Array) -> int:
-    expected = ask(client, "/decode", z, binary=True)["instances"]
-    scores = ask(client, "/elbo", np.rint(np.clip(expected, 0, 16)).astype(np.uint8), binary=True)["score"]
+    expected = send_request(client, "/decode", z, binary=True)["instances"]
+    scores = send_request(client, "/elbo", np.rint(np.clip(expected, 0, 16)).astype(np.uint8), binary=True)["score"]
     return int(scores.argmax())
 
 
@@ -145,7 +145,7 @@ def latent_of(slider: Any) -> int:
 
 def test_the_most_active_latents_come_first(page: Page, digits: httpx.Client) -> None:
     probes = np.rint(np.clip(sample(digits, n=256, seed=0, temperature=1)["instances"], 0, 16)).astype(np.uint8)
-    spread = ask(digits, "/encode", probes, binary=True)["mean"].astype(np.float64).std(0)
+    spread = send_request(digits, "/encode", probes, binary=True)["mean"].astype(np.float64).std(0)
     sliders = page.locator("#latents input[type=range]")
     assert [latent_of(sliders.nth(i)) for i in range(16)] == np.argsort(-spread).tolist()
     visible = page.locator("#latents .sliders li:visible")
@@ -190,7 +190,7 @@ def test_a_walk_goes_from_picture_to_picture(open_page: Open, digits: httpx.Clie
     panel.get_by_label("End with a file").set_input_files(file("end.npy", npy(strange)))
     expect(panel.locator("[data-end=b] figcaption")).to_have_text("end.npy")
     a = sample(digits, n=48, seed=0)["latents"][0]
-    b = ask(digits, "/encode", strange[None], binary=True)["mean"][0]
+    b = send_request(digits, "/encode", strange[None], binary=True)["mean"][0]
     steps = panel.locator(".strip canvas")
     straight = shown(digits, np.stack([a, (a + b) / 2, b]))
     for i, wanted in zip((0, 5, 10), straight, strict=True):
@@ -210,9 +210,9 @@ def test_a_dropped_picture_is_scored_and_taken_apart(open_page: Open, digits: ht
     panel = page.locator("#pictures")
     drop(page, "#pictures .drop", "strange.png", png(np.round(strange * (255 / 16)).astype(np.uint8)))
     expect(panel.locator(".name")).to_have_text("strange.png")
-    bounds = ask(digits, "/elbo", strange[None], binary=True, explain=True)
+    bounds = send_request(digits, "/elbo", strange[None], binary=True, explain=True)
     assert_shows(panel.locator("canvas.sent"), coloured(np.round(strange * (255 / 16))))
-    mean = ask(digits, "/encode", strange[None], binary=True)["mean"]
+    mean = send_request(digits, "/encode", strange[None], binary=True)["mean"]
     assert_shows(panel.locator("canvas.expected"), shown(digits, mean)[0])
     by_pixel = bounds["feature_log_likelihood"][0]
     for name, expected in ((".low", by_pixel.min()), (".high", by_pixel.max())):
@@ -239,8 +239,8 @@ def test_refinement_shows_what_it_changes(open_page: Open, digits: httpx.Client,
     expect(panel.locator(".name")).to_have_text("strange.npy")
     panel.get_by_label("Refine").select_option("5 steps")
     expect(panel.locator(".bounds thead th")).to_have_text(["nats", "refined", "change"])
-    before = ask(digits, "/elbo", strange[None], binary=True)
-    after = ask(digits, "/elbo", strange[None], binary=True, refine=5)
+    before = send_request(digits, "/elbo", strange[None], binary=True)
+    after = send_request(digits, "/elbo", strange[None], binary=True, refine=5)
     texts = panel.locator(".bounds tbody td").all_inner_texts()
     cells = np.array([number(text) for text in texts]).reshape(3, 3)
     for row, name in zip(cells, ("elbo", "log_likelihood", "kl"), strict=True):
@@ -250,13 +250,13 @@ def test_refinement_shows_what_it_changes(open_page: Open, digits: httpx.Client,
     expect(panel.locator(".bounds thead th")).to_have_text(["nats"])
 
 
-@pytest.mark.parametrize("score", ["typicality", "coarse_error", "regret"])
+@pytest.mark.parametrize("score", ["typicality", "multiscale_residual", "regret"])
 def test_every_score_can_be_asked_for(page: Page, digits: httpx.Client, strange: Array, score: str) -> None:
     panel = page.locator("#pictures")
     panel.get_by_label("Choose files").set_input_files(file("strange.npy", npy(strange)))
     expect(panel.locator(".name")).to_have_text("strange.npy")
     panel.get_by_label("Score").select_option(score)
-    expected = ask(digits, "/elbo", strange[None], binary=True, score=score)
+    expected = send_request(digits, "/elbo", strange[None], binary=True, score=score)
     assert_marked(page, expected["score"][0])
     label = panel.locator(".distribution").get_attribute("aria-label")
     assert label is not None
@@ -271,7 +271,7 @@ def test_many_pictures_are_ranked(open_page: Open, digits: httpx.Client) -> None
     many[7] = np.rint(np.clip(sample(digits, n=1)["instances"][0], 0, 16))
     panel.get_by_label("Choose files").set_input_files(file("many.npy", npy(many)))
     expect(panel.locator(".note")).to_contain_text("The strangest 200 of 230 are shown.")
-    scores = ask(digits, "/elbo", many, binary=True)["score"]
+    scores = send_request(digits, "/elbo", many, binary=True)["score"]
     expected = [f"many.npy [{i}], p 0.0028" for i in np.argsort(-scores, kind="stable")[:200]]
     names = panel.locator(".grid button").evaluate_all("all => all.map((one) => one.getAttribute('aria-label'))")
     assert names == expected
@@ -299,7 +299,7 @@ def test_alterations_are_what_they_say(
     expect(panel.locator(".name")).to_have_text(f"strange.npy, {button.lower()}")
     wanted = altered(strange)
     assert_shows(panel.locator("canvas.sent"), coloured(np.round(wanted * (255 / 16))))
-    assert_marked(page, ask(digits, "/elbo", wanted[None].astype(np.uint8), binary=True)["score"][0])
+    assert_marked(page, send_request(digits, "/elbo", wanted[None].astype(np.uint8), binary=True)["score"][0])
 
 
 @pytest.mark.parametrize(
@@ -343,7 +343,7 @@ def test_colours_and_ranges_are_those_of_the_model(open_page: Open, toys: httpx.
     expect(panel.locator(".name")).to_have_text("levels.png")
     assert_shows(panel.locator("canvas.sent"), levels)
     x = (levels * (2 / 255) - 1).astype(np.float32)[None]
-    bounds = ask(toys, "/models/colours/elbo", x, binary=True, explain=True)
+    bounds = send_request(toys, "/models/colours/elbo", x, binary=True, explain=True)
     low = bounds["feature_log_likelihood"][0].sum(2).min()
     assert number(panel.locator(".low").inner_text()) == pytest.approx(low, abs=0.05)
     expect(panel.locator(".refinement")).to_be_hidden()  # The bundle has no such graph.

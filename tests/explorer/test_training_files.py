@@ -19,8 +19,8 @@ from service.bulk.readers import open_inputs, read_from
 from service.bundle import Array, ImageInput, write_bundle
 from tests.conftest import Serve
 from tests.explorer.conftest import ready
-from tests.service.exchanges import NPY, ask
-from tests.service.toys import bundle_files, image_graphs
+from tests.service.http_client import NPY, send_request
+from tests.service.toy_bundles import bundle_files, image_graphs
 from training.datasets import AnySource, Dataset, Source
 
 FILE = {"Content-Type": "application/octet-stream", "Accept": NPY}
@@ -146,7 +146,7 @@ def server(kinds: dict[str, Kind], serve: Serve, tmp_path_factory: pytest.TempPa
         data = kind.dataset.input
         assert isinstance(data, ImageInput)
         write_bundle(repository, *bundle_files(name, data, image_graphs(data), kind.dataset.rows[:2]))
-    with serve("--models", str(repository), "--default-model", "rgb", "--lanes", "1") as client:
+    with serve("--models", str(repository), "--default-model", "rgb", "--engine-threads", "1") as client:
         yield client
 
 
@@ -161,7 +161,7 @@ def page(browser: Browser, server: httpx.Client) -> Page:
 
 def scores(client: httpx.Client, name: str, kind: Kind) -> Array:
     """Of the rows that the trainer read."""
-    return ask(client, f"/models/{name}/elbo", kind.dataset.rows, binary=True)["score"]
+    return send_request(client, f"/models/{name}/elbo", kind.dataset.rows, binary=True)["score"]
 
 
 def fields(body: bytes) -> Array:

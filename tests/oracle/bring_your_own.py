@@ -23,7 +23,7 @@ from service.bundle import (
     write_arrays,
     write_bundle,
 )
-from service.bundle.manifest import signature
+from service.bundle.manifest import graph_contract
 from service.engine import OnnxEngine
 from service.scoring import conformal, noise
 
@@ -121,18 +121,18 @@ def write(repository: Path, name: str, weights: dict[str, Array], rows: Array, n
         return proto
 
     files = {f"{graph}.onnx": model(graph).SerializeToString() for graph in GRAPHS}
-    graphs = {graph: signature(graph, data, latent_size) for graph in GRAPHS}
+    graphs = {graph: graph_contract(graph, data, latent_size) for graph in GRAPHS}
     engine = OnnxEngine(graphs, files, "cpu")
 
-    bank = noise.bank(0, num_draws, latent_size)
-    held_out = engine.run("elbo", {"x": rows, "noise": bank})
+    base_samples = noise.base_samples(0, num_draws, latent_size)
+    held_out = engine.run("elbo", {"x": rows, "noise": base_samples})
     scores = {name: np.sort(values) for name, values in conformal.scores(held_out).items()}
     golden: dict[str, Array] = {}
-    inputs = {"x": rows[:4], "z": np.zeros((4, latent_size), np.float32), "noise": bank}
+    inputs = {"x": rows[:4], "z": np.zeros((4, latent_size), np.float32), "noise": base_samples}
     for graph, tensors in graphs.items():
         given = {tensor.name: inputs[tensor.name] for tensor in tensors.inputs}
         golden |= {f"{graph}.{key}": array for key, array in (given | engine.run(graph, given)).items()}
-    files |= {"calibration.npz": write_arrays({"noise": bank, **scores}), "golden.npz": write_arrays(golden)}
+    files |= {"calibration.npz": write_arrays({"noise": base_samples, **scores}), "golden.npz": write_arrays(golden)}
 
     manifest = Manifest(
         format_version="1.0",

@@ -80,7 +80,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     )
     module = graph_modules(vae, kind.data, kind.rows)["elbo"]
     engine = OnnxEngine(*export_graphs({"elbo": module}, kind.data, 1), "cpu")
-    answer = engine.run("elbo", {"x": kind.rows[:ROWS], "noise": noise.bank(0, MANY, 1)})
+    answer = engine.run("elbo", {"x": kind.rows[:ROWS], "noise": noise.base_samples(0, MANY, 1)})
     expected = quadrature.truth(log_likelihood, log_prior, mean, log_variance)
     return Case(f"{name}, {prior}", len(kind.data.features), expected, answer)
 

@@ -225,7 +225,7 @@ def test_encode(served: Served) -> None:
     np.testing.assert_allclose(answer["mean"], mean, rtol=1e-4, atol=1e-5)
     log_variance = np.broadcast_to(np.log(served.truth.variance), mean.shape)
     np.testing.assert_allclose(answer["log_variance"], log_variance, atol=1e-5)
-    epsilon = noise.bank(3, 5, mean.shape[1])
+    epsilon = noise.base_samples(3, 5, mean.shape[1])
     np.testing.assert_allclose(answer["draws"], mean[:, None] + deviation * epsilon, rtol=1e-4, atol=1e-4)
 
 
@@ -271,9 +271,9 @@ def test_answers_are_those_of_torch(served: Served) -> None:
     assert served.vae is not None
     data = np.float32 if len(served.shape) > 1 else np.float64
     x = torch.from_numpy(served.x.astype(data).reshape(-1, *served.shape))
-    bank = torch.from_numpy(noise.bank(0, NUM_DRAWS, len(served.truth.variance)))
+    base_samples = torch.from_numpy(noise.base_samples(0, NUM_DRAWS, len(served.truth.variance)))
     with torch.no_grad():
-        expected = served.vae.bounds(x, bank)
+        expected = served.vae.bounds(x, base_samples)
         mean, log_variance = served.vae.posterior(x)
         decoded = served.vae.likelihood.mean(served.vae.decoder(mean))
     answer = served.about("elbo")

@@ -19,14 +19,14 @@ def ascent_in_torch(served: Served, steps: int) -> Array:
     assert served.vae is not None
     x = torch.from_numpy(served.x.reshape(-1, *served.shape))
     x = x.float() if len(served.shape) > 1 else x
-    bank = torch.from_numpy(noise.bank(0, NUM_DRAWS, served.vae.prior.latent_size))
+    base_samples = torch.from_numpy(noise.base_samples(0, NUM_DRAWS, served.vae.prior.latent_size))
     with torch.no_grad():
         mean, log_variance = (tensor.numpy() for tensor in served.vae.posterior(x))
     state = {name: torch.from_numpy(a) for name, a in first_state({"mean": mean, "log_variance": log_variance}).items()}
     step = Refinement(served.vae)
     elbos = []
     for _ in range(steps + 1):
-        elbo, *_, mean_, log_variance_, first, second, count = step(x, bank, *state.values())
+        elbo, *_, mean_, log_variance_, first, second, count = step(x, base_samples, *state.values())
         elbos.append(elbo.numpy())
         state = dict(zip(STATE, (mean_, log_variance_, first, second, count), strict=True))
     return np.array(elbos)

@@ -69,15 +69,15 @@ def write(repository: Path, name: str, vae: VAE, data: ImageInput | TabularInput
     latent_size = vae.prior.latent_size
     graphs, files = export_graphs(graph_modules(vae, data, rows), data, latent_size)
     engine = OnnxEngine(graphs, files, "cpu")
-    bank = noise.bank(0, num_draws, latent_size)
-    held_out = conformal.scores(score_columns(engine, graphs, rows, bank, REFINE))
+    base_samples = noise.base_samples(0, num_draws, latent_size)
+    held_out = conformal.scores(score_columns(engine, graphs, rows, base_samples, REFINE))
     scores = {name: np.sort(values) for name, values in held_out.items()}
     golden: dict[str, Array] = {}
     for graph in graphs:
-        by_row, shared = graph_inputs(graph, rows[:4], bank, np.zeros((4, latent_size), np.float32))
+        by_row, shared = graph_inputs(graph, rows[:4], base_samples, np.zeros((4, latent_size), np.float32))
         tensors = by_row | shared
         golden |= {f"{graph}.{key}": array for key, array in (tensors | engine.run(graph, tensors)).items()}
-    files |= {CALIBRATION: write_arrays({"noise": bank, **scores}), GOLDEN: write_arrays(golden)}
+    files |= {CALIBRATION: write_arrays({"noise": base_samples, **scores}), GOLDEN: write_arrays(golden)}
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         name=name,

@@ -5,21 +5,21 @@ import sys
 import service.inference.loader
 from service.__main__ import main
 from service.bundle import Bundle
-from service.engine import Placement
+from service.engine import EngineFactory
 from service.engine.buffered import BufferedEngine
 from service.engine.devices import Target
-from service.engine.multi_device import Fleet
+from service.engine.multi_device import MultiDeviceEngine
 
 
-def make_engine(placement: Placement, bundle: Bundle) -> Fleet:
+def make_engine(factory: EngineFactory, bundle: Bundle) -> MultiDeviceEngine:
     manifest = bundle.manifest
     engines = [
         BufferedEngine(
-            manifest.graphs, bundle.files, Target("cpu"), max_batch=placement.max_batch, draws=manifest.num_draws
+            manifest.graphs, bundle.files, Target("cpu"), max_batch=factory.max_batch, draws=manifest.num_draws
         )
         for _ in range(2)
     ]
-    return Fleet(engines, {"tf32": 2.5})
+    return MultiDeviceEngine(engines, {"tf32": 2.5})
 
 
 service.inference.loader._make_engine = make_engine  # type: ignore[assignment]

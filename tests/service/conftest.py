@@ -13,7 +13,7 @@ import pytest
 from service.bundle import Array, Bundle, Manifest, read_bundle, write_bundle
 from service.storage import DEFAULT_REPOSITORY
 from tests.conftest import Serve
-from tests.service.toys import table_files
+from tests.service.toy_bundles import table_files
 
 Refused = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -76,12 +76,12 @@ def z(latent_size: int) -> Array:
 
 @pytest.fixture(scope="session")
 def several(serve: Serve, several_models: Path) -> Iterator[httpx.Client]:
-    with serve("--models", str(several_models), "--lanes", "1") as client:
+    with serve("--models", str(several_models), "--engine-threads", "1") as client:
         yield client
 
 
 @pytest.fixture(scope="session")
 def small(serve: Serve) -> Iterator[httpx.Client]:
     """A server that takes little: 3,000 bytes, 4,096 row-draws, 1,024 draws."""
-    with serve("--max-body", "3000", "--max-queue", "4096", "--max-draws", "1024", "--lanes", "1") as client:
+    with serve("--max-body", "3000", "--max-queue", "4096", "--max-draws", "1024", "--engine-threads", "1") as client:
         yield client

@@ -11,8 +11,8 @@ from pathlib import Path
 import service.inference.loader
 from service.__main__ import main
 from service.bundle import Array, Bundle
-from service.engine import Placement
-from tests.service.faults import FaultyEngine
+from service.engine import EngineFactory
+from tests.service.faulty_engine import FaultyEngine
 
 FILE = Path(sys.argv.pop(1))
 NUMBERS = itertools.count(1)
@@ -31,7 +31,7 @@ class SwitchedEngine(FaultyEngine):
         return super().run(graph, inputs)
 
 
-def make_engine(placement: Placement, bundle: Bundle) -> SwitchedEngine:
+def make_engine(factory: EngineFactory, bundle: Bundle) -> SwitchedEngine:
     return SwitchedEngine(bundle)
 
 

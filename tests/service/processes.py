@@ -29,7 +29,7 @@ class Workers:
         """The processes that serve."""
         return servers(self.parent.pid)
 
-    def ask(self, method: str = "GET", path: str = "/health/live", **options: Any) -> httpx.Response:
+    def send_request(self, method: str = "GET", path: str = "/health/live", **options: Any) -> httpx.Response:
         """On a connection of its own, which any of the workers may accept."""
         return httpx.request(method, self.url + path, timeout=30, **options)
 

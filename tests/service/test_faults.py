@@ -22,10 +22,10 @@ import pytest
 from service.storage import DEFAULT_REPOSITORY
 from tests.benchmarks import faults
 from tests.conftest import Serve, process_of, run_server, wait_until
+from tests.service.bundle_versions import NAME, publish
 from tests.service.clock import make_clock
 from tests.service.load import ONE, Load
 from tests.service.processes import address_space, is_serving, limited, start
-from tests.service.versions import NAME, publish
 
 until = partial(wait_until, seconds=60, ignoring=(httpx.TransportError, OSError))
 
@@ -43,7 +43,7 @@ def alive(group: int) -> bool:
     return True
 
 
-def ask(client: httpx.Client) -> bytes:
+def send_request(client: httpx.Client) -> bytes:
     return client.post("/elbo", json={"instances": [ONE]}).raise_for_status().content
 
 
@@ -65,7 +65,10 @@ def test_a_fault_under_load(tmp_path: Path, trial: faults.Trial) -> None:
 def test_files_that_change_under_a_server_do_not_change_its_answers(tmp_path: Path, serve: Serve) -> None:
     folder = tmp_path / "models" / "digits" / "1"
     shutil.copytree(DEFAULT_REPOSITORY / "digits" / "1", folder)
-    with serve("--models", str(tmp_path / "models")) as client, Load(str(client.base_url), ask(client)) as load:
+    with (
+        serve("--models", str(tmp_path / "models")) as client,
+        Load(str(client.base_url), send_request(client)) as load,
+    ):
         with (folder / "weights.bin").open("r+b") as file:
             file.truncate(1000)
         (folder / "elbo.onnx").write_bytes(b"something else")
@@ -86,8 +89,8 @@ def test_a_worker_killed_under_load_takes_no_more_than_its_own_requests(tmp_path
     workers = start(tmp_path)
     try:
         until(lambda: len(workers.pids()) == 2)
-        until(lambda: workers.ask(path="/health/ready").is_success)
-        good = workers.ask("POST", "/elbo", json={"instances": [ONE]}).content
+        until(lambda: workers.send_request(path="/health/ready").is_success)
+        good = workers.send_request("POST", "/elbo", json={"instances": [ONE]}).content
         with Load(workers.url, good) as load:
             for _ in range(3):
                 before = workers.pids()
@@ -110,8 +113,8 @@ def test_an_end_under_load_loses_nothing(tmp_path: Path, workers: int, number: s
     started = start(tmp_path, workers=workers)
     try:
         until(lambda: (tmp_path / "log").read_text().count("serving digits 1") == workers)
-        until(lambda: started.ask(path="/health/ready").is_success)
-        good = started.ask("POST", "/elbo", json={"instances": [ONE]}).content
+        until(lambda: started.send_request(path="/health/ready").is_success)
+        good = started.send_request("POST", "/elbo", json={"instances": [ONE]}).content
         with Load(started.url, good) as kept, Load(started.url, good, keep=False) as fresh:
             until(lambda: min(kept.seen["right"], fresh.seen["right"]) > 100)
             for pid in {started.parent.pid} | started.pids():  # As Ctrl-C does, and systemd.
@@ -128,8 +131,8 @@ def test_workers_replaced_under_load_lose_nothing(tmp_path: Path) -> None:
     workers = start(tmp_path)
     try:
         until(lambda: (tmp_path / "log").read_text().count("serving digits 1") == 2)
-        until(lambda: workers.ask(path="/health/ready").is_success)
-        good = workers.ask("POST", "/elbo", json={"instances": [ONE]}).content
+        until(lambda: workers.send_request(path="/health/ready").is_success)
+        good = workers.send_request("POST", "/elbo", json={"instances": [ONE]}).content
         before = workers.pids()
         with Load(workers.url, good) as kept, Load(workers.url, good, keep=False) as fresh:
             workers.parent.send_signal(signal.SIGHUP)
@@ -202,9 +205,9 @@ def ignores(pid: int, number: signal.Signals) -> bool:
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 def test_a_jump_of_the_wall_clock_changes_nothing(tmp_path: Path) -> None:
     clock = make_clock(tmp_path)
-    flags = ("--engine-timeout", "1", "--timeout", "5", "--read-timeout", "2", "--lanes", "1")
+    flags = ("--engine-timeout", "1", "--timeout", "5", "--read-timeout", "2", "--engine-threads", "1")
     with run_server(*flags, log=tmp_path / "log", **clock.environment) as client:
-        good = ask(client)
+        good = send_request(client)
         with Load(str(client.base_url), good) as load:
             for days in (400, -400, 0):
                 clock.jump(86_400 * days)
@@ -226,26 +229,26 @@ def shown(client: httpx.Client) -> float:
 
 
 def test_without_descriptors_those_who_are_connected_are_served(serve: Serve) -> None:
-    with serve("--lanes", "1") as client:
-        good = ask(client)
+    with serve("--engine-threads", "1") as client:
+        good = send_request(client)
         used = len(list(Path(f"/proc/{process_of(client)}/fd").iterdir()))
         with limited(client, resource.RLIMIT_NOFILE, used + 20), contextlib.ExitStack() as held:
             for _ in range(100):
                 held.enter_context(socket.create_connection(("127.0.0.1", client.base_url.port or 0), 5))
-            assert ask(client) == good
+            assert send_request(client) == good
         until(lambda: httpx.get(f"{client.base_url}/health/ready", timeout=5).is_success, seconds=20)
-        assert ask(client) == good
+        assert send_request(client) == good
 
 
 def test_without_memory_requests_fail_and_the_service_does_not(serve: Serve) -> None:
     body = io.BytesIO()
     np.save(body, np.zeros((200_000, 8, 8), np.uint8))
     headers = {"Content-Type": "application/x-npy", "Accept": "application/x-npy"}
-    with serve("--lanes", "1") as client:
-        good = ask(client)
+    with serve("--engine-threads", "1") as client:
+        good = send_request(client)
         with limited(client, resource.RLIMIT_AS, address_space(process_of(client)) + 8 * 2**20):
             answer = client.post("/elbo?num_draws=1", content=body.getvalue(), headers=headers)
             assert answer.is_error, answer.text  # From wherever the memory ended.
-            assert ask(client) == good
+            assert send_request(client) == good
         assert client.post("/elbo?num_draws=1", content=body.getvalue(), headers=headers).is_success
-        assert ask(client) == good
+        assert send_request(client) == good

@@ -34,10 +34,10 @@ def original(recipe: Recipe, folder: Path) -> tuple[VAE, Dataset]:
 
 def compare_with_torch(client: httpx.Client, recipe: Recipe, folder: Path, instances: Any) -> None:
     vae, dataset = original(recipe, folder)
-    bank = noise.bank(recipe.bound.seed, recipe.bound.num_draws, recipe.model.latent_size)
+    base_samples = noise.base_samples(recipe.bound.seed, recipe.bound.num_draws, recipe.model.latent_size)
     answer = client.post("/elbo", json={"instances": instances}).raise_for_status().json()
     with torch.no_grad():
-        expected = vae.bounds(torch.from_numpy(dataset.rows[: len(instances)]), torch.from_numpy(bank))
+        expected = vae.bounds(torch.from_numpy(dataset.rows[: len(instances)]), torch.from_numpy(base_samples))
     for name, values in expected._asdict().items():
         np.testing.assert_allclose(answer[name], values, rtol=1e-5, atol=1e-3, err_msg=name)
     assert np.ptp(answer["elbo"]) > 0

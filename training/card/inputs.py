@@ -130,13 +130,13 @@ class CardInputs:
 
     def explain(self, rows: Array) -> dict[str, Array]:
         """Where the bounds of these test rows come from, in nats, under the default noise."""
-        bank = self.calibration["noise"]
-        return compute(self.engine, "explain", {"x": self.test[rows]}, {"noise": bank}, len(bank))
+        base_samples = self.calibration["noise"]
+        return compute(self.engine, "explain", {"x": self.test[rows]}, {"noise": base_samples}, len(base_samples))
 
     def surprise(self, rows: Array) -> dict[str, Array]:
         """How strange each cell of these test rows of a table is, and what was expected there, (n, D) each."""
-        x, bank = self.test[rows], self.calibration["noise"]
-        return surprise(self.engine, x, bank, bounds(self.engine, x, bank)["elbo"])
+        x, base_samples = self.test[rows], self.calibration["noise"]
+        return surprise(self.engine, x, base_samples, bounds(self.engine, x, base_samples)["elbo"])
 
     def encode(self, rows: Array) -> Array:
         """Posterior means of these test rows, (n, L)."""

@@ -9,9 +9,9 @@ from pydantic import Field
 
 from training.datasets.alignment import aligned
 from training.datasets.digits import Digits
+from training.datasets.download import download
 from training.datasets.idx import Idx
 from training.datasets.image_folder import ImageFolder
-from training.datasets.local import local
 from training.datasets.numpy_arrays import NumpyArrays
 from training.datasets.source import DataError, Dataset, Source
 from training.datasets.splits import Indices, SplitRecipe, Splits, split
@@ -34,6 +34,6 @@ __all__ = [
     "SplitRecipe",
     "Splits",
     "aligned",
-    "local",
+    "download",
     "split",
 ]

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from service.readers.arrays import read_idx
-from training.datasets.source import DataError, Dataset, Source, existing, image_dataset, reading
+from training.datasets.source import DataError, Dataset, Source, image_dataset, reading, require_path
 
 SEED = 777
 
@@ -30,7 +30,7 @@ class Idx(Source):
     )
 
     def load(self, path: Path | None) -> Dataset:
-        path = existing(path)
+        path = require_path(path)
         dataset = _load(path)
         return dataset if self.binarize == "no" else _binarized(path, dataset)
 

@@ -16,7 +16,7 @@ from rich.progress import track
 from service.bundle import ImageInput, PictureReading
 from service.errors import RequestError
 from service.readers.pictures import Picture
-from training.datasets.source import DataError, Dataset, Source, existing, room
+from training.datasets.source import DataError, Dataset, Source, allocate, require_path
 
 MANY = 1000
 """More files show their progress."""
@@ -54,7 +54,7 @@ class ImageFolder(Source):
     )
 
     def load(self, path: Path | None) -> Dataset:
-        folder = existing(path)
+        folder = require_path(path)
         files = [file for file in sorted(folder.rglob("*")) if _is_visible(file.relative_to(folder)) and file.is_file()]
         headers: dict[Path, _Header] = {}
         problems: dict[Path, str] = {}
@@ -67,7 +67,7 @@ class ImageFolder(Source):
         if not headers:
             raise DataError(f"{folder}: holds no picture that can be read. {_summary(problems, folder)}".rstrip())
         data = self._schema(folder, headers)
-        rows = room((len(headers), *data.shape), np.uint8)
+        rows = allocate((len(headers), *data.shape), np.uint8)
         read = 0
         for file in _progress(list(headers), "Reading images"):
             try:

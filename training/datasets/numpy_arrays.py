@@ -14,13 +14,13 @@ from training.datasets.source import (
     DataError,
     Dataset,
     Source,
+    allocate,
     as_labels,
-    existing,
+    chunks,
     image_dataset,
     inexact,
     reading,
-    room,
-    stretches,
+    require_path,
 )
 
 TRAILING = "trailing bytes after the array"
@@ -39,7 +39,7 @@ class NumpyArrays(Source):
     kind: Literal["numpy"] = "numpy"
 
     def load(self, path: Path | None) -> Dataset:
-        path = existing(path)
+        path = require_path(path)
         array = _read(path)
         if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
             raise DataError(f"{path}: dtype {array.dtype} is not of real numbers of at most 64 bits")
@@ -51,7 +51,7 @@ class NumpyArrays(Source):
 
     def load_labelled(self, path: Path | None, name: str) -> tuple[Dataset, npt.NDArray[np.bool_]]:
         """Labels are an array of their own in the `.npz` file."""
-        dataset, path = self.load(path), existing(path)
+        dataset, path = self.load(path), require_path(path)
         return dataset, as_labels(path, name, _read(path, name), len(dataset.rows))
 
 
@@ -86,7 +86,7 @@ def _table(path: Path, array: npt.NDArray[Any]) -> Dataset:
     if array.dtype.kind in "iu":
         _refuse(path, array, inexact, "is a whole number that float64 cannot hold exactly")
     rows = _rows(array, np.float64)
-    observed = np.any([~np.isnan(rows[part]).all(axis=0) for part in stretches(rows)], axis=0)
+    observed = np.any([~np.isnan(rows[part]).all(axis=0) for part in chunks(rows)], axis=0)
     if (empty := np.flatnonzero(~observed)).size:
         raise DataError(f"{path}: column {empty[0]} has no value in any row")
     return Dataset(TabularInput(columns=tuple(NumericColumn(name=f"x{i}") for i in range(rows.shape[1]))), rows)
@@ -108,10 +108,10 @@ def _images(path: Path, array: npt.NDArray[Any]) -> Dataset:
 
 def _rows(array: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """The array of that dtype, in C order, every NaN with the same bits: itself, where it is all that."""
-    parts = list(stretches(array))
+    parts = list(chunks(array))
     if array.dtype == dtype and array.flags.c_contiguous and not any(_has_other_nans(array[part]) for part in parts):
         return array
-    rows = room(array.shape, dtype)
+    rows = allocate(array.shape, dtype)
     for part in parts:
         rows[part] = np.where(np.isnan(array[part]), np.nan, array[part]) if array.dtype.kind == "f" else array[part]
     return rows
@@ -128,7 +128,7 @@ def _refuse(
     path: Path, array: npt.NDArray[Any], wrong: Callable[[npt.NDArray[Any]], npt.NDArray[np.bool_]], reason: str
 ) -> None:
     """Raise a DataError that names the first place, if any, that is wrong."""
-    for part in stretches(array):
+    for part in chunks(array):
         if (where := wrong(array[part])).any():
             row, *place = np.unravel_index(np.argmax(where), where.shape)
             index = (part.start + row, *place)

@@ -29,7 +29,7 @@ EXACT = 2**53
 IN_MEMORY = 2**30
 """Bytes of rows that are kept in memory; more stay on the disk, and are read as they are needed."""
 
-STRETCH = 2**26
+CHUNK = 2**26
 """Bytes of rows that are looked at together."""
 
 
@@ -88,7 +88,7 @@ class Source(BaseModel, ABC):
         raise DataError(f"data of the kind {self.kind!r} has no labels")
 
 
-def existing(path: Path | None) -> Path:
+def require_path(path: Path | None) -> Path:
     """Return the path, for a source that can't do without.
 
     Raises:
@@ -101,7 +101,7 @@ def existing(path: Path | None) -> Path:
     return path
 
 
-def room(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+def allocate(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """An array to be filled: in memory, or in a file that goes with it where it has more than `IN_MEMORY` bytes.
 
     Raises:
@@ -120,9 +120,9 @@ def room(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         return np.memmap(file, dtype, "r+", shape=shape)
 
 
-def stretches(rows: npt.NDArray[Any]) -> Iterator[slice]:
-    """All of the rows (N, ...), some `STRETCH` bytes after the other."""
-    size = max(1, STRETCH // max(1, rows[:1].nbytes))
+def chunks(rows: npt.NDArray[Any]) -> Iterator[slice]:
+    """All of the rows (N, ...), some `CHUNK` bytes after the other."""
+    size = max(1, CHUNK // max(1, rows[:1].nbytes))
     for start in range(0, len(rows), size):
         yield slice(start, start + size)
 

@@ -24,7 +24,17 @@ from pydantic import Field, PositiveInt
 from rich.markup import escape
 
 from service.bundle import CategoricalColumn, NumericColumn, TabularInput
-from training.datasets.source import DataError, Dataset, Source, as_labels, existing, inexact, reading, room, stretches
+from training.datasets.source import (
+    DataError,
+    Dataset,
+    Source,
+    allocate,
+    as_labels,
+    chunks,
+    inexact,
+    reading,
+    require_path,
+)
 
 DELIMITERS = {".csv": ",", ".csv.gz": ",", ".tsv": "\t", ".tsv.gz": "\t"}
 NUMBER = r"^([+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|(?i:[+-]?inf(inity)?|nan))$"
@@ -59,23 +69,23 @@ class Table(Source):
     )
 
     def load(self, path: Path | None) -> Dataset:
-        path = existing(path)
+        path = require_path(path)
         columns: list[Column] = []
         with _opened(path) as (found, num_rows, read):
             names = self._select(path, found, num_rows)
-            by_column = room((len(names), num_rows), np.float64)
+            by_column = allocate((len(names), num_rows), np.float64)
             for name, cells in zip(names, by_column, strict=True):
                 column, cells[:] = self._encode(path, name, read(name))
                 columns.append(column)
-        rows = room((num_rows, len(names)), np.float64)
-        for part in stretches(rows):
+        rows = allocate((num_rows, len(names)), np.float64)
+        for part in chunks(rows):
             rows[part] = by_column[:, part].T
         return Dataset(TabularInput(columns=tuple(columns)), rows)
 
     def load_labelled(self, path: Path | None, name: str) -> tuple[Dataset, npt.NDArray[np.bool_]]:
         """Labels are a column, which the rows are then without."""
         dataset = self.model_copy(update={"drop": tuple({*self.drop, name})}).load(path)
-        path = existing(path)
+        path = require_path(path)
         with _opened(path) as (_, _, read):
             cells = self._type(path, name, read(name), None)
         if _is_text(cells.type):
@@ -182,7 +192,7 @@ def describe(dataset: Dataset) -> rich.table.Table:
     if not isinstance(dataset.input, TabularInput):
         raise TypeError("only tables have columns to describe")
     view = rich.table.Table("column", "type", "values", rich.table.Column("missing", justify="right"))
-    parts = [dataset.rows[part] for part in stretches(dataset.rows)]
+    parts = [dataset.rows[part] for part in chunks(dataset.rows)]
     # NaN, a missing cell, is the least and the most only of nothing else.
     least, most = (edge.reduce([edge.reduce(part) for part in parts]) for edge in (np.fmin, np.fmax))
     missing = np.sum([np.isnan(part).sum(0) for part in parts], 0) / len(dataset.rows)

@@ -14,7 +14,7 @@ from rich.progress import track
 
 from service.bundle import BOUNDS, Array
 from service.engine import Engine
-from service.scoring import ROUNDS, Ascent, Counterfactuals
+from service.scoring import ROUNDS, ConditionalAttribution, RefinementState
 
 ROW_DRAWS = {"cpu": 512, "cuda": 2**13, "tensorrt": 2**13}
 """Rows × draws in one engine call, by device; on the CPU as the service's batches."""
@@ -44,48 +44,54 @@ def compute(
     return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
 
 
-def bounds(engine: Engine, x: Array, bank: Array) -> dict[str, Array]:
+def bounds(engine: Engine, x: Array, base_samples: Array) -> dict[str, Array]:
     """The bounds of rows x under the noise bank (K, L), as `/elbo` answers them."""
-    return compute(engine, "elbo", {"x": x}, {"noise": bank}, len(bank))
+    return compute(engine, "elbo", {"x": x}, {"noise": base_samples}, len(base_samples))
 
 
-def refined(engine: Engine, x: Array, bank: Array, steps: int, amortised: Mapping[str, Array]) -> dict[str, Array]:
+def refined(
+    engine: Engine, x: Array, base_samples: Array, steps: int, amortised: Mapping[str, Array]
+) -> dict[str, Array]:
     """The bounds of rows x after so many steps of refinement, and their regret, as `/elbo?refine=` answers them.
 
     Args:
         engine: Runs the bundle's graphs.
         x: Rows, (batch, *shape).
-        bank: Noise, (K, L).
+        base_samples: Noise, (K, L).
         steps: T.
         amortised: The rows' bounds as `bounds` has them.
     """
-    ascent = Ascent(compute(engine, "encoder", {"x": x}, {}), amortised)
+    refinement = RefinementState(compute(engine, "encoder", {"x": x}, {}), amortised)
     for _ in range(steps + 1):
-        ascent.take(compute(engine, "refine", {"x": x, **ascent.state}, {"noise": bank}, len(bank)))
-    return ascent.bounds
+        refinement.take(
+            compute(engine, "refine", {"x": x, **refinement.state}, {"noise": base_samples}, len(base_samples))
+        )
+    return refinement.bounds
 
 
-def surprise(engine: Engine, x: Array, bank: Array, elbo: Array) -> dict[str, Array]:
+def surprise(engine: Engine, x: Array, base_samples: Array, elbo: Array) -> dict[str, Array]:
     """`feature_surprise` and `feature_expected` of a table's rows x, (batch, D), as `/elbo?explain=true` answers them.
 
     Args:
         engine: Runs the bundle's graphs.
         x: Rows, (batch, D).
-        bank: Noise, (K, L).
+        base_samples: Noise, (K, L).
         elbo: Of the rows, (batch,).
     """
     surprises, expected = [], []
-    for cells in Counterfactuals.of(x, ROW_DRAWS[engine.device]):
+    for cells in ConditionalAttribution.of(x, ROW_DRAWS[engine.device]):
         for _ in range(ROUNDS):
             z = compute(engine, "encoder", {"x": cells.rows}, {})["mean"]
             cells.fill(compute(engine, "decoder", {"z": z}, {})["x_mean"])
-        surprises.append(cells.surprise(elbo, bounds(engine, cells.rows, bank)["elbo"]))
+        surprises.append(cells.surprise(elbo, bounds(engine, cells.rows, base_samples)["elbo"]))
         expected.append(cells.expected)
     return {"feature_surprise": np.concatenate(surprises, 1), "feature_expected": np.concatenate(expected, 1)}
 
 
-def score_columns(engine: Engine, graphs: Iterable[str], x: Array, bank: Array, refine: int) -> dict[str, Array]:
-    """Everything about rows x that scores are made of, each (batch,); see `service.scoring.conformal.scores`.
+def score_columns(
+    engine: Engine, graphs: Iterable[str], x: Array, base_samples: Array, refine: int
+) -> dict[str, Array]:
+    """Everything about rows x that scores are made of, each (batch,); see `service.scoring.scores`.
 
     A row too far from all data for a finite bound has bounds that are no numbers, and no regret.
 
@@ -93,21 +99,21 @@ def score_columns(engine: Engine, graphs: Iterable[str], x: Array, bank: Array, 
         engine: Runs the bundle's graphs.
         graphs: The bundle's graphs.
         x: Rows, (batch, *shape).
-        bank: Noise, (K, L).
+        base_samples: Noise, (K, L).
         refine: Steps of refinement of the regret; without it for 0.
     """
-    columns = bounds(engine, x, bank)
+    columns = bounds(engine, x, base_samples)
     if "scores" in graphs:
         columns |= compute(engine, "scores", {"x": x}, {})
     if refine:
         finite = np.isfinite(columns["elbo"]) & np.isfinite(columns["log_evidence"])
         columns["regret"] = np.full(len(x), np.nan)
         amortised = {name: columns[name][finite] for name in BOUNDS}
-        columns["regret"][finite] = refined(engine, x[finite], bank, refine, amortised)["regret"]
+        columns["regret"][finite] = refined(engine, x[finite], base_samples, refine, amortised)["regret"]
     return columns
 
 
-def log_evidence(engine: Engine, x: Array, bank: Array, chunk: int = 500) -> Array:
+def log_evidence(engine: Engine, x: Array, base_samples: Array, chunk: int = 500) -> Array:
     """Log p(x) of rows by importance sampling with the encoder's posterior as proposal (Burda et al. 2016, eq. 8).
 
     The draws are streamed in chunks, and combined in the order of the bank:
@@ -116,19 +122,19 @@ def log_evidence(engine: Engine, x: Array, bank: Array, chunk: int = 500) -> Arr
     Args:
         engine: Runs the bundle's graphs.
         x: Rows, (N, *shape).
-        bank: Noise, (S, L).
+        base_samples: Noise, (S, L).
         chunk: Most draws in memory at once.
 
     Returns:
         Nats, (N,), float64: a lower bound in expectation, which rises to log p(x) with S.
     """
     total = np.full(len(x), -math.inf)
-    for start in range(0, len(bank), chunk):
-        part = bank[start : start + chunk]
-        label = f"draws {start + 1:,} to {start + len(part):,} of {len(bank):,}"
+    for start in range(0, len(base_samples), chunk):
+        part = base_samples[start : start + chunk]
+        label = f"draws {start + 1:,} to {start + len(part):,} of {len(base_samples):,}"
         answer = compute(engine, "elbo", {"x": x}, {"noise": part}, len(part), label)
         total = np.logaddexp(total, answer["log_evidence"] + math.log(len(part)))
-    return total - math.log(len(bank))
+    return total - math.log(len(base_samples))
 
 
 def held_out_metrics(held_out: Mapping[str, Array]) -> dict[str, float]:

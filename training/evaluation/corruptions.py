@@ -17,7 +17,7 @@ from scipy import ndimage
 from service.bundle import ImageInput, TabularInput
 
 Array = npt.NDArray[Any]
-Rearrangement = Callable[[Array, np.random.Generator], Array]
+Corruption = Callable[[Array, np.random.Generator], Array]
 
 
 def turn(x: Array, rng: np.random.Generator) -> Array:
@@ -88,16 +88,16 @@ def exchange_all(x: Array, rng: np.random.Generator) -> Array:
     return np.stack([column[_partners(len(x), rng)] for column in x.T], 1)
 
 
-REARRANGEMENTS: dict[str, dict[str, Rearrangement]] = {
+CORRUPTIONS: dict[str, dict[str, Corruption]] = {
     "image": {"turn": turn, "shift": shift, "splice": splice, "patch": patch, "warp": warp},
     "tabular": {"exchange_few": exchange_few, "exchange_half": exchange_half, "exchange_all": exchange_all},
 }
 """By kind of data."""
 
 
-def rearrangements(data: ImageInput | TabularInput) -> dict[str, Rearrangement]:
+def corruptions(data: ImageInput | TabularInput) -> dict[str, Corruption]:
     """Those of this kind of data: each turns at least two rows (N, *shape) into as many anomalies."""
-    return REARRANGEMENTS[data.kind]
+    return CORRUPTIONS[data.kind]
 
 
 def _exchange(x: Array, rng: np.random.Generator, cells: int) -> Array:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from service.bundle import Array, ImageInput, TabularInput
-from training.evaluation.corruptions import rearrangements
+from training.evaluation.corruptions import corruptions
 from training.evaluation.detection import detection_figures
 
 MOST_ROWS = 2000
@@ -32,13 +32,13 @@ def sensitivities(
     rng = np.random.default_rng(seed)
     normal = held_out[rng.permutation(len(held_out))[:MOST_ROWS]]
     kept = score(normal)
-    rearranged = [score(rearrange(normal, rng)) for rearrange in rearrangements(data).values()]
+    corrupted = [score(corrupt(normal, rng)) for corrupt in corruptions(data).values()]
     anomalous = np.repeat([False, True], len(normal))
 
     def auroc(name: str, changed: Mapping[str, Array]) -> float:
         return detection_figures(np.concatenate([kept[name], changed[name]]), anomalous)["auroc"]
 
-    return {name: float(np.mean([auroc(name, changed) for changed in rearranged])) for name in kept}
+    return {name: float(np.mean([auroc(name, changed) for changed in corrupted])) for name in kept}
 
 
 def choose(sensitivity: Mapping[str, float], rows: int) -> str:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from service.bundle import Array, ImageInput, TabularInput
 from training.export.refinement import Refinement
-from training.export.single_pass_scores import OnePassScores
+from training.export.single_pass_scores import SinglePassScores
 from training.model import VAE
 
 
@@ -73,5 +73,5 @@ def graph_modules(vae: VAE, data: ImageInput | TabularInput, normal: Array) -> d
         normal: Held-out rows that neither train nor calibrate, raw, which say what is typical.
     """
     graphs: dict[str, nn.Module] = {name: function(vae, data) for name, function in _FUNCTIONS.items()}
-    graphs |= {"refine": Refinement(vae), "scores": OnePassScores(vae.eval(), data, normal)}
+    graphs |= {"refine": Refinement(vae), "scores": SinglePassScores(vae.eval(), data, normal)}
     return {name: module.eval() for name, module in graphs.items()}

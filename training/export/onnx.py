@@ -19,7 +19,7 @@ from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 
 from service.bundle import WEIGHTS, Array, Graph, ImageInput, TabularInput
-from service.bundle.manifest import signature
+from service.bundle.manifest import graph_contract
 from service.engine import RELATIVE_TOLERANCE, Engine
 from service.errors import LowerboundError
 from service.scoring import first_state, noise
@@ -169,7 +169,7 @@ def export_graphs(
     The exporter takes seconds for each graph, whose structure does not depend on the weights. Graphs that were traced
     before are read from the cache of templates; the others are traced now, in two processes.
     """
-    graphs = {name: signature(name, data, latent_size) for name in modules}
+    graphs = {name: graph_contract(name, data, latent_size) for name in modules}
     keys = {name: structure_key(module, graphs[name]) for name, module in modules.items()}
     templates = {name: template for name, key in keys.items() if (template := read_template(key)) is not None}
     absent = sorted(modules.keys() - templates.keys(), key=_LONGEST.index)
@@ -186,14 +186,14 @@ def export_graphs(
 
 
 def graph_inputs(
-    graph: str, x: Array, bank: Array, latents: Array, seed: int = 0
+    graph: str, x: Array, base_samples: Array, latents: Array, seed: int = 0
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """What a graph of the contract is fed: inputs with an entry per row, and inputs shared by all rows.
 
     Args:
         graph: Its name.
         x: Raw rows, (batch, *shape).
-        bank: Noise of the bounds, (K, L).
+        base_samples: Noise of the bounds, (K, L).
         latents: A z for each row, (batch, L).
         seed: Of the noise that draws from p(x|z).
     """
@@ -216,13 +216,13 @@ def graph_inputs(
             }, {}
         case "refine":
             state = first_state({"mean": latents, "log_variance": np.zeros_like(latents)})
-            return {"x": x, **state}, {"noise": bank}
+            return {"x": x, **state}, {"noise": base_samples}
         case _:
-            return {"x": x}, {"noise": bank}
+            return {"x": x}, {"noise": base_samples}
 
 
 def verify(
-    modules: Mapping[str, nn.Module], data: ImageInput | TabularInput, engine: Engine, x: Array, bank: Array
+    modules: Mapping[str, nn.Module], data: ImageInput | TabularInput, engine: Engine, x: Array, base_samples: Array
 ) -> dict[str, float]:
     """Hold every graph to torch, and every row's answer to itself in other batches.
 
@@ -231,7 +231,7 @@ def verify(
         data: What kind of data.
         engine: Runs the exported graphs on the CPU.
         x: Held-out rows, at least 2.
-        bank: Noise, (K, L).
+        base_samples: Noise, (K, L).
 
     Returns:
         For each graph the largest difference from torch over its outputs: in nats, latent units or units of scale.
@@ -245,10 +245,10 @@ def verify(
     with torch.no_grad():
         latents = modules["encoder"](torch.from_numpy(x))[0].numpy()
         for name, module in modules.items():
-            contract = signature(name, data, latents.shape[1])
+            contract = graph_contract(name, data, latents.shape[1])
             order = [tensor.name for tensor in contract.inputs]
-            for rows, draws in ((1, 1), (2, 3), (len(x), len(bank))):
-                by_row, shared = graph_inputs(name, x[:rows], bank[:draws], latents[:rows])
+            for rows, draws in ((1, 1), (2, 3), (len(x), len(base_samples))):
+                by_row, shared = graph_inputs(name, x[:rows], base_samples[:draws], latents[:rows])
                 inputs = by_row | shared
                 answer = engine.run(name, inputs)
                 expected = module(*(torch.from_numpy(inputs[tensor]) for tensor in order))
@@ -262,8 +262,8 @@ def verify(
                         f"{name}.onnx, {tensor.name}, {rows} rows, {draws} draws",
                     )
                     largest[name] = max(largest.get(name, 0.0), error)
-            for draws in (1, 3, len(bank)):
-                _compare_with_itself(name, engine, *graph_inputs(name, x, bank[:draws], latents))
+            for draws in (1, 3, len(base_samples)):
+                _compare_with_itself(name, engine, *graph_inputs(name, x, base_samples[:draws], latents))
     return largest
 
 

@@ -16,9 +16,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from training.model import VAE
 from training.model.vae import LOG_VARIANCE_RANGE
 
-PACE = 0.05
+LEARNING_RATE = 0.05
 """Adam's learning rate, in units of μ and of log σ²."""
-DECAY = (0.9, 0.999)
+BETAS = (0.9, 0.999)
 EPSILON = 1e-3
 """In nats per unit. Adam's usual 1e-8 would move a latent on which nothing depends by the sign of rounding errors."""
 
@@ -58,11 +58,11 @@ class Refinement(nn.Module):
             q = torch.cat([mean, log_variance], 1).detach().requires_grad_()
             bounds = self.vae.bounds_at(x, noise, *q.chunk(2, 1))
             (gradient,) = torch.autograd.grad(bounds.elbo.sum(), q)
-        first_moment = DECAY[0] * first_moment + (1 - DECAY[0]) * gradient
-        second_moment = DECAY[1] * second_moment + (1 - DECAY[1]) * gradient**2
+        first_moment = BETAS[0] * first_moment + (1 - BETAS[0]) * gradient
+        second_moment = BETAS[1] * second_moment + (1 - BETAS[1]) * gradient**2
         step = step + 1
-        bias = [1 - torch.pow(decay, step)[:, None] for decay in DECAY]
-        ascent = PACE * (first_moment / bias[0]) / (torch.sqrt(second_moment / bias[1]) + EPSILON)
+        bias = [1 - torch.pow(decay, step)[:, None] for decay in BETAS]
+        ascent = LEARNING_RATE * (first_moment / bias[0]) / (torch.sqrt(second_moment / bias[1]) + EPSILON)
         mean, log_variance = (q.detach() + ascent).chunk(2, 1)
         return (
             *(bound.detach() for bound in bounds),

@@ -1,4 +1,4 @@
-"""Scores beside the bound that one pass through the networks gives: typicality, and for images the coarse error.
+"""Scores beside the bound that one pass through the networks gives: typicality, and for images the multiscale residual.
 
 Both look at the posterior's mean alone, so they need no noise, and are the same under any seed and number of draws.
 
@@ -15,13 +15,13 @@ from training.model import VAE
 from training.model.vae import log_normal
 
 SIDES = (1 / 9, 1 / 6, 1 / 4, 1 / 3)
-"""Of the coarse error's windows, as shares of the picture's shorter side: from a strap to a sleeve."""
+"""Of the multiscale residual's windows, as shares of the picture's shorter side: from a strap to a sleeve."""
 
 _ROWS = 256
 """That are computed at once when the judge is fitted."""
 
 
-class OnePassScores(nn.Module):
+class SinglePassScores(nn.Module):
     """The graph `scores`.
 
     Args:
@@ -47,12 +47,12 @@ class OnePassScores(nn.Module):
         self.register_buffer("precision", torch.from_numpy(shrunk.precision_) / torch.outer(spread, spread))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """`typicality` and, of images, `coarse_error` of x (B, *shape): each (B,), float64, larger for the stranger."""
+        """`typicality`, and of images `multiscale_residual`, of x (B, *shape): each (B,), float64."""
         reconstruction = self._reconstruction(x)
         typicality = self._typicality(self._statistics(x, reconstruction))
         if self.shape is None:
             return (typicality,)
-        return typicality, self._coarse_error(x, reconstruction)
+        return typicality, self._multiscale_residual(x, reconstruction)
 
     def _reconstruction(self, x: Tensor) -> Tensor:
         """E[x|z = μ(x)], in data units, (B, D)."""
@@ -92,7 +92,7 @@ class OnePassScores(nn.Module):
         centred = statistics - self.location
         return (centred[:, :, None] * centred[:, None, :] * self.precision).flatten(1).sum(1)
 
-    def _coarse_error(self, x: Tensor, reconstruction: Tensor) -> Tensor:
+    def _multiscale_residual(self, x: Tensor, reconstruction: Tensor) -> Tensor:
         """The misfit seen from afar: pictures are compared window by window, not pixel by pixel, in data units.
 
         Root mean square, over all square windows of four sizes, of the residual's sum over the root of the window's
@@ -105,12 +105,12 @@ class OnePassScores(nn.Module):
         height, width, _ = self.shape
         sides = sorted({max(1, round(share * min(height, width))) for share in SIDES})
         # Sums over windows as products with banded matrices, which takes a tenth of what pooling does.
-        windows = [stretches(height, side) @ residual @ stretches(width, side).T / side for side in sides]
+        windows = [window_sums(height, side) @ residual @ window_sums(width, side).T / side for side in sides]
         squares = torch.cat([window.flatten(1) for window in windows], 1).double()
         return torch.sqrt((squares * squares).mean(1))
 
 
-def stretches(size: int, length: int) -> Tensor:
+def window_sums(size: int, length: int) -> Tensor:
     """The matrix, (size − length + 1, size), that adds up every stretch of so many neighbours."""
     start = torch.arange(size - length + 1)[:, None]
     place = torch.arange(size)

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from training.fit.diagnostics import Diagnostics, diagnose
 from training.fit.options import FitRecipe
-from training.fit.progress import Display
+from training.fit.progress import ProgressBar
 from training.fit.rows import TrainingRows, take
 from training.fit.step import Step
 from training.model import VAE
@@ -96,7 +96,9 @@ class Progress:
         return epoch.held_out_elbo if self.recipe.objective == "elbo" else epoch.held_out_log_evidence
 
 
-def fit(vae: VAE, train: TrainingRows, held_out: Tensor, bank: Tensor, recipe: FitRecipe, run: Path) -> list[Epoch]:
+def fit(
+    vae: VAE, train: TrainingRows, held_out: Tensor, base_samples: Tensor, recipe: FitRecipe, run: Path
+) -> list[Epoch]:
     """Train until the held-out bound stops rising, and leave the best weights in `vae`.
 
     Continues where the checkpoint in `run` stands, if there is one.
@@ -105,7 +107,7 @@ def fit(vae: VAE, train: TrainingRows, held_out: Tensor, bank: Tensor, recipe: F
         vae: Trained in place.
         train: Raw training rows, (N, *shape), or where they are read or what they are drawn from at each epoch.
         held_out: Raw rows that decide when to stop and which epoch was best.
-        bank: Noise of the held-out bound, (K, L).
+        base_samples: Noise of the held-out bound, (K, L).
         recipe: How to train.
         run: Folder for checkpoints, `metrics.csv`, TensorBoard's files and `best.safetensors`.
 
@@ -123,7 +125,7 @@ def fit(vae: VAE, train: TrainingRows, held_out: Tensor, bank: Tensor, recipe: F
         steps = min(steps * max(1, FEWEST_STEPS // steps), MOST_STEPS)
         recipe = recipe.model_copy(update={"epochs": math.ceil(recipe.steps / steps)})
     progress = Progress(recipe, _load_checkpoint(accelerator, run))
-    with Display(recipe.epochs, steps, len(progress.history), accelerator.is_main_process) as display:
+    with ProgressBar(recipe.epochs, steps, len(progress.history), accelerator.is_main_process) as bar:
         while not progress.finished:
             epoch = len(progress.history) + 1
             started = time.perf_counter()
@@ -131,14 +133,16 @@ def fit(vae: VAE, train: TrainingRows, held_out: Tensor, bank: Tensor, recipe: F
             sums = torch.zeros(4, device=accelerator.device)
 
             take_step.objective.train()
-            for step, (x, noise) in enumerate(epoch_batches(train, bank.shape[1], epoch, steps, recipe, accelerator)):
+            for step, (x, noise) in enumerate(
+                epoch_batches(train, base_samples.shape[1], epoch, steps, recipe, accelerator)
+            ):
                 sums += take_step(x, noise, kl_weight, (epoch - 1 + step / steps) / recipe.epochs)
-                display.step()
+                bar.step()
 
             take_step.objective.eval()
             sums = accelerator.reduce(sums)
             loss, log_likelihood, kl = (sums[:3] / sums[3]).tolist()
-            held_out_figures = _evaluate(vae, held_out, bank, recipe, accelerator)
+            held_out_figures = _evaluate(vae, held_out, base_samples, recipe, accelerator)
             seconds = time.perf_counter() - started
             figures = Epoch(epoch, seconds, kl_weight, loss, log_likelihood, kl, **held_out_figures)
             progress.history.append(figures)
@@ -148,7 +152,7 @@ def fit(vae: VAE, train: TrainingRows, held_out: Tensor, bank: Tensor, recipe: F
                 _replace(run / METRICS, lambda path: _write_metrics(path, progress.history))
             accelerator.log({name: value for name, value in asdict(figures).items() if name != "epoch"}, step=epoch)
             _save_checkpoint(accelerator, run, progress)
-            display.epoch(epoch, figures.shown(), progress.best is figures)
+            bar.epoch(epoch, figures.shown(), progress.best is figures)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     vae.load_state_dict(load_file(run / BEST))
@@ -187,15 +191,17 @@ def epoch_batches(
 
 
 @torch.no_grad()
-def _evaluate(vae: VAE, rows: Tensor, bank: Tensor, recipe: FitRecipe, accelerator: Accelerator) -> dict[str, Any]:
+def _evaluate(
+    vae: VAE, rows: Tensor, base_samples: Tensor, recipe: FitRecipe, accelerator: Accelerator
+) -> dict[str, Any]:
     """Means of the bounds over the rows, and the diagnostics of the first `DIAGNOSED`, as an epoch has them."""
-    bank = bank.to(accelerator.device)
+    base_samples = base_samples.to(accelerator.device)
     share = rows[accelerator.process_index :: accelerator.num_processes]
     sums = torch.zeros(5, dtype=torch.float64, device=accelerator.device)
     # Four times the draws of a step at once: nothing has to be kept for gradients.
-    for batch in share.split(max(1, 4 * recipe.batch_size * recipe.num_draws // len(bank))):
+    for batch in share.split(max(1, 4 * recipe.batch_size * recipe.num_draws // len(base_samples))):
         x = batch.to(accelerator.device)
-        bounds = vae.bounds(x, bank)
+        bounds = vae.bounds(x, base_samples)
         rows_seen = bounds.kl.new_tensor(len(x))
         totals = [rows_seen, *(b.sum() for b in (bounds.elbo, bounds.log_likelihood, bounds.kl, bounds.log_evidence))]
         sums += torch.stack(totals)

@@ -15,7 +15,7 @@ from training.fit.options import FitRecipe
 from training.model import VAE
 from training.model.vae import log_normal
 
-LIKELIHOOD_PACE = 10.0
+LIKELIHOOD_RATE_FACTOR = 10.0
 """Learning rate of the likelihood's own parameters, as a multiple of the networks'."""
 
 WARM_UP = 3
@@ -84,7 +84,7 @@ class Step:
         networks = [*vae.encoder.parameters(), *vae.decoder.parameters(), *vae.prior.parameters()]
         groups: list[dict[str, Any]] = [
             {"params": networks, "pace": 1.0},
-            {"params": [*vae.likelihood.parameters()], "pace": LIKELIHOOD_PACE},
+            {"params": [*vae.likelihood.parameters()], "pace": LIKELIHOOD_RATE_FACTOR},
         ]
         if self.captured:
             # The rate, too, has to be where a graph finds it.

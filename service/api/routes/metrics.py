@@ -24,6 +24,6 @@ async def metrics(request: Request) -> Response:
     """The metrics of all processes, in Prometheus's text format, or in OpenMetrics's where `Accept` asks for that."""
     telemetry: Telemetry = request.app.state.telemetry
     telemetry.flush()
-    models = list(request.app.state.repository.catalogue)
+    models = list(request.app.state.loader.registry)
     text, media_type = await asyncio.to_thread(telemetry.scrape, request.headers.get("accept", ""), models)
     return Response(text, headers={"Content-Type": media_type})

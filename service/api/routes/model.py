@@ -10,7 +10,7 @@ from service.api.content import identify
 from service.api.openapi import ServedModel, problems
 from service.api.schemas import ModelAnswer, ModelsAnswer
 from service.errors import InvalidError, NotFoundError, UnauthorizedError
-from service.inference import Catalogue
+from service.inference import ModelRegistry
 from service.scoring import percentiles
 
 CARD = "card/index.html"
@@ -57,5 +57,5 @@ def _number(error: float) -> float | None:
 @index.get("/models", responses=problems(UnauthorizedError))
 async def list_models(request: Request) -> ModelsAnswer:
     """The served versions of every model, and those that are refused."""
-    catalogue: Catalogue = request.app.state.repository.catalogue
-    return ModelsAnswer(models=catalogue.names(), default=catalogue.default, refused=catalogue.refused)
+    registry: ModelRegistry = request.app.state.loader.registry
+    return ModelsAnswer(models=registry.names(), default=registry.default, refused=registry.refused)

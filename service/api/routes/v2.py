@@ -20,10 +20,10 @@ from service.codecs.codec import Json
 from service.codecs.instances import parse_latents, parse_rows
 from service.codecs.oip import Inference, datatype, read_raw, read_request, write_answer
 from service.codecs.oip_messages import (
-    BoundParameters,
     DrawParameters,
     Duration,
     Durations,
+    ElboParameters,
     EncodeParameters,
     ExplainParameters,
     InferAnswer,
@@ -53,7 +53,7 @@ router = APIRouter(prefix="/v2", responses=failure())
 graphs = APIRouter()
 
 _PARAMETERS: dict[str, type[InferParameters]] = {
-    "elbo": BoundParameters,
+    "elbo": ElboParameters,
     "encoder": EncodeParameters,
     "explain": ExplainParameters,
     "draw": DrawParameters,
@@ -127,8 +127,8 @@ class Graph:
             rows.x,
             num_draws=parameters.num_draws,
             seed=parameters.seed,
-            score=parameters.score if isinstance(parameters, BoundParameters) else None,
-            refine=parameters.refine if isinstance(parameters, BoundParameters) else 0,
+            score=parameters.score if isinstance(parameters, ElboParameters) else None,
+            refine=parameters.refine if isinstance(parameters, ElboParameters) else 0,
             explain=self.graph == "explain",
         )
         return rows.answer(bounds, np.isnan(bounds["score"]))
@@ -181,14 +181,14 @@ async def ready(request: Request) -> ServerReady:
 async def all_statistics(request: Request) -> Statistics:
     """What every model has computed since the start, under /v2 or not, in all processes."""
     totals = await _totals(request)
-    served = [Graph(model, graph) for model in request.app.state.repository.catalogue for graph in _served(model)]
+    served = [Graph(model, graph) for model in request.app.state.loader.registry for graph in _served(model)]
     return Statistics(model_stats=[_statistics(totals, graph) for graph in served])
 
 
 @graphs.get("")
 async def model_metadata(request: Request, graph: Named) -> ModelMetadata:
     """The model's versions, inputs and outputs."""
-    versions = request.app.state.repository.catalogue.names()[graph.model.manifest.name]
+    versions = request.app.state.loader.registry.names()[graph.model.manifest.name]
 
     def describe(tensor: Tensor) -> TensorMetadata:
         shape = [-1 if isinstance(size, str) else size for size in tensor.shape]

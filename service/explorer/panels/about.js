@@ -2,7 +2,7 @@
 
 import { trace } from "../lib/charts.js";
 import { element, spoken } from "../lib/elements.js";
-import { between, read } from "../lib/exposition.js";
+import { between, read } from "../lib/prometheus.js";
 import { fixed, short, words } from "../lib/numbers.js";
 
 const INTERVAL = 2000;

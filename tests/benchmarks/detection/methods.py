@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from service.bundle import ImageInput, TabularInput
-from service.bundle.manifest import signature
+from service.bundle.manifest import graph_contract
 from service.scoring import noise, scores
 from tests.benchmarks.detection.tasks import Array, Task
 from training.evaluation.baselines import BASELINES, baseline_scores
 from training.evaluation.score_selection import choose, sensitivities
-from training.export.single_pass_scores import OnePassScores
+from training.export.single_pass_scores import SinglePassScores
 from training.fit.loop import fit
 from training.model.build import build
 from training.recipes import Recipe
@@ -60,18 +60,21 @@ def fit_and_score(
     cut = max(1, round(recipe.split.validation * len(train)))
     held_out, fitted = train[order[:cut]], train[order[cut:]]
     vae = build(recipe.model, data, fitted, seed)
-    bank = torch.from_numpy(noise.bank(recipe.bound.seed, recipe.bound.num_draws, vae.prior.latent_size))
+    base_samples = torch.from_numpy(
+        noise.base_samples(recipe.bound.seed, recipe.bound.num_draws, vae.prior.latent_size)
+    )
     settings = recipe.fit.model_copy(update={"seed": seed})
-    fit(vae, torch.from_numpy(fitted), torch.from_numpy(held_out), bank, settings, run)
+    fit(vae, torch.from_numpy(fitted), torch.from_numpy(held_out), base_samples, settings, run)
     device = next(vae.parameters()).device
-    one_pass = OnePassScores(vae.cpu().eval(), data, held_out).to(device)
-    names = [tensor.name for tensor in signature("scores", data, vae.prior.latent_size).outputs]
+    single_pass_scores = SinglePassScores(vae.cpu().eval(), data, held_out).to(device)
+    names = [tensor.name for tensor in graph_contract("scores", data, vae.prior.latent_size).outputs]
 
     @torch.no_grad()
     def scored(rows: Array) -> dict[str, Array]:
-        batches = torch.from_numpy(np.ascontiguousarray(rows)).split(max(1, ROW_DRAWS // len(bank)))
+        batches = torch.from_numpy(np.ascontiguousarray(rows)).split(max(1, ROW_DRAWS // len(base_samples)))
         answers = [
-            vae.bounds(x.to(device), bank.to(device))._asdict() | dict(zip(names, one_pass(x.to(device)), strict=True))
+            vae.bounds(x.to(device), base_samples.to(device))._asdict()
+            | dict(zip(names, single_pass_scores(x.to(device)), strict=True))
             for x in batches
         ]
         columns = {name: torch.cat([answer[name] for answer in answers]).cpu().numpy() for name in answers[0]}

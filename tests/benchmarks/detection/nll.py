@@ -43,10 +43,15 @@ def measure(recipe: Recipe, folder: Path, num_draws: int, num_rows: int, seed: i
     train, validation, test = np.split(np.arange(len(rows)), [-dataset.num_test - VALIDATION, -dataset.num_test])
     vae = build(recipe.model, dataset.input, rows[train], seed)
     size = vae.prior.latent_size
-    bank = noise.bank(recipe.bound.seed, recipe.bound.num_draws, size)
+    base_samples = noise.base_samples(recipe.bound.seed, recipe.bound.num_draws, size)
     settings = recipe.fit.model_copy(update={"seed": seed})
     history = fit(
-        vae, training_rows(dataset, train), torch.from_numpy(rows[validation]), torch.from_numpy(bank), settings, run
+        vae,
+        training_rows(dataset, train),
+        torch.from_numpy(rows[validation]),
+        torch.from_numpy(base_samples),
+        settings,
+        run,
     )
     best = Progress(settings, history).best
     assert best is not None
@@ -54,11 +59,11 @@ def measure(recipe: Recipe, folder: Path, num_draws: int, num_rows: int, seed: i
     modules = graph_modules(vae, dataset.input, rows[validation])
     graphs, files = export_graphs(modules, dataset.input, size)
     x = rows[test[:num_rows]]
-    errors = verify(modules, dataset.input, OnnxEngine(graphs, files, "cpu"), x[:64], bank)
+    errors = verify(modules, dataset.input, OnnxEngine(graphs, files, "cpu"), x[:64], base_samples)
     engine = OnnxEngine(graphs, files)
     return {
-        "nll": float(-log_evidence(engine, x, noise.bank(0, num_draws, size)).mean()),
-        "negative_elbo": float(-bounds(engine, x, bank)["elbo"].mean()),
+        "nll": float(-log_evidence(engine, x, noise.base_samples(0, num_draws, size)).mean()),
+        "negative_elbo": float(-bounds(engine, x, base_samples)["elbo"].mean()),
         "epochs": len(history),
         "active_units": best.active_units,
         "engine": engine.device,

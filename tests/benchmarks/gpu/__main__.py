@@ -21,7 +21,7 @@ import onnxruntime as ort
 import torch
 
 from service.bundle import Bundle, read_bundle
-from service.engine import Engine, Placement
+from service.engine import Engine, EngineFactory
 from service.engine.buffered import BufferedEngine
 from service.engine.devices import Kind, Target
 from tests.benchmarks.gpu.limits import measure
@@ -90,7 +90,7 @@ def _engine(bundle: Bundle, kind: Kind, max_batch: int) -> Engine:
         return BufferedEngine(
             manifest.graphs, bundle.files, Target(kind), max_batch=max_batch, draws=manifest.num_draws
         )
-    return Placement(kind, "tf32" if kind == "tensorrt" else "float32", max_batch).engine(bundle)
+    return EngineFactory(kind, "tf32" if kind == "tensorrt" else "float32", max_batch).engine(bundle)
 
 
 def _show(title: str, lines: Iterator[str]) -> None:

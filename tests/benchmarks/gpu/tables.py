@@ -61,14 +61,14 @@ class Bench:
         images = self.reference.rows[np.arange(rows) % len(self.reference.rows)]
         return images ^ generator.integers(0, 8, images.shape, np.uint8)
 
-    def bank(self, draws: int) -> Array:
+    def base_samples(self, draws: int) -> Array:
         """Noise, (draws, L)."""
-        return noise.bank(0, draws, self.bundle.manifest.latent_size)
+        return noise.base_samples(0, draws, self.bundle.manifest.latent_size)
 
     def inputs(self, graph: str, rows: int, draws: int) -> dict[str, Array]:
         """What a graph is fed."""
         latents = np.zeros((rows, self.bundle.manifest.latent_size), np.float32)
-        by_row, shared = graph_inputs(graph, self.images(rows), self.bank(draws), latents)
+        by_row, shared = graph_inputs(graph, self.images(rows), self.base_samples(draws), latents)
         return by_row | shared
 
 
@@ -125,9 +125,9 @@ def refinement(bench: Bench, engine: Engine) -> Iterator[str]:
     """What a step of refinement costs, of as many rows as a call takes."""
     draws = bench.bundle.manifest.num_draws
     rows = max(1, bench.max_batch // draws)
-    x, bank = bench.images(rows), bench.bank(draws)
-    amortised = bounds(engine, x, bank)
-    calls = {steps: functools.partial(refined, engine, x, bank, steps, amortised) for steps in STEPS}
+    x, base_samples = bench.images(rows), bench.base_samples(draws)
+    amortised = bounds(engine, x, base_samples)
+    calls = {steps: functools.partial(refined, engine, x, base_samples, steps, amortised) for steps in STEPS}
     seconds = {steps: 1 / _rate(call, bench.seconds) for steps, call in calls.items()}
     yield from _table(
         ["steps", f"{rows:,} rows, ms", "a step, ms", "µs for each row"],
@@ -146,11 +146,11 @@ def refinement(bench: Bench, engine: Engine) -> Iterator[str]:
 def agreement(bench: Bench, engine: Engine) -> Iterator[str]:
     """How far the bounds of many rows lie from the CPU's, in nats and as a share of what golden rows are allowed."""
     manifest = bench.bundle.manifest
-    x, bank = bench.images(bench.rows), bench.bank(16)
+    x, base_samples = bench.images(bench.rows), bench.base_samples(16)
     begin = time.perf_counter()
-    there = bounds(engine, x, bank)
+    there = bounds(engine, x, base_samples)
     taken = time.perf_counter() - begin
-    here = bounds(OnnxEngine(manifest.graphs, bench.bundle.files, "cpu"), x, bank)
+    here = bounds(OnnxEngine(manifest.graphs, bench.bundle.files, "cpu"), x, base_samples)
     yield f"{bench.rows:,} rows, 16 draws, from memory: {bench.rows / taken:,.0f} rows a second.\n"
     yield from _table(
         ["", "median", "99th percentile", "largest", "largest / allowed"], _differences(bench, there, here)
@@ -159,12 +159,12 @@ def agreement(bench: Bench, engine: Engine) -> Iterator[str]:
 
 def invariance(bench: Bench, engine: Engine) -> Iterator[str]:
     """How far a row's bounds in a batch lie from those of the row alone."""
-    bank = bench.bank(16)
+    base_samples = bench.base_samples(16)
     rows = max(bench.batches)
     x = bench.images(rows)
-    whole = engine.run("elbo", {"x": x, "noise": bank})
+    whole = engine.run("elbo", {"x": x, "noise": base_samples})
     some = np.unique(np.linspace(0, rows - 1, 64).astype(int))
-    alone = [engine.run("elbo", {"x": x[row : row + 1], "noise": bank}) for row in some]
+    alone = [engine.run("elbo", {"x": x[row : row + 1], "noise": base_samples}) for row in some]
     yield f"{len(some)} rows of a batch of {rows:,}, and alone.\n"
     yield from _table(
         ["", "median", "99th percentile", "largest", "largest / allowed"],

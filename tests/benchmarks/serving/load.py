@@ -116,7 +116,7 @@ class Connection:
         return Answer(int(head[9:12]), head, body)
 
 
-def ask(port: int, request: bytes) -> Answer:
+def send_request(port: int, request: bytes) -> Answer:
     """One request on a connection of its own."""
     connection = Connection(port)
     with connection.socket:

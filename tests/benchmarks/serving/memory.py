@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.benchmarks.serving.load import Answer, Array, Exchange, LoadError, ask, run
+from tests.benchmarks.serving.load import Answer, Array, Exchange, LoadError, run, send_request
 from tests.benchmarks.serving.reference import Reference
 from tests.benchmarks.serving.servers import ELBO, OURS, expected, instances, npy, post, serve
 
@@ -69,7 +69,7 @@ def _refused(body: bytes, status: int) -> Exchange:
 
 
 def _answer(exchange: Exchange, port: int) -> Answer:
-    answer = ask(port, exchange.request)
+    answer = send_request(port, exchange.request)
     if answer.status != exchange.status:
         raise LoadError(f"status {answer.status} instead of {exchange.status}: {answer.body[:300]!r}")
     return answer

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.benchmarks.serving.load import Answer, Connection, Exchange, LoadError, ask, run
+from tests.benchmarks.serving.load import Answer, Connection, Exchange, LoadError, run, send_request
 from tests.benchmarks.serving.memory import resident
 from tests.benchmarks.serving.reference import Reference
 from tests.benchmarks.serving.servers import ELBO, OURS, npy_to, serve
@@ -63,7 +63,7 @@ def overload(reference: Reference, seconds: float, python: Path) -> str:
     """
     with serve(OURS, reference, python) as (port, pid):
         request = npy_to(f"{ELBO}&num_draws={DRAWS}")(reference.rows[:ROWS])
-        exchange = Exchange(request, ROWS, body=ask(port, request).body)
+        exchange = Exchange(request, ROWS, body=send_request(port, request).body)
         lines = [
             f"Requests of {ROWS} rows x {DRAWS} draws, a second; {seconds:.0f} seconds each.\n",
             "| " + " | ".join(COLUMNS) + " |",

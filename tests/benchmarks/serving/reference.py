@@ -17,7 +17,7 @@ import onnx
 from torch import nn
 
 from service.bundle import ImageInput, TabularInput
-from service.storage import Folder
+from service.storage import LocalStore
 from training.datasets import split
 from training.fit import Epoch
 from training.model import ARCHITECTURES, VAE
@@ -78,7 +78,7 @@ def write_reference(folder: Path) -> Reference:
     dataset = recipe.dataset.load(recipe.data)
     splits = split(dataset, recipe.split)
     vae = build(recipe.model, dataset.input, dataset.rows[splits.train], recipe.fit.seed)
-    bundle = Path(publish(vae, dataset, splits, recipe, [_UNTRAINED], Folder(folder / "models")))
+    bundle = Path(publish(vae, dataset, splits, recipe, [_UNTRAINED], LocalStore(folder / "models")))
 
     peers = folder / "peers"
     peers.mkdir()

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
-from tests.benchmarks.serving.load import LoadError, ask, run
+from tests.benchmarks.serving.load import LoadError, run, send_request
 from tests.benchmarks.serving.reference import Reference
 from tests.benchmarks.serving.servers import LOAD_CORE, OURS, PATIENCE, SERVER_CORE, free_port, service_command, started
 
@@ -43,7 +43,7 @@ def _serve(reference: Reference, workers: int) -> Iterator[int]:
     port = free_port()
     requests = OURS.exchanges(reference.rows, 64, "binary")
     command = service_command(reference, port, "--workers", str(workers))
-    with started(command, lambda: ask(port, requests[0].request), CORES[workers]) as process:
+    with started(command, lambda: send_request(port, requests[0].request), CORES[workers]) as process:
         deadline = time.monotonic() + PATIENCE
         while len(_busy(process.pid, lambda: run(port, requests, 16, 0.5))) < workers:
             if time.monotonic() > deadline:

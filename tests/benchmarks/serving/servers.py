@@ -23,7 +23,7 @@ import numpy as np
 import orjson
 
 from tests.benchmarks.serving.ceiling import reference_session
-from tests.benchmarks.serving.load import HOST, Answer, Array, Exchange, LoadError, ask
+from tests.benchmarks.serving.load import HOST, Answer, Array, Exchange, LoadError, send_request
 from tests.benchmarks.serving.reference import NOISE, Reference
 
 SERVER_CORE, LOAD_CORE = 0, 1
@@ -70,7 +70,7 @@ class Server:
 
 @contextlib.contextmanager
 def started(
-    command: list[str], prove: Callable[[], object], cores: AbstractSet[int] = frozenset({SERVER_CORE})
+    command: list[str], verify_golden: Callable[[], object], cores: AbstractSet[int] = frozenset({SERVER_CORE})
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A server's process on its cores, from the first time `prove` does not raise; ended afterwards.
 
@@ -93,7 +93,7 @@ def started(
             deadline = time.monotonic() + PATIENCE
             while True:
                 try:
-                    prove()
+                    verify_golden()
                     break
                 except (OSError, LoadError) as error:
                     if process.poll() is not None or time.monotonic() > deadline:
@@ -132,15 +132,15 @@ def _serve(server: Server, reference: Reference, python: Path) -> Iterator[tuple
     port = free_port()
     few = reference.rows[:3]
 
-    def prove() -> None:
+    def verify_golden() -> None:
         for form in server.requests.values():
-            answer = ask(port, form(few))
+            answer = send_request(port, form(few))
             if answer.status != 200:
                 raise LoadError(f"status {answer.status}: {answer.body[:300]!r}")
             if server.elbo and not np.allclose(server.elbo(answer), expected(reference, few), rtol=1e-6):
                 raise LoadError(f"other ELBOs: {answer.body[:300]!r}")
 
-    with started(server.command(reference, port, python), prove) as process:
+    with started(server.command(reference, port, python), verify_golden) as process:
         yield port, process.pid
 
 
@@ -248,7 +248,7 @@ def service_command(reference: Reference, port: int, *arguments: str) -> list[st
 def service_arguments(reference: Reference, port: int) -> list[str]:
     """Of `python -m service`: its defaults, for one core, and as quiet as the others."""
     models = ("--models", str(reference.models))
-    return [*models, "--port", str(port), "--device", "cpu", "--lanes", "1", "--log-level", "warning"]
+    return [*models, "--port", str(port), "--device", "cpu", "--engine-threads", "1", "--log-level", "warning"]
 
 
 def _peer(file: str) -> Callable[[Reference, int, Path], list[str]]:

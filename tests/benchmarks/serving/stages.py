@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from tests.benchmarks.serving.load import ask, run
+from tests.benchmarks.serving.load import run, send_request
 from tests.benchmarks.serving.reference import Reference
 from tests.benchmarks.serving.servers import OURS, free_port, service_arguments, started
 
 SEAMS = {
-    "application": "service.api.problem_details:Envelope.__call__",
+    "application": "service.api.problem_details:RequestMiddleware.__call__",
     "parse": "service.codecs.codec:Json.decode",
     "check": "service.api.routes.elbo:parse_instances",
     "submit": "service.inference.batcher:Batcher.submit",
@@ -58,7 +58,7 @@ def _measure(reference: Reference, connections: int, seconds: float) -> dict[str
         file = Path(folder) / "clocks.json"
         program = [sys.executable, "-m", "tests.benchmarks.serving.stages", str(file)]
         with started(
-            [*program, *service_arguments(reference, port)], lambda: ask(port, requests[0].request)
+            [*program, *service_arguments(reference, port)], lambda: send_request(port, requests[0].request)
         ) as process:
             run(port, requests, connections, min(1.0, seconds))
             before = _processor_seconds(process.pid)

@@ -40,15 +40,15 @@ class Victim:
     def peak(self) -> int:
         return peak(self.pid)
 
-    def ask(self) -> bytes:
+    def send_request(self) -> bytes:
         return self.client.post("/elbo", json={"instances": [ONE]}).raise_for_status().content
 
 
 @pytest.fixture(scope="module")
 def victim(serve: Serve) -> Iterator[Victim]:
-    with serve("--max-body", str(BODY), "--lanes", "1", "--timeout", "20") as client:
+    with serve("--max-body", str(BODY), "--engine-threads", "1", "--timeout", "20") as client:
         victim = Victim(client, process_of(client), b"")
-        yield replace(victim, good=victim.ask())
+        yield replace(victim, good=victim.send_request())
 
 
 # Bodies
@@ -61,14 +61,14 @@ def test_a_body_that_is_more_than_it_seems(victim: Victim, media_type: str, body
     assert answer.status_code == status, answer.text
     assert len(answer.content) < 5000
     assert victim.peak() - before < ROOM
-    assert victim.ask() == victim.good
+    assert victim.send_request() == victim.good
 
 
 @pytest.mark.parametrize("piece", [b"[],", b"[1],", b"{},", b'"%d":0,'])
 @pytest.mark.parametrize("path", ["/elbo", "/v2/models/digits/infer"])
 def test_json_of_very_many_pieces_is_not_taken_apart(serve: Serve, path: str, piece: bytes) -> None:
     """As many as there is room for in 64 MiB; each would take some hundred bytes."""
-    with serve("--lanes", "1") as client:
+    with serve("--engine-threads", "1") as client:
         pid, limit = process_of(client), 64 * MEBIBYTE - 100
         if b"%d" in piece:
             content = b'{"instances": [{' + b"".join(piece % i for i in range(limit // 12)) + b'"x": 0}]}'
@@ -90,14 +90,14 @@ def test_a_compression_bomb(victim: Victim, path: str, coding: str, wbits: int) 
     answer = victim.client.post(path, content=body, headers={"Content-Encoding": coding})
     assert answer.status_code == 413, answer.text
     assert victim.peak() - before < ROOM
-    assert victim.ask() == victim.good
+    assert victim.send_request() == victim.good
 
 
 def test_a_bomb_in_a_bomb_is_bytes(victim: Victim) -> None:
     body = gzip.compress(zeros(256, 31))
     answer = victim.client.post("/v2/models/digits/infer", content=body, headers={"Content-Encoding": "gzip"})
     assert answer.status_code == 400, answer.text
-    assert victim.ask() == victim.good
+    assert victim.send_request() == victim.good
 
 
 # Addresses and parameters
@@ -130,7 +130,7 @@ def test_no_path_leads_out(victim: Victim, path: str) -> None:
         answer = b"".join(iter(lambda: raw.recv(1 << 16), b""))
     assert re.match(rb"HTTP/1.1 4\d\d ", answer), answer
     assert b"root:" not in answer
-    assert victim.ask() == victim.good
+    assert victim.send_request() == victim.good
 
 
 @pytest.mark.parametrize(
@@ -157,13 +157,13 @@ def test_no_parameter_is_too_much(victim: Victim, query: str) -> None:
     answer = victim.client.post(f"/elbo?{query}", json={"instances": [ONE]})
     assert answer.status_code in {413, 422}, answer.text
     assert victim.peak() - before < ROOM
-    assert victim.ask() == victim.good
+    assert victim.send_request() == victim.good
 
 
 @pytest.mark.parametrize("query", [f"n={10**9}", "n=0", "temperature=inf", "temperature=nan", "temperature=1e9"])
 def test_no_sample_is_too_large(victim: Victim, query: str) -> None:
     assert victim.client.get(f"/sample?{query}").status_code in {413, 422}
-    assert victim.ask() == victim.good
+    assert victim.send_request() == victim.good
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_no_header_is_too_much(victim: Victim, name: str, value: str) -> None:
     for path in ("/elbo", "/v2/models/digits/infer"):
         answer = victim.client.post(path, content=json.dumps({"instances": [ONE]}), headers=headers)
         assert answer.status_code < 500, answer.text
-    assert victim.ask() == victim.good
+    assert victim.send_request() == victim.good
 
 
 # Values
@@ -208,4 +208,4 @@ def test_no_number_that_is_none_gets_through(victim: Victim) -> None:
     for literal in ("NaN", "Infinity", "-Infinity", "1e999"):
         content = json.dumps({"instances": [ONE]}).replace("0", literal, 1)
         assert victim.client.post("/elbo", content=content).status_code in {400, 422}
-    assert victim.ask() == victim.good
+    assert victim.send_request() == victim.good

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.api.auth import SHORTEST, _Guard, is_loopback, read_keys
+from service.api.auth import SHORTEST, ApiKeyMiddleware, is_loopback, read_keys
 from service.api.problem_details import PROBLEM_MEDIA_TYPE
 from service.errors import KeysError
 from service.observability.metrics import Telemetry
@@ -213,7 +213,7 @@ def test_no_flag_takes_a_key(refused: Refused) -> None:
 # Timing
 
 
-def calls(guard: _Guard, header: bytes) -> list[str]:
+def calls(middleware: ApiKeyMiddleware, header: bytes) -> list[str]:
     """What is called, in which order, to judge this header: Python's functions and C's."""
     seen: list[str] = []
 
@@ -223,7 +223,7 @@ def calls(guard: _Guard, header: bytes) -> list[str]:
 
     sys.setprofile(note)
     try:
-        guard._admits([(b"host", b"x"), (b"authorization", header)])
+        middleware._admits([(b"host", b"x"), (b"authorization", header)])
     finally:
         sys.setprofile(None)
     return seen[:-1]  # The last is that of `setprofile`.
@@ -235,9 +235,9 @@ def test_the_way_to_an_answer_does_not_depend_on_the_key(tmp_path: Path) -> None
     async def app(*_: Any) -> None: ...
 
     (tmp_path / "keys").write_text(f"{OLD}\n{NEW}\n{THIRD}\n")
-    guard = _Guard(app, read_keys(tmp_path / "keys"), 1, Telemetry(1))
+    middleware = ApiKeyMiddleware(app, read_keys(tmp_path / "keys"), 1, Telemetry(1))
     ways = [
-        calls(guard, f"Bearer {key}".encode())
+        calls(middleware, f"Bearer {key}".encode())
         for key in (OLD, NEW, THIRD, "~" + OLD[1:], OLD[:-1] + "~", OLD[:12], "", "0" * 100)
     ]
     assert ways[0].count("compare_digest") == 3

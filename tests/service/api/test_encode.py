@@ -6,12 +6,12 @@ import pytest
 
 from service.bundle import Bundle
 from service.scoring import noise
-from tests.service.exchanges import Array, ask
+from tests.service.http_client import Array, send_request
 
 
 def test_encode_answers_the_posterior(digits: httpx.Client, digits_bundle: Bundle) -> None:
     golden = digits_bundle.golden["encoder"]
-    answer = ask(digits, "/encode", golden["x"], binary=True)
+    answer = send_request(digits, "/encode", golden["x"], binary=True)
     assert list(answer) == ["mean", "log_variance"]
     assert all(values.dtype == np.float32 and values.shape == golden["mean"].shape for values in answer.values())
     for name, values in answer.items():
@@ -24,9 +24,11 @@ def test_posterior_draws_are_the_mean_and_the_noise(
     digits: httpx.Client, digits_bundle: Bundle, x: Array, num_draws: int, seed: int | None
 ) -> None:
     query = {"num_draws": num_draws} | ({} if seed is None else {"seed": seed})
-    answer = ask(digits, "/encode", x, binary=True, **query)
-    bank = noise.bank(seed or digits_bundle.manifest.seed, num_draws, digits_bundle.manifest.latent_size)
+    answer = send_request(digits, "/encode", x, binary=True, **query)
+    base_samples = noise.base_samples(
+        seed or digits_bundle.manifest.seed, num_draws, digits_bundle.manifest.latent_size
+    )
     assert answer["draws"].dtype == np.float32
-    assert answer["draws"].shape == (5, *bank.shape)
-    expected = answer["mean"][:, None] + np.exp(0.5 * answer["log_variance"])[:, None] * bank
+    assert answer["draws"].shape == (5, *base_samples.shape)
+    expected = answer["mean"][:, None] + np.exp(0.5 * answer["log_variance"])[:, None] * base_samples
     np.testing.assert_allclose(answer["draws"], expected, rtol=1e-6, atol=1e-6)

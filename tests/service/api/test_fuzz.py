@@ -32,7 +32,7 @@ from service.codecs.compression import decompress
 from service.codecs.oip import read_raw, read_request
 from service.errors import STATUS, BundleError, RequestError
 from tests.conftest import run_server
-from tests.service.toys import table_files
+from tests.service.toy_bundles import table_files
 
 pytestmark = pytest.mark.slow
 
@@ -215,7 +215,7 @@ class Target:
     log: Path
     counts: dict[str, Counts]
 
-    def ask(self, kind: str, path: str, content: bytes, headers: dict[str, str]) -> None:
+    def send_request(self, kind: str, path: str, content: bytes, headers: dict[str, str]) -> None:
         """Send this, and hold the answer to what is promised of all."""
         answer = self.client.post(path, content=content, headers=headers)
         self.counts[kind][str(answer.status_code)] += 1
@@ -259,10 +259,10 @@ def test_damaged_bodies_are_answered(target: Target, media_type: str) -> None:
         labelled=st.sampled_from([media_type] * 9 + [*CORPUS]),
     )
     @THOROUGH
-    def ask(content: bytes, path: str, model: str, labelled: str) -> None:
-        target.ask(media_type, f"/models/{model}{path}", content, {"Content-Type": labelled, "Accept": NPY})
+    def send_request(content: bytes, path: str, model: str, labelled: str) -> None:
+        target.send_request(media_type, f"/models/{model}{path}", content, {"Content-Type": labelled, "Accept": NPY})
 
-    ask()
+    send_request()
 
 
 def test_edited_documents_are_answered(target: Target) -> None:
@@ -272,10 +272,10 @@ def test_edited_documents_are_answered(target: Target) -> None:
         model=st.sampled_from(MODELS),
     )
     @THOROUGH
-    def ask(document: Any, path: str, model: str) -> None:
-        target.ask("edited JSON", f"/models/{model}{path}", dumps(document), {"Content-Type": JSON})
+    def send_request(document: Any, path: str, model: str) -> None:
+        target.send_request("edited JSON", f"/models/{model}{path}", dumps(document), {"Content-Type": JSON})
 
-    ask()
+    send_request()
 
 
 # The Open Inference Protocol
@@ -301,10 +301,10 @@ GRAPHS = ["digits", "digits.encoder", "digits.decoder", "people"]
 def test_edited_requests_are_answered(target: Target) -> None:
     @given(document=edited(REQUESTS), graph=st.sampled_from(GRAPHS))
     @THOROUGH
-    def ask(document: Any, graph: str) -> None:
-        target.ask("v2, edited JSON", f"/v2/models/{graph}/infer", dumps(document), {})
+    def send_request(document: Any, graph: str) -> None:
+        target.send_request("v2, edited JSON", f"/v2/models/{graph}/infer", dumps(document), {})
 
-    ask()
+    send_request()
 
 
 def test_damaged_requests_are_answered(target: Target) -> None:
@@ -318,14 +318,14 @@ def test_damaged_requests_are_answered(target: Target) -> None:
         harm=st.none() | st.integers(0, 2**16),
     )
     @THOROUGH
-    def ask(content: bytes, length: str, encoding: str, graph: str, harm: int | None) -> None:
+    def send_request(content: bytes, length: str, encoding: str, graph: str, harm: int | None) -> None:
         sent = {"gzip": gzip.compress, "deflate": zlib.compress}.get(encoding, bytes)(content)
         if harm is not None:
             sent = sent[: harm % (len(sent) + 1)]
         headers = {"Inference-Header-Content-Length": length, "Content-Encoding": encoding}
-        target.ask("v2, damaged binary", f"/v2/models/{graph}/infer", sent, headers)
+        target.send_request("v2, damaged binary", f"/v2/models/{graph}/infer", sent, headers)
 
-    ask()
+    send_request()
 
 
 def test_damaged_requests_are_read_or_refused() -> None:

@@ -28,7 +28,11 @@ ARROW = "application/vnd.apache.arrow.stream"
 READING = threading.Lock()  # NumPy reads headers by ast.parse, which Python 3.11 cannot do in two threads at once.
 
 
-SERVERS = {"one lane": ["--lanes", "1"], "two lanes": ["--lanes", "2"], "two workers": ["--workers", "2"]}
+SERVERS = {
+    "one engine thread": ["--engine-threads", "1"],
+    "two engine threads": ["--engine-threads", "2"],
+    "two workers": ["--workers", "2"],
+}
 
 
 @pytest.fixture(scope="module", params=SERVERS)
@@ -171,7 +175,7 @@ def test_under_load(server: httpx.Client, rows: Array, alone: list[Answer]) -> N
 
 
 def test_lanes_make_no_difference(serve: Serve, server: httpx.Client, digits: httpx.Client, rows: Array) -> None:
-    """`server` has one lane, then two, then two processes; `digits` a lane for each core, and larger batches."""
+    """`server` has one engine thread, then two, then two processes; `digits` one for each core, and larger batches."""
     if digits.get("/model").json()["device"] != "cpu":
         pytest.skip("the default device here is not the CPU")
     assert elbo(server, rows) == elbo(digits, rows)

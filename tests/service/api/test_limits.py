@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import Serve, wait_until
-from tests.service.exchanges import Array, assert_problem, columns, npy, post
+from tests.service.http_client import Array, assert_problem, columns, npy, post
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_body_that_turns_out_too_large(small: httpx.Client, x: Array) -> None:
 
 def test_an_overloaded_service_says_when_to_come_back(serve: Serve, x: Array) -> None:
     full = np.repeat(x[:1], 64, axis=0)  # With 4,096 draws, all that may wait at once.
-    with serve("--lanes", "1") as client, ThreadPoolExecutor(4) as pool:
+    with serve("--engine-threads", "1") as client, ThreadPoolExecutor(4) as pool:
         requests = [pool.submit(post, client, "/elbo", full, binary=True, num_draws=4096) for _ in range(4)]
         answers = [request.result() for request in requests]
         assert {answer.status_code for answer in answers} == {200, 429}
@@ -120,7 +120,7 @@ def filled(serve: Serve, x: Array, max_queue: int) -> Iterator[httpx.Client]:
     body = npy(np.repeat(x[:1], 1000, axis=0))
     head = b"POST /elbo?num_draws=4000 HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-npy\r\n"
     with (
-        serve("--lanes", "1", "--max-queue", str(max_queue), "--timeout", "600") as client,
+        serve("--engine-threads", "1", "--max-queue", str(max_queue), "--timeout", "600") as client,
         socket.create_connection(("127.0.0.1", client.base_url.port or 0)) as large,
     ):
         large.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
@@ -129,7 +129,7 @@ def filled(serve: Serve, x: Array, max_queue: int) -> Iterator[httpx.Client]:
 
 
 def test_a_request_that_takes_too_long_is_given_up(serve: Serve, x: Array) -> None:
-    with serve("--lanes", "1", "--timeout", "0.1") as client:
+    with serve("--engine-threads", "1", "--timeout", "0.1") as client:
         answer = post(client, "/elbo", np.repeat(x[:1], 64, axis=0), binary=True, num_draws=4096)
         assert_problem(answer, 504, "not answered within 0.1 seconds", None)
         assert client.get("/health/live").status_code == 200
@@ -137,7 +137,7 @@ def test_a_request_that_takes_too_long_is_given_up(serve: Serve, x: Array) -> No
 
 def test_a_request_may_set_its_own_limit(serve: Serve, x: Array) -> None:
     large = np.repeat(x[:1], 64, axis=0)
-    with serve("--lanes", "1", "--timeout", "20") as client:
+    with serve("--engine-threads", "1", "--timeout", "20") as client:
         client.get("/sample", params={"timeout": 5}).raise_for_status()
         assert post(client, "/elbo", x, timeout=5).content == post(client, "/elbo", x).content
         started = time.monotonic()
@@ -156,6 +156,6 @@ def test_a_request_may_set_its_own_limit(serve: Serve, x: Array) -> None:
 
 
 def test_the_limit_of_the_service_is_the_longest(serve: Serve, x: Array) -> None:
-    with serve("--lanes", "1", "--timeout", "0.1") as client:
+    with serve("--engine-threads", "1", "--timeout", "0.1") as client:
         answer = post(client, "/elbo", np.repeat(x[:1], 64, axis=0), binary=True, num_draws=4096, timeout=60)
         assert_problem(answer, 504, r"not answered within 0\.1 seconds", None)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.service.exchanges import ARROW, JSON, NPY, Array, assert_problem, npy, table
+from tests.service.http_client import ARROW, JSON, NPY, Array, assert_problem, npy, table
 
 GOOD = [{"age": 1.5, "colour": "blue"}, {"age": None, "colour": "red"}, {"age": -3, "colour": None}]
 FAR = {"age": 1e200, "colour": "red"}
@@ -20,7 +20,7 @@ TOO_FAR = "too far from the training data for a finite bound"
 UNSEEN = "instances[{}].colour: 'green' is not a known category; known are 'red', 'blue'"
 
 
-def ask(client: httpx.Client, path: str, rows: list[Any], **query: Any) -> dict[str, list[Any]]:
+def send_request(client: httpx.Client, path: str, rows: list[Any], **query: Any) -> dict[str, list[Any]]:
     answer = table(client, path, rows, **query)
     assert answer.status_code == 200, answer.text
     document: dict[str, list[Any]] = answer.json()
@@ -47,8 +47,8 @@ def test_whatever_is_wrong_with_a_row_the_others_answer_as_without_it(
 ) -> None:
     rows = [*GOOD[:place], row, *GOOD[place:]]
     for path in ("elbo", "encode"):
-        expected = ask(several, path, GOOD)
-        marked = ask(several, path, rows, on_error="mark", unseen=unseen)
+        expected = send_request(several, path, GOOD)
+        marked = send_request(several, path, rows, on_error="mark", unseen=unseen)
         problems = marked.pop("problem")
         (problem,) = problems[place : place + 1]
         assert problem is None or problem.startswith(f"instances[{place}]")
@@ -65,37 +65,41 @@ def test_whatever_is_wrong_with_a_row_the_others_answer_as_without_it(
 
 
 def test_a_row_too_far_away_is_the_strangest(several: httpx.Client) -> None:
-    answer = ask(several, "elbo", [*GOOD, FAR], on_error="mark", fdr=0.9)
+    answer = send_request(several, "elbo", [*GOOD, FAR], on_error="mark", fdr=0.9)
     assert answer["problem"] == [None] * 3 + [f"instances[3]: {TOO_FAR}"]
     manifest = several.get("/models/people/model").json()["manifest"]
     assert answer["p_value"][3] == manifest["calibration"]["resolution"] == min(answer["p_value"])
     assert answer["elbo"][3] is answer["score"][3] is None
     assert_problem(table(several, "elbo", [*GOOD, FAR]), 422, TOO_FAR, "instances[3]")
-    uncalibrated = ask(several, "elbo", [FAR], on_error="mark", seed=5)
+    uncalibrated = send_request(several, "elbo", [FAR], on_error="mark", seed=5)
     assert (uncalibrated["score"], uncalibrated["p_value"]) == ([None], [None])
 
 
 def test_an_unseen_category_is_scored_without_or_not(several: httpx.Client) -> None:
     rows = [*GOOD, {"age": 2, "colour": "green"}]
-    without = ask(several, "elbo", [*GOOD, {"age": 2, "colour": None}])
+    without = send_request(several, "elbo", [*GOOD, {"age": 2, "colour": None}])
     assert_problem(table(several, "elbo", rows), 422, "'green' is not a known category", "instances[3].colour")
     assert_problem(table(several, "elbo", rows, unseen="error"), 422, "not a known", "instances[3].colour")
-    assert ask(several, "elbo", rows, unseen="missing") == without
-    assert ask(several, "elbo", rows, unseen="missing", on_error="mark") == without | {"problem": [None] * 4}
+    assert send_request(several, "elbo", rows, unseen="missing") == without
+    assert send_request(several, "elbo", rows, unseen="missing", on_error="mark") == without | {"problem": [None] * 4}
     marked = without | {"problem": [None] * 3 + [UNSEEN.format(3) + "; scored without it"]}
-    assert ask(several, "elbo", rows, on_error="mark") == ask(several, "elbo", rows, unseen="mark") == marked
-    left_out = ask(several, "elbo", rows, on_error="mark", unseen="error")
+    assert (
+        send_request(several, "elbo", rows, on_error="mark")
+        == send_request(several, "elbo", rows, unseen="mark")
+        == marked
+    )
+    left_out = send_request(several, "elbo", rows, on_error="mark", unseen="error")
     assert left_out["problem"][3] == UNSEEN.format(3)
     assert left_out["elbo"] == [*without["elbo"][:3], None]
     assert_problem(table(several, "elbo", [*rows, [1]], unseen="mark"), 422, "must have 2 values", "instances[4]")
 
 
 def test_all_rows_may_be_marked(several: httpx.Client) -> None:
-    answer = ask(several, "elbo", [[1], "row"], on_error="mark", fdr=0.5)
+    answer = send_request(several, "elbo", [[1], "row"], on_error="mark", fdr=0.5)
     assert answer["problem"][0] == "instances[0]: must have 2 values, not 1"
     assert answer["discovery"] == [False, False]
     assert all(values == [None, None] for name, values in answer.items() if name not in {"problem", "discovery"})
-    surrogate = ask(several, "elbo", [["\ud800", "x" * 10**5]], on_error="mark")
+    surrogate = send_request(several, "elbo", [["\ud800", "x" * 10**5]], on_error="mark")
     assert len(surrogate["problem"][0]) < 500
 
 

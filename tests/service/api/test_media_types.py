@@ -13,19 +13,19 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from tests.service.exchanges import (
+from tests.service.http_client import (
     ARROW,
     JSON,
     NPY,
     PNG,
     Array,
-    ask,
     assert_problem,
     assert_same,
     columns,
     npy,
     picture,
     post,
+    send_request,
     table,
 )
 
@@ -49,7 +49,7 @@ def encoded(levels: Image.Image) -> bytes:
         ("/elbo", {"explain": True}),
         ("/elbo", {"refine": 2}),
         ("/elbo", {"fdr": 0.1}),
-        ("/elbo", {"score": "coarse_error"}),
+        ("/elbo", {"score": "multiscale_residual"}),
         ("/elbo", {"score": "regret"}),
         ("/decode", {}),
         ("/decode", {"draw": True, "seed": 5}),
@@ -71,7 +71,7 @@ def test_both_ways_in_are_the_same(
 )
 def test_both_ways_out_are_the_same(digits: httpx.Client, x: Array, z: Array, path: str, query: dict[str, Any]) -> None:
     array = z if path == "/decode" else x
-    assert_same(ask(digits, path, array, **query), ask(digits, path, array, binary=True, **query))
+    assert_same(send_request(digits, path, array, **query), send_request(digits, path, array, binary=True, **query))
 
 
 @pytest.mark.parametrize(
@@ -170,14 +170,14 @@ def test_arrow_in_and_out(digits: httpx.Client, x: Array, z: Array) -> None:
     answer = post_arrow(digits, "/elbo", images).raise_for_status()
     assert answer.headers["Content-Type"] == ARROW
     read = pa.ipc.open_stream(answer.content).read_all()
-    expected = ask(digits, "/elbo", x, binary=True)
+    expected = send_request(digits, "/elbo", x, binary=True)
     assert read.column_names == list(expected)
     assert_same({name: read.column(name).to_numpy() for name in expected}, expected)
 
     latents = pa.table({"latents": pa.FixedSizeListArray.from_arrays(pa.array(z.ravel()), z.shape[1])})
     decoded = pa.ipc.open_stream(post_arrow(digits, "/decode", latents).raise_for_status().content).read_all()
     pixels = np.array(decoded.column("instances").to_pylist(), np.float32)
-    np.testing.assert_array_equal(pixels, ask(digits, "/decode", z, binary=True)["instances"])
+    np.testing.assert_array_equal(pixels, send_request(digits, "/decode", z, binary=True)["instances"])
 
 
 def test_arrow_tables_go_by_column_name(several: httpx.Client) -> None:
@@ -206,7 +206,7 @@ def test_arrow_s_errors_name_the_place(several: httpx.Client, digits: httpx.Clie
 def test_a_picture_is_an_instance(digits: httpx.Client, x: Array) -> None:
     body = encoded(Image.fromarray(np.round(x[0] * (255 / 16)).astype(np.uint8)))
     answer = digits.post("/elbo", content=body, headers={"Content-Type": PNG, "Accept": NPY})
-    assert_same(columns(answer), ask(digits, "/elbo", x[:1], binary=True))
+    assert_same(columns(answer), send_request(digits, "/elbo", x[:1], binary=True))
     wide = digits.post("/elbo", content=encoded(Image.new("L", (9, 8))), headers={"Content-Type": PNG})
     assert_problem(wide, 422, "has 8 × 9 pixels", "instances[0]")
     latent = digits.post("/decode", content=body, headers={"Content-Type": PNG})

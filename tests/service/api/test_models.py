@@ -9,7 +9,7 @@ import pytest
 
 from service.bundle import Bundle
 from tests.conftest import Serve
-from tests.service.exchanges import NPY, PNG, PROBLEM, Array, assert_problem, post
+from tests.service.http_client import NPY, PNG, PROBLEM, Array, assert_problem, post
 
 
 def test_the_model_describes_itself(digits: httpx.Client, digits_bundle: Bundle) -> None:

@@ -8,14 +8,14 @@ import pytest
 
 from service.bundle import Bundle
 from service.scoring import noise
-from tests.service.exchanges import NPY, PNG, Array, ask, assert_problem, columns, picture
+from tests.service.http_client import NPY, PNG, Array, assert_problem, columns, picture, send_request
 
 
 def test_sample_decodes_its_latents(digits: httpx.Client, latent_size: int) -> None:
     answer = columns(digits.get("/sample", params={"n": 6, "seed": 2}, headers={"Accept": NPY}))
     assert list(answer) == ["latents", "instances"]
     assert answer["latents"].dtype == answer["instances"].dtype == np.float32
-    decoded = ask(digits, "/decode", answer["latents"], binary=True)["instances"]
+    decoded = send_request(digits, "/decode", answer["latents"], binary=True)["instances"]
     np.testing.assert_array_equal(answer["instances"], decoded)
     np.testing.assert_array_equal(answer["latents"], noise.standard_normal(2, (6, latent_size)))
 
@@ -36,7 +36,7 @@ def test_temperature_is_a_factor(digits: httpx.Client, latent_size: int) -> None
     np.testing.assert_allclose(sample(2.5)["latents"], 2.5 * sample(1)["latents"], rtol=1e-6)
     cold = sample(0)
     assert not cold["latents"].any()
-    zero = ask(digits, "/decode", np.zeros((1, latent_size), np.float32), binary=True)["instances"]
+    zero = send_request(digits, "/decode", np.zeros((1, latent_size), np.float32), binary=True)["instances"]
     np.testing.assert_array_equal(cold["instances"], np.repeat(zero, 3, axis=0))
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.service.exchanges import ARROW, JSON, NPY, PNG, assert_problem, columns, post, table
+from tests.service.http_client import ARROW, JSON, NPY, PNG, assert_problem, columns, post, table
 
 
 def test_records_and_lists_and_codes_are_the_same(several: httpx.Client) -> None:

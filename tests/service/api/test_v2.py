@@ -47,7 +47,7 @@ def client(digits: httpx.Client) -> Iterator[triton.InferenceServerClient]:
 
 @pytest.fixture(scope="module")
 def several(serve: Serve, several_models: Path) -> Iterator[httpx.Client]:
-    with serve("--models", str(several_models), "--lanes", "1") as client:
+    with serve("--models", str(several_models), "--engine-threads", "1") as client:
         yield client
 
 
@@ -74,7 +74,7 @@ def columns(result: triton.InferResult) -> dict[str, Array]:
     return {output["name"]: result.as_numpy(output["name"]) for output in result.get_response()["outputs"]}
 
 
-def ask(client: httpx.Client, path: str, array: Array, **query: Any) -> dict[str, Array]:
+def send_request(client: httpx.Client, path: str, array: Array, **query: Any) -> dict[str, Array]:
     """The columns of an ordinary endpoint's answer, in .npy."""
     buffer = io.BytesIO()
     np.save(buffer, array)
@@ -194,7 +194,7 @@ def test_the_bounds_are_those_of_elbo(
     answer = result.get_response()
     assert (answer["id"], answer["model_name"], answer["model_version"]) == ("one", "digits", "1")
     assert all(("data" in output) == (binary_out is False) for output in answer["outputs"])
-    assert_same(columns(result), ask(digits, "/elbo", x, **parameters))
+    assert_same(columns(result), send_request(digits, "/elbo", x, **parameters))
 
 
 @pytest.mark.parametrize("binary", [True, False])
@@ -205,12 +205,12 @@ def test_every_graph_answers_as_its_endpoint(
         outputs = wanted([output["name"] for output in client.get_model_metadata(model)["outputs"]], binary=binary)
         return columns(client.infer(model, [tensor(array, name, binary=binary)], "1", outputs, parameters=parameters))
 
-    assert_same(infer("digits.encoder", x, "x"), ask(digits, "/encode", x))
+    assert_same(infer("digits.encoder", x, "x"), send_request(digits, "/encode", x))
     decoded = infer("digits.decoder", z, "z")
-    assert_same({"instances": decoded["x_mean"]}, ask(digits, "/decode", z))
+    assert_same({"instances": decoded["x_mean"]}, send_request(digits, "/decode", z))
     drawn = infer("digits.draw", z, "z", seed=9)
-    assert_same({"instances": drawn["x"]}, ask(digits, "/decode", z, draw=True, seed=9))
-    explained = ask(digits, "/elbo", x, explain=True, seed=2, num_draws=6)
+    assert_same({"instances": drawn["x"]}, send_request(digits, "/decode", z, draw=True, seed=9))
+    explained = send_request(digits, "/elbo", x, explain=True, seed=2, num_draws=6)
     expected = {name: explained[name] for name in ("feature_log_likelihood", "latent_kl")}
     assert_same(infer("digits.explain", x, "x", seed=2, num_draws=6), expected)
 
@@ -225,7 +225,7 @@ def test_some_outputs_in_an_order_of_their_own(
         ["datatype", "name", "parameters", "shape"],
         ["data", "datatype", "name", "shape"],
     ]
-    expected = ask(digits, "/elbo", x)
+    expected = send_request(digits, "/elbo", x)
     assert_same(columns(result), {name: expected[name] for name in ("p_value", "kl", "elbo")})
 
 
@@ -273,8 +273,8 @@ def test_the_asynchronous_client(digits: httpx.Client, x: Array, z: Array) -> No
 
     *bounds, decoded = map(columns, asyncio.run(session()))
     for answer in bounds:
-        assert_same(answer, ask(digits, "/elbo", x))
-    assert_same({"instances": decoded["x_mean"]}, ask(digits, "/decode", z))
+        assert_same(answer, send_request(digits, "/elbo", x))
+    assert_same({"instances": decoded["x_mean"]}, send_request(digits, "/decode", z))
 
 
 def test_many_at_once_are_each_answered_alone(digits: httpx.Client, x: Array) -> None:
@@ -284,7 +284,7 @@ def test_many_at_once_are_each_answered_alone(digits: httpx.Client, x: Array) ->
                 await asyncio.gather(*(client.infer("digits", [tensor(x[i % 5 : i % 5 + 1])]) for i in range(60)))
             )
 
-    expected = ask(digits, "/elbo", x)
+    expected = send_request(digits, "/elbo", x)
     for i, result in enumerate(asyncio.run(session())):
         assert_same(columns(result), {name: values[i % 5 : i % 5 + 1] for name, values in expected.items()})
 
@@ -294,7 +294,7 @@ def test_raw_bodies(digits: httpx.Client, x: Array, rows: int) -> None:
     answer = digits.post(INFER, content=x[:rows].tobytes(), headers={LENGTH: "0"})
     assert answer.headers["Content-Type"] == "application/octet-stream"
     result = triton.InferenceServerClient.parse_response_body(answer.content, header_length=int(answer.headers[LENGTH]))
-    assert_same(columns(result), ask(digits, "/elbo", x[:rows]))
+    assert_same(columns(result), send_request(digits, "/elbo", x[:rows]))
 
 
 @pytest.mark.parametrize("media_type", [None, JSON, "application/octet-stream", "text/html", "nonsense"])
@@ -313,7 +313,7 @@ def test_without_parameters_the_answer_is_json(digits: httpx.Client, x: Array) -
     assert answer.headers["Content-Type"] == JSON
     assert LENGTH not in answer.headers
     assert answer.json().keys() == {"model_name", "model_version", "outputs"}
-    expected = ask(digits, "/elbo", x)
+    expected = send_request(digits, "/elbo", x)
     assert {output["name"]: output["data"] for output in answer.json()["outputs"]} == {
         name: values.tolist() for name, values in expected.items()
     }
@@ -323,7 +323,7 @@ def test_without_parameters_the_answer_is_json(digits: httpx.Client, x: Array) -
 
 def test_a_table_with_missing_cells(several: httpx.Client) -> None:
     rows = np.array([[1.5, 1], [2, np.nan], [np.nan, 0]])
-    expected = ask(several, "/models/people/elbo", rows)
+    expected = send_request(several, "/models/people/elbo", rows)
     with triton.InferenceServerClient(address(several)) as client:
         assert client.get_model_metadata("people")["inputs"] == [{"name": "x", "datatype": "FP64", "shape": [-1, 2]}]
         for binary in (True, False):  # The client writes a bare NaN.
@@ -331,7 +331,7 @@ def test_a_table_with_missing_cells(several: httpx.Client) -> None:
         uncalibrated = client.infer(
             "people", [tensor(rows)], outputs=wanted(OUTPUTS, binary=False), parameters={"seed": 1}
         )
-        assert_same(columns(uncalibrated), ask(several, "/models/people/elbo", rows, seed=1))
+        assert_same(columns(uncalibrated), send_request(several, "/models/people/elbo", rows, seed=1))
         assert not client.is_model_ready("people.draw")
         with pytest.raises(InferenceServerException, match=r"x\[1\]\.colour: 2\.0 is not a category code"):
             client.infer("people", [tensor(np.array([[1.0, 1], [1, 2]]))])
@@ -466,7 +466,7 @@ def test_members_of_other_servers_are_ignored(digits: httpx.Client, x: Array) ->
 
 
 def test_compression_is_bounded_and_known(serve: Serve, x: Array) -> None:
-    with serve("--max-body", "5000", "--lanes", "1") as client:
+    with serve("--max-body", "5000", "--engine-threads", "1") as client:
         body = json.dumps(sent(x[:1])).encode()
         for coding, pack in (("gzip", gzip.compress), ("deflate", zlib.compress)):
             headers = {"Content-Encoding": coding}
@@ -508,7 +508,7 @@ def test_timeouts(serve: Serve, client: triton.InferenceServerClient, x: Array) 
     assert caught.value.status() == "504"
     assert client.infer("digits", [tensor(x)], timeout=10**7, priority=3).as_numpy("elbo").shape == (5,)
     body, length = triton.InferenceServerClient.generate_request_body([tensor(many)], parameters={"num_draws": 4096})
-    with serve("--lanes", "1", "--timeout", "0.1") as server:
+    with serve("--engine-threads", "1", "--timeout", "0.1") as server:
         answer = server.post(INFER, content=body, headers={LENGTH: str(length)})
         assert_error(answer, 504, "^Gateway Timeout: not answered within 0.1 seconds")
 
@@ -517,7 +517,7 @@ def test_overload_says_when_to_come_back(serve: Serve, x: Array) -> None:
     body, length = triton.InferenceServerClient.generate_request_body(
         [tensor(np.repeat(x[:1], 64, axis=0))], parameters={"num_draws": 4096}
     )
-    with serve("--lanes", "1") as server, ThreadPoolExecutor(4) as pool:
+    with serve("--engine-threads", "1") as server, ThreadPoolExecutor(4) as pool:
         asked = [pool.submit(server.post, INFER, content=body, headers={LENGTH: str(length)}) for _ in range(4)]
         answers = [request.result() for request in asked]
         assert {answer.status_code for answer in answers} == {200, 429}

@@ -8,7 +8,7 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.service.exchanges import JSON, NPY, Array, assert_problem, npy, post
+from tests.service.http_client import JSON, NPY, Array, assert_problem, npy, post
 
 
 @pytest.mark.parametrize(

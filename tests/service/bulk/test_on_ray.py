@@ -15,7 +15,7 @@ from PIL import Image
 from service.bundle import Array, write_bundle
 from tests.service.bulk.test_bulk import DIGITS, assert_same_bits, bulk, kept, start
 from tests.service.ray_serve.machines import Machines, machines
-from tests.service.toys import table_files
+from tests.service.toy_bundles import table_files
 
 pytestmark = pytest.mark.slow
 
@@ -125,11 +125,13 @@ def test_a_wrong_row_ends_the_run_after_those_before_it(cluster: Machines, tmp_p
 
 def test_what_cannot_be_done_is_said_in_a_line(cluster: Machines, tmp_path: Path, pixels: Array) -> None:
     np.save(tmp_path / "x.npy", pixels[:5])
-    for address, lanes, message in (
+    for address, engine_threads, message in (
         (cluster.address, "64", "no machine has 64 cores"),
         ("nowhere", "1", "no Ray cluster at nowhere"),
     ):
-        status, errors = bulk(DIGITS, tmp_path / "x.npy", tmp_path / "out", "--cluster", address, "--lanes", lanes)
+        status, errors = bulk(
+            DIGITS, tmp_path / "x.npy", tmp_path / "out", "--cluster", address, "--engine-threads", engine_threads
+        )
         assert status == 1
         assert message in errors
         assert "Traceback" not in errors

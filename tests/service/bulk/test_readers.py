@@ -109,9 +109,9 @@ def test_rows_are_read_from_any_on(
     (source,) = open_inputs([str(path)], data)
     assert source.count() == ROWS
     for start, rows in itertools.product((0, 1, 16, 17, 50, 99, 100), (1, 30, 1000)):
-        pieces = list(source.read(start, rows))
-        assert all(0 < len(piece.x) <= rows for piece in pieces)
-        read = np.concatenate([piece.x for piece in pieces]) if pieces else expected[:0]
+        batches = list(source.read(start, rows))
+        assert all(0 < len(batch.x) <= rows for batch in batches)
+        read = np.concatenate([batch.x for batch in batches]) if batches else expected[:0]
         np.testing.assert_array_equal(read, expected[start:])
         assert read.dtype == (data.dtype if isinstance(data, ImageInput) else np.float64)
 
@@ -119,7 +119,7 @@ def test_rows_are_read_from_any_on(
 def test_pictures_keep_their_names(tmp_path: Path) -> None:
     write_pictures(tmp_path / "pictures")
     (source,) = open_inputs([str(tmp_path / "pictures")], IMAGES)
-    names = [name for piece in source.read(95, 2) for name in piece.names or []]
+    names = [name for batch in source.read(95, 2) for name in batch.names or []]
     assert names == [str(tmp_path / "pictures" / name) for name in ("095.png", "096", "097.png", "098", "099.png")]
 
 
@@ -133,8 +133,8 @@ def test_files_follow_one_another(tmp_path: Path) -> None:
     assert [Path(source.path).name for source in inputs] == ["a.parquet", "b.csv", "c.npy"]
     whole = np.concatenate([CELLS] * 3)
     for start in (0, 99, 100, 150, 250, 300):
-        pieces = [piece.x for piece in read_from(inputs, start, 64)]
-        np.testing.assert_array_equal(np.concatenate([whole[:0], *pieces]), whole[start:])
+        batches = [batch.x for batch in read_from(inputs, start, 64)]
+        np.testing.assert_array_equal(np.concatenate([whole[:0], *batches]), whole[start:])
 
 
 def test_addresses_of_other_file_systems_are_read() -> None:
@@ -142,7 +142,7 @@ def test_addresses_of_other_file_systems_are_read() -> None:
         np.save(file, CELLS)
     for path in ("memory://lake/day/rows.npy", "memory://lake/day"):
         (source,) = open_inputs([path], TABLE)
-        np.testing.assert_array_equal(np.concatenate([piece.x for piece in source.read(10, 7)]), CELLS[10:])
+        np.testing.assert_array_equal(np.concatenate([batch.x for batch in source.read(10, 7)]), CELLS[10:])
 
 
 def test_quoted_cells_may_have_line_breaks_and_commas(tmp_path: Path) -> None:
@@ -150,8 +150,8 @@ def test_quoted_cells_may_have_line_breaks_and_commas(tmp_path: Path) -> None:
     path.write_text('\ufeff"note"," age ","colour"\n"a\nb, c",1,red\n"""",2,"blue"\n')
     (source,) = open_inputs([str(path)], TABLE)
     assert source.count() == 2
-    (piece,) = source.read(0, 10)
-    assert piece.x.tolist() == [[1, 0], [2, 1]]
+    (batch,) = source.read(0, 10)
+    assert batch.x.tolist() == [[1, 0], [2, 1]]
 
 
 def wrong(path: Path, data: ImageInput | TabularInput) -> str:

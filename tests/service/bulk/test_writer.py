@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from service.bulk import writer
-from service.bulk.writer import Parts
+from service.bulk.writer import PartWriter
 from service.errors import FileError
 
 REQUEST: dict[str, Any] = {"bundle": "abc", "parameters": {"seed": 7}, "inputs": [{"path": "a.npy", "rows": 10}]}
@@ -30,7 +30,7 @@ def scores(folder: Path) -> list[float]:
 
 
 def test_parts_appear_when_they_are_whole(tmp_path: Path) -> None:
-    out = Parts(str(tmp_path / "out"), REQUEST)
+    out = PartWriter(str(tmp_path / "out"), REQUEST)
     assert (out.rows, out.done) == (0, False)
     out.add(batch(0, 1, 2))
     assert scores(tmp_path / "out") == []
@@ -39,7 +39,7 @@ def test_parts_appear_when_they_are_whole(tmp_path: Path) -> None:
     out.add(batch(6))
     out.finish()
     assert scores(tmp_path / "out") == [0, 1, 2, 3, 4, 5, 6]
-    again = Parts(str(tmp_path / "out"), REQUEST)
+    again = PartWriter(str(tmp_path / "out"), REQUEST)
     assert (again.rows, again.done) == (7, True)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "_done",
@@ -51,13 +51,13 @@ def test_parts_appear_when_they_are_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["killed", "interrupted"])
 def test_what_was_not_whole_is_made_again(tmp_path: Path, kind: str) -> None:
-    first = Parts(str(tmp_path), REQUEST)
+    first = PartWriter(str(tmp_path), REQUEST)
     first.add(batch(0, 1, 2, 3))
     first.add(batch(4))
     if kind == "interrupted":
         first.abandon()
         assert not (tmp_path / ".part-000001.parquet").exists()
-    second = Parts(str(tmp_path), REQUEST)
+    second = PartWriter(str(tmp_path), REQUEST)
     assert (second.rows, second.done) == (4, False)
     second.add(batch(4, 5))
     second.finish()
@@ -66,11 +66,11 @@ def test_what_was_not_whole_is_made_again(tmp_path: Path, kind: str) -> None:
 
 
 def test_what_the_machine_left_half_written_is_made_again(tmp_path: Path) -> None:
-    first = Parts(str(tmp_path), REQUEST)
+    first = PartWriter(str(tmp_path), REQUEST)
     for start in range(0, 12, 4):
         first.add(batch(*range(start, start + 4)))
     (tmp_path / "part-000001.parquet").write_bytes(b"PAR1")
-    second = Parts(str(tmp_path), REQUEST)
+    second = PartWriter(str(tmp_path), REQUEST)
     assert second.rows == 4
     assert scores(tmp_path) == [0, 1, 2, 3]
 
@@ -84,29 +84,29 @@ def test_what_the_machine_left_half_written_is_made_again(tmp_path: Path) -> Non
     ],
 )
 def test_another_request_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    Parts(str(tmp_path), REQUEST).add(batch(0, 1, 2, 3))
+    PartWriter(str(tmp_path), REQUEST).add(batch(0, 1, 2, 3))
     with pytest.raises(FileError, match=message):
-        Parts(str(tmp_path), REQUEST | changes)
+        PartWriter(str(tmp_path), REQUEST | changes)
     assert scores(tmp_path) == [0, 1, 2, 3]
 
 
 def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(FileError, match="has other files in it"):
-        Parts(str(tmp_path), REQUEST)
+        PartWriter(str(tmp_path), REQUEST)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(FileError, match="file/out: cannot be written"):
-        Parts(str(tmp_path / "file" / "out"), REQUEST)
+        PartWriter(str(tmp_path / "file" / "out"), REQUEST)
 
 
 def test_addresses_of_other_file_systems_are_written() -> None:
-    out = Parts("memory://lake/scores", REQUEST)
+    out = PartWriter("memory://lake/scores", REQUEST)
     out.add(batch(0, 1, 2, 3, 4))
     out.finish()
     with fsspec.open("memory://lake/scores/part-000000.parquet", "rb") as file:
         assert pyarrow.parquet.read_table(file)["score"].to_pylist() == [0, 1, 2, 3, 4]
-    assert Parts("memory://lake/scores", REQUEST).done
+    assert PartWriter("memory://lake/scores", REQUEST).done

@@ -29,15 +29,15 @@ from service.bundle import (
     write_arrays,
     write_bundle,
 )
-from service.engine import Placement
+from service.engine import EngineFactory
 from service.errors import BundleError
-from service.inference import Limits, Repository
-from service.storage import DEFAULT_REPOSITORY, Folder
+from service.inference import Limits, ModelLoader
+from service.storage import DEFAULT_REPOSITORY, LocalStore
 
 Table = tuple[Manifest, dict[str, bytes]]
 Refused = Callable[..., CompletedProcess[str]]
 
-LIMITS = Limits(max_batch=64, max_queue=1024, max_draws=64, lanes=1, engine_timeout=30)
+LIMITS = Limits(max_batch=64, max_queue=1024, max_draws=64, engine_threads=1, engine_timeout=30)
 DAMAGED_JSON = {
     "empty": b"",
     "truncated": b'{"format_version": "1.0", "name": "peo',
@@ -390,7 +390,7 @@ def test_what_a_crash_leaves_is_passed_over(tmp_path: Path, table: Table) -> Non
     for name in ("0", "01", "-1", "1.5", "latest"):
         shutil.copytree(folder, folder.parent / name)
     assert versions(tmp_path) == {"people": [1]}
-    assert Repository(Folder(tmp_path), None, Placement("cpu"), LIMITS).catalogue.names() == {"people": [1]}
+    assert ModelLoader(LocalStore(tmp_path), None, EngineFactory("cpu"), LIMITS).registry.names() == {"people": [1]}
 
 
 def test_versions_are_numbers(tmp_path: Path, table: Table) -> None:
@@ -404,7 +404,7 @@ def test_versions_are_numbers(tmp_path: Path, table: Table) -> None:
 def test_a_repository_without_bundles_is_refused(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(BundleError, match=rf"{folder}: no bundle"):
-            Repository(Folder(folder), None, Placement("cpu"), LIMITS)
+            ModelLoader(LocalStore(folder), None, EngineFactory("cpu"), LIMITS)
 
 
 def test_the_folder_of_a_model_or_a_version_shows_no_other(tmp_path: Path, table: Table) -> None:
@@ -416,18 +416,18 @@ def test_the_folder_of_a_model_or_a_version_shows_no_other(tmp_path: Path, table
         ("people/2", {"people": [2]}),
         (".", {"others": [1], "people": [1, 2]}),
     ):
-        repository = Repository(Folder.at(tmp_path / path), "people", Placement("cpu"), LIMITS)
-        assert repository.catalogue.names() == names
+        loader = ModelLoader(LocalStore.at(tmp_path / path), "people", EngineFactory("cpu"), LIMITS)
+        assert loader.registry.names() == names
 
 
 def test_a_bundle_must_lie_where_it_says(tmp_path: Path, table_bundle: Path) -> None:
     shutil.copytree(table_bundle, tmp_path / "other" / "1")
-    catalogue = Repository(Folder(tmp_path), None, Placement("cpu"), LIMITS).catalogue
-    assert catalogue.names() == {"people": [1]}
-    assert catalogue.refused == {"other": {1: "other/1: the manifest names another model or version"}}
+    registry = ModelLoader(LocalStore(tmp_path), None, EngineFactory("cpu"), LIMITS).registry
+    assert registry.names() == {"people": [1]}
+    assert registry.refused == {"other": {1: "other/1: the manifest names another model or version"}}
     shutil.rmtree(table_bundle)
     with pytest.raises(BundleError, match=f"{tmp_path}/other/1: the manifest"):
-        Repository(Folder(tmp_path), None, Placement("cpu"), LIMITS)
+        ModelLoader(LocalStore(tmp_path), None, EngineFactory("cpu"), LIMITS)
 
 
 # The process

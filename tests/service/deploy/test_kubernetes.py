@@ -147,17 +147,17 @@ def test_the_settings_are_settings(name: str, monkeypatch: pytest.MonkeyPatch) -
     assert container(name)["image"] == f"lowerbound:{name}"
     assert re.search(rf"^FROM \S+ AS {name}$", DOCKERFILE, re.MULTILINE)
     if name == "cpu":
-        assert given.lanes == int(container(name)["resources"]["limits"]["cpu"])
+        assert given.engine_threads == int(container(name)["resources"]["limits"]["cpu"])
     else:
         gpus = container(name)["resources"]["limits"]["nvidia.com/gpu"]
-        assert given.lanes >= 2 * gpus
+        assert given.engine_threads >= 2 * gpus
 
 
 @pytest.mark.parametrize("name", SERVING)
 def test_there_is_time_to_end(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     waits = container(name)["lifecycle"]["preStop"]["sleep"]["seconds"]
     given = settings(name, monkeypatch)
-    assert TEMPLATES[name]["spec"]["terminationGracePeriodSeconds"] > waits + given.grace
+    assert TEMPLATES[name]["spec"]["terminationGracePeriodSeconds"] > waits + given.graceful_shutdown_timeout
     assert container(name)["readinessProbe"]["timeoutSeconds"] > given.engine_timeout
 
 

@@ -166,12 +166,12 @@ def prometheus(target: httpx.URL, folder: Path) -> Iterator[Callable[[str], list
         httpx.Client(base_url=f"http://{address}/api/v1", timeout=30) as client,
     ):
 
-        def ask(query: str) -> list[Any]:
+        def send_request(query: str) -> list[Any]:
             answer = client.get("/query", params={"query": query}).raise_for_status()
             return list(answer.json()["data"]["result"])
 
         try:
-            yield ask
+            yield send_request
         finally:
             process.terminate()
             process.wait(timeout=30)
@@ -182,16 +182,16 @@ def prometheus(target: httpx.URL, folder: Path) -> Iterator[Callable[[str], list
 def test_prometheus_scrapes_it(tmp_path: Path, serve: Serve, digits_bundle: Bundle) -> None:
     x = digits_bundle.golden["elbo"]["x"]
     negatives = {"instances": (16 - np.resize(x, (500, *x.shape[1:]))).tolist()}
-    with serve("--device", "cpu") as client, prometheus(client.base_url, tmp_path) as ask:
-        until(lambda: ask('up{job="lowerbound"} == 1'))
+    with serve("--device", "cpu") as client, prometheus(client.base_url, tmp_path) as send_request:
+        until(lambda: send_request('up{job="lowerbound"} == 1'))
         for _ in range(5):
             client.post("/elbo", json=negatives).raise_for_status()
             time.sleep(1)
-        until(lambda: ask('lowerbound_http_requests_total{route="/elbo", status="200"} == 5'))
-        (rate,) = ask('sum(increase(lowerbound_row_draws_total{graph="elbo"}[1m]))')
+        until(lambda: send_request('lowerbound_http_requests_total{route="/elbo", status="200"} == 5'))
+        (rate,) = send_request('sum(increase(lowerbound_row_draws_total{graph="elbo"}[1m]))')
         assert float(rate["value"][1]) > 500 * 16
-        until(lambda: ask('ALERTS{alertname="LowerboundDrift", alertstate="firing", model="digits"}'))
-        assert not ask('ALERTS{alertname!="LowerboundDrift"}')
+        until(lambda: send_request('ALERTS{alertname="LowerboundDrift", alertstate="firing", model="digits"}'))
+        assert not send_request('ALERTS{alertname!="LowerboundDrift"}')
         for query in queries():
             if "rejected" not in query:  # Nothing was.
-                assert ask(query), query
+                assert send_request(query), query

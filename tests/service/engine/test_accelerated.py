@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import run_server
-from tests.service.exchanges import NPY, Array, ask, assert_same, columns, post
+from tests.service.http_client import NPY, Array, assert_same, columns, post, send_request
 
 OPERATIONS: list[tuple[str, dict[str, Any]]] = [
     ("/elbo", {}),
@@ -25,7 +25,7 @@ OPERATIONS: list[tuple[str, dict[str, Any]]] = [
 def accelerated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     log = tmp_path_factory.mktemp("accelerated") / "log"
     program = ("tests.service.buffered_server",)
-    with run_server("--max-batch", "64", "--lanes", "4", log=log, program=program) as client:
+    with run_server("--max-batch", "64", "--engine-threads", "4", log=log, program=program) as client:
         yield client
 
 
@@ -46,7 +46,7 @@ def test_the_answers_are_the_same_bits_under_load(accelerated: httpx.Client, dig
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(send, cases))
     for (path, array, query), answer in zip(cases, answers, strict=True):  # Python 3.11 reads .npy in one thread only.
-        assert_same(columns(answer), ask(digits, path, array, binary=True, **query))
+        assert_same(columns(answer), send_request(digits, path, array, binary=True, **query))
 
 
 def test_the_model_says_which_precisions_were_refused(accelerated: httpx.Client) -> None:

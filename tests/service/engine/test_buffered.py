@@ -13,8 +13,8 @@ import onnxruntime as ort
 import pytest
 
 from service.bundle import Array, Bundle
-from service.engine import OnnxEngine, buffered, prove
-from service.engine.buffered import PASSING, BufferedEngine, ladder
+from service.engine import OnnxEngine, buffered, verify_golden
+from service.engine.buffered import PASSING, BufferedEngine, batch_buckets
 from service.engine.devices import Target
 from service.errors import STATUS, DeviceMemoryError, NotReadyError
 from service.inference import Limits, Model
@@ -45,7 +45,7 @@ def rows_of(bundle: Bundle, graph: str, rows: int, draws: int) -> dict[str, Arra
     order = np.random.default_rng(rows).integers(0, 4, rows)
     inputs = {t.name: bundle.golden[graph][t.name] for t in bundle.manifest.graphs[graph].inputs}
     return {
-        name: noise.bank(draws, draws, bundle.manifest.latent_size) if name == "noise" else array[order]
+        name: noise.base_samples(draws, draws, bundle.manifest.latent_size) if name == "noise" else array[order]
         for name, array in inputs.items()
     }
 
@@ -67,7 +67,7 @@ def test_every_batch_has_the_bits_of_plain_onnx_runtime(
 
 
 def test_the_golden_rows_are_right(digits_bundle: Bundle, engine: BufferedEngine) -> None:
-    prove(engine, digits_bundle)
+    verify_golden(engine, digits_bundle)
 
 
 def test_batches_at_once_do_not_mix(digits_bundle: Bundle, plain: OnnxEngine, engine: BufferedEngine) -> None:
@@ -80,11 +80,11 @@ def test_batches_at_once_do_not_mix(digits_bundle: Bundle, plain: OnnxEngine, en
 
 @pytest.mark.parametrize("top", [1, 2, 3, 4, 5, 32, 33])
 def test_no_batch_is_computed_at_twice_its_size(top: int) -> None:
-    rungs = ladder(top)
-    assert rungs == sorted(set(rungs))
-    assert rungs[-1] == top
+    buckets = batch_buckets(top)
+    assert buckets == sorted(set(buckets))
+    assert buckets[-1] == top
     for rows in range(1, top + 1):
-        assert rows <= next(rung for rung in rungs if rung >= rows) < 2 * rows
+        assert rows <= next(bucket for bucket in buckets if bucket >= rows) < 2 * rows
 
 
 def test_what_rows_share_is_copied_once(digits_bundle: Bundle, plain: OnnxEngine) -> None:
@@ -102,8 +102,8 @@ def test_what_rows_share_is_copied_once(digits_bundle: Bundle, plain: OnnxEngine
 
 def test_pixels_stay_bytes_on_the_device(engine: BufferedEngine) -> None:
     for name in ("encoder", "elbo"):
-        for rung in engine._graphs[name]._lasting.values():
-            assert rung.get()._inputs["x"].data_type() == "tensor(uint8)"
+        for bucket in engine._graphs[name]._lasting.values():
+            assert bucket.get()._inputs["x"].data_type() == "tensor(uint8)"
 
 
 def test_rungs_of_other_draws_are_given_up(digits_bundle: Bundle, plain: OnnxEngine) -> None:
@@ -162,7 +162,7 @@ def test_a_row_without_memory_is_refused_and_the_next_is_answered(
 ) -> None:
     whole = new_engine(digits_bundle)
     whole._graphs |= cramped(2**10)._graphs
-    limits = Limits(max_batch=2**10, max_queue=2**18, max_draws=2**14, lanes=2, engine_timeout=30)
+    limits = Limits(max_batch=2**10, max_queue=2**18, max_draws=2**14, engine_threads=2, engine_timeout=30)
     x = digits_bundle.golden["elbo"]["x"]
 
     async def main() -> None:

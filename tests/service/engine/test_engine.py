@@ -9,11 +9,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from service.bundle import GOLDEN, WEIGHTS, Bundle, read_arrays, read_bundle, write_arrays
-from service.bundle.manifest import signature
-from service.engine import OnnxEngine, Placement
+from service.bundle.manifest import graph_contract
+from service.engine import EngineFactory, OnnxEngine
 from service.errors import BundleError
-from service.inference import Repository
-from service.storage import Folder
+from service.inference import ModelLoader
+from service.storage import LocalStore
 from tests.service.bundle.test_bundle import LIMITS, Table, replace
 
 
@@ -148,14 +148,14 @@ def test_an_engine_that_misses_the_golden_rows_does_not_serve(table_bundle: Path
     arrays["elbo.elbo"][0] += change
     replace(table_bundle, GOLDEN, write_arrays(arrays))
     with pytest.raises(BundleError, match=r"the golden ELBOs are .* times the tolerance away"):
-        Repository(Folder(table_bundle.parent.parent), None, Placement("cpu"), LIMITS)
+        ModelLoader(LocalStore(table_bundle.parent.parent), None, EngineFactory("cpu"), LIMITS)
 
 
 @pytest.mark.parametrize("graph", ["encoder", "decoder", "elbo", "explain", "draw"])
 def test_every_golden_answer_is_what_the_default_bundle_computes(digits_bundle: Bundle, graph: str) -> None:
     engine = OnnxEngine(digits_bundle.manifest.graphs, digits_bundle.files, "cpu")
     golden = digits_bundle.golden[graph]
-    contract = signature(graph, digits_bundle.manifest.input, digits_bundle.manifest.latent_size)
+    contract = graph_contract(graph, digits_bundle.manifest.input, digits_bundle.manifest.latent_size)
     answer = engine.run(graph, {tensor.name: golden[tensor.name] for tensor in contract.inputs})
     for tensor in contract.outputs:
         np.testing.assert_allclose(answer[tensor.name], golden[tensor.name], rtol=1e-5, atol=1e-3)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from service.bundle import Array, Bundle
-from service.engine import OnnxEngine, Placement, Precision, golden_error
+from service.engine import EngineFactory, OnnxEngine, Precision, golden_error
 from service.engine.devices import Kind
-from service.engine.factory import candidates, lowest
+from service.engine.factory import allowed_precisions, select_precision
 from service.errors import DeviceError
 
 
@@ -38,12 +38,12 @@ class Coarse(OnnxEngine):
     ],
 )
 def test_the_lowest_that_is_allowed_is_tried_first(kind: Kind, precision: Precision, expected: list[Precision]) -> None:
-    assert candidates(kind, precision) == expected
+    assert allowed_precisions(kind, precision) == expected
 
 
 def test_what_a_device_cannot_is_refused() -> None:
     with pytest.raises(DeviceError, match="device=tensorrt cannot compute in float32, only in tf32, float16"):
-        candidates("tensorrt", "float32")
+        allowed_precisions("tensorrt", "float32")
 
 
 @pytest.mark.parametrize(("bits", "serves"), [(22, "float16"), (3, "tf32")])
@@ -55,7 +55,7 @@ def test_the_golden_rows_choose_the_precision(digits_bundle: Bundle, bits: int, 
         made.append(precision)
         return Coarse(digits_bundle, mantissa[precision])
 
-    engine, refused = lowest(["float16", "tf32", "float32"], make, digits_bundle)
+    engine, refused = select_precision(["float16", "tf32", "float32"], make, digits_bundle)
     assert made[-1] == serves
     assert list(refused) == made[:-1]
     golden = {name: digits_bundle.golden["elbo"][name] for name in ("x", "noise")}
@@ -65,13 +65,13 @@ def test_the_golden_rows_choose_the_precision(digits_bundle: Bundle, bits: int, 
 
 
 def test_the_last_precision_is_left_to_the_golden_check(digits_bundle: Bundle) -> None:
-    engine, refused = lowest(["tf32", "float32"], lambda _: Coarse(digits_bundle, 3), digits_bundle)
+    engine, refused = select_precision(["tf32", "float32"], lambda _: Coarse(digits_bundle, 3), digits_bundle)
     assert list(refused) == ["tf32"]
     golden = {name: digits_bundle.golden["elbo"][name] for name in ("x", "noise")}
     assert golden_error(engine.run("elbo", golden), digits_bundle) > 1
 
 
 def test_the_cpu_is_plain(digits_bundle: Bundle) -> None:
-    engine = Placement("cpu", precision="float16").engine(digits_bundle)
+    engine = EngineFactory("cpu", precision="float16").engine(digits_bundle)
     assert type(engine) is OnnxEngine
     assert (engine.device, engine.precision, engine.refused) == ("cpu", "float32", {})

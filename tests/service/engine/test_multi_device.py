@@ -9,8 +9,8 @@ import pytest
 
 from service.bundle import Array, Bundle
 from service.engine import golden_error
-from service.engine.multi_device import Fleet
-from tests.service.faults import FaultyEngine
+from service.engine.multi_device import MultiDeviceEngine
+from tests.service.faulty_engine import FaultyEngine
 
 
 class Device:
@@ -38,7 +38,7 @@ def rows(number: int) -> dict[str, Array]:
 
 def test_the_least_loaded_is_next() -> None:
     devices = [Device(number) for number in range(3)]
-    fleet = Fleet(devices, {})
+    fleet = MultiDeviceEngine(devices, {})
     with ThreadPoolExecutor(8) as pool:
 
         def begin(size: int, expected: int, graph: str = "any") -> None:
@@ -64,7 +64,7 @@ def test_the_least_loaded_is_next() -> None:
 
 def test_a_failure_leaves_no_load() -> None:
     devices = [Device(number) for number in range(2)]
-    fleet = Fleet(devices, {})
+    fleet = MultiDeviceEngine(devices, {})
     for device in devices:
         device.may_end.release(10)
     for _ in range(3):
@@ -75,7 +75,7 @@ def test_a_failure_leaves_no_load() -> None:
 
 def test_golden_rows_come_to_every_engine_in_turn(digits_bundle: Bundle) -> None:
     engines = [FaultyEngine(digits_bundle), FaultyEngine(digits_bundle, "wrong"), FaultyEngine(digits_bundle)]
-    fleet = Fleet(engines, {})
+    fleet = MultiDeviceEngine(engines, {})
     golden = {name: digits_bundle.golden["elbo"][name] for name in ("x", "noise")}
     errors = [golden_error(fleet.run("elbo", golden), digits_bundle) for _ in range(6)]
     assert [error > 1 for error in errors] == [False, True, False] * 2

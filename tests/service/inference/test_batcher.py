@@ -72,7 +72,7 @@ def with_batcher(
     *,
     max_batch: int = 8,
     max_queue: int = 1000,
-    lanes: int = 1,
+    engine_threads: int = 1,
     start: bool = True,
     kind: type[Batcher] = Batcher,
     patience: float = 30,
@@ -82,7 +82,7 @@ def with_batcher(
 
     async def main() -> None:
         engine = Arithmetic()
-        batcher = kind(engine, max_batch=max_batch, max_queue=max_queue, lanes=lanes, observe=observe)
+        batcher = kind(engine, max_batch=max_batch, max_queue=max_queue, engine_threads=engine_threads, observe=observe)
         if start:
             batcher.start()
         try:
@@ -136,13 +136,13 @@ def assert_batches(tasks: list[Work], calls: list[tuple[str, list[int]]], max_ba
 
 
 History = list[tuple[Work, bool, int]]
-HISTORIES: dict[str, Any] = {"tasks": requests(), "max_batch": st.integers(1, 16), "lanes": st.integers(1, 3)}
+HISTORIES: dict[str, Any] = {"tasks": requests(), "max_batch": st.integers(1, 16), "engine_threads": st.integers(1, 3)}
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(**HISTORIES)
-def test_every_request_is_answered_once_by_its_own_rows(tasks: History, max_batch: int, lanes: int) -> None:
-    answered_once_by_their_own_rows(tasks, max_batch, lanes)
+def test_every_request_is_answered_once_by_its_own_rows(tasks: History, max_batch: int, engine_threads: int) -> None:
+    answered_once_by_their_own_rows(tasks, max_batch, engine_threads)
 
 
 MUTATIONS = {
@@ -156,7 +156,7 @@ MUTATIONS = {
     "a batch is a row too large": ("// first.draws)", "// first.draws) + 1"),
     "keys are mixed": ("(job.work.graph, job.work.key, job.work.draws)", "(job.work.graph, first.key, job.work.draws)"),
     "the innocent fail too": (
-        "self._answer([piece], engine, lane)",
+        "self._answer([piece], engine, thread)",
         "self._loop.call_soon_threadsafe(piece.job.fail, error)",
     ),
     "who left is not taken off": ("            self._admitted -= cost\n", "            pass\n"),
@@ -168,8 +168,8 @@ MUTATIONS = {
 def test_the_property_catches(mutation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     @settings(max_examples=EXAMPLES, deadline=None, phases=[Phase.generate], database=None)
     @given(**HISTORIES)
-    def holds(tasks: History, max_batch: int, lanes: int) -> None:
-        answered_once_by_their_own_rows(tasks, max_batch, lanes, kind, patience=2)
+    def holds(tasks: History, max_batch: int, engine_threads: int) -> None:
+        answered_once_by_their_own_rows(tasks, max_batch, engine_threads, kind, patience=2)
 
     module = ModuleType("mutated")
     monkeypatch.setitem(sys.modules, module.__name__, module)  # Where dataclasses look for it.
@@ -188,12 +188,12 @@ def mutated(module: ModuleType, before: str, after: str) -> type[Batcher]:
 
 
 def answered_once_by_their_own_rows(
-    tasks: History, max_batch: int, lanes: int, kind: type[Batcher] = Batcher, patience: float = 30
+    tasks: History, max_batch: int, engine_threads: int, kind: type[Batcher] = Batcher, patience: float = 30
 ) -> None:
     """The property: run a history, and look at the answers, the engine's calls and what is left."""
 
     async def scenario(batcher: Batcher, engine: Arithmetic) -> None:
-        async def ask(task: Work, leaves: bool, turns: int) -> dict[str, Array] | BaseException:
+        async def send_request(task: Work, leaves: bool, turns: int) -> dict[str, Array] | BaseException:
             for _ in range(turns):
                 await asyncio.sleep(0)
             request = asyncio.create_task(admitted(batcher, task))
@@ -203,7 +203,7 @@ def answered_once_by_their_own_rows(
                 request.cancel()
             return (await asyncio.gather(request, return_exceptions=True))[0]
 
-        answers = await asyncio.gather(*(ask(*task) for task in tasks))
+        answers = await asyncio.gather(*(send_request(*task) for task in tasks))
         for (task, leaves, _), answer in zip(tasks, answers, strict=True):
             if isinstance(answer, asyncio.CancelledError):
                 assert leaves
@@ -217,9 +217,11 @@ def answered_once_by_their_own_rows(
         if not any(leaves or POISON in task.rows["x"] for task, leaves, _ in tasks):
             rows = [row for task, _, _ in tasks for row in task.rows["x"].tolist()]
             assert sorted(row for _, batch in engine.calls for row in batch) == sorted(rows)
-        assert engine.most_under_way <= lanes
+        assert engine.most_under_way <= engine_threads
 
-    with_batcher(scenario, max_batch=max_batch, max_queue=10**6, lanes=lanes, kind=kind, patience=patience)
+    with_batcher(
+        scenario, max_batch=max_batch, max_queue=10**6, engine_threads=engine_threads, kind=kind, patience=patience
+    )
 
 
 def test_waiting_rows_share_a_call_with_their_kind() -> None:
@@ -273,12 +275,12 @@ def test_an_answer_is_finished_once_a_batch() -> None:
 @pytest.mark.parametrize(("max_batch", "first"), [(8, [0, 1, 2, 3]), (2, [0, 1])])
 def test_a_call_waits_while_work_arrives_until_it_is_full(max_batch: int, first: list[int]) -> None:
     async def scenario(batcher: Batcher, engine: Arithmetic) -> None:
-        async def ask(row: int) -> None:
+        async def send_request(row: int) -> None:
             for _ in range(row):
                 await asyncio.sleep(0)
             await batcher.submit(work(row))
 
-        await asyncio.gather(*map(ask, range(4)))
+        await asyncio.gather(*map(send_request, range(4)))
         assert engine.calls[0] == ("double", first)
 
     with_batcher(scenario, max_batch=max_batch)
@@ -434,7 +436,7 @@ def test_lanes_compute_side_by_side() -> None:
         await asyncio.gather(*requests)
         assert engine.most_under_way == 2
 
-    with_batcher(scenario, lanes=2)
+    with_batcher(scenario, engine_threads=2)
 
 
 def test_every_engine_call_is_reported() -> None:

@@ -18,19 +18,19 @@ import numpy as np
 import pytest
 
 from service.api.app import create_app
-from service.engine import Placement
+from service.engine import EngineFactory
 from service.errors import NotFoundError, NotReadyError
-from service.inference import Limits, Repository
+from service.inference import Limits, ModelLoader
 from service.settings import Settings
-from service.storage import Folder
+from service.storage import LocalStore
 from tests.benchmarks import swap
 from tests.conftest import Serve, wait_until
-from tests.service.exchanges import NPY, assert_problem, npy
-from tests.service.versions import DAMAGES, NAME, ROWS, answers, garble, make, publish, tamper
+from tests.service.bundle_versions import DAMAGES, NAME, ROWS, answers, garble, make, publish, tamper
+from tests.service.http_client import NPY, assert_problem, npy
 
 until = partial(wait_until, seconds=30)
 
-LIMITS = Limits(max_batch=64, max_queue=4096, max_draws=64, lanes=1, engine_timeout=30)
+LIMITS = Limits(max_batch=64, max_queue=4096, max_draws=64, engine_threads=1, engine_timeout=30)
 BODY = npy(ROWS[:3])
 
 
@@ -44,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def client(serve: Serve, folder: Path) -> Iterator[httpx.Client]:
     """Of a server that follows the folder."""
-    with serve("--models", str(folder), "--poll", "0.05", "--lanes", "1") as following:
+    with serve("--models", str(folder), "--poll", "0.05", "--engine-threads", "1") as following:
         yield following
 
 
@@ -124,19 +124,19 @@ def test_what_is_damaged_while_it_serves_goes_on_as_it_was(client: httpx.Client,
 
 
 def test_each_state_is_refused_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    async def scenario(repository: Repository) -> None:
+    async def scenario(loader: ModelLoader) -> None:
         second = publish(folder, 2)
         garble(folder / NAME / "2")
         for _ in range(3):
-            await repository.refresh()
+            await loader.refresh()
         assert len(caplog.messages) == 1
         tamper(folder / NAME / "2")
-        await repository.refresh()
-        assert caplog.messages[1:] == [f"{NAME} 2 is refused: {repository.catalogue.refused[NAME][2]}"]
+        await loader.refresh()
+        assert caplog.messages[1:] == [f"{NAME} 2 is refused: {loader.registry.refused[NAME][2]}"]
         shutil.rmtree(folder / NAME / "2")
-        await repository.refresh()
-        assert repository.catalogue.refused == {}
-        assert second.manifest.version not in repository.catalogue.names()[NAME]
+        await loader.refresh()
+        assert loader.registry.refused == {}
+        assert second.manifest.version not in loader.registry.names()[NAME]
 
     caplog.set_level("ERROR")
     with_repository(folder, scenario)
@@ -146,57 +146,57 @@ def test_a_bad_version_does_not_keep_the_good_from_starting(folder: Path) -> Non
     publish(folder, 2)
     garble(folder / NAME / "2")
 
-    async def scenario(repository: Repository) -> None:
-        assert repository.catalogue.names() == {NAME: [1]}
-        assert "not a manifest" in repository.catalogue.refused[NAME][2]
+    async def scenario(loader: ModelLoader) -> None:
+        assert loader.registry.names() == {NAME: [1]}
+        assert "not a manifest" in loader.registry.refused[NAME][2]
 
     with_repository(folder, scenario)
 
 
 def test_one_more_model_takes_the_default_away(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    async def scenario(repository: Repository) -> None:
+    async def scenario(loader: ModelLoader) -> None:
         other = make(folder.parent, 1, 5)
         shutil.copytree(folder / NAME / "1", folder / "other" / "1")
-        await repository.refresh()
-        assert repository.catalogue.refused == {"other": {1: "other/1: the manifest names another model or version"}}
-        assert repository.catalogue.default == NAME
+        await loader.refresh()
+        assert loader.registry.refused == {"other": {1: "other/1: the manifest names another model or version"}}
+        assert loader.registry.default == NAME
         manifest = other.manifest.model_copy(update={"name": "other"})
         (folder / "other" / "1" / "manifest.json").write_text(manifest.model_dump_json())
         for name, data in other.files.items():
             (folder / "other" / "1" / name).write_bytes(data)
-        await repository.refresh()
-        assert repository.catalogue.names() == {NAME: [1], "other": [1]}
+        await loader.refresh()
+        assert loader.registry.names() == {NAME: [1], "other": [1]}
         with pytest.raises(NotFoundError, match="none is the default"):
-            repository.catalogue.get()
+            loader.registry.get()
         assert "no default among them" in caplog.text
 
     with_repository(folder, scenario)
 
 
-def with_repository(folder: Path, scenario: Callable[[Repository], Coroutine[Any, Any, None]]) -> None:
+def with_repository(folder: Path, scenario: Callable[[ModelLoader], Coroutine[Any, Any, None]]) -> None:
     async def main() -> None:
-        repository = Repository(Folder(folder), None, Placement("cpu"), LIMITS)
-        repository.start()
+        loader = ModelLoader(LocalStore(folder), None, EngineFactory("cpu"), LIMITS)
+        loader.start()
         try:
-            await asyncio.wait_for(scenario(repository), 30)
+            await asyncio.wait_for(scenario(loader), 30)
         finally:
-            await repository.stop()
+            await loader.stop()
 
     asyncio.run(main())
 
 
 def test_what_is_replaced_answers_what_it_began(folder: Path) -> None:
-    async def scenario(repository: Repository) -> None:
-        first = repository.catalogue.get()
+    async def scenario(loader: ModelLoader) -> None:
+        first = loader.registry.get()
         with first.in_use():
             before = await first.elbo(ROWS[:3])
             shutil.rmtree(folder / NAME / "1")
             publish(folder, 2)
-            await repository.refresh()
-            assert repository.catalogue.names() == {NAME: [2]}
+            await loader.refresh()
+            assert loader.registry.names() == {NAME: [2]}
             after = await first.elbo(ROWS[:3])
             np.testing.assert_array_equal(before["elbo"], after["elbo"])
-        await asyncio.gather(*repository._leaving)
+        await asyncio.gather(*loader._leaving)
         assert first.engine
         with pytest.raises(NotReadyError):
             await first.elbo(ROWS[:3])
@@ -206,9 +206,9 @@ def test_what_is_replaced_answers_what_it_began(folder: Path) -> None:
 
 def test_what_is_gone_is_freed(folder: Path) -> None:
     async def main() -> None:
-        app = create_app(Settings(models=folder, lanes=1))
-        repository: Repository = app.state.repository
-        model = repository.catalogue.get()
+        app = create_app(Settings(models=folder, engine_threads=1))
+        loader: ModelLoader = app.state.loader
+        model = loader.registry.get()
         traces = [weakref.ref(model), weakref.ref(model.engine), weakref.ref(model.bundle)]
         del model
         gc.collect()
@@ -229,9 +229,9 @@ def test_what_is_gone_is_freed(folder: Path) -> None:
                 assert refused.is_client_error
             shutil.rmtree(folder / NAME / "1")
             publish(folder, 2)
-            await repository.refresh()
+            await loader.refresh()
             assert (await client.get("/sample")).headers["Lowerbound-Version"] == "2"
-            await asyncio.gather(*repository._leaving)
+            await asyncio.gather(*loader._leaving)
             assert [trace() for trace in traces] == [None] * 3
 
     try:

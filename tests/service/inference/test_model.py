@@ -8,12 +8,12 @@ import pytest
 from service.bundle import Bundle
 from service.errors import OverloadedError
 from service.inference import Limits, Model
-from tests.service.faults import FaultyEngine
+from tests.service.faulty_engine import FaultyEngine
 
 
 def test_a_refinement_is_admitted_with_all_its_steps(digits_bundle: Bundle) -> None:
     engine = FaultyEngine(digits_bundle)
-    limits = Limits(max_batch=64, max_queue=1000, max_draws=64, lanes=1, engine_timeout=30)
+    limits = Limits(max_batch=64, max_queue=1000, max_draws=64, engine_threads=1, engine_timeout=30)
     model = Model(digits_bundle, lambda _: engine, limits)
     x = digits_bundle.golden["elbo"]["x"][:1]
 

@@ -20,9 +20,9 @@ from service.errors import InvalidError, NotReadyError
 from service.inference import Limits, Model
 from service.inference.watchdog import EXIT_STATUS
 from tests.conftest import run_server, samples
-from tests.service.exchanges import NPY, npy
-from tests.service.faults import FaultyEngine
-from tests.service.toys import table_files
+from tests.service.faulty_engine import FaultyEngine
+from tests.service.http_client import NPY, npy
+from tests.service.toy_bundles import table_files
 
 LIMIT = 1.0
 """Seconds; long enough for a machine that is busy with other things, too."""
@@ -41,11 +41,13 @@ class Engines:
 
 
 def with_model(
-    bundle: Bundle, scenario: Callable[[Model, Engines], Coroutine[Any, Any, None]], *, lanes: int = 2
+    bundle: Bundle, scenario: Callable[[Model, Engines], Coroutine[Any, Any, None]], *, engine_threads: int = 2
 ) -> None:
     async def main() -> None:
         engines = Engines()
-        limits = Limits(max_batch=64, max_queue=10**6, max_draws=64, lanes=lanes, engine_timeout=LIMIT)
+        limits = Limits(
+            max_batch=64, max_queue=10**6, max_draws=64, engine_threads=engine_threads, engine_timeout=LIMIT
+        )
         model = Model(bundle, engines, limits)
         model.start()
         try:
@@ -123,7 +125,7 @@ def test_one_hanging_lane_of_several_is_found(digits_bundle: Bundle) -> None:
         engines.made[0].fault = "hang"
         request = asyncio.create_task(model.encode(x))
         assert await asyncio.to_thread(engines.made[0].hanging.acquire, timeout=30)
-        engines.made[0].fault = ""  # The golden rows find a lane that does not hang.
+        engines.made[0].fault = ""  # The golden rows find an engine thread that does not hang.
         await model.check()
         np.testing.assert_allclose((await request)["mean"], digits_bundle.golden["encoder"]["mean"], atol=1e-4)
         assert model.replaced_engines == 1
@@ -159,7 +161,7 @@ def test_rows_that_have_no_bound_are_not_the_engine_s_fault(tmp_path: Path) -> N
 def test_stopping_does_not_wait_for_who_hangs(digits_bundle: Bundle) -> None:
     async def main() -> None:
         engine = FaultyEngine(digits_bundle)
-        limits = Limits(max_batch=64, max_queue=1000, max_draws=64, lanes=2, engine_timeout=LIMIT)
+        limits = Limits(max_batch=64, max_queue=1000, max_draws=64, engine_threads=2, engine_timeout=LIMIT)
         model = Model(digits_bundle, lambda _: engine, limits)
         model.start()
         engine.fault = "hang"
@@ -184,7 +186,7 @@ def faulty(tmp_path: Path) -> Iterator[tuple[httpx.Client, Path]]:
     fault = tmp_path / "fault"
     fault.touch()
     program = ("tests.service.faulty_server", str(fault))
-    arguments = ("--lanes", "2", "--engine-timeout", str(LIMIT))
+    arguments = ("--engine-threads", "2", "--engine-timeout", str(LIMIT))
     with run_server(*arguments, program=program, log=tmp_path / "log") as client:
         yield client, fault
 
@@ -199,10 +201,10 @@ def test_under_requests_an_engine_is_replaced(digits_bundle: Bundle, tmp_path: P
         body = npy(digits_bundle.golden["elbo"]["x"])
         headers = {"Content-Type": NPY, "Accept": NPY}
 
-        def ask() -> httpx.Response:
+        def send_request() -> httpx.Response:
             return client.post("/elbo", content=body, headers=headers)
 
-        right = ask().raise_for_status().content
+        right = send_request().raise_for_status().content
         stop = threading.Event()
         answers: list[httpx.Response] = []
         ready: list[tuple[float, bool]] = []
@@ -215,7 +217,7 @@ def test_under_requests_an_engine_is_replaced(digits_bundle: Bundle, tmp_path: P
 
         def load() -> None:
             while not stop.is_set():
-                answers.append(ask())
+                answers.append(send_request())
 
         threads = [threading.Thread(target=target) for target in (probe, load, load, load)]
         for thread in threads:
@@ -232,7 +234,7 @@ def test_under_requests_an_engine_is_replaced(digits_bundle: Bundle, tmp_path: P
         assert {answer.status_code for answer in answers} == {200}
         if fault != "wrong":  # Which nobody can tell before the golden rows do.
             assert {answer.content for answer in answers} == {right}
-        assert ask().content == right
+        assert send_request().content == right
         red = [when for when, green in ready if not green]
         assert red
         assert red[0] - lost < 2 * LIMIT + 1

@@ -12,7 +12,7 @@ import pytest
 
 from service.bundle import Bundle
 from service.engine import OnnxEngine
-from service.observability.logs import ORIGIN, Origin, _Json
+from service.observability.logs import REQUEST_CONTEXT, RequestContext, _Json
 from tests.conftest import run_server
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -83,19 +83,21 @@ def test_people_get_text(tmp_path: Path) -> None:
     ],
 )
 def test_the_trace_is_the_callers(headers: list[str], traced: bool) -> None:
-    origin = Origin(b"mine", [(b"host", b"any"), *((b"traceparent", value.encode("latin-1")) for value in headers)])
+    origin = RequestContext(
+        b"mine", [(b"host", b"any"), *((b"traceparent", value.encode("latin-1")) for value in headers)]
+    )
     expected = {"request_id": "mine"} | ({"trace_id": TRACE, "span_id": SPAN} if traced else {})
     assert origin.describe() == expected
 
 
 def test_an_exception_is_part_of_its_line() -> None:
-    token = ORIGIN.set(Origin(b"mine", []))
+    token = REQUEST_CONTEXT.set(RequestContext(b"mine", []))
     try:
         int("first\nsecond")
     except ValueError:
         record = logging.LogRecord("service", logging.ERROR, __file__, 1, "request %s failed", ("it",), sys.exc_info())
     text = _Json().format(record)
-    ORIGIN.reset(token)
+    REQUEST_CONTEXT.reset(token)
     assert "\n" not in text
     line = json.loads(text)
     assert (line["level"], line["message"], line["request_id"]) == ("error", "request it failed", "mine")

@@ -10,15 +10,15 @@ import yaml
 from ray.serve.schema import ServeDeploySchema
 from starlette.types import Receive, Scope, Send
 
-from service.engine import Placement
+from service.engine import EngineFactory
 from service.errors import NotReadyError
-from service.inference import Limits, Repository
+from service.inference import Limits, ModelLoader
 from service.ray_serve.autoscaling import ROW_DRAWS, RowDraws
 from service.ray_serve.deployment import SERVERS_OWN, Replica, build
 from service.ray_serve.request_ids import OneRequestId
 from service.settings import Settings
-from service.storage import DEFAULT_REPOSITORY, Folder
-from tests.service.faults import FaultyEngine
+from service.storage import DEFAULT_REPOSITORY, LocalStore
+from tests.service.faulty_engine import FaultyEngine
 from tests.service.ray_serve.machines import FOLDER
 
 
@@ -59,12 +59,12 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 @pytest.mark.parametrize(("given", "kept"), [("mine", True), ("a b", False), (None, False)])
 def test_one_safe_id_is_echoed(given: str | None, kept: bool) -> None:
-    async def ask() -> httpx.Response:
+    async def send_request() -> httpx.Response:
         transport = httpx.ASGITransport(OneRequestId(echo))
         async with httpx.AsyncClient(transport=transport, base_url="http://a") as client:
             return await client.get("/", headers={} if given is None else {"X-Request-ID": given})
 
-    answer = asyncio.run(ask())
+    answer = asyncio.run(send_request())
     (found,) = answer.headers.get_list("x-request-id")
     assert (found == given) is kept
     assert len(found) == (4 if kept else 32)
@@ -72,21 +72,21 @@ def test_one_safe_id_is_echoed(given: str | None, kept: bool) -> None:
 
 
 def test_a_replica_is_as_healthy_as_its_engines() -> None:
-    limits = Limits(max_batch=512, max_queue=1 << 18, max_draws=4096, lanes=1, engine_timeout=10)
-    repository = Repository(Folder(DEFAULT_REPOSITORY), None, Placement("cpu", "float32", 512), limits)
+    limits = Limits(max_batch=512, max_queue=1 << 18, max_draws=4096, engine_threads=1, engine_timeout=10)
+    loader = ModelLoader(LocalStore(DEFAULT_REPOSITORY), None, EngineFactory("cpu", "float32", 512), limits)
     replica = Replica.__new__(Replica)
-    replica._repository = repository
+    replica._loader = loader
 
     async def check() -> None:
-        repository.start()
+        loader.start()
         await replica.check_health()
         assert await replica.record_autoscaling_stats() == {ROW_DRAWS: 0}
-        (model,) = repository.catalogue
+        (model,) = loader.registry
         model._batcher.engine = engine = FaultyEngine(model.bundle, "wrong")
         with pytest.raises(NotReadyError, match="golden"):
             await replica.check_health()
         assert await model._watchdog.has_replaced(engine)
         await replica.check_health()
-        await repository.stop()
+        await loader.stop()
 
     asyncio.run(check())

@@ -60,7 +60,7 @@ def test_false_alarms_come_no_more_often_than_stated(level: float, ties: bool) -
 
 
 def test_scores_are_larger_for_worse_rows() -> None:
-    gains = ("regret", "typicality", "coarse_error")
+    gains = ("regret", "typicality", "multiscale_residual")
     better, worse = (dict.fromkeys(BOUNDS, np.array([v])) | dict.fromkeys(gains, np.array([-v])) for v in (-1, -9))
     assert scores(better).keys() == SCORES.keys()
     for name, score in scores(worse).items():
@@ -70,7 +70,7 @@ def test_scores_are_larger_for_worse_rows() -> None:
 def test_scores_are_those_that_the_columns_are_enough_for() -> None:
     bounds = {name: np.array([2.0]) for name in BOUNDS}
     assert scores(bounds) == {"negative_elbo": -2.0, "negative_log_evidence": -2.0}
-    assert scores({"coarse_error": np.array([3.0])}) == {"coarse_error": 3.0}
+    assert scores({"multiscale_residual": np.array([3.0])}) == {"multiscale_residual": 3.0}
 
 
 @given(p=st.lists(st.sampled_from([0.001, 0.01, 0.02, 0.05, 0.2, 0.5, 1.0]), min_size=1, max_size=12))

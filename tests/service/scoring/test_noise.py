@@ -15,44 +15,44 @@ SEEDS = st.integers(0, 2**32 - 1)
 @settings(max_examples=25, deadline=None)
 @given(seed=SEEDS, num_draws=st.integers(1, 300), latent_size=st.integers(1, 40))
 def test_a_bank_is_fixed_by_its_arguments(seed: int, num_draws: int, latent_size: int) -> None:
-    bank = noise.bank(seed, num_draws, latent_size)
-    assert bank.shape == (num_draws, latent_size)
-    assert bank.dtype == np.float32
-    assert np.all(np.isfinite(bank))
-    np.testing.assert_array_equal(bank, noise.bank(seed, num_draws, latent_size))
+    base_samples = noise.base_samples(seed, num_draws, latent_size)
+    assert base_samples.shape == (num_draws, latent_size)
+    assert base_samples.dtype == np.float32
+    assert np.all(np.isfinite(base_samples))
+    np.testing.assert_array_equal(base_samples, noise.base_samples(seed, num_draws, latent_size))
 
 
 @settings(max_examples=25, deadline=None)
 @given(seed=SEEDS, few=st.integers(1, 64), more=st.integers(0, 200))
 def test_a_smaller_bank_is_the_start_of_a_larger_one(seed: int, few: int, more: int) -> None:
-    np.testing.assert_array_equal(noise.bank(seed, few, 5), noise.bank(seed, few + more, 5)[:few])
+    np.testing.assert_array_equal(noise.base_samples(seed, few, 5), noise.base_samples(seed, few + more, 5)[:few])
 
 
 def test_seeds_differ() -> None:
-    banks = [noise.bank(seed, 8, 3).tobytes() for seed in range(100)]
+    banks = [noise.base_samples(seed, 8, 3).tobytes() for seed in range(100)]
     assert len(set(banks)) == 100
 
 
 def test_the_bank_is_that_of_the_default_bundle(digits_bundle: Bundle) -> None:
     """The same seed must mean the same noise in every release: clients may keep their scores."""
     manifest = digits_bundle.manifest
-    bank = noise.bank(manifest.seed, manifest.num_draws, manifest.latent_size)
-    np.testing.assert_array_equal(bank, digits_bundle.calibration["noise"])
+    base_samples = noise.base_samples(manifest.seed, manifest.num_draws, manifest.latent_size)
+    np.testing.assert_array_equal(base_samples, digits_bundle.calibration["noise"])
 
 
 @pytest.mark.parametrize("num_draws", [2**10, 2**16])
 def test_moments_are_those_of_a_standard_normal(num_draws: int) -> None:
-    bank = noise.bank(3, num_draws, 6).astype(np.float64)
+    base_samples = noise.base_samples(3, num_draws, 6).astype(np.float64)
     # Independent draws would miss by 1/√K; a whole power of two of Sobol points is far closer.
     tolerance = 0.3 / np.sqrt(num_draws)
-    np.testing.assert_allclose(bank.mean(axis=0), 0, atol=tolerance)
-    np.testing.assert_allclose(bank.var(axis=0), 1, atol=5 * tolerance)
-    np.testing.assert_allclose(np.corrcoef(bank.T), np.eye(6), atol=10 * tolerance)
-    assert all(stats.kstest(column, "norm").statistic < 2 / num_draws for column in bank.T)
+    np.testing.assert_allclose(base_samples.mean(axis=0), 0, atol=tolerance)
+    np.testing.assert_allclose(base_samples.var(axis=0), 1, atol=5 * tolerance)
+    np.testing.assert_allclose(np.corrcoef(base_samples.T), np.eye(6), atol=10 * tolerance)
+    assert all(stats.kstest(column, "norm").statistic < 2 / num_draws for column in base_samples.T)
 
 
 def test_one_point_is_normal_over_the_seeds() -> None:
-    points = np.array([noise.bank(seed, 1, 2)[0] for seed in range(2000)])
+    points = np.array([noise.base_samples(seed, 1, 2)[0] for seed in range(2000)])
     for column in points.T:
         assert stats.kstest(column, "norm").pvalue > 1e-4
 
@@ -67,7 +67,7 @@ def test_means_vary_less_than_with_independent_draws(num_draws: int, factor: flo
     errors = {
         name: np.sqrt(np.mean([(smooth(draw(seed).astype(np.float64)) - exact) ** 2 for seed in seeds]))
         for name, draw in {
-            "sobol": lambda seed: noise.bank(seed, num_draws, 5),
+            "sobol": lambda seed: noise.base_samples(seed, num_draws, 5),
             "independent": lambda seed: noise.standard_normal(seed, (num_draws, 5)),
         }.items()
     }
@@ -75,7 +75,7 @@ def test_means_vary_less_than_with_independent_draws(num_draws: int, factor: flo
 
 
 def test_no_coordinate_of_the_largest_bank_is_infinite() -> None:
-    assert np.all(np.isfinite(noise.bank(0, noise.MAX_DRAWS, 8)))
+    assert np.all(np.isfinite(noise.base_samples(0, noise.MAX_DRAWS, 8)))
 
 
 @settings(max_examples=25, deadline=None)

@@ -347,7 +347,7 @@ def test_connections_are_limited(impatient: int) -> None:
 
 @pytest.mark.parametrize("size", [0, HIGH_WATER + 1, pytest.param(3 * HIGH_WATER, marks=pytest.mark.slow)])
 def test_a_request_ends_with_its_connection(serve: Serve, size: int) -> None:
-    with serve("--max-queue", "4000000", "--lanes", "1", "--timeout", "600") as client:
+    with serve("--max-queue", "4000000", "--engine-threads", "1", "--timeout", "600") as client:
         port = port_of(client)
         small = post(BODY, path=b"/elbo?num_draws=4000")
         large = post(orjson.dumps({"instances": [ROW] * 1000}).ljust(size), path=b"/elbo?num_draws=4000")

@@ -133,7 +133,16 @@ def ignored(port: int) -> bool:
 
 @pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_the_end_does_not_wait_longer_than_told(tmp_path: Path, workers: str) -> None:
-    arguments = ("--workers", workers, "--grace", "1", "--max-queue", "100000000", "--timeout", "600")
+    arguments = (
+        "--workers",
+        workers,
+        "--graceful-shutdown-timeout",
+        "1",
+        "--max-queue",
+        "100000000",
+        "--timeout",
+        "600",
+    )
     with Process(tmp_path, *arguments) as process, Client(process.port) as client:
         client.send(work(100_000))
         time.sleep(0.5)

@@ -13,8 +13,8 @@ from tests.service.conftest import Refused
     [
         (("--default-model", "faces"), "no model 'faces'; there are digits"),
         (
-            ("--port", "99999", "--lanes", "0"),
-            "port: Input should be less than or equal to 65535; lanes: Input should be greater than or equal to 1",
+            ("--port", "99999", "--engine-threads", "0"),
+            "65535; engine_threads: Input should be greater than or equal to 1",
         ),
     ],
 )

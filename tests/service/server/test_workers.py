@@ -18,8 +18,8 @@ import pytest
 from service.bundle import Bundle
 from service.observability.metrics import FOLDER, INTERVAL
 from tests.conftest import samples, wait_until
+from tests.service.bundle_versions import publish
 from tests.service.processes import Workers, is_serving, start
-from tests.service.versions import publish
 
 until = partial(wait_until, seconds=60, ignoring=(httpx.TransportError, OSError))
 
@@ -53,7 +53,7 @@ def test_both_answer_the_same_bits(workers: Workers, digits_bundle: Bundle) -> N
     answers = []
     for pid in workers.pids():
         with workers.only(pid):
-            answer = workers.ask("POST", "/elbo", content=body, headers=NPY).raise_for_status()
+            answer = workers.send_request("POST", "/elbo", content=body, headers=NPY).raise_for_status()
         assert answer.headers["Lowerbound-Device"] == "cpu"
         answers.append(answer.content)
     assert len(answers) == 2
@@ -62,7 +62,7 @@ def test_both_answer_the_same_bits(workers: Workers, digits_bundle: Bundle) -> N
 
 def metrics(workers: Workers) -> dict[tuple[str, ...], float]:
     time.sleep(3 * INTERVAL)
-    return samples(workers.ask(path="/metrics").raise_for_status().text)
+    return samples(workers.send_request(path="/metrics").raise_for_status().text)
 
 
 def environment(pid: int) -> dict[str, str]:
@@ -77,7 +77,7 @@ def test_metrics_are_those_of_all(workers: Workers, digits_bundle: Bundle) -> No
     assert requests not in metrics(workers)
     for count, pid in enumerate(workers.pids(), start=1):
         with workers.only(pid):
-            workers.ask("POST", "/encode", content=body, headers=NPY).raise_for_status()
+            workers.send_request("POST", "/encode", content=body, headers=NPY).raise_for_status()
             time.sleep(3 * INTERVAL)
         for asked in workers.pids():
             with workers.only(asked):
@@ -117,7 +117,7 @@ def test_statistics_are_those_of_all(workers: Workers, digits_bundle: Bundle) ->
         told = set()
         for pid in workers.pids():
             with workers.only(pid):
-                (stats,) = workers.ask(path="/v2/models/digits.encoder/stats").json()["model_stats"]
+                (stats,) = workers.send_request(path="/v2/models/digits.encoder/stats").json()["model_stats"]
             told.add(stats["inference_count"])
         return told
 
@@ -125,10 +125,10 @@ def test_statistics_are_those_of_all(workers: Workers, digits_bundle: Bundle) ->
     body = npy(digits_bundle.golden["elbo"]["x"][:3])
     for pid in workers.pids():
         with workers.only(pid):
-            workers.ask("POST", "/encode", content=body, headers=NPY).raise_for_status()
+            workers.send_request("POST", "/encode", content=body, headers=NPY).raise_for_status()
             time.sleep(3 * INTERVAL)
     assert rows() == {before + 6}
-    assert "statistics" in workers.ask(path="/v2").json()["extensions"]
+    assert "statistics" in workers.send_request(path="/v2").json()["extensions"]
 
 
 @pytest.mark.slow
@@ -157,7 +157,7 @@ def version_of(workers: Workers, pid: int) -> str:
 
 
 def version_of_any(workers: Workers) -> str:
-    version: str = workers.ask(path="/sample").headers["Lowerbound-Version"]
+    version: str = workers.send_request(path="/sample").headers["Lowerbound-Version"]
     return version
 
 

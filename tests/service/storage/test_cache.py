@@ -20,18 +20,18 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from service.bundle import MANIFEST, SIGNATURE, Bundle, read_bundle, versions
 from service.bundle.signing import sign
 from service.errors import BundleError, ExtraError, LowerboundError, StorageError
-from service.storage import DEFAULT_REPOSITORY, Address
-from service.storage.cache import Mirror
-from service.storage.remote import Remote
+from service.storage import DEFAULT_REPOSITORY, BundleRef
+from service.storage.cache import CachedStore
+from service.storage.remote import RemoteStore
 from tests.conftest import run_server, wait_until
 from tests.s3 import S3, Bucket, Proxy, free_port, kill
+from tests.service.bundle_versions import DAMAGES, NAME, publish
 from tests.service.inference.test_loader import assert_answered_by, elbo, models
-from tests.service.versions import DAMAGES, NAME, publish
 
 until = partial(wait_until, seconds=60)
 
-FIRST, SECOND = Address(NAME, 1), Address(NAME, 2)
-DIGITS = Address("digits", 1)
+FIRST, SECOND = BundleRef(NAME, 1), BundleRef(NAME, 2)
+DIGITS = BundleRef("digits", 1)
 
 
 @pytest.fixture
@@ -42,47 +42,47 @@ def there(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def mirror(there: Path, tmp_path: Path) -> Mirror:
-    return Mirror(there.as_uri(), tmp_path / "cache")
+def mirror(there: Path, tmp_path: Path) -> CachedStore:
+    return CachedStore(there.as_uri(), tmp_path / "cache")
 
 
-def contents(mirror: Mirror) -> set[str]:
+def contents(mirror: CachedStore) -> set[str]:
     """The digests of what is kept."""
     return {path.name for path in (mirror.folder / ".sha256").iterdir()}
 
 
-def test_what_is_mirrored_is_a_repository(mirror: Mirror, there: Path) -> None:
-    assert list(mirror.look()) == [FIRST]
+def test_what_is_mirrored_is_a_repository(mirror: CachedStore, there: Path) -> None:
+    assert list(mirror.list_bundles()) == [FIRST]
     folder = mirror.fetch(FIRST)
     assert read_bundle(folder).digest == read_bundle(there / NAME / "1").digest
     assert versions(mirror.folder) == {NAME: [1]}
 
 
-def test_versions_share_what_they_have_in_common(mirror: Mirror, there: Path) -> None:
+def test_versions_share_what_they_have_in_common(mirror: CachedStore, there: Path) -> None:
     publish(there, 2, made=1)
     publish(there, 3)
-    mirror.look()
-    first, second, other = (mirror.fetch(address) for address in (FIRST, SECOND, Address(NAME, 3)))
+    mirror.list_bundles()
+    first, second, other = (mirror.fetch(ref) for ref in (FIRST, SECOND, BundleRef(NAME, 3)))
     names = read_bundle(first).manifest.files
     assert all((first / name).samefile(second / name) for name in names)
     assert not any((first / name).samefile(other / name) for name in names)
     assert len(contents(mirror)) == 2 * len(names)
 
 
-def test_what_is_kept_is_not_downloaded_again(mirror: Mirror, there: Path) -> None:
-    mirror.look()
+def test_what_is_kept_is_not_downloaded_again(mirror: CachedStore, there: Path) -> None:
+    mirror.list_bundles()
     mirror.fetch(FIRST)
     for path in (there / NAME / "1").iterdir():
         if path.name != MANIFEST:
             path.write_bytes(bytes(path.stat().st_size))
-    again = Mirror(there.as_uri(), mirror.folder.parent)
+    again = CachedStore(there.as_uri(), mirror.folder.parent)
     assert again.folder == mirror.folder
-    again.look()
+    again.list_bundles()
     read_bundle(again.fetch(FIRST))
 
 
-def test_what_has_gone_bad_where_it_is_kept_is_downloaded_again(mirror: Mirror) -> None:
-    mirror.look()
+def test_what_has_gone_bad_where_it_is_kept_is_downloaded_again(mirror: CachedStore) -> None:
+    mirror.list_bundles()
     path = mirror.fetch(FIRST) / "elbo.onnx"
     path.write_bytes(path.read_bytes()[::-1])  # In all its names.
     with pytest.raises(BundleError, match="SHA-256"):
@@ -90,39 +90,39 @@ def test_what_has_gone_bad_where_it_is_kept_is_downloaded_again(mirror: Mirror) 
     read_bundle(mirror.fetch(FIRST))
 
 
-def test_what_is_gone_is_forgotten_when_something_is_left(mirror: Mirror, there: Path) -> None:
+def test_what_is_gone_is_forgotten_when_something_is_left(mirror: CachedStore, there: Path) -> None:
     publish(there, 2)
-    mirror.look()
+    mirror.list_bundles()
     mirror.fetch(FIRST)
     second = read_bundle(mirror.fetch(SECOND))
     (mirror.folder / NAME / ".3-killed").mkdir()
     (mirror.folder / ".sha256" / f".{'0' * 64}").write_bytes(b"half")
     shutil.rmtree(there / NAME / "1")
-    mirror.look()
+    mirror.list_bundles()
     assert [path.name for path in (mirror.folder / NAME).iterdir()] == ["2"]
     assert contents(mirror) == {file.sha256 for file in second.manifest.files.values()}
     shutil.rmtree(there / NAME / "2")
-    assert mirror.look() == {}
+    assert mirror.list_bundles() == {}
     assert versions(mirror.folder) == {NAME: [2]}
 
 
-def test_a_bundle_is_there_once_its_manifest_is(mirror: Mirror, there: Path) -> None:
+def test_a_bundle_is_there_once_its_manifest_is(mirror: CachedStore, there: Path) -> None:
     publish(there, 2)
     (there / NAME / "2" / MANIFEST).rename(there / NAME / "manifest.json")
     for name in ("0", "01", "-1", "latest", ".3-abc"):
         shutil.copytree(there / NAME / "1", there / NAME / name)
-    assert list(mirror.look()) == [FIRST]
+    assert list(mirror.list_bundles()) == [FIRST]
     (there / NAME / "manifest.json").rename(there / NAME / "2" / MANIFEST)
-    assert list(mirror.look()) == [FIRST, SECOND]
+    assert list(mirror.list_bundles()) == [FIRST, SECOND]
 
 
-def test_a_changed_manifest_is_noticed(mirror: Mirror, there: Path) -> None:
-    before = mirror.look()
-    assert mirror.look() == before
+def test_a_changed_manifest_is_noticed(mirror: CachedStore, there: Path) -> None:
+    before = mirror.list_bundles()
+    assert mirror.list_bundles() == before
     shutil.rmtree(there / NAME / "1")
     other = publish(there, 1, made=100)
-    (state,) = mirror.look().values()
-    assert state.digest == other.digest
+    (fingerprint,) = mirror.list_bundles().values()
+    assert fingerprint.digest == other.digest
     assert read_bundle(mirror.fetch(FIRST)).digest == other.digest
 
 
@@ -144,10 +144,10 @@ def remove(path: Path) -> str:
 
 @pytest.mark.parametrize("damage", [truncate, tamper, remove])
 def test_what_is_not_as_the_manifest_says_is_refused(
-    mirror: Mirror, there: Path, damage: Callable[[Path], str]
+    mirror: CachedStore, there: Path, damage: Callable[[Path], str]
 ) -> None:
     said = damage(there / NAME / "1" / "elbo.onnx")
-    mirror.look()
+    mirror.list_bundles()
     with pytest.raises(BundleError, match=f"^{NAME}/1/elbo.onnx: {said}"):
         mirror.fetch(FIRST)
     assert versions(mirror.folder) == {}
@@ -157,10 +157,10 @@ def test_what_is_not_as_the_manifest_says_is_refused(
 
 def test_keys_that_lead_elsewhere_are_passed_over(tmp_path: Path) -> None:
     """In S3 any text is a key."""
-    remote = Remote((tmp_path / "models").as_uri())
+    remote = RemoteStore((tmp_path / "models").as_uri())
     listed = [f"{place}/1/{MANIFEST}" for place in ("..", ".", "", "a/..", ".hidden", "fine")]
     remote._system = Listing({f"{remote._root}/{path}": {"size": 1} for path in listed})
-    assert list(remote.listing()) == [Address("fine", 1)]
+    assert list(remote.listing()) == [BundleRef("fine", 1)]
 
 
 class Listing:
@@ -181,9 +181,9 @@ def test_many_take_turns(there: Path, tmp_path: Path) -> None:
     outcomes: list[object] = []
 
     def work() -> None:
-        mirror = Mirror(there.as_uri(), tmp_path / "cache")
+        mirror = CachedStore(there.as_uri(), tmp_path / "cache")
         for _ in range(5):
-            outcomes.extend(read_bundle(mirror.fetch(address)).digest for address in mirror.look())
+            outcomes.extend(read_bundle(mirror.fetch(ref)).digest for ref in mirror.list_bundles())
 
     threads = [threading.Thread(target=work) for _ in range(6)]
     for thread in threads:
@@ -196,7 +196,7 @@ def test_many_take_turns(there: Path, tmp_path: Path) -> None:
 
 def test_a_cache_that_cannot_be_written_is_named(there: Path) -> None:
     with pytest.raises(StorageError, match=r"^/proc/nothing/[0-9a-f]{16}: cannot be written: "):
-        Mirror(there.as_uri(), Path("/proc/nothing")).look()
+        CachedStore(there.as_uri(), Path("/proc/nothing")).list_bundles()
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_a_cache_that_cannot_be_written_is_named(there: Path) -> None:
 )
 def test_urls_without_a_driver_are_refused(url: str, kind: type[LowerboundError], said: str, tmp_path: Path) -> None:
     with pytest.raises(kind, match=f"^{url}: .*{said}"):
-        Mirror(url, tmp_path)
+        CachedStore(url, tmp_path)
 
 
 def test_without_fsspec_a_url_is_refused_and_a_folder_served() -> None:
@@ -242,7 +242,7 @@ def served(s3: S3, bucket: Bucket, there: Path, tmp_path: Path) -> Iterator[http
 
 
 def serving(bucket: Bucket, tmp_path: Path, environment: dict[str, str], *arguments: str) -> Any:
-    flags = ("--models", bucket.url, "--model-cache", str(tmp_path / "cache"), "--poll", "0.1", "--lanes", "1")
+    flags = ("--models", bucket.url, "--model-cache", str(tmp_path / "cache"), "--poll", "0.1", "--engine-threads", "1")
     return run_server(*flags, *arguments, log=tmp_path / "log", **environment)
 
 
@@ -377,7 +377,7 @@ def test_a_kill_in_the_midst_of_a_download_leaves_nothing_half(s3: S3, bucket: B
 
 def test_a_bundle_is_written_with_its_manifest_last(tmp_path: Path, there: Path) -> None:
     bundle = read_bundle(there / NAME / "1")
-    remote = Remote((tmp_path / "published").as_uri())
+    remote = RemoteStore((tmp_path / "published").as_uri())
     remote.try_to_write(NAME)
     written = remote.write(bundle.manifest, bundle.files)
     assert written == f"{(tmp_path / 'published').as_uri()}/{NAME}/1"

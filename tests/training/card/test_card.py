@@ -107,10 +107,13 @@ def untrained(data: ImageInput | TabularInput, rows: Array, likelihood: str, lat
     del modules["refine"]  # The card makes no use of it, and its export takes longest.
     graphs, files = export_graphs(modules, data, recipe.latent_size)
     engine = OnnxEngine(graphs, files, "cpu")
-    bank = noise.bank(0, 8, latent_size)
-    held_out = score_columns(engine, graphs, rows[1::2], bank, 0)
-    calibration = {"noise": bank, **{name: np.sort(values) for name, values in scores(held_out).items()}}
-    files |= {CALIBRATION: write_arrays(calibration), GOLDEN: write_arrays(golden(engine, graphs, rows[:2], bank))}
+    base_samples = noise.base_samples(0, 8, latent_size)
+    held_out = score_columns(engine, graphs, rows[1::2], base_samples, 0)
+    calibration = {"noise": base_samples, **{name: np.sort(values) for name, values in scores(held_out).items()}}
+    files |= {
+        CALIBRATION: write_arrays(calibration),
+        GOLDEN: write_arrays(golden(engine, graphs, rows[:2], base_samples)),
+    }
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         name="untrained",
@@ -133,11 +136,11 @@ def untrained(data: ImageInput | TabularInput, rows: Array, likelihood: str, lat
     return Untrained(card_inputs(manifest, engine, calibration, rows[::2]), files)
 
 
-def golden(engine: OnnxEngine, graphs: dict[str, Graph], x: Array, bank: Array) -> dict[str, Array]:
+def golden(engine: OnnxEngine, graphs: dict[str, Graph], x: Array, base_samples: Array) -> dict[str, Array]:
     latents = engine.run("encoder", {"x": x})["mean"]
     tensors = {}
     for name in graphs:
-        by_row, shared = graph_inputs(name, x, bank, latents)
+        by_row, shared = graph_inputs(name, x, base_samples, latents)
         inputs = by_row | shared
         tensors |= {f"{name}.{key}": array for key, array in (inputs | engine.run(name, inputs)).items()}
     return tensors

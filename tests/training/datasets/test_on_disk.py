@@ -21,7 +21,7 @@ from training.datasets.numpy_arrays import NumpyArrays
 def no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """None for rows, and stretches of a few of them."""
     monkeypatch.setattr(source, "IN_MEMORY", 0)
-    monkeypatch.setattr(source, "STRETCH", 100)
+    monkeypatch.setattr(source, "CHUNK", 100)
 
 
 def array(rows: Any, name: str = "x.npy") -> Callable[[Path], Path]:
@@ -129,7 +129,7 @@ def test_a_full_disk_is_named() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, most))
     try:
         with pytest.raises(DataError, match=rf"^{tempfile.gettempdir()}: no room for 8,000 bytes of rows: "):
-            source.room((1000,), np.float64)
+            source.allocate((1000,), np.float64)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 

@@ -22,7 +22,7 @@ from training.model import LIKELIHOODS, ModelRecipe
 from training.model.build import build
 
 L = 3
-BANK = noise.bank(0, 16, L)
+BASE_SAMPLES = noise.base_samples(0, 16, L)
 FIRST = {
     "discretized_logistic": "colour levels",
     "gaussian_shared": "continuous image",
@@ -61,7 +61,7 @@ class Exported:
         return OnnxEngine(self.graphs, self.files if files is None else files, "cpu")
 
     def verify(self, engine: OnnxEngine) -> dict[str, float]:
-        return verify(self.modules, self.kind.data, engine, self.kind.rows[:40], BANK)
+        return verify(self.modules, self.kind.data, engine, self.kind.rows[:40], BASE_SAMPLES)
 
 
 EVERY = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in LIKELIHOODS]
@@ -109,7 +109,7 @@ def test_graphs_at_several_sizes(exported: Exported, rows: int, draws: int) -> N
     x = exported.kind.rows[:rows]
     z = np.random.default_rng(2).standard_normal((rows, L)).astype(np.float32)
     for name, module in exported.modules.items():
-        by_row, shared = graph_inputs(name, x, BANK[:draws], z)
+        by_row, shared = graph_inputs(name, x, BASE_SAMPLES[:draws], z)
         inputs = by_row | shared
         answer = engine.run(name, inputs)
         expected = module(*(torch.from_numpy(inputs[tensor.name]) for tensor in exported.graphs[name].inputs))
@@ -122,14 +122,14 @@ def test_graphs_at_several_sizes(exported: Exported, rows: int, draws: int) -> N
 
 @pytest.mark.parametrize("draws", [16, 15, 3])
 def test_batches_do_not_change_a_bit(exported: Exported, draws: int) -> None:
-    engine, x, bank = exported.engine(), exported.kind.rows, BANK[:draws]
-    whole = engine.run("elbo", {"x": x, "noise": bank})
-    in_pieces = compute(engine, "elbo", {"x": x}, {"noise": bank}, draws=draws)
-    backwards = engine.run("elbo", {"x": x[::-1].copy(), "noise": bank})
+    engine, x, base_samples = exported.engine(), exported.kind.rows, BASE_SAMPLES[:draws]
+    whole = engine.run("elbo", {"x": x, "noise": base_samples})
+    in_pieces = compute(engine, "elbo", {"x": x}, {"noise": base_samples}, draws=draws)
+    backwards = engine.run("elbo", {"x": x[::-1].copy(), "noise": base_samples})
     for name, values in whole.items():
         assert values.tobytes() == in_pieces[name].tobytes() == backwards[name][::-1].tobytes(), name
     for i in range(9):
-        alone = engine.run("elbo", {"x": x[i : i + 1], "noise": bank})
+        alone = engine.run("elbo", {"x": x[i : i + 1], "noise": base_samples})
         assert {name: values[i] for name, values in whole.items()} == {
             name: values[0] for name, values in alone.items()
         }
@@ -268,5 +268,5 @@ def test_large_and_constant_columns_export() -> None:
     recipe = ModelRecipe(widths=(8,), latent_size=2, likelihood="mixed_student_t")
     modules = graph_modules(build(recipe, data, rows, seed=0), data, rows)
     graphs, files = export_graphs(modules, data, 2)
-    errors = verify(modules, data, OnnxEngine(graphs, files, "cpu"), rows[:64], noise.bank(0, 16, 2))
+    errors = verify(modules, data, OnnxEngine(graphs, files, "cpu"), rows[:64], noise.base_samples(0, 16, 2))
     assert max(errors.values()) < TOLERANCE

@@ -1,4 +1,4 @@
-"""Typicality and the coarse error, held to their definitions; the default score, to what it is chosen for."""
+"""Typicality and the multiscale residual, held to their definitions; the default score, to what it is chosen for."""
 
 import math
 from typing import Any
@@ -10,20 +10,20 @@ from scipy.spatial.distance import mahalanobis
 from sklearn.covariance import ledoit_wolf
 
 from tests.training.kinds import KINDS
-from training.evaluation.corruptions import REARRANGEMENTS, rearrangements
+from training.evaluation.corruptions import CORRUPTIONS, corruptions
 from training.evaluation.score_selection import choose, sensitivities
-from training.export.single_pass_scores import SIDES, OnePassScores
+from training.export.single_pass_scores import SIDES, SinglePassScores
 from training.model import VAE, ModelRecipe
 from training.model.build import build
 
 L = 3
 
 
-def made(kind: str, likelihood: str, prior: str = "standard_normal") -> tuple[VAE, OnePassScores, Any]:
+def made(kind: str, likelihood: str, prior: str = "standard_normal") -> tuple[VAE, SinglePassScores, Any]:
     example = KINDS[kind]
     recipe = ModelRecipe(widths=(6,), latent_size=L, likelihood=likelihood, prior=prior, components=4)
     vae = build(recipe, example.data, example.rows, seed=3).eval()
-    return vae, OnePassScores(vae, example.data, example.rows[:60]), example.rows
+    return vae, SinglePassScores(vae, example.data, example.rows[:60]), example.rows
 
 
 @pytest.mark.parametrize(
@@ -53,11 +53,13 @@ def test_the_coarse_error_of_noise_is_its_standard_deviation() -> None:
     _, scores, _ = made("colour levels", "gaussian_shared")
     rng = np.random.default_rng(0)
     noise = torch.from_numpy(rng.normal(0, 7, (400, 105)))
-    assert scores._coarse_error(noise, torch.zeros(1)).square().mean().sqrt().item() == pytest.approx(7, rel=0.02)
+    assert scores._multiscale_residual(noise, torch.zeros(1)).square().mean().sqrt().item() == pytest.approx(
+        7, rel=0.02
+    )
     # The same energy in one place, and not everywhere, is what it looks for.
     block = np.zeros((7, 5, 3))
     block[2:4, 1:3] = 7 * math.sqrt(105 / 12)
-    assert scores._coarse_error(torch.from_numpy(block.reshape(1, -1)), torch.zeros(1)).item() > 9
+    assert scores._multiscale_residual(torch.from_numpy(block.reshape(1, -1)), torch.zeros(1)).item() > 9
 
 
 @pytest.mark.parametrize(
@@ -98,12 +100,12 @@ def test_missing_cells_differ_from_nothing() -> None:
     assert statistics.isfinite().all()
 
 
-@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, all_ in REARRANGEMENTS.items() for name in all_])
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, all_ in CORRUPTIONS.items() for name in all_])
 def test_rearrangements_are_of_the_rows_own_values(kind: str, name: str) -> None:
     shapes: list[tuple[int, ...]] = [(28, 28), (8, 8), (13, 10, 3)] if kind == "image" else [(5,), (20,)]
     for shape in shapes:
         x = np.random.default_rng(0).integers(0, 256, (20, *shape)).astype(np.float32)
-        once, again = (REARRANGEMENTS[kind][name](x, np.random.default_rng(1)) for _ in range(2))
+        once, again = (CORRUPTIONS[kind][name](x, np.random.default_rng(1)) for _ in range(2))
         assert once.shape == x.shape
         assert once.dtype == x.dtype
         np.testing.assert_array_equal(once, again)
@@ -132,4 +134,4 @@ def test_the_most_sensitive_score_is_chosen() -> None:
     assert choose({"first": 0.7, "second": 0.73}, 100) == "first"
     assert choose({"first": 0.7, "second": 0.73}, 10_000) == "second"
     assert sensitivities(score, example.data, rows, seed=0) == found
-    assert rearrangements(example.data) is REARRANGEMENTS["tabular"]
+    assert corruptions(example.data) is CORRUPTIONS["tabular"]

@@ -27,7 +27,7 @@ from training.model import VAE
 from training.recipes import Recipe, RecipeError
 from training.runs import open_run
 
-BANK = torch.from_numpy(noise.bank(0, 128, L))
+BASE_SAMPLES = torch.from_numpy(noise.base_samples(0, 128, L))
 HELD_OUT = SOURCE.sample(500, seed=2)
 
 
@@ -35,7 +35,7 @@ def train(run: Path, vae: VAE | None = None, rows: int = 2000, **options: Any) -
     vae = vae or new_vae()
     run.mkdir(parents=True, exist_ok=True)
     recipe = FitRecipe.model_validate(options)
-    return vae, fit(vae, torch.from_numpy(TRAIN[:rows]), torch.from_numpy(HELD_OUT), BANK, recipe, run)
+    return vae, fit(vae, torch.from_numpy(TRAIN[:rows]), torch.from_numpy(HELD_OUT), BASE_SAMPLES, recipe, run)
 
 
 def metrics(path: Path) -> list[dict[str, str]]:
@@ -49,7 +49,7 @@ def but_seconds(path: Path) -> list[dict[str, str]]:
 
 def held_out_elbo(vae: VAE) -> float:
     with torch.no_grad():
-        return vae.bounds(torch.from_numpy(HELD_OUT), BANK).elbo.mean().item()
+        return vae.bounds(torch.from_numpy(HELD_OUT), BASE_SAMPLES).elbo.mean().item()
 
 
 def test_learns_a_known_distribution(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_rows_on_the_disk_train_the_same_model(tmp_path: Path) -> None:
         folder = tmp_path / type(rows).__name__
         folder.mkdir()
         vae = new_vae()
-        fit(vae, rows, torch.from_numpy(HELD_OUT), BANK, recipe, folder)
+        fit(vae, rows, torch.from_numpy(HELD_OUT), BASE_SAMPLES, recipe, folder)
         found.append(vae.state_dict())
     assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
 

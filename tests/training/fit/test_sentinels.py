@@ -26,8 +26,8 @@ def test_planted_anomalies_are_found_beside_sentinels(tmp_path: Path) -> None:
     data = TabularInput(columns=tuple(NumericColumn(name=name) for name in ("age", "income", "hours")))
 
     vae = build(recipe.model, data, rows[:400], seed=0)
-    bank = torch.from_numpy(noise.bank(0, 32, vae.prior.latent_size))
-    fit(vae, torch.from_numpy(rows[:400]), torch.from_numpy(rows[400:500]), bank, recipe.fit, tmp_path)
+    base_samples = torch.from_numpy(noise.base_samples(0, 32, vae.prior.latent_size))
+    fit(vae, torch.from_numpy(rows[:400]), torch.from_numpy(rows[400:500]), base_samples, recipe.fit, tmp_path)
     with torch.no_grad():
-        usual, found = (-vae.bounds(torch.from_numpy(x), bank).elbo.numpy() for x in (normal, strange))
+        usual, found = (-vae.bounds(torch.from_numpy(x), base_samples).elbo.numpy() for x in (normal, strange))
     assert (found > np.quantile(usual, 0.99)).all(), (found, np.quantile(usual, [0.5, 0.99]))

@@ -11,7 +11,7 @@ from scipy import stats
 
 from tests.training.conftest import TRAIN, L, new_vae
 from training.fit import FitRecipe
-from training.fit.step import LIKELIHOOD_PACE, Objective, Step
+from training.fit.step import LIKELIHOOD_RATE_FACTOR, Objective, Step
 
 
 def batch(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -79,7 +79,7 @@ def test_the_first_step_is_as_long_as_the_schedule_says(schedule: str, progress:
     recipe = FitRecipe.model_validate({"learning_rate": rate, "schedule": schedule})
     Step(vae, recipe, Accelerator())(*batch(100), kl_weight=1, progress=progress)
     for name, parameter in vae.named_parameters():
-        pace = LIKELIHOOD_PACE if name.startswith("likelihood.") else 1
+        pace = LIKELIHOOD_RATE_FACTOR if name.startswith("likelihood.") else 1
         assert (parameter - before[name]).abs().max().item() == pytest.approx(
             rate * pace * share, rel=1e-2, abs=1e-9
         ), name

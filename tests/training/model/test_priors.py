@@ -35,7 +35,7 @@ def test_kl_is_the_expected_log_ratio(name: str) -> None:
     posterior = torch.distributions.Normal(mean, torch.exp(0.5 * log_variance))
     z = posterior.sample((draws,))
     log_ratio = posterior.log_prob(z).sum(-1) - prior.log_prob(z)
-    few = noise.bank(1, 4096, L)
+    few = noise.base_samples(1, 4096, L)
     drawn = mean[:, None] + torch.exp(0.5 * log_variance)[:, None] * torch.from_numpy(few).double()
     kl = prior.kl(mean, log_variance, drawn, log_normal(torch.from_numpy(few).double(), log_variance))
     assert kl.shape == (3, L)

@@ -68,14 +68,14 @@ def naive_log_prob(model: VAE, kind: str, params: Any, row: Any) -> float:
 @torch.no_grad()
 def test_bounds_from_their_definitions(kind: str, name: str, num_draws: int) -> None:
     model, x = random_vae(kind, name), KINDS[kind].rows[:5]
-    bank = noise.bank(1, num_draws, L)
-    bounds = Bounds(*(values.numpy() for values in model.bounds(torch.from_numpy(x), torch.from_numpy(bank))))
+    base_samples = noise.base_samples(1, num_draws, L)
+    bounds = Bounds(*(values.numpy() for values in model.bounds(torch.from_numpy(x), torch.from_numpy(base_samples))))
     for i, row in enumerate(x):
         mean, log_variance = (tensor[0].double().numpy() for tensor in model.posterior(torch.from_numpy(row[None])))
         posterior = stats.norm(mean, np.exp(0.5 * log_variance))
         log_likelihood, log_weight = np.empty((2, num_draws))
         for k in range(num_draws):
-            z = mean + np.exp(0.5 * log_variance) * bank[k]
+            z = mean + np.exp(0.5 * log_variance) * base_samples[k]
             params = model.decoder(torch.from_numpy(z[None]).float())[0].double().numpy()
             log_likelihood[k] = naive_log_prob(model, kind, params, row.ravel().astype(np.float64))
             log_weight[k] = log_likelihood[k] + stats.norm.logpdf(z).sum() - posterior.logpdf(z).sum()
@@ -104,7 +104,7 @@ def test_bounds_from_their_definitions(kind: str, name: str, num_draws: int) -> 
 def test_bounds_are_finite_in_order_and_in_range(kind: str, name: str) -> None:
     model, x = random_vae(kind, name), torch.from_numpy(KINDS[kind].rows)
     draws = 512
-    bounds = model.bounds(x, torch.from_numpy(noise.bank(0, draws, L)))
+    bounds = model.bounds(x, torch.from_numpy(noise.base_samples(0, draws, L)))
     for field, values in bounds._asdict().items():
         assert values.shape == (80,), field
         assert values.dtype == torch.float64, field
@@ -122,7 +122,7 @@ def test_bounds_are_finite_in_order_and_in_range(kind: str, name: str) -> None:
 def test_extreme_weights_do_not_overflow() -> None:
     model = random_vae("numbers", "gaussian")
     x = torch.from_numpy(1e5 * np.ones((2, 3)))
-    bounds = model.bounds(x, torch.from_numpy(noise.bank(0, 8, L)))
+    bounds = model.bounds(x, torch.from_numpy(noise.base_samples(0, 8, L)))
     assert (bounds.elbo < -1e4).all()
     assert all(values.isfinite().all() for values in bounds)
 
@@ -130,8 +130,8 @@ def test_extreme_weights_do_not_overflow() -> None:
 @torch.no_grad()
 def test_noise_may_be_shared_or_each_row_s_own() -> None:
     model, x = random_vae("numbers", "gaussian"), torch.from_numpy(KINDS["numbers"].rows[:4])
-    bank = torch.randn(6, L, generator=torch.Generator().manual_seed(0))
-    for shared, own in zip(model.bounds(x, bank), model.bounds(x, bank.expand(4, 6, L)), strict=True):
+    base_samples = torch.randn(6, L, generator=torch.Generator().manual_seed(0))
+    for shared, own in zip(model.bounds(x, base_samples), model.bounds(x, base_samples.expand(4, 6, L)), strict=True):
         torch.testing.assert_close(shared, own)
 
 

@@ -137,11 +137,12 @@ class GaussianOptimal(_GaussianAboveFloor):
     rows, draws and observed features in units of the scale, so that the mean log-likelihood of a row is −D/2 log MSE
     plus a constant. Each feature keeps its floor.
 
-    Otherwise, and so in exported graphs, σ² is the running mean of what training had: over all batches up to 1/`PACE`
-    of them, over the latest ones after that. It is kept with the weights. (Of several processes each computes its own.)
+    Otherwise, and so in exported graphs, σ² is the running mean of what training had: over all batches up to
+    1/`AVERAGING_RATE` of them, over the latest ones after that. It is kept with the weights. (Of several processes each
+    computes its own.)
     """
 
-    PACE = 0.01
+    AVERAGING_RATE = 0.01
     """Weight of the latest batch in the running mean, at least."""
 
     mean_square: Tensor
@@ -163,7 +164,7 @@ class GaussianOptimal(_GaussianAboveFloor):
         mean_square = torch.where(observed, residual, 0.0).square().sum() / observed.sum().clamp(min=1)
         seen = observed.any()
         self.steps += seen
-        mean = torch.lerp(self.mean_square, mean_square.detach(), (1 / self.steps).clamp(min=self.PACE))
+        mean = torch.lerp(self.mean_square, mean_square.detach(), (1 / self.steps).clamp(min=self.AVERAGING_RATE))
         self.mean_square.copy_(torch.where(seen, mean, self.mean_square))
         return self.log_density(residual, missing, self._log_sigma(mean_square))
 

@@ -19,7 +19,7 @@ from service.bundle import (
     describe_files,
     write_arrays,
 )
-from service.bundle.manifest import signature
+from service.bundle.manifest import graph_contract
 from service.engine import OnnxEngine
 
 TABLE_GRAPHS = {
@@ -187,7 +187,7 @@ def bundle_files(
 ) -> tuple[Manifest, dict[str, bytes]]:
     """A bundle of graphs with two latents, as someone with a model from elsewhere would make it; x are golden rows."""
     files = {f"{graph}.onnx": onnx.parser.parse_model(text).SerializeToString() for graph, text in graphs.items()}
-    signatures = {graph: signature(graph, data, 2) for graph in graphs}
+    signatures = {graph: graph_contract(graph, data, 2) for graph in graphs}
     given: dict[str, Array] = {
         "x": x,
         "z": np.array([[1.0, 2.0], [0.5, -1.0]], np.float32),

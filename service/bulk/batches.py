@@ -16,7 +16,7 @@ FIELD = "instances"
 
 
 @dataclass(frozen=True, eq=False)
-class Piece:
+class Batch:
     """Some rows in their order.
 
     Attributes:
@@ -27,9 +27,9 @@ class Piece:
     x: Array
     names: list[str] | None = None
 
-    def first(self, rows: int) -> "Piece":
+    def first(self, rows: int) -> "Batch":
         """At most so many of them."""
-        return self if rows >= len(self.x) else Piece(self.x[:rows], self.names and self.names[:rows])
+        return self if rows >= len(self.x) else Batch(self.x[:rows], self.names and self.names[:rows])
 
 
 class Input(Protocol):
@@ -46,7 +46,7 @@ class Input(Protocol):
     def count(self) -> int:
         """How many rows there are. A text file is read once for that."""
 
-    def read(self, start: int, rows: int) -> Iterator[Piece]:
+    def read(self, start: int, rows: int) -> Iterator[Batch]:
         """The rows from `start` on, at most so many at a time.
 
         Raises:

@@ -12,7 +12,7 @@ from service.engine import OnnxEngine
 class FaultyEngine:
     """A bundle's engine on the CPU; `fault` is "raise", "hang", "wait", "nan", "wrong" or "".
 
-    In a lane, who hangs does so until `hold` is set and then fails; who waits does so and then answers.
+    In an engine thread, who hangs does so until `hold` is set and then fails; who waits does so and then answers.
     """
 
     device = "cpu"
@@ -28,7 +28,7 @@ class FaultyEngine:
 
     def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         self.calls.append(graph)
-        held = self.fault in {"hang", "wait"} and threading.current_thread().name == "lane"
+        held = self.fault in {"hang", "wait"} and threading.current_thread().name == "engine"
         if held:
             self.hanging.release()
             assert self.hold.wait(60)

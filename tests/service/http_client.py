@@ -35,7 +35,9 @@ def post(
     return client.post(path, params=query, content=content, headers=headers)
 
 
-def ask(client: httpx.Client, path: str, array: Array, *, binary: bool = False, **query: Any) -> dict[str, Array]:
+def send_request(
+    client: httpx.Client, path: str, array: Array, *, binary: bool = False, **query: Any
+) -> dict[str, Array]:
     """The columns of an answer, asked for in JSON or .npy."""
     return columns(post(client, path, array, NPY if binary else JSON, binary=binary, **query))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.datasets.files import FILES, source_of, write
-from training.datasets import DataError, Table, local
+from training.datasets import DataError, Table, download
 
 
 @pytest.mark.parametrize(("kind", "make"), FILES.items())
@@ -14,10 +14,10 @@ def test_data_at_a_url_is_what_it_is_on_this_machine(
     kind: str, make: Callable[[Path], Path | None], tmp_path: Path
 ) -> None:
     place, source = make(tmp_path), source_of(kind)
-    with local(place) as path:
+    with download(place) as path:
         assert path == place
         fingerprint = source.load(path).fingerprint
-    with local(place and place.as_uri()) as path:
+    with download(place and place.as_uri()) as path:
         assert (path == place) == (place is None)
         assert source.load(path).fingerprint == fingerprint
     assert path is None or not path.parent.exists()
@@ -25,7 +25,7 @@ def test_data_at_a_url_is_what_it_is_on_this_machine(
 
 def test_what_is_wrong_names_the_url(tmp_path: Path) -> None:
     url = write(tmp_path / "t.csv", "a,b\n1,2\n2,inf\n3,4\n").as_uri()
-    with pytest.raises(DataError, match=f"^{url}, row 2 .line 3., column 'b': inf is infinite$"), local(url) as path:
+    with pytest.raises(DataError, match=f"^{url}, row 2 .line 3., column 'b': inf is infinite$"), download(url) as path:
         Table().load(path)
 
 
@@ -34,5 +34,5 @@ def test_what_is_wrong_names_the_url(tmp_path: Path) -> None:
     [("file:///nowhere/t.csv", "/nowhere/t.csv"), ("nosuch://t.csv", "Protocol not known"), ("gs://b/t.csv", "gcsfs")],
 )
 def test_what_cannot_be_copied_is_named(url: str, said: str) -> None:
-    with pytest.raises(DataError, match=f"^{url}: cannot be read: .*{said}"), local(url):
+    with pytest.raises(DataError, match=f"^{url}: cannot be read: .*{said}"), download(url):
         pass

@@ -14,7 +14,7 @@ from training.datasets.source import DataError
 
 
 @contextmanager
-def local(place: Path | str | None) -> Iterator[Path | None]:
+def download(place: Path | str | None) -> Iterator[Path | None]:
     """The path of the data: of what lies at a URL a copy's, a file or a folder, which is removed afterwards.
 
     Raises:

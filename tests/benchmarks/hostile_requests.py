@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 
 from tests.service.attacks import BODIES, zeros
-from tests.service.exchanges import JSON, NPY, npy
+from tests.service.http_client import JSON, NPY, npy
 from tests.service.load import ONE
 
 PATIENCE = 20.0
@@ -95,12 +95,12 @@ SHORT_QUEUE = ("--max-queue", "4096")
 def crowd(url: httpx.URL, number: int) -> Counter[str]:
     """So many clients at once, five times 128 rows each; whoever is refused must be told when to return."""
 
-    def ask(_: int) -> list[str]:
+    def send_request(_: int) -> list[str]:
         with httpx.Client(base_url=url, timeout=60) as client:
             return [_told(client.post("/elbo", json={"instances": [ONE] * 128})) for _ in range(5)]
 
     with ThreadPoolExecutor(number) as pool:
-        return Counter(status for answers in pool.map(ask, range(number)) for status in answers)
+        return Counter(status for answers in pool.map(send_request, range(number)) for status in answers)
 
 
 def _told(answer: httpx.Response) -> str:
