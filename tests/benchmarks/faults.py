@@ -33,7 +33,7 @@ import numpy as np
 
 from service.bundle import read_bundle, write_bundle
 from service.storage import DEFAULT_REPOSITORY
-from tests.benchmarks import hostility
+from tests.benchmarks import hostile_requests
 from tests.conftest import process_of, run_server, wait_until
 from tests.service.bundle_versions import DAMAGES
 from tests.service.clock import make_clock
@@ -252,16 +252,16 @@ TRIALS = (
     *(
         Trial(name, serve, partial(attack, send))
         for name, serve, send in (
-            ("200 slow senders of heads", one, lambda v: hostility.slow_heads(v.port, 200)),
-            ("100 requests of 100,000 headers", one, lambda v: hostility.many_headers(v.port, 100)),
-            ("100 uploads broken off", one, lambda v: hostility.broken_uploads(v.port, 100)),
-            ("200 clients that leave before their answer", one, lambda v: hostility.leavers(v.port, 200)),
-            ("16 bombs of gzip and deflate, 512 MiB each", one, lambda v: hostility.bombs(v.client, 16)),
-            ("bodies of NaN, of terabytes, of 10^6 levels", one, lambda v: hostility.bodies(v.client)),
+            ("200 slow senders of heads", one, lambda v: hostile_requests.slow_heads(v.port, 200)),
+            ("100 requests of 100,000 headers", one, lambda v: hostile_requests.many_headers(v.port, 100)),
+            ("100 uploads broken off", one, lambda v: hostile_requests.broken_uploads(v.port, 100)),
+            ("200 clients that leave before their answer", one, lambda v: hostile_requests.leavers(v.port, 200)),
+            ("16 bombs of gzip and deflate, 512 MiB each", one, lambda v: hostile_requests.bombs(v.client, 16)),
+            ("bodies of NaN, of terabytes, of 10^6 levels", one, lambda v: hostile_requests.bodies(v.client)),
             (
                 "32 clients that ask for more than the queue takes",
-                lambda folder: one(folder, *hostility.SHORT_QUEUE),
-                lambda v: hostility.crowd(v.client.base_url, 32),
+                lambda folder: one(folder, *hostile_requests.SHORT_QUEUE),
+                lambda v: hostile_requests.crowd(v.client.base_url, 32),
             ),
         )
     ),
