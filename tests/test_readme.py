@@ -145,7 +145,16 @@ def test_the_recipe_and_model_tables_are_complete() -> None:
 def test_the_bundle_table_is_complete() -> None:
     listed = first_column(section("Bring your own VAE"))
     graphs = [f"{graph}.onnx" for graph in REQUIRED_GRAPHS + OPTIONAL_GRAPHS]
-    assert listed == [*graphs, "weights.bin", "calibration.npz", "golden.npz", "card/", "manifest.json", "manifest.sig"]
+    assert listed == [
+        *graphs,
+        "weights.bin",
+        "calibration.npz",
+        "missing_cells.npz",
+        "golden.npz",
+        "card/",
+        "manifest.json",
+        "manifest.sig",
+    ]
     for graph in REQUIRED_GRAPHS + OPTIONAL_GRAPHS:
         contract = graph_contract(graph, ImageInput(shape=(8, 8), dtype="uint8", low=0, high=16), 2)
         tensors = (

@@ -23,7 +23,7 @@ from service.bundle import BOUNDS, Array, Bundle, Category, ImageInput, TabularI
 from service.codecs.instances import render_records
 from service.engine import Device, Engine, OnnxEngine
 from service.errors import LowerboundError
-from service.scoring import MAX_DRAWS, noise, p_values, scores
+from service.scoring import MAX_DRAWS, HeldOutScores, noise, scores
 from service.storage import Location
 from training.datasets import Dataset, aligned, download, split
 from training.evaluation.baselines import BASELINES, BaselineError, baseline_scores
@@ -127,12 +127,10 @@ def evaluate(options: Evaluation) -> Report:
         "likelihood": _likelihood(engine, rows.x[finite], base_samples),
     }
     normal = ~rows.anomalous if rows.anomalous is not None else np.ones(len(rows.x), bool)
+    p = {name: _p_values(bundle, name, values, rows.x) for name, values in by_score.items()}
     report["false_alarms"] = {
-        name: {
-            f"{level:.0%}": float(np.mean(p_values(values[normal], bundle.calibration[name]) <= level))
-            for level in LEVELS
-        }
-        for name, values in by_score.items()
+        name: {f"{level:.0%}": float(np.mean(values[normal] <= level)) for level in LEVELS}
+        for name, values in p.items()
     }
     if rows.anomalous is not None:
         report["detection"] = {name: detection_figures(values, rows.anomalous) for name, values in by_score.items()}
@@ -195,6 +193,11 @@ def _scores(bundle: Bundle, engine: Engine, x: Array, finite: Array) -> dict[str
     return {name: np.where(finite, made[name], math.inf) for name in manifest.scores}
 
 
+def _p_values(bundle: Bundle, score: str, values: Array, x: Array) -> Array:
+    """The p-values of rows x by one of their scores, as `/elbo` answers them; NaN where a row has none."""
+    return HeldOutScores.read(score, bundle.calibration[score], bundle.missing_cells).p_values(values, x)
+
+
 def _means(held_out: dict[str, Array], finite: Array) -> dict[str, float]:
     means = {name: held_out[name][finite].mean() for name in BOUNDS}
     return {name: float(mean) for name, mean in means.items() if np.isfinite(mean)}
@@ -243,6 +246,7 @@ def _strangest(bundle: Bundle, engine: Engine, rows: Rows, scores: Array, elbo: 
         answer = compute(engine, "explain", {"x": rows.x[places]}, {"noise": base_samples}, len(base_samples))
         features = answer["feature_log_likelihood"].reshape(len(places), -1)
         nats, expected = np.median(features, axis=0) - features[order], None
+    p_value = _p_values(bundle, bundle.manifest.default_score, scores[chosen], rows.x[chosen])
     strangest = []
     for i, place in enumerate(chosen):
         blamed = [j for j in np.argsort(-nats[i], kind="stable")[:BLAMED] if nats[i, j] > 0]
@@ -251,7 +255,7 @@ def _strangest(bundle: Bundle, engine: Engine, rows: Rows, scores: Array, elbo: 
             {
                 "row": int(rows.numbers[place]),
                 "score": float(scores[place]),
-                "p_value": float(p_values(scores[place], bundle.calibration[bundle.manifest.default_score])),
+                "p_value": None if np.isnan(p := p_value[i]) else float(p),
                 **({} if rows.anomalous is None else {"anomalous": bool(rows.anomalous[place])}),
                 "nats": {name: float(nats[i, j]) for name, j in zip(names, blamed, strict=True)},
                 **({} if expected is None else {"expected": {name: expected[i][name] for name in names}}),
@@ -288,7 +292,8 @@ def tables(report: Report) -> list[Table]:
                 f"{name} {nats:.1f}" + (f" (expected {_short(row['expected'][name])})" if "expected" in row else "")
                 for name, nats in row["nats"].items()
             )
-            strangest.add_row(str(row["row"]), f"{row['score']:.2f}", f"{row['p_value']:.4f}", escape(blamed))
+            p = "none" if row["p_value"] is None else f"{row['p_value']:.4f}"
+            strangest.add_row(str(row["row"]), f"{row['score']:.2f}", p, escape(blamed))
         shown.append(strangest)
     return shown
 

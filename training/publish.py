@@ -16,11 +16,13 @@ from service.bundle import (
     CALIBRATION,
     FORMAT_VERSION,
     GOLDEN,
+    MISSING_CELLS,
     Array,
     Calibration,
     Graph,
     Manifest,
     Provenance,
+    TabularInput,
     describe_files,
     write_arrays,
 )
@@ -31,6 +33,7 @@ from service.storage.remote import RemoteStore
 from training.card import CardInputs, write_card
 from training.datasets import Dataset, Splits
 from training.evaluation.bounds import bounds, held_out_metrics, score_columns
+from training.evaluation.missing_cells import missing_cell_scores
 from training.evaluation.score_selection import choose, sensitivities
 from training.export.graphs import graph_modules
 from training.export.onnx import TOLERANCE, export_graphs, graph_inputs, verify
@@ -98,7 +101,8 @@ def publish(
     def score(x: Array, refine: int = 0) -> dict[str, Array]:
         return scores(score_columns(engine, graphs, x, base_samples, refine))
 
-    held_out_scores = score(dataset.rows[splits.calibration], recipe.bound.refine)
+    calibration_rows = dataset.rows[splits.calibration]
+    held_out_scores = score(calibration_rows, recipe.bound.refine)
     sensitivity = sensitivities(score, dataset.input, validation, recipe.bound.seed)
     best = Progress(recipe.fit, history).best
     assert best is not None  # noqa: S101 - there is an epoch
@@ -118,6 +122,9 @@ def publish(
         CALIBRATION: write_arrays(calibrated),
         GOLDEN: write_arrays(_golden(engine, graphs, test[:GOLDEN_ROWS], base_samples)),
     }
+    if isinstance(dataset.input, TabularInput):
+        by_pattern = missing_cell_scores(score, calibration_rows, held_out_scores)
+        files |= {MISSING_CELLS: write_arrays(by_pattern)} if by_pattern else {}
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         name=recipe.name,

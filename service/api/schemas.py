@@ -118,7 +118,8 @@ class ElboAnswer(RowsAnswer):
     score: Rows = Field(description="The chosen score; larger is more anomalous.")
     p_value: Rows = Field(
         description="(1 + number of held-out scores at least as large) / (n + 1). null under draws, a seed, a score or "
-        "a refinement other than the calibrated ones, where it would not be valid."
+        "a refinement other than the calibrated ones, where it would not be valid; and for a table's row with missing "
+        "cells that cannot be compared with held-out rows that lack the same."
     )
     regret: Rows | None = Field(default=None, description="With refine: by how much the ELBO rose, at least 0.")
     discovery: list[bool] | None = Field(

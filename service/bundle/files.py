@@ -14,6 +14,10 @@ A bundle is a folder `<repository>/<name>/<version>/`:
     refine.onnx      x, noise, q, Adam's state → the next ones     a step of variational inference (optional)
     weights.bin      the graphs' large tensors, each stored once and shared by the graphs
     calibration.npz  `noise`, the default bank (K, L); `<score>`, held-out scores sorted ascending (n,)
+    missing_cells.npz held-out scores for a table's rows with missing cells (optional): `patterns` (P, D), bool, which
+                     cells rows lack; `counts` (C,), how many; `often` (D,), bool, the columns that `counts` is for;
+                     `<score>.sizes` (P + C,), how many scores each of these has, and `<score>`, one after the other,
+                     each part sorted ascending; see `service.scoring.missing_cells`
     golden.npz       `<graph>.<tensor>`: a few rows, their noise, and what every graph answered
     card/            the model card: index.html, and its pictures (optional)
 
@@ -40,7 +44,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
-from service.bundle.manifest import CALIBRATION, FORMAT_VERSION, GOLDEN, File, Manifest
+from service.bundle.manifest import CALIBRATION, FORMAT_VERSION, GOLDEN, MISSING_CELLS, File, Manifest, TabularInput
 from service.bundle.signing import TrustedKeys
 from service.errors import BundleError
 
@@ -63,6 +67,11 @@ class Bundle:
     def calibration(self) -> dict[str, Array]:
         """The default noise bank (`noise`) and the sorted held-out scores, by name."""
         return read_arrays(self.files[CALIBRATION], CALIBRATION)
+
+    @cached_property
+    def missing_cells(self) -> dict[str, Array]:
+        """The held-out scores for rows with missing cells, by name; empty where the bundle has none."""
+        return read_arrays(self.files[MISSING_CELLS], MISSING_CELLS) if MISSING_CELLS in self.files else {}
 
     @cached_property
     def golden(self) -> dict[str, dict[str, Array]]:
@@ -225,12 +234,44 @@ def _check_arrays(bundle: Bundle) -> None:
             raise BundleError(
                 f"{CALIBRATION}: {score} must hold {manifest.calibration.rows} finite scores, sorted ascending"
             )
+    if bundle.missing_cells:
+        _check_missing_cells(bundle)
     for name, graph in manifest.graphs.items():
         named: dict[str, int] = {}
         for tensor in graph.inputs + graph.outputs:
             array = bundle.golden[name].get(tensor.name)
             if array is None or array.dtype != tensor.dtype or not _fits(array.shape, tensor.shape, named):
                 raise BundleError(f"{GOLDEN}: {name}.{tensor.name} must be {tensor.dtype} of shape {tensor.shape}")
+
+
+def _check_missing_cells(bundle: Bundle) -> None:
+    stored, data = bundle.missing_cells, bundle.manifest.input
+    if not isinstance(data, TabularInput):
+        raise BundleError(f"{MISSING_CELLS}: pictures have no missing cells")
+    named = {"columns": len(data.columns)}
+    indices: dict[str, tuple[str, tuple[str, ...]]] = {
+        "patterns": ("b", ("patterns", "columns")),
+        "counts": ("i", ("counts",)),
+        "often": ("b", ("columns",)),
+    }
+    for name, (kind, shape) in indices.items():
+        array = stored.get(name)
+        if array is None or array.dtype.kind != kind or array.ndim != len(shape):
+            raise BundleError(f"{MISSING_CELLS}: {name} must be an array of shape ({', '.join(shape)})")
+        if any(size != named.setdefault(of, size) for size, of in zip(array.shape, shape, strict=True)):
+            raise BundleError(f"{MISSING_CELLS}: {name} must have shape ({', '.join(shape)}), of {named}")
+    parts = named["patterns"] + named["counts"]
+    for score in bundle.manifest.scores:
+        sizes, scores = stored.get(f"{score}.sizes"), stored.get(score)
+        if sizes is None or sizes.dtype.kind != "i" or sizes.shape != (parts,) or np.any(sizes < 0) or not parts:
+            raise BundleError(
+                f"{MISSING_CELLS}: {score}.sizes must hold {parts} sizes, of at least one pattern or count"
+            )
+        if scores is None or scores.dtype != np.float64 or scores.shape != (sizes.sum(),):
+            raise BundleError(f"{MISSING_CELLS}: {score} must hold {sizes.sum()} scores, float64")
+        for part in np.split(scores, np.cumsum(sizes)[:-1]):
+            if np.any(np.isnan(part)) or np.any(part[1:] < part[:-1]):
+                raise BundleError(f"{MISSING_CELLS}: {score} must hold numbers, each part sorted ascending")
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int | str, ...], named: dict[str, int]) -> bool:

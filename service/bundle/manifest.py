@@ -11,6 +11,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, mod
 
 FORMAT_VERSION = "1.0"
 CALIBRATION = "calibration.npz"
+MISSING_CELLS = "missing_cells.npz"
 GOLDEN = "golden.npz"
 REQUIRED_GRAPHS = ("encoder", "decoder", "elbo")
 OPTIONAL_GRAPHS = ("explain", "draw", "prior", "refine", "scores")

@@ -246,7 +246,8 @@ class Model:
         """The bounds of each row, its score and its conformal p-value, each of shape (batch,), float64.
 
         The p-value is NaN where it would not be valid: under draws, a seed or steps of refinement other than those of
-        the calibration, or for a score that this bundle does not calibrate. `refine` adds `regret`, and has the bounds
+        the calibration, for a score that this bundle does not calibrate, or for a row with missing cells that no
+        held-out rows compare with, see `service.scoring.missing_cells`. `refine` adds `regret`, and has the bounds
         at the best posterior found in so many steps; `explain` adds `feature_log_likelihood` (batch, *input.shape) and
         `latent_kl` (batch, L), which add up to the encoder's own `log_likelihood` and `kl`, and for tables
         `feature_surprise` and `feature_expected` (batch, D), see `service.scoring.attribution`; `fdr` adds `discovery`.
@@ -326,6 +327,7 @@ class Model:
         if not at_once:
             made = await self._batcher.submit(Work("scores", {"x": x})) if parameters.by_graph else columns
             columns |= parameters.score(made)
+        columns["p_value"] = parameters.p_value(columns, x)
         if parameters.explain:
             columns |= await self._batcher.submit(Work("explain", {"x": x}, shared, key, draws))
         if parameters.by_cell:

@@ -297,7 +297,7 @@ class ModelMetrics:
             elbos, scores, p_values = map(np.concatenate, zip(*self._scored, strict=True))
             self._scored.clear()
             self.elbos.labels(*self.labels).observe_all(elbos[np.isfinite(elbos)])
-            telemetry.p_values.labels(*self.labels).observe_all(p_values)
+            telemetry.p_values.labels(*self.labels).observe_all(p_values[~np.isnan(p_values)])
             telemetry.scored_rows.labels(*self.labels).inc(len(scores))
             self._martingale.update(np.where(np.isnan(scores), np.inf, scores))
             self._show()

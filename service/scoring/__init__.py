@@ -3,6 +3,7 @@
 from service.scoring.attribution import ROUNDS, ConditionalAttribution
 from service.scoring.conformal import discoveries, p_values, percentiles, scores
 from service.scoring.drift import FALSE_ALARMS, Martingale
+from service.scoring.missing_cells import HeldOutScores
 from service.scoring.noise import MAX_DRAWS, MAX_LATENT_SIZE
 from service.scoring.parameters import (
     BoundParameters,
@@ -28,6 +29,7 @@ __all__ = [
     "BoundParameters",
     "ConditionalAttribution",
     "ElboQuery",
+    "HeldOutScores",
     "Martingale",
     "NumDraws",
     "OnError",

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.bundle import SCORES, Array, Bundle, TabularInput
 from service.errors import InvalidError
-from service.scoring.conformal import p_values
+from service.scoring.missing_cells import HeldOutScores
 
 Seed = Annotated[int | None, Field(ge=0, lt=2**32, description="Names the random numbers; the bundle's own if absent.")]
 NumDraws = Annotated[int | None, Field(ge=1, description="K, draws of z per row; the bundle's own if absent.")]
@@ -100,7 +100,7 @@ class BoundParameters:
         column: What the score is made of.
         sign: Of the column in the score.
         by_graph: Whether the graph `scores` gives the column.
-        held_out: Scores made in the same way, for the p-values; None where the bundle has none.
+        held_out: The held-out rows by the score made in the same way; None where the bundle has none.
         explain: Whether to say where the bounds come from.
         by_cell: And, of a table, how strange each cell is: bounds of as many rows more as the row has cells.
         default: Whether all that makes the score is as the bundle would have it.
@@ -112,26 +112,31 @@ class BoundParameters:
     column: str
     sign: int
     by_graph: bool
-    held_out: Array | None
+    held_out: HeldOutScores | None
     explain: bool
     by_cell: bool
     default: bool
 
     def score(self, made: Mapping[str, Array]) -> dict[str, Array]:
-        """`score` and `p_value` from what the score is made of; a score that is not finite is NaN.
+        """`score` from what it is made of, and `p_value` as of rows without missing cells.
 
-        Its row is stranger than floating point can tell, and has the smallest p-value.
+        A score that is not finite is NaN. Its row is stranger than floating point can tell, with the smallest p-value.
         """
         score = self.sign * made[self.column]
         score = np.where(np.isfinite(score), score, np.nan)
         return {
             "score": score,
-            "p_value": np.full(len(score), np.nan) if self.held_out is None else p_values(score, self.held_out),
+            "p_value": np.full(len(score), np.nan) if self.held_out is None else self.held_out.without_missing(score),
         }
 
     def judge(self, bounds: dict[str, Array]) -> dict[str, Array]:
-        """The bounds, with their score and p-value."""
+        """The bounds, with `score` and `p_value`."""
         return bounds | self.score(bounds)
+
+    def p_value(self, columns: Mapping[str, Array], x: Array) -> Array:
+        """`p_value` of rows x, some of which may have missing cells, from the columns of `score`."""
+        p, score = columns["p_value"], columns["score"]
+        return p if self.held_out is None else self.held_out.with_missing(p, score, x)
 
 
 def resolve_parameters(
@@ -165,7 +170,7 @@ def resolve_parameters(
         column,
         sign,
         by_graph,
-        bundle.calibration[score] if valid else None,
+        HeldOutScores.read(score, bundle.calibration[score], bundle.missing_cells) if valid else None,
         explain,
         explain and isinstance(manifest.input, TabularInput),
         (*made, score) == (*calibrated, manifest.default_score),

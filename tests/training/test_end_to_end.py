@@ -164,6 +164,15 @@ def test_missing_values_are_null(people_client: httpx.Client) -> None:
     assert min(answer["kl"]) >= 0
 
 
+def test_a_missing_cell_does_not_hide_a_planted_one(people_client: httpx.Client) -> None:
+    """Whether or not the column lacks cells in training."""
+    for column in ("income", "work"):
+        records = [record | {column: None} for record in people(40, seed=7)]
+        assert np.mean(np.array(elbo(people_client, records)["p_value"]) <= 0.05) < 0.2
+        planted = [record | {"weight": 20.0} for record in records]
+        assert max(elbo(people_client, planted)["p_value"]) <= 0.01
+
+
 def test_lists_in_column_order_are_the_same_rows(people_client: httpx.Client) -> None:
     records = people(5, seed=4)
     assert elbo(people_client, records) == elbo(people_client, [list(record.values()) for record in records])

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from service.bundle import ImageInput
+from service.bundle import ImageInput, TabularInput
 from training.card.alarms import LEVELS, threshold
 from training.card.inputs import CardInputs
 from training.card.page import Cell, Number, Section, Table, percent
@@ -28,6 +28,12 @@ MEANING = {
     "epochs": "epochs trained",
     "seconds_per_epoch": "median seconds of an epoch",
 }
+
+
+_MISSING_CELLS = (
+    "The service compares a row with missing cells with held-out rows that lack the same cells; this card compares "
+    "test rows with the calibration rows as they are. "
+)
 
 
 def summary(inputs: CardInputs) -> str:
@@ -92,6 +98,7 @@ def _provenance(inputs: CardInputs) -> Section:
 
 def _use(inputs: CardInputs) -> Section:
     num_held_out = len(inputs.default_calibration)
+    missing_cells = _MISSING_CELLS if isinstance(inputs.manifest.input, TabularInput) else ""
     return Section(
         "use",
         "Use and limits",
@@ -99,7 +106,8 @@ def _use(inputs: CardInputs) -> Section:
         "rate of false ones, embeddings, and synthetic rows. Not for: deciding what is wrong, harmful or "
         "fraudulent. Rare is not wrong, and an anomaly that the model can reconstruct goes unseen.\n\nA p-value "
         "is valid for rows that could as well have been among the calibration rows: same source, same time, same "
-        f"preparation. Where the data drifts, calibrate anew. With {num_held_out:,} calibration rows no p-value is "
+        f"preparation. {missing_cells}Where the data drifts, calibrate anew. With {num_held_out:,} calibration rows no "
+        "p-value is "
         f"below {1 / (num_held_out + 1):.2g}.\n\nThe ELBO is a bound on log p(x) in the units of the data: those of "
         "different data, or of the same data in other units, do not compare. Figures below are of held-out rows "
         "of one split; another split would give others.",
