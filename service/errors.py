@@ -16,7 +16,6 @@
     │   ├── MediaTypeError      415  a body in a media type the endpoint does not read
     │   │   └── EncodingError   415  a body compressed in a way the endpoint does not read; says which it does
     │   └── InvalidError        422  readable, but not an instance of this model's data
-    │       └── UnseenError     422  a category that is none of its column's
     └── ServiceError            the service's doing; the same request may succeed later
         ├── OverloadedError     429  the queue is full; says when to come back
         ├── NotReadyError       503  starting, draining, or failing its golden check
@@ -110,10 +109,6 @@ class EncodingError(MediaTypeError):
 
 class InvalidError(RequestError):
     """Readable, but not an instance of this model's data."""
-
-
-class UnseenError(InvalidError):
-    """A category that is none of its column's."""
 
 
 class ServiceError(LowerboundError):

@@ -8,16 +8,17 @@ This module must not know about HTTP, bytes or graphs.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from service.bundle import Array, CategoricalColumn, Category, Column, ImageInput, TabularInput
 from service.codecs.rows import Marks, Reading, Rows
-from service.errors import InvalidError, UnseenError, suggest
+from service.errors import InvalidError, suggest
+from service.readers import CellProblem, describe_value, parse_table
 from service.readers.arrays import Levels
 from service.readers.pictures import Picture, in_data_units
 
@@ -38,7 +39,7 @@ def parse_instances(values: object, data: ImageInput | TabularInput, reading: Re
     Raises:
         InvalidError: Names the first offending value, as `instances[3][17]` or `instances[3].age`.
     """
-    return _parse(values, data, replace(reading, mark=False), Marks())
+    return parse_marked(values, data, replace(reading, mark=False), Marks())
 
 
 def parse_rows(values: object, data: ImageInput | TabularInput, reading: Reading) -> Rows:
@@ -48,10 +49,15 @@ def parse_rows(values: object, data: ImageInput | TabularInput, reading: Reading
         InvalidError: As `parse_instances`, for what is wrong with all rows at once.
     """
     marks = Marks()
-    return Rows.among(_parse(values, data, reading, marks), marks, reading)
+    return Rows.among(parse_marked(values, data, reading, marks), marks, reading)
 
 
-def _parse(values: object, data: ImageInput | TabularInput, reading: Reading, marks: Marks) -> Array:
+def parse_marked(values: object, data: ImageInput | TabularInput, reading: Reading, marks: Marks) -> Array:
+    """All rows of what was sent, (batch, *data.shape); those that are put down in `marks` hold anything.
+
+    Raises:
+        InvalidError: See `parse_rows`.
+    """
     wrong = marks.unreadable if reading.mark else None
     match data:
         case ImageInput():
@@ -158,13 +164,13 @@ def _check_nested(value: object, shape: tuple[int, ...], place: str) -> None:
     """Raise at the first place where `value` is not nested lists of numbers of this shape."""
     if not shape:
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InvalidError(f"must be a number, not {_describe(value)}", place)
+            raise InvalidError(f"must be a number, not {describe_value(value)}", place)
         try:
             float(value)
         except OverflowError as error:
             raise InvalidError("is too large a number", place) from error
     elif not isinstance(value, list):
-        raise InvalidError(f"must be an array of {shape[0]} values, not {_describe(value)}", place)
+        raise InvalidError(f"must be an array of {shape[0]} values, not {describe_value(value)}", place)
     elif len(value) != shape[0]:
         raise InvalidError(f"must have {shape[0]} values, not {len(value)}", place)
     else:
@@ -230,24 +236,32 @@ def _check_cells(rows: Array, data: TabularInput, marked: dict[int, InvalidError
 def _table(values: object, data: TabularInput, reading: Reading, marks: Marks) -> Array:
     if not isinstance(values, list) or not values:
         raise InvalidError("must be a non-empty array", "instances")
-    codes = [category_codes(column) for column in data.columns]
-    cells = np.full((len(values), len(codes)), np.nan)
+    marked = marks.unreadable if reading.mark else None
+    rows: list[Sequence[object]] = []
     for i, record in enumerate(values):
-        with _marking(marks.unreadable if reading.mark else None, i):
-            place = f"instances[{i}]"
-            unseen: list[InvalidError] = []
-            row = _in_order(record, data.features, place, ignore_extra=reading.ignore_extra)
-            for j, value in enumerate(row):
-                try:
-                    cells[i, j] = _cell(value, codes[j], f"{place}.{data.features[j]}")
-                except UnseenError as error:
-                    if reading.unseen == "error":
-                        raise
-                    if reading.unseen == "mark":
-                        unseen.append(error)
-            if unseen:
-                marks.unseen[i] = unseen
-    return cells
+        row: Sequence[object] = [None] * len(data.given)
+        with _marking(marked, i):
+            row = _in_order(record, data.given, f"instances[{i}]", ignore_extra=reading.ignore_extra)
+        rows.append(row)
+    columns = dict(zip(data.given, map(list, zip(*rows, strict=True)), strict=True))
+    x, problems = parse_table(columns, data)
+    mark_cells(problems, reading, marks)
+    return x
+
+
+def mark_cells(problems: Iterable[CellProblem], reading: Reading, marks: Marks) -> None:
+    """Put down what is wrong with cells.
+
+    Raises:
+        InvalidError: The first that is wrong, where rows are not to be marked.
+    """
+    for problem in problems:
+        error = InvalidError(problem.detail, f"instances[{problem.row}].{problem.column}")
+        if not problem.unseen or reading.unseen == "error":
+            with _marking(marks.unreadable if reading.mark else None, problem.row):
+                raise error
+        elif reading.unseen == "mark":
+            marks.unseen.setdefault(problem.row, []).append(error)
 
 
 def _in_order(record: object, names: tuple[str, ...], place: str, *, ignore_extra: bool) -> Sequence[object]:
@@ -262,7 +276,7 @@ def _in_order(record: object, names: tuple[str, ...], place: str, *, ignore_extr
             problem = f"is absent; send null where the value is missing{suggest(name, record.keys() - set(names))}"
             raise InvalidError(problem, f"{place}.{name}") from None
     if not isinstance(record, list):
-        raise InvalidError(f"must be a record or an array, not {_describe(record)}", place)
+        raise InvalidError(f"must be a record or an array, not {describe_value(record)}", place)
     if len(record) != len(names):
         raise InvalidError(f"must have {len(names)} values, not {len(record)}", place)
     return record
@@ -271,54 +285,6 @@ def _in_order(record: object, names: tuple[str, ...], place: str, *, ignore_extr
 def has_categories(data: ImageInput | TabularInput) -> bool:
     """Whether the rows are of a table with a categorical column."""
     return isinstance(data, TabularInput) and any(isinstance(column, CategoricalColumn) for column in data.columns)
-
-
-def category_codes(column: Column) -> Mapping[tuple[type, Category], int] | None:
-    """Of a categorical column each category's code, by `category_key`; None of a numeric one."""
-    if not isinstance(column, CategoricalColumn):
-        return None
-    return {category_key(category): code for code, category in enumerate(column.categories)}
-
-
-def category_key(value: Category) -> tuple[type, Category]:
-    """Tells true from 1 and "1" from 1, but not 1 from 1.0: JSON does not either."""
-    return (float, float(value)) if type(value) is int and abs(value) < 2**53 else (type(value), value)
-
-
-def _cell(value: object, codes: Mapping[tuple[type, Category], int] | None, place: str) -> float:
-    if value is None:
-        return math.nan
-    if codes is not None:
-        kind = UnseenError if isinstance(value, bool | int | float | str) else InvalidError
-        if kind is UnseenError and (code := codes.get(category_key(cast(Category, value)))) is not None:
-            return code
-        known = ", ".join(repr(category) for _, category in list(codes)[:8])
-        raise kind(f"{value!r} is not a known category; known are {known}", place)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidError(f"must be a number, not {_describe(value)}", place)
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if math.isinf(number):
-        raise InvalidError("is too large a number", place)
-    return number
-
-
-def _describe(value: object) -> str:
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "a boolean"
-        case int() | float():
-            return "a number"
-        case str():
-            return "a string"
-        case list():
-            return "an array"
-        case _:
-            return "an object"
 
 
 def _refuse(

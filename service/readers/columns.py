@@ -9,6 +9,7 @@ This module must not know where the columns come from.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,9 @@ from service.readers.times import derive, parse_times, seconds
 
 Cells = Any
 """A column: an Arrow array, chunked or not, or a list of what JSON has (numbers, texts, booleans, None)."""
+
+FEW = 64
+"""Cells of a list that are looked up one by one, which takes less time than making an Arrow array of them."""
 
 Values = npt.NDArray[np.float64]
 
@@ -81,13 +85,21 @@ def parse_column(cells: Cells, column: Column, missing: Sequence[str]) -> tuple[
         kinds = set(map(type, cells))
         if isinstance(column, NumericColumn) and kinds <= {float, type(None)}:
             return _finite(np.array(cells, np.float64), column)
-        if not kinds <= {str, type(None)}:
+        if not kinds <= {str, type(None)} or len(cells) <= FEW:
             return _parse_mixed(cells, column, missing)
-        cells = pa.array(cells, pa.large_string())
+        cells = _text_array(cells)
     cells = _plain_array(cells)
     if isinstance(column, CategoricalColumn):
         return _parse_categories(cells, column, missing)
     return _parse_numeric(cells, column, missing)
+
+
+def _text_array(texts: Sequence[Any]) -> pa.Array:
+    try:
+        return pa.array(texts, pa.large_string())
+    except UnicodeEncodeError:  # JSON can have lone surrogates, which UTF-8 cannot.
+        plain = [text if text is None else text.encode(errors="backslashreplace").decode() for text in texts]
+        return pa.array(plain, pa.large_string())
 
 
 def trimmed(texts: pa.Array) -> pa.Array:
@@ -169,7 +181,7 @@ def _parse_categories(
         found = [CellProblem(int(row), column.name, f"must be one value, not {cells.type}") for row in rows]
         return np.full(len(cells), np.nan), found
     encoded = cells.dictionary_encode()
-    look_up = _CategoryLookup(column, missing)
+    look_up = _look_up(column, tuple(missing))
     distinct = encoded.dictionary.to_pylist()
     codes = np.array([look_up(value) for value in distinct] + [math.nan], np.float64)
     places = encoded.indices.fill_null(len(distinct)).to_numpy(zero_copy_only=False)
@@ -218,34 +230,54 @@ class _CategoryLookup:
             return text
 
 
+_look_up = lru_cache(maxsize=4096)(_CategoryLookup)
+
+
 def _parse_mixed(cells: Sequence[object], column: Column, missing: Sequence[str]) -> tuple[Values, list[CellProblem]]:
     """Parse what JSON can have, each cell by its own type."""
+    if isinstance(column, CategoricalColumn):
+        return _parse_mixed_categories(cells, column, missing)
     values = np.full(len(cells), np.nan)
     problems: list[CellProblem] = []
     texts = [row for row, cell in enumerate(cells) if isinstance(cell, str)]
     if texts:
-        values[texts], found = parse_column(pa.array([cells[row] for row in texts]), column, missing)
+        written = _text_array([cells[row] for row in texts])
+        values[texts], found = parse_column(written, column, missing)
         problems += [CellProblem(texts[p.row], p.column, p.detail, p.unseen) for p in found]
-    look_up = _CategoryLookup(column, missing) if isinstance(column, CategoricalColumn) else None
     for row, cell in enumerate(cells):
         if cell is None or isinstance(cell, str):
             continue
-        if look_up is not None:
-            value = look_up(cell) if isinstance(cell, bool | int | float) else math.inf
-            if math.isinf(value):
-                problems.append(look_up.problem(row, cell))
-            else:
-                values[row] = value
-        elif isinstance(cell, bool) or not isinstance(cell, int | float):
+        if isinstance(cell, bool) or not isinstance(cell, int | float):
             problems.append(CellProblem(row, column.name, f"must be a number, not {describe_value(cell)}"))
+            continue
+        try:
+            values[row] = float(cell) + 0.0
+        except OverflowError:
+            values[row] = math.inf
+        if math.isinf(values[row]):
+            problems.append(CellProblem(row, column.name, "is too large a number"))
+            values[row] = math.nan
+    return values, problems
+
+
+def _parse_mixed_categories(
+    cells: Sequence[object], column: CategoricalColumn, missing: Sequence[str]
+) -> tuple[Values, list[CellProblem]]:
+    values = np.full(len(cells), np.nan)
+    problems: list[CellProblem] = []
+    look_up = _look_up(column, tuple(missing))
+    for row, cell in enumerate(cells):
+        if cell is None:
+            continue
+        if not isinstance(cell, bool | int | float | str):
+            problems.append(CellProblem(row, column.name, f"must be one value, not {describe_value(cell)}"))
+            continue
+        value = cell.strip() if isinstance(cell, str) else cell
+        code = look_up(value)
+        if math.isinf(code):
+            problems.append(look_up.problem(row, value))
         else:
-            try:
-                values[row] = float(cell) + 0.0
-            except OverflowError:
-                values[row] = math.inf
-            if math.isinf(values[row]):
-                problems.append(CellProblem(row, column.name, "is too large a number"))
-                values[row] = math.nan
+            values[row] = code
     return values, problems
 
 

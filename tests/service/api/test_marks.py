@@ -99,8 +99,11 @@ def test_all_rows_may_be_marked(several: httpx.Client) -> None:
     assert answer["problem"][0] == "instances[0]: must have 2 values, not 1"
     assert answer["discovery"] == [False, False]
     assert all(values == [None, None] for name, values in answer.items() if name not in {"problem", "discovery"})
-    surrogate = send_request(several, "elbo", [["\ud800", "x" * 10**5]], on_error="mark")
-    assert len(surrogate["problem"][0]) < 500
+    odd = send_request(several, "elbo", [[1, "\ud800"], [1, "x" * 10**5]], on_error="mark")
+    assert odd["problem"][0].startswith("instances[0].colour: '\\ud800' is not a known category")
+    assert len(odd["problem"][1]) < 500
+    surrogates = send_request(several, "elbo", [["\ud800", "\ud800"]] * 100, on_error="mark")
+    assert surrogates["problem"][99] == "instances[99].age: '\\\\ud800' is not a number"
 
 
 def test_what_is_wrong_with_the_whole_request_still_fails_it(several: httpx.Client) -> None:
