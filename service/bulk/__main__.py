@@ -22,6 +22,7 @@ from service.bulk.batches import Input
 from service.bulk.readers import open_inputs, read_from
 from service.bulk.writer import PartWriter
 from service.bundle import Bundle, read_bundle
+from service.codecs.rows import PROBLEM
 from service.engine import Device, EngineFactory, Precision
 from service.errors import ExtraError, LowerboundError
 from service.scoring import ElboQuery
@@ -29,8 +30,11 @@ from service.scoring import ElboQuery
 if TYPE_CHECKING:
     from service.bulk.on_ray import Cluster
 
-QUERY = ("num_draws", "seed", "score", "refine", "explain")
+QUERY = ("num_draws", "seed", "score", "refine", "explain", "unseen")
 """The parameters of `/elbo` that look at one row alone."""
+
+MOST_SHOWN = 20
+"""Problems that are shown, the others being counted."""
 
 
 def main() -> int:
@@ -61,7 +65,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--operation", choices=job.OPERATIONS, default="elbo", help="what is asked about the rows")
     for name in QUERY:
         text = ElboQuery.model_fields[name].description
-        kind = {"action": "store_true"} if name == "explain" else {"type": str if name == "score" else int}
+        words = name in {"score", "unseen"}
+        kind = {"action": "store_true"} if name == "explain" else {"type": str if words else int}
         parser.add_argument(f"--{name.replace('_', '-')}", help=f"of elbo: {text}", **kind)
     parser.add_argument("--device", choices=get_args(Device), default="auto")
     parser.add_argument(
@@ -83,7 +88,7 @@ def _answer(given: argparse.Namespace, query: ElboQuery, console: Console) -> No
     counts = [source.count() for source in inputs]
     parts = PartWriter(given.output, _request(given, query, bundle, inputs, counts))
     if parts.done:
-        console.print(f"{given.output}: {parts.rows:,} rows, all there", highlight=False)
+        console.print(f"{_summary(parts)}, all there", markup=False, highlight=False)
         return
 
     factory = EngineFactory(given.device, given.precision, given.max_batch)
@@ -92,10 +97,14 @@ def _answer(given: argparse.Namespace, query: ElboQuery, console: Console) -> No
         bundle, factory.engine, given.max_batch, given.engine_threads or os.cpu_count() or 1, operation, query
     )
     with _progress(console) as progress:
+        shown: list[str] = []
         bar = progress.add_task("", total=sum(counts), completed=parts.rows)
 
         def write(batch: pa.RecordBatch) -> None:
             parts.add(batch)
+            for problem in batch.column(PROBLEM).drop_null().to_pylist()[: MOST_SHOWN - len(shown)]:
+                shown.append(problem)
+                console.print(problem, style="yellow", markup=False, highlight=False)
             progress.advance(bar, batch.num_rows)
 
         try:
@@ -108,7 +117,12 @@ def _answer(given: argparse.Namespace, query: ElboQuery, console: Console) -> No
             parts.abandon()
             raise
     parts.finish()
-    console.print(f"{given.output}: {parts.rows:,} rows", highlight=False)
+    console.print(_summary(parts), markup=False, highlight=False)
+
+
+def _summary(parts: PartWriter) -> str:
+    problems = f", {parts.problems:,} with a problem: see the column {PROBLEM!r}" if parts.problems else ""
+    return f"{parts.folder}: {parts.rows:,} rows{problems}"
 
 
 def _cluster(address: str, device: Device, engine_threads: int | None) -> "Cluster":

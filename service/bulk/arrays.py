@@ -12,9 +12,8 @@ from typing import IO, ClassVar
 import fsspec
 import numpy as np
 
-from service.bulk.batches import Batch, placed, reading
+from service.bulk.batches import Batch, parse_batch, reading
 from service.bundle import Array, ImageInput, TabularInput
-from service.codecs.instances import parse_instances
 from service.errors import FileError
 from service.readers.arrays import Levels, plain_numbers, read_idx, read_npz
 
@@ -47,8 +46,7 @@ class Npy:
             for row in range(start, self.count(), rows):
                 number = min(rows, self.count() - row)
                 values = self._rows(file, row, number) if whole is None else whole[row : row + number]
-                with placed(self.path, row):
-                    yield Batch(parse_instances(plain_numbers(values), self._data))
+                yield parse_batch(plain_numbers(values), self._data, self.path, row)
 
     @property
     def _row_bytes(self) -> int:
@@ -81,8 +79,9 @@ class _Whole(ABC):
     def _array(self, body: bytes) -> Array:
         """The array in the file."""
 
-    def _parse(self, rows: Array) -> Array:
-        return parse_instances(rows, self._data)
+    def _values(self, rows: Array) -> object:
+        """What rows of the array are to the model."""
+        return rows
 
     def _load(self) -> Array:
         with reading(self.path), fsspec.open(self.path, "rb") as file:
@@ -97,8 +96,7 @@ class _Whole(ABC):
     def read(self, start: int, rows: int) -> Iterator[Batch]:
         array = self._load()
         for row in range(start, len(array), rows):
-            with placed(self.path, row):
-                yield Batch(self._parse(array[row : row + rows]))
+            yield parse_batch(self._values(array[row : row + rows]), self._data, self.path, row)
 
 
 class Idx(_Whole):
@@ -107,8 +105,8 @@ class Idx(_Whole):
     def _array(self, body: bytes) -> Array:
         return read_idx(body)
 
-    def _parse(self, rows: Array) -> Array:
-        return parse_instances(Levels(rows), self._data)
+    def _values(self, rows: Array) -> object:
+        return Levels(rows)
 
 
 class Npz(_Whole):

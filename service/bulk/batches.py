@@ -1,18 +1,21 @@
-"""Pieces of rows, and what every input of them has in common."""
+"""Batchs of rows, and what every input of them has in common."""
 
 import csv
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol
 
 import pyarrow as pa
 
-from service.bundle import Array
+from service.bundle import Array, ImageInput, TabularInput
+from service.codecs.instances import parse_marked
+from service.codecs.rows import MARKING, Marks
 from service.errors import FileError, InvalidError, RequestError
 
 FIELD = "instances"
+_PLACE = re.compile(rf"{FIELD}\[(\d+)\]")
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,14 +25,29 @@ class Batch:
     Attributes:
         x: As the graphs take them, (batch, *shape).
         names: Of the pictures that they are, if they are pictures.
+        path: Of the file that they are in, if they are not.
+        start: How many rows of the file come before.
+        marks: What is wrong with some; these rows of `x` hold anything.
     """
 
     x: Array
     names: list[str] | None = None
+    path: str = ""
+    start: int = 0
+    marks: Marks = field(default_factory=Marks)
 
     def first(self, rows: int) -> "Batch":
         """At most so many of them."""
-        return self if rows >= len(self.x) else Batch(self.x[:rows], self.names and self.names[:rows])
+        if rows >= len(self.x):
+            return self
+        return replace(self, x=self.x[:rows], names=self.names and self.names[:rows], marks=self.marks.first(rows))
+
+    def in_file(self, problem: str) -> str:
+        """What is wrong with a row of this batch, with its file, and its number there from 1."""
+        row = int(_PLACE.findall(problem)[0])
+        if self.names is not None:
+            return f"{self.names[row]}: {_PLACE.sub('', problem).removeprefix(': ')}"
+        return f"{self.path}: {_PLACE.sub(f'row {self.start + row + 1}', problem)}"
 
 
 class Input(Protocol):
@@ -52,6 +70,18 @@ class Input(Protocol):
         Raises:
             FileError: The file cannot be read, or a row is no instance of the model's data; names the place.
         """
+
+
+def parse_batch(values: object, data: ImageInput | TabularInput, path: str, start: int) -> Batch:
+    """The rows of a file, of which so many come before, with what is wrong with some.
+
+    Raises:
+        FileError: Something is wrong with all of them.
+    """
+    marks = Marks()
+    with placed(path, start):
+        x = parse_marked(values, data, MARKING, marks)
+    return Batch(x, path=path, start=start, marks=marks)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from service.bulk.batches import Batch
 from service.bundle import Array, Bundle, TabularInput
 from service.codecs.arrow import write_batch
 from service.codecs.instances import render
+from service.codecs.rows import MARKING, PROBLEM, Rows
 from service.inference import Limits, MakeEngine, Model
 from service.scoring import MAX_DRAWS, ElboQuery
 
@@ -24,23 +25,31 @@ BATCH_ROWS = 2**13
 ENGINE_TIMEOUT = 60.0
 """Seconds; nobody waits for a single answer here."""
 
-Operation = Callable[[Model, Array, ElboQuery], Awaitable[dict[str, Array]]]
+Answer = tuple[dict[str, Array], Array]
+"""The columns, (batch, ...) each, and which rows are too far away for a finite answer, bool (batch,)."""
+
+Operation = Callable[[Model, Array, ElboQuery], Awaitable[Answer]]
 
 
-async def score(model: Model, x: Array, query: ElboQuery) -> dict[str, Array]:
+async def score(model: Model, x: Array, query: ElboQuery) -> Answer:
     """The columns of `POST /elbo`."""
     asked = query.model_dump(include={"num_draws", "seed", "score", "refine", "explain"})
-    return await model.elbo(x, **asked)
+    bounds = await model.elbo(x, **asked)
+    return bounds, np.isnan(bounds["score"])
 
 
-async def encode(model: Model, x: Array, query: ElboQuery) -> dict[str, Array]:
+async def encode(model: Model, x: Array, query: ElboQuery) -> Answer:
     """The columns of `POST /encode`; the query is not about them."""
-    return await model.encode(x)
+    posterior = await model.encode(x)
+    return posterior, np.isnan(posterior["mean"][:, 0])
 
 
-async def reconstruct(model: Model, x: Array, query: ElboQuery) -> dict[str, Array]:
+async def reconstruct(model: Model, x: Array, query: ElboQuery) -> Answer:
     """E[x|z] at the posterior's mean, as `POST /decode` answers it; the query is not about that."""
-    return {"instances": await model.decode((await model.encode(x))["mean"])}
+    posterior, too_far = await encode(model, x, query)
+    expected = await model.decode(posterior["mean"])
+    expected[too_far] = np.nan
+    return {"instances": expected}, too_far
 
 
 OPERATIONS: dict[str, Operation] = {"elbo": score, "encode": encode, "reconstruct": reconstruct}
@@ -115,15 +124,18 @@ class BulkJob:
         await under_way.put(None)
 
     async def answer_one(self, model: Model, batch: Batch) -> pa.RecordBatch:
-        """The answers to a piece, row by row.
+        """The answers to a piece, row by row, with the column `problem`.
 
         Raises:
             LowerboundError: From the model.
         """
-        columns = await self.operation(model, batch.x, self.query)
+        rows = Rows.among(batch.x, batch.marks.where_unseen(self.query.unseen or "mark"), MARKING)
+        columns = rows.answer(*await self.operation(model, rows.x, self.query))
+        problems = [text and batch.in_file(text) for text in columns.pop(PROBLEM)]
         data = model.manifest.input
-        record_batch = write_batch(render(columns, data) if isinstance(data, TabularInput) else columns)
-        return record_batch if batch.names is None else record_batch.add_column(0, "path", pa.array(batch.names))
+        answers = write_batch(render(columns, data) if isinstance(data, TabularInput) else columns)
+        answers = answers.append_column(PROBLEM, pa.array(problems, pa.string()))
+        return answers if batch.names is None else answers.add_column(0, "path", pa.array(batch.names))
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -10,9 +10,10 @@ from typing import ClassVar, Literal
 import fsspec
 import numpy as np
 
-from service.bulk.batches import Batch, reading
+from service.bulk.batches import FIELD, Batch, reading
 from service.bundle import Array, ImageInput, TabularInput
-from service.errors import FileError
+from service.codecs.rows import Marks
+from service.errors import FileError, InvalidError, RequestError
 from service.readers.arrays import GZIP, is_idx
 from service.readers.pictures import SUFFIXES, Picture, is_picture
 
@@ -38,11 +39,19 @@ class Pictures:
     def read(self, start: int, rows: int) -> Iterator[Batch]:
         for first in range(start, len(self._files), rows):
             names = list(self._files[first : first + rows])
-            yield Batch(np.concatenate([self._picture(name) for name in names]), names)
+            marks = Marks()
+            yield Batch(
+                np.concatenate([self._picture(name, i, marks) for i, name in enumerate(names)]), names, marks=marks
+            )
 
-    def _picture(self, name: str) -> Array:
+    def _picture(self, name: str, row: int, marks: Marks) -> Array:
         with reading(name), fsspec.open(name, "rb") as file:
-            return Picture(file.read()).instances(self._data)
+            picture = Picture(file.read())
+        try:
+            return picture.instances(self._data)
+        except RequestError as error:
+            marks.unreadable[row] = InvalidError(error.detail, f"{FIELD}[{row}]")
+            return np.zeros((1, *self._data.shape), self._data.dtype)
 
 
 def kind_of(path: str) -> Literal["picture", "idx"] | None:

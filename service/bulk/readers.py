@@ -27,13 +27,14 @@ import pyarrow.parquet
 from fsspec.core import url_to_fs
 
 from service.bulk.arrays import Idx, Npy, Npz
-from service.bulk.batches import FIELD, Batch, Input, placed, reading
-from service.bulk.columns import parse_columns
+from service.bulk.batches import FIELD, Batch, Input, parse_batch, reading
 from service.bulk.pictures import Pictures, kind_of
-from service.bundle import Array, ImageInput, TabularInput
+from service.bundle import ImageInput, TabularInput
 from service.codecs.arrow import read_array
-from service.codecs.instances import parse_instances
-from service.errors import FileError, InvalidError
+from service.codecs.instances import mark_cells
+from service.codecs.rows import MARKING, Marks
+from service.errors import FileError
+from service.readers import parse_table
 
 DELIMITERS = {".csv": ",", ".csv.gz": ",", ".tsv": "\t", ".tsv.gz": "\t"}
 ARRAYS = (".npy", ".npz")
@@ -117,7 +118,7 @@ class _Columns(ABC):
     def __init__(self, path: str, data: ImageInput | TabularInput) -> None:
         self.path = path
         self._data = data
-        self._wanted = list(data.features) if isinstance(data, TabularInput) else [FIELD]
+        self._wanted = list(data.given) if isinstance(data, TabularInput) else [FIELD]
         names = self._names()
         for name in self._wanted:
             if (times := names.count(name)) != 1:
@@ -137,18 +138,19 @@ class _Columns(ABC):
             for batch in self._batches(start, rows):
                 for first in range(0, batch.num_rows, rows):
                     part = batch.slice(first, rows)
-                    with placed(self.path, row):
-                        x = self._parse(part)
-                    yield Batch(x)
+                    yield self._parse(part, row)
                     row += part.num_rows
 
-    def _parse(self, batch: pa.RecordBatch) -> Array:
+    def _parse(self, batch: pa.RecordBatch, start: int) -> Batch:
         if isinstance(self._data, TabularInput):
-            return parse_columns(batch, self._data)
+            marks = Marks()
+            x, problems = parse_table({name: batch.column(name) for name in self._wanted}, self._data)
+            mark_cells(problems, MARKING, marks)
+            return Batch(x, path=self.path, start=start, marks=marks)
         values = read_array(pa.chunked_array([batch.column(FIELD)]))
         if values is None:
-            raise InvalidError("must be fixed-size lists of numbers, without nulls", FIELD)
-        return parse_instances(values, self._data)
+            raise FileError(f"{self.path}: {FIELD} must be fixed-size lists of numbers")
+        return parse_batch(values, self._data, self.path, start)
 
 
 class Parquet(_Columns):

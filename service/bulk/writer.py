@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet
 from fsspec.core import url_to_fs
 
+from service.codecs.rows import PROBLEM
 from service.errors import FileError
 
 PART_ROWS = 2**17
@@ -35,7 +36,9 @@ class PartWriter:
         request: What was asked, in JSON's types.
 
     Attributes:
+        folder: As given.
         rows: In whole parts.
+        problems: How many of these rows have a problem.
         done: Whether these are all.
 
     Raises:
@@ -43,15 +46,15 @@ class PartWriter:
     """
 
     def __init__(self, folder: str, request: dict[str, Any]) -> None:
-        self._folder = folder
+        self.folder = folder
         self._writer: pyarrow.parquet.ParquetWriter | None = None
         self._file: IO[bytes] | None = None
-        self._pending = 0
+        self._pending = self._pending_problems = 0
         try:
             self._system, self._root = url_to_fs(folder)
             self._system.makedirs(self._root, exist_ok=True)
             self._begin(request)
-            self.rows = self._count()
+            self.rows, self.problems = self._count()
             self.done = self._system.exists(self._path(DONE))
         except (OSError, ImportError, ValueError) as error:
             raise FileError(f"{folder}: cannot be written: {error}") from error
@@ -64,12 +67,13 @@ class PartWriter:
                 # Numbers hardly repeat: a dictionary of them would cost much and save nothing.
                 words = [field.name for field in batch.schema if not pa.types.is_floating(field.type)]
                 self._writer = pyarrow.parquet.ParquetWriter(self._file, batch.schema, use_dictionary=words)
-            self._writer.write_batch(batch)
+            self._writer.write_batch(batch.cast(self._writer.schema))  # Columns without a value have no type.
             self._pending += batch.num_rows
+            self._pending_problems += _count_problems(batch)
             if self._pending >= PART_ROWS:
                 self._close()
         except (OSError, pa.ArrowException) as error:
-            raise FileError(f"{self._folder}: cannot be written: {error}") from error
+            raise FileError(f"{self.folder}: cannot be written: {error}") from error
 
     def finish(self) -> None:
         """All rows have been added."""
@@ -95,38 +99,41 @@ class PartWriter:
         self._system.mv(self._path(self._hidden()), self._path(_name(self._number)))
         self._number += 1
         self.rows += self._pending
-        self._pending = 0
+        self.problems += self._pending_problems
+        self._pending = self._pending_problems = 0
         self._writer = None
 
     def _begin(self, request: dict[str, Any]) -> None:
         names = {path.rpartition("/")[2] for path in self._system.ls(self._root, detail=False)}
         if REQUEST not in names:
             if names:
-                raise FileError(f"{self._folder}: has other files in it; give an empty folder, or a new one")
+                raise FileError(f"{self.folder}: has other files in it; give an empty folder, or a new one")
             self._system.pipe_file(self._path(REQUEST), json.dumps(request, indent=2).encode())
             return
         before = json.loads(self._system.cat_file(self._path(REQUEST)))
         for key in {**before, **request}:
             if before.get(key) != request.get(key):
                 raise FileError(
-                    f"{self._folder}: was begun with {key} {before.get(key)!r}, not {request.get(key)!r}; "
+                    f"{self.folder}: was begun with {key} {before.get(key)!r}, not {request.get(key)!r}; "
                     "ask for the same to go on, or give another folder"
                 )
 
-    def _count(self) -> int:
-        """The rows of the whole parts; what comes after the first that is none is made anew."""
-        rows = self._number = 0
+    def _count(self) -> tuple[int, int]:
+        """The rows of the whole parts, and their problems; what comes after the first that is none is made anew."""
+        rows = problems = self._number = 0
         while self._system.exists(path := self._path(_name(self._number))):
             try:
                 with self._system.open(path, "rb") as file:
-                    rows += pyarrow.parquet.read_metadata(file).num_rows
+                    part = pyarrow.parquet.ParquetFile(file)
+                    rows += part.metadata.num_rows
+                    problems += _count_problems(part.read([PROBLEM]))
             except pa.ArrowInvalid:  # The machine, not only the process, ended while it was written.
                 break
             self._number += 1
         for path in self._system.glob(self._path("part-*.parquet")):
             if path.rpartition("/")[2] >= _name(self._number):
                 self._system.rm_file(path)
-        return rows
+        return rows, problems
 
     def _hidden(self) -> str:
         return f".{_name(self._number)}"
@@ -137,3 +144,7 @@ class PartWriter:
 
 def _name(number: int) -> str:
     return f"part-{number:06d}.parquet"
+
+
+def _count_problems(rows: pa.RecordBatch | pa.Table) -> int:
+    return rows.num_rows - rows.column(PROBLEM).null_count if PROBLEM in rows.schema.names else 0

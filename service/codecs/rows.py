@@ -34,6 +34,23 @@ class Marks:
     unreadable: dict[int, InvalidError] = field(default_factory=dict)
     unseen: dict[int, list[InvalidError]] = field(default_factory=dict)
 
+    def first(self, rows: int) -> "Marks":
+        """Those of the first rows alone."""
+        return Marks(
+            {row: error for row, error in self.unreadable.items() if row < rows},
+            {row: errors for row, errors in self.unseen.items() if row < rows},
+        )
+
+    def where_unseen(self, unseen: Unseen) -> "Marks":
+        """The marks of rows that were read with unseen categories marked, if these are to do something else."""
+        match unseen:
+            case "mark":
+                return self
+            case "missing":
+                return Marks(self.unreadable)
+            case "error":
+                return Marks({row: errors[0] for row, errors in self.unseen.items()} | self.unreadable)
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -56,6 +73,9 @@ class Reading:
         """As the parameters of a request say."""
         mark = query.on_error == "mark"
         return cls(mark, query.unseen or ("mark" if mark else "error"), ignore_extra=query.extra == "ignore")
+
+
+MARKING = Reading(mark=True, unseen="mark")
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,10 +122,10 @@ class Rows:
             return dict(columns)
         answer: dict[str, Any] = {name: self._spread(values[: len(self.places)]) for name, values in columns.items()}
         problems: list[str | None] = [None] * self.total
-        for row, error in self.marks.unreadable.items():
-            problems[row] = _writable(str(error))
         for row, errors in self.marks.unseen.items():
             problems[row] = _writable("; ".join(f"{error}; scored without it" for error in errors))
+        for row, error in self.marks.unreadable.items():
+            problems[row] = _writable(str(error))
         for row in self.places[too_far[: len(self.places)]].tolist():
             problems[row] = f"instances[{row}]: {TOO_FAR}"
         return answer | {PROBLEM: problems}

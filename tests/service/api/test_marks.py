@@ -68,7 +68,8 @@ def test_a_row_too_far_away_is_the_strangest(several: httpx.Client) -> None:
     answer = send_request(several, "elbo", [*GOOD, FAR], on_error="mark", fdr=0.9)
     assert answer["problem"] == [None] * 3 + [f"instances[3]: {TOO_FAR}"]
     manifest = several.get("/models/people/model").json()["manifest"]
-    assert answer["p_value"][3] == manifest["calibration"]["resolution"] == min(answer["p_value"])
+    assert answer["p_value"][3] == manifest["calibration"]["resolution"]
+    assert answer["p_value"][3] <= min(p for p in answer["p_value"] if p is not None)
     assert answer["elbo"][3] is answer["score"][3] is None
     assert_problem(table(several, "elbo", [*GOOD, FAR]), 422, TOO_FAR, "instances[3]")
     uncalibrated = send_request(several, "elbo", [FAR], on_error="mark", seed=5)

@@ -43,7 +43,10 @@ def bulk(*arguments: object) -> tuple[int, str]:
 
 
 def kept(folder: Path) -> pa.Table:
-    return pyarrow.parquet.read_table(folder)
+    """The answers, to rows without a problem."""
+    table = pyarrow.parquet.read_table(folder)
+    assert table["problem"].null_count == len(table)
+    return table.drop_columns("problem")
 
 
 def answered(client: httpx.Client, path: str, x: Array, **query: str) -> pa.Table:
@@ -152,11 +155,40 @@ def test_a_run_that_ends_early_goes_on(tmp_path: Path, number: signal.Signals, s
     assert_same_bits(kept(out), kept(tmp_path / "straight"))
 
 
-def test_a_wrong_row_ends_the_run_and_leaves_nothing_half(tmp_path: Path, pixels: Array) -> None:
-    np.save(tmp_path / "x.npy", np.where(np.arange(1000)[:, None, None] == 777, 17, pixels))
+def test_a_wrong_row_is_marked_and_the_run_goes_on(tmp_path: Path, table_bundle: Path) -> None:
+    text = "age,colour\n1.5,red\nold,blue\n1e200,red\n2,green\n-3,blue\n"
+    (tmp_path / "rows.csv").write_text(text)
+    status, errors = bulk(table_bundle, tmp_path / "rows.csv", tmp_path / "out")
+    assert status == 0, errors
+    place = f"{tmp_path}/rows.csv: row"
+    problems = [
+        None,
+        f"{place} 2.age: 'old' is not a number",
+        f"{place} 3: too far from the training data for a finite bound",
+        f"{place} 4.colour: 'green' is not a known category; known are 'red', 'blue'; scored without it",
+        None,
+    ]
+    for problem in filter(None, problems):
+        assert problem in errors
+    assert f"{tmp_path}/out: 5 rows, 3 with a problem: see the column 'problem'" in errors
+    table = pyarrow.parquet.read_table(tmp_path / "out").to_pydict()
+    assert table["problem"] == problems
+    assert [value is None for value in table["elbo"]] == [False, True, True, False, False]
+    assert table["p_value"][1] is None
+    assert table["p_value"][2] == min(value for value in table["p_value"] if value is not None)
+    status, errors = bulk(table_bundle, tmp_path / "rows.csv", tmp_path / "strict", "--unseen", "error")
+    assert status == 0, errors
+    strict = pyarrow.parquet.read_table(tmp_path / "strict").to_pydict()
+    assert [value is None for value in strict["elbo"]] == [False, True, True, True, False]
+    assert [strict["elbo"][i] for i in (0, 4)] == [table["elbo"][i] for i in (0, 4)]
+
+
+def test_a_file_that_is_cut_off_ends_the_run_and_leaves_nothing_half(tmp_path: Path, pixels: Array) -> None:
+    np.save(tmp_path / "x.npy", pixels)
+    (tmp_path / "x.npy").write_bytes((tmp_path / "x.npy").read_bytes()[:-100])
     status, errors = bulk(DIGITS, tmp_path / "x.npy", tmp_path / "out")
     assert status == 1
-    assert "x.npy: row 778[0][0]: 17 is outside [0, 16]" in errors
+    assert "x.npy: cut off in row 998" in errors
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["_request.json"]
 
 

@@ -166,11 +166,35 @@ def wrong(path: Path, data: ImageInput | TabularInput) -> str:
     return str(caught.value).removeprefix(f"{path}")
 
 
+def marked(path: Path, data: ImageInput | TabularInput) -> list[str]:
+    """What is said of rows, with their place."""
+    return [
+        batch.in_file(str(error))
+        for source in open_inputs([str(path)], data)
+        for batch in source.read(0, 30)
+        for error in [*batch.marks.unreadable.values(), *(errors[0] for errors in batch.marks.unseen.values())]
+    ]
+
+
+def test_what_is_wrong_with_rows_is_marked(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("age,colour\n" + 40 * "1,red\n" + "x,red\n2,green\n")
+    assert marked(path, TABLE) == [
+        f"{path}: row 41.age: 'x' is not a number",
+        f"{path}: row 42.colour: 'green' is not a known category; known are 'red', 'blue'",
+    ]
+    path = tmp_path / "bright.npy"
+    np.save(path, np.where(np.arange(ROWS)[:, None, None] == 57, 17, PIXELS))
+    assert marked(path, IMAGES) == [f"{path}: row 58[0][0]: 17 is outside [0, 16]"]
+    write_pictures(tmp_path / "pictures")
+    Image.fromarray(PIXELS[0, :2]).save(tmp_path / "pictures" / "051.png")
+    (problem,) = marked(tmp_path / "pictures", IMAGES)
+    assert problem.startswith(f"{tmp_path}/pictures/051.png: has 2 × 3 pixels")
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("age,colour\n1,red\n2,green\n", ": row 2.colour: 'green' is not a known category"),
-        ("age,colour\n" + 40 * "1,red\n" + "x,red\n", ": row 41.age: 'x' is not a number"),
         ("age\n1\n", ": no columns are named 'colour'; there are age"),
         ("age,colour,age\n1,red,2\n", ": 2 columns are named 'age'"),
         ("age,colour\n1,red\n2\n", "cannot be read: CSV parse error: Row #3: Expected 2 columns, got 1: 2"),
@@ -184,8 +208,6 @@ def test_what_is_wrong_in_a_text_is_named(tmp_path: Path, text: str, problem: st
 
 
 def test_what_is_wrong_in_other_files_is_named(tmp_path: Path) -> None:
-    np.save(tmp_path / "bright.npy", np.where(np.arange(ROWS)[:, None, None] == 57, 17, PIXELS))
-    assert wrong(tmp_path / "bright.npy", IMAGES).startswith(": row 58[0][0]: 17 is outside [0, 16]")
     np.save(tmp_path / "wide.npy", np.zeros((3, 5)))
     assert wrong(tmp_path / "wide.npy", TABLE).startswith(": row 1: must have 2 values, not 5")
     np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
@@ -199,8 +221,6 @@ def test_what_is_wrong_in_other_files_is_named(tmp_path: Path) -> None:
     assert "must be fixed-size lists of numbers" in wrong(tmp_path / "ragged.parquet", IMAGES)
     write_pictures(tmp_path / "pictures")
     assert "rows of a table" in wrong(tmp_path / "pictures", TABLE)
-    Image.fromarray(PIXELS[0, :2]).save(tmp_path / "pictures" / "051.png")
-    assert wrong(tmp_path / "pictures", IMAGES).startswith("/051.png: has 2 × 3 pixels")
 
 
 def test_what_cannot_be_read_is_refused_before_anything_is(tmp_path: Path) -> None:
