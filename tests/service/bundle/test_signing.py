@@ -109,7 +109,7 @@ def test_a_manifest_is_not_read_before_its_signature(table_bundle: Path, ada: Si
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the command openssl")
 def test_openssl_signs_and_checks(table_bundle: Path, tmp_path: Path) -> None:
-    """With the commands that the README gives."""
+    """With the commands that docs/guide/security.md gives."""
 
     def openssl(*arguments: str) -> None:
         subprocess.run(["openssl", *arguments], cwd=tmp_path, check=True, capture_output=True)

@@ -110,7 +110,7 @@ class Machines:
 
 @contextmanager
 def environment() -> Iterator[None]:
-    """What README has `ray start` begin with; the node's processes inherit it."""
+    """The variables that docs/deploy/ray.md sets before `ray start`; the node's processes inherit them."""
     before = dict(os.environ)
     words = shlex.split((FOLDER / "ray.env").read_text(), comments=True)
     os.environ.update(dict(word.split("=", 1) for word in words) | HASTE | {"PYTHONPATH": str(ROOT)})

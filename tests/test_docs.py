@@ -1,9 +1,10 @@
-"""The README is held to the code: its commands run, its outputs are real, its tables are complete."""
+"""The pages are held to the code: their commands run, their outputs are real, tables complete, links lead somewhere."""
 
 import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,36 @@ from training.model import ARCHITECTURES, LIKELIHOODS, PRIORS
 from training.recipes import names
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text()
+    for path in (
+        ROOT / "README.md",
+        ROOT / ".github" / "CONTRIBUTING.md",
+        *sorted((ROOT / "docs").rglob("*.md")),
+    )
+}
+README = PAGES["README.md"]
 ADDRESS = "127.0.0.1:8000"
 
 
-def section(title: str) -> str:
-    return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
+def page(name: str) -> str:
+    return PAGES[f"docs/{name}.md"]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language: str, text: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def examples() -> Iterator[tuple[str, str]]:
+    """Every Python example of the pages, and what it prints."""
+    for text in PAGES.values():
+        yield from zip(blocks("python", text), blocks("text", text), strict=True)
+
+
+def anchors(text: str) -> set[str]:
+    """The names that a repository's web view gives to headings."""
+    titles = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def first_column(text: str) -> list[str]:
@@ -59,14 +80,48 @@ def address(client: httpx.Client) -> str:
     return f"{client.base_url.host}:{client.base_url.port}"
 
 
+def test_the_readme_is_short() -> None:
+    assert README.count("\n") <= 150
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name: str) -> None:
+    text = re.sub(r"```.*?```", "", PAGES[name], flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"https?://", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (ROOT / name).parent / path if path else ROOT / name
+        assert file.exists(), f"{name}: no file at {target}"
+        assert not anchor or anchor in anchors(file.read_text()), f"{name}: no heading at {target}"
+
+
+def test_every_page_is_linked() -> None:
+    found, waiting = set(), ["README.md"]
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        found.add(name)
+        links = re.findall(r"\]\(([^)\s#]+\.md)", PAGES[name])
+        waiting += [str(((ROOT / name).parent / link).resolve().relative_to(ROOT)) for link in links]
+    assert found == PAGES.keys()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_shell_examples_parse(name: str) -> None:
+    for block in blocks("sh", PAGES[name]):
+        subprocess.run(["bash", "-n", "-c", block], check=True)
+
+
 def test_the_curl_example_is_real(digits: httpx.Client) -> None:
-    (block,) = blocks("console")
+    (block,) = blocks("console", README)
     command, shown = re.fullmatch(r"\$ (curl .*?')\n(\{.*\})\n", block, re.DOTALL).groups()  # type: ignore[union-attr]
     done = subprocess.run(["bash", "-c", command.replace(ADDRESS, address(digits))], capture_output=True, check=True)
     assert_nearly_equal(json.loads(done.stdout), json.loads(shown))
 
 
-@pytest.mark.parametrize(("code", "shown"), list(zip(blocks("python"), blocks("text"), strict=True)))
+@pytest.mark.parametrize(("code", "shown"), list(examples()))
 def test_the_python_examples_are_real(digits: httpx.Client, code: str, shown: str) -> None:
     code = code.replace(ADDRESS, address(digits))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
@@ -74,7 +129,7 @@ def test_the_python_examples_are_real(digits: httpx.Client, code: str, shown: st
 
 
 def test_make_knows_the_commands() -> None:
-    commands = re.findall(r"^make .*?(?=\s+#|$)", blocks("sh")[0], re.MULTILINE)
+    commands = re.findall(r"^make .*?(?=\s+#|$)", blocks("sh", README)[0], re.MULTILINE)
     assert len(commands) == 4
     for command in commands:
         done = subprocess.run([*command.split(), "--dry-run"], cwd=ROOT, capture_output=True, check=True, text=True)
@@ -89,14 +144,14 @@ def test_make_takes_paths_with_blanks() -> None:
         assert f'{option} "my rows"' in done.stdout
 
 
-def test_the_file_table_is_complete() -> None:
-    listed = first_column(section("The code"))
-    real = [str(path.relative_to(ROOT)) for folder in ("service", "training") for path in (ROOT / folder).rglob("*.py")]
-    assert sorted(listed) == sorted(path for path in real if not path.endswith("__init__.py"))
+def test_the_table_of_packages_is_complete() -> None:
+    listed = first_column(page("architecture"))
+    folders = [path for name in ("service", "training") for path in (ROOT / name).iterdir() if path.is_dir()]
+    assert sorted(listed) == sorted(str(path.relative_to(ROOT)) for path in folders if path.name != "__pycache__")
 
 
 def test_the_option_table_is_complete() -> None:
-    text = section("Serve").partition("\n### ")[0]
+    text = page("reference/settings")
     assert first_column(text) == [f"--{name.replace('_', '-')}" for name in Settings.model_fields]
     for name, field in Settings.model_fields.items():
         assert f"| `LOWERBOUND_{name.upper()}` |" in text
@@ -110,7 +165,7 @@ def test_the_table_of_metrics_is_complete(digits: httpx.Client) -> None:
     for family in text_string_to_metric_families(digits.get("/metrics").text):
         name = f"{family.name}_total" if family.type == "counter" else family.name
         labels[name] = {label for sample in family.samples for label in sample.labels} - {"le"}
-    rows = re.findall(r"^\| (`lowerbound_.*?|`process_.*?) \| (.*?) \|", section("Serve"), re.MULTILINE)
+    rows = re.findall(r"^\| (`lowerbound_.*?|`process_.*?) \| (.*?) \|", page("reference/metrics"), re.MULTILINE)
     listed = {name: set(code_words(given)) for names, given in rows for name in code_words(names)}
     assert listed.keys() == labels.keys()
     for name, expected in labels.items():
@@ -118,14 +173,14 @@ def test_the_table_of_metrics_is_complete(digits: httpx.Client) -> None:
 
 
 def test_the_endpoint_table_is_complete(digits: httpx.Client) -> None:
-    listed = {tuple(row.split(" ")) for row in first_column(section("HTTP"))}
+    listed = {tuple(row.split(" ")) for row in first_column(page("reference/http"))}
     paths = digits.get("/openapi.json").json()["paths"]
     real = {(method.upper(), path) for path, methods in paths.items() for method in methods if "{" not in path}
     assert listed == real
 
 
 def test_every_parameter_and_field_is_named(digits: httpx.Client) -> None:
-    text = section("HTTP")
+    text = page("reference/http") + page("reference/open-inference-protocol")
     paths = digits.get("/openapi.json").json()["paths"]
     for methods in paths.values():
         for operation in methods.values():
@@ -136,14 +191,14 @@ def test_every_parameter_and_field_is_named(digits: httpx.Client) -> None:
 
 
 def test_the_recipe_and_model_tables_are_complete() -> None:
-    text = section("Train")
+    text = page("reference/recipes")
     assert set(first_column(text)) - {"model.likelihood"} == {*names(), *LIKELIHOODS}
     for name in (*ARCHITECTURES, *PRIORS):
         assert f"`{name}`" in text
 
 
 def test_the_bundle_table_is_complete() -> None:
-    listed = first_column(section("Bring your own VAE"))
+    listed = first_column(page("reference/bundle"))
     graphs = [f"{graph}.onnx" for graph in REQUIRED_GRAPHS + OPTIONAL_GRAPHS]
     assert listed == [
         *graphs,
@@ -162,11 +217,11 @@ def test_the_bundle_table_is_complete() -> None:
             + " → "
             + ", ".join(f"`{t.name}`" for t in contract.outputs)
         )
-        assert tensors in section("Bring your own VAE")
+        assert tensors in page("reference/bundle")
 
 
 def test_the_plan_s_sums_are_right() -> None:
-    text = section("Plan for internet scale")
+    text = page("benchmarks/capacity")
     core, gpu = (
         float(price) for price in re.findall(r"([\d.]+) \$ for", text)[:1] + re.findall(r"(\d+) \$ for one", text)
     )
