@@ -64,9 +64,12 @@ export class Model {
     return this.#service.npy(`${this.#path}elbo`, { ...query, observe: false }, pictures, this.#shape(pictures));
   }
 
-  /** The bounds of records, lists by name. */
-  elboOfRows(instances, query) {
-    return this.#service.json(`${this.#path}elbo`, { ...query, observe: false }, { instances });
+  /** The bounds of records, lists by name; `problem` says what is wrong with each, in the words of a row, or is null. */
+  async elboOfRows(instances, query) {
+    const asked = { ...query, observe: false, on_error: "mark" };
+    const answer = await this.#service.json(`${this.#path}elbo`, asked, { instances });
+    const inWords = (text) => text?.replaceAll(/instances\[\d+\][.:]? ?/g, "") ?? null;
+    return { ...answer, problem: answer.problem.map(inWords) };
   }
 
   #shape(pictures) {

@@ -34,7 +34,8 @@ export function format(lines) {
  * Returns `{header, lines, records, ignored, absent}`: the cells as they are; the records by column name, null where a
  * value is missing; the file's columns that the model does not have, and the model's that the file does not have, which
  * are missing in every row.
- * Throws, in words, naming the first cell that is none of its column's values.
+ * A cell that is none of its column's values stays a text, which the service marks.
+ * Throws, in words, where the text is no table of the model's rows.
  */
 export function readRows(text, columns) {
   const [header = [], ...lines] = parse(text);
@@ -50,7 +51,7 @@ export function readRows(text, columns) {
     }
     return Object.fromEntries(columns.map((column) => {
       const place = names.indexOf(column.name);
-      return [column.name, place < 0 ? null : value(cells[place].trim(), column, i + 1)];
+      return [column.name, place < 0 ? null : value(cells[place].trim(), column)];
     }));
   });
   return {
@@ -62,13 +63,11 @@ export function readRows(text, columns) {
   };
 }
 
-function value(text, column, rowNumber) {
+function value(text, column) {
   const category = column.categories?.find((known) => isWritten(known, text));
   if (category !== undefined) return category;
   if (MISSING.has(text.toLowerCase())) return null;
-  if (column.type === "numeric" && Number.isFinite(Number(text))) return Number(text);
-  const wanted = column.type === "numeric" ? "a number" : `one of ${column.categories.slice(0, 8).join(", ")}`;
-  throw new SyntaxError(`Row ${rowNumber}, ${column.name}: “${text}” is not ${wanted}.`);
+  return column.type === "numeric" && Number.isFinite(Number(text)) ? Number(text) : text;
 }
 
 /** Whether a file's text means this category: 1.0 is 1, and True is true. */

@@ -8,6 +8,7 @@ import { fixed, short } from "../lib/numbers.js";
 export async function explanation(model, record, score) {
   if (!model.has("explain")) return element("p", { textContent: "This bundle has no graph that explains its bounds." });
   const answer = await model.elboOfRows([record], { score, explain: true });
+  if (answer.score[0] == null) return element("p", { textContent: `Not scored: ${answer.problem[0]}.` });
   const [surprise, expected] = [answer.feature_surprise[0], answer.feature_expected[0]];
   const ranked = model.input.columns.map(({ name }) => name).sort((a, b) => surprise[b] - surprise[a]);
   const most = surprise[ranked[0]];

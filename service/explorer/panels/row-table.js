@@ -24,10 +24,12 @@ export function rowTable(table, open) {
       { title: "Score", of: (row) => row.score, text: short },
       { title: "p", of: (row) => row.p, text: probability },
       ...inputColumns.map(({ name, type }) => ({
-        title: name, of: (row) => row.record[name], text: type === "numeric" ? short : undefined, words: type !== "numeric",
+        title: name, of: (row) => row.record[name], text: type === "numeric" ? cell : undefined, words: type !== "numeric",
       })),
     ];
-    rows = records.map((record, i) => ({ i, record, score: answer.score[i], p: answer.p_value[i], called: answer.discovery[i] }));
+    rows = records.map((record, i) => ({
+      i, record, score: answer.score[i], p: answer.p_value[i], called: answer.discovery[i], problem: answer.problem[i],
+    }));
     if (order.column >= columns.length) order = { column: 1, descending: true };
     head.replaceChildren(...columns.map(header));
     draw();
@@ -61,6 +63,7 @@ export function rowTable(table, open) {
       const value = of(row);
       return element("td", { className: words ? "words" : "", textContent: value == null ? "–" : text(value) });
     });
+    if (row.problem) cells[0].append(element("span", { className: "called problem", textContent: row.problem }));
     if (row.called) cells[0].append(element("span", { className: "called", textContent: "called" }));
     const line = element("tr", { className: row.called ? "anomalous" : "" }, element("th", { scope: "row" }, toggle), ...cells);
     const inside = element("td", { colSpan: columns.length });
@@ -84,6 +87,11 @@ export function rowTable(table, open) {
     draw();
   });
   return { show };
+}
+
+/** A number in short, or the text that is none. */
+function cell(value) {
+  return typeof value === "number" ? short(value) : String(value);
 }
 
 /** Numbers by size, words by letter, what is missing last. */

@@ -37,10 +37,12 @@ export function scoreRowsPanel(panel) {
       given.absent.length ? `Missing in every row: ${given.absent.join(", ")}.` : "",
     ].join(" ").trim();
     const called = answer.discovery.filter(Boolean).length;
+    const marked = answer.problem.filter(Boolean).length;
     const rows = sent.records.length;
     const { rows: heldOut, resolution } = model.manifest.calibration;
     find(".verdict").textContent = `${called.toLocaleString("en")} of ${rows.toLocaleString("en")} `
       + `${rows === 1 ? "row is" : "rows are"} called anomalous; on average at most ${rate.value} % of such calls are wrong. `
+      + (marked ? `${marked.toLocaleString("en")} ${marked === 1 ? "has" : "have"} a problem. ` : "")
       + `With ${heldOut.toLocaleString("en")} held-out rows no p-value is below ${short(resolution, 2)}.`;
     find(".download").disabled = false;
     table.show(model.input.columns, sent.records, answer);
@@ -62,7 +64,7 @@ export function scoreRowsPanel(panel) {
   }
 
   function download() {
-    const columns = ["elbo", "score", "p_value", "discovery"];
+    const columns = ["elbo", "score", "p_value", "discovery", "problem"];
     const lines = [
       [...sent.header, ...columns],
       ...sent.lines.map((cells, i) => [...cells, ...columns.map((name) => answer[name][i])]),
