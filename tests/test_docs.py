@@ -16,7 +16,7 @@ from service.bundle import BOUNDS, OPTIONAL_GRAPHS, REQUIRED_GRAPHS, ImageInput
 from service.bundle.manifest import graph_contract
 from service.settings import Settings
 from training.model import ARCHITECTURES, LIKELIHOODS, PRIORS
-from training.recipes import names
+from training.recipe_files import names
 
 ROOT = Path(__file__).parents[1]
 PAGES = {

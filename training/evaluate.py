@@ -25,7 +25,7 @@ from service.engine import Device, Engine, OnnxEngine
 from service.errors import LowerboundError
 from service.scoring import MAX_DRAWS, HeldOutScores, noise, scores
 from service.storage import Location
-from training.datasets import Dataset, aligned, download, split
+from training.datasets import Dataset, download, split
 from training.evaluation.baselines import BASELINES, BaselineError, baseline_scores
 from training.evaluation.bounds import bounds, compute, log_evidence, score_columns, surprise
 from training.evaluation.detection import LEVELS, detection_figures
@@ -152,14 +152,15 @@ def find_rows(bundle: Bundle, options: Evaluation) -> Rows:
     if options.label in manifest.input.features:
         raise EvaluationError(f"{options.label!r} is a feature of the model; train without it, by dataset.drop")
     recipe = Recipe.model_validate(manifest.provenance.recipe)
-    path = options.data or recipe.data
+    source, path = recipe.dataset, options.data or recipe.data
 
-    def load(place: Path | str | None, label: str | None) -> tuple[Dataset, Array | None]:
+    def load(place: Path | str | None) -> tuple[Dataset, Array | None]:
         with download(place) as path:
-            return recipe.dataset.load_labelled(path, label) if label else (recipe.dataset.load(path), None)
+            dataset = source.load_rows(path, manifest.input)
+            return dataset, source.load_labels(path, options.label) if options.label else None
 
-    def own(label: str | None) -> tuple[Dataset, Array | None]:
-        dataset, labels = load(path, label)
+    def own() -> tuple[Dataset, Array | None]:
+        dataset, labels = load(path)
         if dataset.fingerprint != manifest.provenance.data_sha256:
             raise EvaluationError(
                 f"{path}: not the data that {manifest.name} {manifest.version} was trained on, by which its test part "
@@ -167,20 +168,19 @@ def find_rows(bundle: Bundle, options: Evaluation) -> Rows:
             )
         return dataset, labels
 
-    with_baselines = options.baselines and options.label is not None
+    dataset, labels = load(options.test) if options.test is not None else own()
+    parts = split(dataset, recipe.split) if options.test is None else None
+    chosen = np.arange(len(dataset.rows)) if parts is None else parts.test
+    x, numbers = dataset.rows[chosen], chosen if dataset.numbers is None else dataset.numbers[chosen]
+    anomalous = labels[chosen] if labels is not None else None
+    if (excluded := dataset.excluded) is not None:
+        known = np.zeros(len(x), bool) if anomalous is None else anomalous
+        anomalous = np.concatenate([known, np.ones(len(excluded.rows), bool)])
+        x, numbers = np.concatenate([x, excluded.rows]), np.concatenate([numbers, excluded.numbers])
     train = None
-    if options.test is None:
-        dataset, anomalous = own(options.label)
-        parts = split(dataset, recipe.split)
-        x, numbers = dataset.rows[parts.test], parts.test
-        train = dataset.rows[parts.train] if with_baselines else None
-        anomalous = anomalous[parts.test] if anomalous is not None else None
-    else:
-        dataset, anomalous = load(options.test, options.label)
-        x, numbers = aligned(dataset, manifest.input, options.test), np.arange(len(dataset.rows))
-        if with_baselines:
-            dataset, _ = own(None)
-            train = dataset.rows[split(dataset, recipe.split).train]
+    if options.baselines and anomalous is not None:
+        trained = dataset if parts is not None else own()[0]
+        train = trained.rows[(parts or split(trained, recipe.split)).train]
     if anomalous is not None and anomalous.all() == anomalous.any():
         raise EvaluationError(f"{options.label}: all {len(x)} rows to evaluate have the same label")
     return Rows(x, numbers, anomalous, train)

@@ -3,23 +3,16 @@
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, CliApp, CliImplicitFlag, PydanticBaseSettingsSource, SettingsConfigDict
 
 from service.bundle import ModelName
-from service.errors import LowerboundError
 from service.scoring import MAX_DRAWS
 from service.storage import Location
 from training.datasets import AnySource, SplitRecipe
 from training.fit import FitRecipe
 from training.model import ModelRecipe
-
-RECIPES = Path(__file__).parent / "recipes"
-
-
-class RecipeError(LowerboundError):
-    """A recipe that cannot be read, or that does not fit the run it should resume."""
+from training.recipe_files import RecipeError, read_values
 
 
 class BoundRecipe(BaseModel):
@@ -74,15 +67,7 @@ class Recipe(BaseSettings):
         Raises:
             RecipeError: There is no such recipe, it is no YAML mapping, or a field is wrong; names the field.
         """
-        path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
-        try:
-            values = yaml.safe_load(path.read_text())
-        except FileNotFoundError as error:
-            raise RecipeError(f"no recipe {name!r}; there are {', '.join(names())}, or give a .yaml file") from error
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise RecipeError(f"{path}: cannot be read: {error}") from error
-        if not isinstance(values, dict):
-            raise RecipeError(f"{path}: must be a mapping of fields")
+        file, values = read_values(name)
         given = {argument.partition("=")[0] for argument in arguments}
         if "--fit.epochs" in given and "--fit.steps" not in given and isinstance(values.get("fit"), dict):
             values["fit"].pop("steps", None)  # A recipe's steps would otherwise win over the epochs asked for.
@@ -90,13 +75,8 @@ class Recipe(BaseSettings):
             return CliApp.run(cls, cli_args=arguments, **values)
         except ValidationError as error:
             problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-            raise RecipeError(f"{path.name}: " + "; ".join(problems)) from error
+            raise RecipeError(f"{file}: " + "; ".join(problems)) from error
 
     def record(self) -> dict[str, Any]:
         """What decides the model, as JSON: everything but where files go."""
         return self.model_dump(mode="json", exclude={"out", "runs", "resume"})
-
-
-def names() -> list[str]:
-    """The named recipes."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))

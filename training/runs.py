@@ -6,7 +6,8 @@ This module must not know about models or data.
 import json
 from pathlib import Path
 
-from training.recipes import Recipe, RecipeError
+from training.recipe_files import RecipeError
+from training.recipes import Recipe
 
 RECORD = "run.json"
 

@@ -1,5 +1,5 @@
 """Readers: files of rows and of pictures become what the graphs take, by one rule for training and for clients."""
 
-from service.readers.columns import CellProblem, describe_value, parse_column, parse_table
+from service.readers.columns import TOO_LARGE, CellProblem, describe_value, parse_column, parse_table
 
-__all__ = ["CellProblem", "describe_value", "parse_column", "parse_table"]
+__all__ = ["TOO_LARGE", "CellProblem", "describe_value", "parse_column", "parse_table"]

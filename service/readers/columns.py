@@ -29,6 +29,9 @@ FEW = 64
 
 Values = npt.NDArray[np.float64]
 
+TOO_LARGE = "is too large a number"
+"""What is wrong with infinite cells."""
+
 
 @dataclass(frozen=True)
 class CellProblem:
@@ -168,7 +171,7 @@ def _finite(values: Values, column: NumericColumn) -> tuple[Values, list[CellPro
     infinite = np.isinf(values)
     if not infinite.any():
         return values + 0.0, []
-    found = [CellProblem(int(row), column.name, "is too large a number") for row in np.flatnonzero(infinite)]
+    found = [CellProblem(int(row), column.name, TOO_LARGE) for row in np.flatnonzero(infinite)]
     return np.where(infinite, np.nan, values) + 0.0, found
 
 
@@ -215,6 +218,8 @@ class _CategoryLookup:
 
     def problem(self, row: int, value: object) -> CellProblem:
         """Name the categories that are known."""
+        if isinstance(value, str | float) and self._spelled(str(value)) in {math.inf, -math.inf}:
+            return CellProblem(row, self._column.name, TOO_LARGE)
         shown = ", ".join(repr(category) for category in self._column.categories[:8])
         more = ", ..." if len(self._column.categories) > 8 else ""
         detail = f"{value!r} is not a known category; known are {shown}{more}"
@@ -255,7 +260,7 @@ def _parse_mixed(cells: Sequence[object], column: Column, missing: Sequence[str]
         except OverflowError:
             values[row] = math.inf
         if math.isinf(values[row]):
-            problems.append(CellProblem(row, column.name, "is too large a number"))
+            problems.append(CellProblem(row, column.name, TOO_LARGE))
             values[row] = math.nan
     return values, problems
 

@@ -103,6 +103,12 @@ def find_format(
     Returns:
         The rule, and which of the texts it reads, (D,).
     """
+    formats = tuple(formats)
+    if (".", "") in formats:
+        plain = NumericColumn(name=name)
+        _, readable = parse_numbers(texts, plain)
+        if pc.all(readable).as_py():
+            return plain, readable
     signs = affixes(texts.to_pylist())
     best: tuple[int, NumericColumn, pa.Array] | None = None
     for decimal, thousands in formats:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from service.bundle.manifest import Derived, TimeFormat
+from service.bundle import Derived, TimeFormat
 
 Order = Literal["ymd", "dmy", "mdy", "clock"]
 

@@ -7,7 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from service.scoring import MAX_DRAWS
-from training.recipes import Recipe, RecipeError, names
+from training.recipe_files import RecipeError, names
+from training.recipes import Recipe
 
 MINIMAL = "name: mine\ndataset: {kind: table}\nmodel: {likelihood: mixed}\n"
 

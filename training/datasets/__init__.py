@@ -7,7 +7,6 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
-from training.datasets.alignment import aligned
 from training.datasets.digits import Digits
 from training.datasets.download import download
 from training.datasets.idx import Idx
@@ -33,7 +32,6 @@ __all__ = [
     "Source",
     "SplitRecipe",
     "Splits",
-    "aligned",
     "download",
     "split",
 ]

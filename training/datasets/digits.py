@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from service.bundle import ImageInput
 from training.datasets.source import DataError, Dataset, Source
@@ -18,5 +17,7 @@ class Digits(Source):
     def load(self, path: Path | None) -> Dataset:
         if path is not None:
             raise DataError(f"{path}: the digits come with scikit-learn and are read from no path")
+        from sklearn.datasets import load_digits  # noqa: PLC0415 - takes seconds
+
         rows = load_digits().images.astype(np.uint8)
         return Dataset(ImageInput(shape=(8, 8), dtype="uint8", low=0, high=16), rows)

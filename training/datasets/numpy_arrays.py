@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from service.bundle import NumericColumn, TabularInput
 from service.readers.arrays import read_npz
+from service.readers.number_inference import inexact
 from training.datasets import source
 from training.datasets.source import (
     DataError,
@@ -18,7 +19,6 @@ from training.datasets.source import (
     as_labels,
     chunks,
     image_dataset,
-    inexact,
     reading,
     require_path,
 )
@@ -49,10 +49,10 @@ class NumpyArrays(Source):
             _refuse(path, array, np.isinf, "is infinite")
         return _table(path, array) if array.ndim == 2 else _images(path, array)
 
-    def load_labelled(self, path: Path | None, name: str) -> tuple[Dataset, npt.NDArray[np.bool_]]:
+    def load_labels(self, path: Path | None, name: str) -> npt.NDArray[np.bool_]:
         """Labels are an array of their own in the `.npz` file."""
-        dataset, path = self.load(path), require_path(path)
-        return dataset, as_labels(path, name, _read(path, name), len(dataset.rows))
+        path = require_path(path)
+        return as_labels(path, name, _read(path, name), len(_read(path)))
 
 
 def _read(path: Path, array_name: str | None = None) -> npt.NDArray[Any]:

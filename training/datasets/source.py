@@ -8,9 +8,9 @@ import math
 import os
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,6 @@ from pydantic import BaseModel, ConfigDict
 from service.bundle import ImageInput, TabularInput
 from service.errors import LowerboundError, RequestError
 
-EXACT = 2**53
-"""Beyond it float64 skips whole numbers."""
-
-
 IN_MEMORY = 2**30
 """Bytes of rows that are kept in memory; more stay on the disk, and are read as they are needed."""
 
@@ -35,6 +31,16 @@ CHUNK = 2**26
 
 class DataError(LowerboundError):
     """A data file that can't be used. The message names the file and, where they apply, the row and the column."""
+
+
+@dataclass(frozen=True, eq=False)
+class Excluded:
+    """Rows that no model is trained or calibrated on, because the recipe says that they are anomalies."""
+
+    rows: npt.NDArray[Any]
+    """(M, *input.shape)."""
+    numbers: npt.NDArray[np.int64]
+    """Their numbers in the files, from 0, (M,)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +56,12 @@ class Dataset:
     """Grey levels in 255ths, uint8, in the shape of `rows`, where these are one black-and-white draw from them."""
     notes: tuple[str, ...] = ()
     """What was done to the data that a user may not expect, as lines to print."""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """Why each column of a table's file is what it is, or is left out, by its name."""
+    numbers: npt.NDArray[np.int64] | None = None
+    """The rows' numbers in the files, from 0, (N,), where some are excluded; else they count from 0."""
+    excluded: Excluded | None = None
+    """Rows for evaluation alone."""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -79,13 +91,30 @@ class Source(BaseModel, ABC):
             DataError: The data is absent, damaged, or not what this source reads.
         """
 
-    def load_labelled(self, path: Path | None, name: str) -> tuple[Dataset, npt.NDArray[np.bool_]]:
-        """The data without its labels, and which rows are anomalies, (N,): the 0s and 1s kept there under `name`.
+    def load_rows(self, path: Path | None, data: ImageInput | TabularInput) -> Dataset:
+        """Read other data as rows of a model.
 
         Raises:
-            DataError: As `load`; or this kind of data has no labels, or none of that name, or others than 0 and 1.
+            DataError: As `load`; or they are no rows of that model.
+        """
+        dataset = self.load(path)
+        if dataset.input != data:
+            raise DataError(f"{path}: {_described(dataset.input)}, where the model takes {_described(data)}")
+        return dataset
+
+    def load_labels(self, path: Path | None, name: str) -> npt.NDArray[np.bool_]:
+        """Read which of the rows that `load` gives are anomalies, (N,): the 0s and 1s kept there under `name`.
+
+        Raises:
+            DataError: This kind of data has no labels, or none of that name, or others than 0 and 1.
         """
         raise DataError(f"data of the kind {self.kind!r} has no labels")
+
+
+def _described(data: ImageInput | TabularInput) -> str:
+    if isinstance(data, TabularInput):
+        return f"a table of {len(data.columns)} columns"
+    return f"{data.dtype} images of shape {data.shape} in [{data.low:g}, {data.high:g}]"
 
 
 def require_path(path: Path | None) -> Path:
@@ -168,11 +197,3 @@ def image_dataset(path: Path, rows: npt.NDArray[Any], high: float = 255, num_tes
         raise DataError(f"{path}: shape {rows.shape} has {rows.shape[3]} channels; channels come last and are 1 or 3")
     schema = {"shape": rows.shape[1:], "dtype": rows.dtype.name, "low": 0, "high": high}
     return Dataset(ImageInput.model_validate(schema), rows, num_test)
-
-
-def inexact(numbers: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Which integers float64 cannot hold: those whose odd part needs more than 53 bits. Any shape."""
-    # The smallest int64 is its own absolute value, and wraps to the right 2**63.
-    size = np.abs(numbers).astype(np.uint64)
-    lowest_bit = size & (~size + np.uint64(1))
-    return np.asarray(size // np.maximum(lowest_bit, np.uint64(1)) >= EXACT)

@@ -6,6 +6,7 @@ cells, and the bound is still a bound.
 This module must not know about networks or training.
 """
 
+import math
 import warnings
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from service.bundle import CategoricalColumn, ImageInput, TabularInput
+from service.bundle import CategoricalColumn, ImageInput, NumericColumn, TabularInput
 
 FAR = 50.0
 """Robust standard deviations beyond which a training cell does not count for its column's scale."""
@@ -43,8 +44,8 @@ class TableFeatures(nn.Module):
     """Cells, spelled out. (B, columns) → (B, num_features).
 
     Numbers are standardised by the training rows' mean and standard deviation and clipped at ±`CLIP`; a missing number
-    is 0, the mean. Categories are one-hot; a missing one is all zeros. Columns that had missing cells in training add
-    an indicator of that.
+    is 0, the mean. Numbers with a period are the sine and cosine of their phase. Categories are one-hot; a missing one
+    is all zeros. Columns that had missing cells in training add an indicator of that.
 
     Args:
         data: The columns.
@@ -58,14 +59,21 @@ class TableFeatures(nn.Module):
 
     def __init__(self, data: TabularInput, rows: npt.NDArray[Any]) -> None:
         super().__init__()
-        kinds = [isinstance(column, CategoricalColumn) for column in data.columns]
-        numeric = np.flatnonzero(~np.array(kinds))
+        plain = [isinstance(column, NumericColumn) and column.period is None for column in data.columns]
+        numeric = np.flatnonzero(plain)
         self.register_buffer("numeric", torch.tensor(numeric))
+        self.periods = {
+            i: column.period
+            for i, column in enumerate(data.columns)
+            if isinstance(column, NumericColumn) and column.period is not None
+        }
         self.categorical = {
             i: len(column.categories) for i, column in enumerate(data.columns) if isinstance(column, CategoricalColumn)
         }
         self.register_buffer("with_missing", torch.tensor(np.flatnonzero(np.isnan(rows).any(axis=0))))
-        self.num_features = len(numeric) + sum(self.categorical.values()) + len(self.with_missing)
+        self.num_features = (
+            len(numeric) + 2 * len(self.periods) + sum(self.categorical.values()) + len(self.with_missing)
+        )
         location, scale = moments(rows[:, numeric])
         self.register_buffer("location", location)
         self.register_buffer("scale", scale)
@@ -75,6 +83,9 @@ class TableFeatures(nn.Module):
         if len(self.numeric):
             standard = (x.index_select(1, self.numeric) - self.location) / self.scale
             parts.append(torch.where(standard.isnan(), 0.0, standard).clamp(-CLIP, CLIP).float())
+        for i, period in self.periods.items():
+            phase = 2 * math.pi / period * x[:, i, None]
+            parts += [torch.where(phase.isnan(), 0.0, wave).float() for wave in (phase.sin(), phase.cos())]
         for i, size in self.categorical.items():
             # NaN equals no code, so a missing category is all zeros.
             parts.append((x[:, i, None] == torch.arange(size, dtype=x.dtype, device=x.device)).float())

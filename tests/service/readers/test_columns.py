@@ -8,8 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from service.bundle import CategoricalColumn, Column, NumericColumn, TabularInput
-from service.bundle.manifest import MISSING, Derived, TimeFormat
+from service.bundle import MISSING, CategoricalColumn, Column, Derived, NumericColumn, TabularInput, TimeFormat
 from service.readers import parse_column, parse_table
 from service.readers.times import render_time
 

@@ -16,31 +16,29 @@ from training.datasets.table import Table
 def test_labels_of_an_npz_file(tmp_path: Path) -> None:
     rows, y = np.arange(12.0).reshape(4, 3), np.array([0, 1, 0, 1])
     np.savez(tmp_path / "x.npz", X=rows, y=y, column=y[:, None], three=np.array([0, 1, 2, 0]), short=y[:3])
-    dataset, anomalous = NumpyArrays().load_labelled(tmp_path / "x.npz", "y")
-    np.testing.assert_array_equal(dataset.rows, rows)
+    anomalous = NumpyArrays().load_labels(tmp_path / "x.npz", "y")
+    np.testing.assert_array_equal(NumpyArrays().load(tmp_path / "x.npz").rows, rows)
     assert anomalous.tolist() == [False, True, False, True]
-    assert NumpyArrays().load_labelled(tmp_path / "x.npz", "column")[1].tolist() == anomalous.tolist()
+    assert NumpyArrays().load_labels(tmp_path / "x.npz", "column").tolist() == anomalous.tolist()
     for name, reason in (
         ("three", "three[2] = 2 is neither 0 (normal) nor 1 (anomalous)"),
         ("short", "'short' of shape (3,) is not one label for each of 4 rows"),
         ("z", "holds no 'z' but X, y"),
     ):
         with pytest.raises(DataError, match=re.escape(reason)):
-            NumpyArrays().load_labelled(tmp_path / "x.npz", name)
+            NumpyArrays().load_labels(tmp_path / "x.npz", name)
     np.save(tmp_path / "x.npy", rows)
     with pytest.raises(DataError, match=r"keep rows and 'y' in an \.npz file"):
-        NumpyArrays().load_labelled(tmp_path / "x.npy", "y")
+        NumpyArrays().load_labels(tmp_path / "x.npy", "y")
 
 
 @pytest.mark.parametrize("labels", ["01001", ["false", "true", "false", "false", "true"]])
-def test_labels_of_a_table_are_no_feature(labels: Any, tmp_path: Path) -> None:
+def test_labels_of_a_table(labels: Any, tmp_path: Path) -> None:
     lines = [f"{i}.5,{label},{'ab'[i % 2]}" for i, label in enumerate(labels)]
     path = write(tmp_path / "x.csv", "\n".join(["size,odd,kind", *lines]))
-    dataset, anomalous = Table().load_labelled(path, "odd")
-    assert dataset.input.features == ("size", "kind")
-    assert anomalous.tolist() == [False, True, False, False, True]
-    assert Table(drop=("odd",)).load(path).fingerprint == dataset.fingerprint
-    with pytest.raises(DataError, match="texts are not labels"):
-        Table().load_labelled(path, "kind")
-    with pytest.raises(DataError, match="no column 'none'"):
-        Table().load_labelled(path, "none")
+    assert Table().load_labels(path, "odd").tolist() == [False, True, False, False, True]
+    assert Table(exclude=("kind=a",)).load_labels(path, "odd").tolist() == [True, False]
+    with pytest.raises(DataError, match=r"row 1 .line 2., column 'kind': 'a' is not a number, and no label of 0 or 1"):
+        Table().load_labels(path, "kind")
+    with pytest.raises(DataError, match="label: no column 'od' among size, odd, kind; did you mean 'odd'"):
+        Table().load_labels(path, "od")

@@ -1,27 +1,24 @@
-"""CSV and Parquet files, and the schema inferred from them."""
+"""Tables: what is inferred from files and why, what is told, and all that is wrong with them at once."""
 
 import datetime as dt
 import gzip
+import json
 import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa  # type: ignore[import-untyped]
 import pytest
 from rich.console import Console
 
-from service.bundle import NumericColumn
-from tests.training.datasets.files import (
-    categories,
-    columns,
-    message,
-    refused,
-    write,
-    write_parquet,
-)
+from service.bundle import CategoricalColumn, NumericColumn, TabularInput, TimeFormat
+from tests.training.datasets.files import categories, columns, message, refused, write, write_parquet
+from training.datasets import DataError
 from training.datasets.digits import Digits
-from training.datasets.table import Table, describe
+from training.datasets.table import Table, TableError
+from training.first_look import describe, remedied
 
 PEOPLE = """\
 age, income,sex,member,smoker,rooms,born
@@ -31,13 +28,23 @@ age, income,sex,member,smoker,rooms,born
 """
 
 
-@pytest.mark.parametrize("end", [".csv", ".csv.gz", ".tsv", ".CSV"])
+def rows(**cells: Any) -> str:
+    """A CSV file of forty rows, of which every column is given as a function of the row's number."""
+    lines = [",".join(str(cell(n)) for cell in cells.values()) for n in range(40)]
+    return "\n".join([",".join(cells), *lines])
+
+
+def texts(*categories: str) -> CategoricalColumn:
+    return CategoricalColumn(name="a", categories=categories)
+
+
+@pytest.mark.parametrize("end", [".csv", ".csv.gz", ".csv.zst", ".tsv", ".CSV", ".txt", ""])
 def test_text_tables(end: str, tmp_path: Path) -> None:
-    text = PEOPLE.replace('"a ""b"", c"', "a").replace(",", "\t") if "tsv" in end else PEOPLE
+    mark = {".tsv": "\t", ".txt": ";", ".CSV": "|"}.get(end, ",")
+    text = PEOPLE.replace('"a ""b"", c"', "a").replace(",", mark) if mark != "," else PEOPLE
     raw = b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode()
-    dataset = Table(columns={"rooms": "categorical"}).load(
-        write(tmp_path / f"t{end}", gzip.compress(raw) if end.endswith("gz") else raw)
-    )
+    pack = {".csv.gz": gzip.compress, ".csv.zst": lambda raw: pa.compress(raw, "zstd", asbytes=True)}.get(end, bytes)
+    dataset = Table(columns={"rooms": "categorical"}).load(write(tmp_path / f"t{end}", pack(raw)))
     assert {column.type for column in columns(dataset).values()} == {"categorical"}
     assert list(columns(dataset)) == ["age", "income", "sex", "member", "smoker", "rooms", "born"]
     assert categories(dataset, "age") == (31, 40)
@@ -51,10 +58,84 @@ def test_text_tables(end: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(dataset.rows, expected)
 
 
-def test_numbers_stay_numbers(tmp_path: Path) -> None:
-    dataset = Table().load(write(tmp_path / "t.csv", "a,b\n1,+.5\n2,\n-3,2E-1\n,7.\n"))
-    assert list(columns(dataset).values()) == [NumericColumn(name="a"), NumericColumn(name="b")]
-    np.testing.assert_array_equal(dataset.rows, [[1, 0.5], [2, np.nan], [-3, 0.2], [np.nan, 7]])
+DAYS = NumericColumn(name="a", time=TimeFormat(order="ymd"))
+COMMA = NumericColumn(name="a", decimal=",", thousands=".")
+
+
+@pytest.mark.parametrize(
+    ("cell", "column", "reason"),
+    [
+        (lambda n: f"{n % 7 + 0.5:g}", NumericColumn(name="a"), "numbers"),
+        (lambda n: "NULL" if n % 5 == 0 else n % 3, NumericColumn(name="a"), "numbers; missing where 'NULL'"),
+        (lambda n: "-" if n == 9 else n % 9, NumericColumn(name="a"), "numbers; missing where '-'"),
+        (lambda n: f'"{n},{n}5"', COMMA, "numbers, as 0,05"),
+        (lambda n: f'"1.{n:03},5"', COMMA, "numbers, as 1.000,5"),
+        (lambda n: f'"{n + 1},000"', NumericColumn(name="a", thousands=","), "numbers, as 1,000"),
+        (lambda n: f"€{n}" if n % 3 else n, NumericColumn(name="a", affixes=("€",)), "numbers, as €1"),
+        (lambda n: f"{n}%", NumericColumn(name="a", affixes=("%",)), "numbers, as 0%"),
+        (lambda n: f"2026-01-{n % 28 + 1:02}", DAYS, "dates, as 2026-01-01"),
+        (lambda n: f"{n % 28 + 1}.2.2026", NumericColumn(name="a", time=TimeFormat(order="dmy")), "dates, as 1.2.2026"),
+        (lambda n: f"{n % 24}:15", NumericColumn(name="a", time=TimeFormat(order="clock")), "times of day"),
+        (lambda n: ["none", "plus", "-"][n % 3], texts("-", "none", "plus"), "texts"),
+        (lambda n: ["02116", "2116"][n % 2], texts("02116", "2116"), "digits with leading zeros"),
+        (lambda n: ["5%", "7%"][n % 2], texts("5%", "7%"), "texts"),
+        (lambda n: f"A{n}", None, "identifies rows: every text is another"),
+        (lambda n: 70000 - n, None, "numbers the rows: 69961 to 70000"),
+        (lambda n: "EUR", None, "constant: 'EUR' in every row"),
+        (lambda n: 7, None, "constant: 7 in every row"),
+        (lambda n: "", None, "every cell is missing"),
+        (lambda n: "n/a", None, "every cell is missing"),
+    ],
+)  # fmt: skip
+def test_what_a_column_is_and_why(cell: Any, column: Any, reason: str, tmp_path: Path) -> None:
+    dataset = Table().load(write(tmp_path / "t.csv", rows(a=cell, b=lambda n: n % 5)))
+    assert columns(dataset).get("a") == column
+    assert dataset.reasons["a"] == reason
+    assert isinstance(dataset.input, TabularInput)
+    assert dataset.input.dropped == (() if column else ("a",))
+
+
+def test_texts_are_grouped_by_their_frequency(tmp_path: Path) -> None:
+    text = rows(a=lambda n: f"w{min(n % 12, 9)}", b=lambda n: n % 5)
+    dataset = Table(max_categories=4).load(write(tmp_path / "t.csv", text))
+    assert categories(dataset, "a") == ("w0", "w1", "w9", "other")
+    assert dataset.reasons["a"] == "10 texts: the 3 most frequent, and 57% as 'other'"
+    assert (dataset.rows[:, 0] == 3).sum() == 23
+    assert len(categories(Table(columns={"a": "categorical"}, max_categories=4).load(tmp_path / "t.csv"), "a")) == 10
+
+
+def test_one_huge_cell_does_not_stop_a_file(tmp_path: Path) -> None:
+    text = rows(a=lambda n: "1e999" if n == 7 else n / 3, b=lambda n: n % 5)
+    dataset = Table().load(write(tmp_path / "t.csv", text))
+    assert dataset.notes == ("'a': 1 infinite cells count as missing",)
+    assert np.flatnonzero(np.isnan(dataset.rows[:, 0])).tolist() == [7]
+
+
+def test_hours_and_weekdays_of_dates(tmp_path: Path) -> None:
+    text = rows(at=lambda n: f"2026-01-{n % 28 + 1:02} {n % 24}:30", b=lambda n: n % 5)
+    dataset = Table(cyclic=("at",)).load(write(tmp_path / "t.csv", text))
+    assert dataset.input.features == ("at", "at.hour", "at.weekday", "b")
+    np.testing.assert_array_equal(
+        dataset.rows[3, :3], [dt.datetime(2026, 1, 4, 3, 30, tzinfo=dt.UTC).timestamp(), 3.5, 6]
+    )
+    only_days = rows(at=lambda n: f"2026-01-{n % 28 + 1:02}", b=lambda n: n % 5)
+    assert Table(cyclic=("at",)).load(write(tmp_path / "t.csv", only_days)).input.features == ("at", "at.weekday", "b")
+    assert "cyclic: 'b' is no column of dates (numbers)" in message(Table(cyclic=("b",)), tmp_path / "t.csv")
+
+
+def test_labels_are_pointed_out_and_excluded(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", rows(a=lambda n: n / 3, is_fraud=lambda n: int(n % 10 == 0)))
+    assert Table().load(path).notes == (
+        "'is_fraud' looks like a label: 1 in 10.0% of the rows: --dataset.exclude is_fraud=1",
+    )
+    dataset = Table(exclude=("is_fraud=1",)).load(path)
+    assert dataset.input.features == ("a",)
+    assert dataset.excluded is not None
+    assert dataset.numbers is not None
+    assert len(dataset.rows) == 36
+    assert dataset.excluded.numbers.tolist() == [0, 10, 20, 30]
+    np.testing.assert_array_equal(dataset.excluded.rows[:, 0], [n / 3 for n in (0, 10, 20, 30)])
+    np.testing.assert_array_equal(dataset.rows[:, 0], dataset.numbers / 3)
 
 
 def test_corrections_and_drops(tmp_path: Path) -> None:
@@ -64,12 +145,8 @@ def test_corrections_and_drops(tmp_path: Path) -> None:
     assert categories(dataset, "zip") == ("02139", "10001", "2139")
     assert columns(dataset)["flag"] == NumericColumn(name="flag")
     path = write(tmp_path / "t.csv", "id\n9007199254740993\n123456789012345678901\n7\n")
-    assert categories(Table(columns={"id": "categorical"}).load(path), "id")[-2:] == ("7", "9007199254740993")
-
-
-def test_missing_texts_can_be_changed(tmp_path: Path) -> None:
-    path = write(tmp_path / "t.csv", "a,b\n-999,NA\n1,x\n2,y\n3,\n")
-    dataset = Table(missing=("", "-999")).load(path)
+    assert categories(Table().load(path), "id")[-2:] == ("7", "9007199254740993")
+    dataset = Table(missing=("", "-999")).load(write(tmp_path / "t.csv", "a,b\n-999,NA\n1,x\n2,y\n3,\n"))
     assert categories(dataset, "b") == ("NA", "x", "y")
     assert np.isnan(dataset.rows[[0, 3], [0, 1]]).all()
 
@@ -84,34 +161,64 @@ def test_parquet(tmp_path: Path) -> None:
         unsigned=pa.array([1, 2, 3, 4, 2**63], pa.uint64()),
         flag=[True, None, False, True, True],
         text=pa.array(["2", "x", "?", None, " x"], pa.large_string()),
-        level=pa.array(["10", "9", "10", None, "9"]).dictionary_encode(),
+        level=pa.array(["a", "9", "a", None, "9"]).dictionary_encode(),
+        at=pa.array([dt.datetime(2026, 1, day, tzinfo=dt.UTC) for day in range(1, 6)]),
     )
     dataset = Table().load(path)
-    assert [column.type for column in columns(dataset).values()] == ["numeric"] * 5 + ["categorical"] * 3
+    assert [column.type for column in columns(dataset).values()] == [*["numeric"] * 5, *["categorical"] * 3, "numeric"]
     assert categories(dataset, "flag") == (False, True)
-    assert categories(dataset, "text") == (" x", "2", "x")
-    assert categories(dataset, "level") == ("10", "9")
+    assert categories(dataset, "text") == ("2", "x")
+    assert categories(dataset, "level") == ("9", "a")
+    assert columns(dataset)["at"] == NumericColumn(name="at", time=TimeFormat(order="ymd", zone=True))
     np.testing.assert_array_equal(dataset.rows[:, 0], [1.5, np.nan, np.nan, 0, 2.5])
     np.testing.assert_array_equal(dataset.rows[:, 3], [2.0**60, 2, 3, 4, np.nan])
     assert not np.signbit(dataset.rows[3, 0])
 
 
-def test_parquet_text_is_numeric_only_when_declared(tmp_path: Path) -> None:
-    path = write_parquet(tmp_path / "t.parquet", a=["1", "2", "3.5"])
-    assert categories(Table().load(path), "a") == ("1", "2", "3.5")
-    np.testing.assert_array_equal(Table(columns={"a": "numeric"}).load(path).rows, [[1], [2], [3.5]])
+def test_parts_and_pandas_indexes(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"a": np.arange(90) / 4, "b": ["x", "y", "z"] * 30})
+    for part, kind in enumerate("pqr"):
+        folder = tmp_path / "rows" / f"kind={kind}"
+        folder.mkdir(parents=True)
+        frame[30 * part : 30 * part + 30].sample(frac=1, random_state=0).to_parquet(folder / "part-0.snappy.parquet")
+    write(tmp_path / "rows" / "_SUCCESS", "")
+    dataset = Table().load(tmp_path / "rows")
+    assert dataset.input.features == ("a", "b", "kind")
+    assert dataset.reasons["__index_level_0__"] == "pandas' index"
+    assert sorted(dataset.rows[:, 0]) == frame["a"].tolist()
+    assert dataset.rows[:, 2].tolist() == [0] * 30 + [1] * 30 + [2] * 30
+    for part in range(2):
+        frame[["a"]][45 * part : 45 * part + 45].to_csv(tmp_path / f"{part}.csv", index=False)
+    assert Table().load(tmp_path / "*.csv").rows[:, 0].tolist() == frame["a"].tolist()
+    write(tmp_path / "1.csv", "a\n" + "1\n" * 20 + "x\n" + "2\n" * 24)
+    assert "1.csv, row 21 (line 22), column 'a': 'x' is not a number" in message(Table(), tmp_path / "*.csv")
 
 
-def test_a_broken_number_is_named_with_its_line(tmp_path: Path) -> None:
-    lines = ["note,age", '"one\ntwo",10', "", *(f"x,{n}" for n in range(30)), "x,l7", "x,18"]
-    text = refused(tmp_path / "t.csv", "\n".join(lines))
-    assert "t.csv, row 32 (line 35), column 'age': 'l7' is not a number, as most of the column is" in text
-    text = refused(tmp_path / "t.csv", "a\n1\n2\nx\ny\n", columns={"a": "numeric"})
-    assert "row 3 (line 4), column 'a': 'x' is not a number" in text
-    dataset = Table(columns={"a": "categorical"}).load(write(tmp_path / "t.csv", "a\n0\n1\n2\n3+\n"))
-    assert categories(dataset, "a") == ("0", "1", "2", "3+")
-    path = write_parquet(tmp_path / "t.parquet", a=["1", "2", "3", "oops"])
-    assert "t.parquet, row 4, column 'a': 'oops'" in message(Table(), path)
+def test_all_problems_are_told_at_once_with_what_solves_them(tmp_path: Path) -> None:
+    note = '"one\ntwo"'
+    text = rows(
+        note=lambda n: note,
+        when=lambda n: f"{n % 9 + 1}/{n % 7 + 1}/2026",
+        amount=lambda n: f"{'€$'[n % 2]}{n}",
+        size=lambda n: "l7" if n == 31 else n,
+        xs=lambda n: n / 4,
+    )
+    path = write(tmp_path / "t.csv", text)
+    with pytest.raises(TableError) as caught:
+        Table(drop=("xs",)).load(path)
+    wrong = [
+        "column 'when': day and month could be exchanged in every date, as in 1/1/2026; say which, by day_first",
+        "row 2 (line 4), column 'amount': amounts in $ and €, which are no one unit; declare what the column is",
+        "row 32 (line 64), column 'size': 'l7' is not a number, as most of the column is; correct the cells",
+    ]
+    assert len(caught.value.problems) == 3
+    for problem, start in zip(caught.value.problems, wrong, strict=True):
+        assert problem.startswith(f"{path}, {start}")
+    given = ["--data", str(path), "--dataset.drop", "xs", "--dataset.columns={}"]
+    command = remedied("table", given, caught.value.remedies)
+    assert command.startswith(f"python -m training table --data {path} --dataset.drop xs --dataset.day_first true")
+    remedies = json.loads(json.dumps(caught.value.remedies))
+    assert Table(drop=("xs",), **remedies).load(path).input.features == ("when", "amount", "size")
 
 
 @pytest.mark.parametrize(
@@ -122,18 +229,11 @@ def test_a_broken_number_is_named_with_its_line(tmp_path: Path) -> None:
         ("a,b\n1,2\n\n3\n4,5\n", "row 2 (line 4): 1 cells; the header has 2"),
         ("a,b\n1,2\n3,4,5\n", "row 2 (line 3): 3 cells; the header has 2"),
         ('a,b\n1,"2\n3,4\n5,6\n', "line 2: unexpected end of data"),
-        (b"a,b\n1,2\n3,\xff\n", "row 2 (line 3): not UTF-8"),
-        (b"a,\xff\n1,2\n", "header (line 1): not UTF-8"),
+        ("имя\nИван\n".encode("cp1251"), "not UTF-8; say its encoding"),
+        (b"PK\3\4", "a spreadsheet or an archive"),
         ("a,b,a\n1,2,3\n", "2 columns are named 'a'"),
-        ("a,,b\n1,2,3\n", "column 2 has no name"),
-        ("a,b\n1,?\n2,NA\n", "column 'b': every cell is missing"),
-        ("a\n1\n2\n-inf\n", "row 3 (line 4), column 'a': -inf is infinite"),
-        ("a\n1\n2\n1e999\n", "row 3 (line 4), column 'a': inf is infinite"),
-        ("a\n1\n2\n9007199254740993\n", "row 3 (line 4), column 'a': float64 cannot hold 9007199254740993"),
-        ("a\n1\n2\n123456789012345678901\n", "row 3 (line 4), column 'a': float64 cannot hold 1234567890123456789"),
-        ("a\n1.5\n2\n9007199254740993\n", "row 3 (line 4), column 'a': float64 cannot hold 9007199254740993"),
-        ("a\n2020-01-02\n2020-01-03 10:00\n", "column 'a': dates"),
-        ("a\n" + "".join(f"word{n}\n" for n in range(65)), "column 'a': 65 distinct texts"),
+        ("a,,b\n1,2,3\n4,5,6\n7,9,8\n", "column 2 has no name"),
+        ("a,b\n1,?\n1,NA\n", "no column is left ('a': constant: 1 in every row; 'b': every cell is missing)"),
     ],
 )
 def test_bad_text_tables(content: str | bytes, reason: str, tmp_path: Path) -> None:
@@ -142,66 +242,53 @@ def test_bad_text_tables(content: str | bytes, reason: str, tmp_path: Path) -> N
     assert reason in text
 
 
-@pytest.mark.parametrize(
-    ("column", "reason"),
-    [
-        (pa.array([dt.date(2020, 1, 1)]), "date32[day] is neither"),
-        (pa.array([dt.datetime(2020, 1, 1, tzinfo=dt.UTC)]), "timestamp[us, tz=UTC] is neither"),
-        (pa.array([[1, 2]]), "list<"),
-        (pa.array([{"b": 1}]), "struct<"),
-        (pa.array([b"x"]), "binary is neither"),
-        (pa.nulls(1), "every cell is missing"),
-        (pa.array([math.nan]), "every cell is missing"),
-    ],
-)
-def test_bad_parquet_columns(column: pa.Array, reason: str, tmp_path: Path) -> None:
-    text = message(Table(), write_parquet(tmp_path / "t.parquet", a=column))
-    assert "t.parquet, column 'a'" in text
-    assert reason in text
-
-
-def test_bad_parquet_cells(tmp_path: Path) -> None:
-    path = write_parquet(tmp_path / "t.parquet", a=[1.0, None, math.inf])
-    assert "t.parquet, row 3, column 'a': inf is infinite" in message(Table(), path)
+def test_bad_parquet_tables(tmp_path: Path) -> None:
+    for column, kind in (([[1, 2]], "list<"), ([{"b": 1}], "struct<"), ([b"x"], "binary")):
+        text = message(Table(), write_parquet(tmp_path / "t.parquet", a=pa.array(column)))
+        assert f"t.parquet, column 'a': {kind}" in text
+        assert "is neither numbers, texts nor dates; drop the column" in text
     path = write_parquet(tmp_path / "t.parquet", a=[1, None, 2, -(2**53) - 1])
     assert "row 4, column 'a': float64 cannot hold -9007199254740993" in message(Table(), path)
     assert len(categories(Table(columns={"a": "categorical"}).load(path), "a")) == 3
     assert "t.parquet: cannot be read" in message(Table(), write(path, path.read_bytes()[:-9]))
+    assert "t.csv.gz: cannot be read" in refused(tmp_path / "t.csv.gz", gzip.compress(b"a\n1\n2\n")[:-4])
 
 
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"drop": ("c",)}, "drop: no column 'c' among a, b"),
-        ({"columns": {"c": "numeric"}}, "columns: no column 'c' among a, b"),
-        ({"drop": ("a",), "columns": {"a": "numeric"}}, "columns: no column 'a' among b"),
-        ({"drop": ("a", "b")}, "no column is left"),
+        ({"drop": ("ages",)}, "drop: no column 'ages' among age, b; did you mean 'age'?"),
+        ({"columns": {"c": "numeric"}}, "columns: no column 'c' among age, b"),
+        ({"drop": ("age",), "columns": {"age": "numeric"}}, "columns: no column 'age' among b (dropped, as asked)"),
+        ({"exclude": ("b",)}, "exclude: 'b' is not of the form column=value"),
+        ({"drop": ("age", "b")}, "no column is left"),
     ],
 )
 def test_options_that_name_no_column(options: dict[str, Any], reason: str, tmp_path: Path) -> None:
-    assert reason in refused(tmp_path / "t.csv", "a,b\n1,2\n", **options)
+    assert reason in refused(tmp_path / "t.csv", "age,b\n1,2\n3,4\n5,6\n", **options)
 
 
-def test_other_bad_tables(tmp_path: Path) -> None:
-    assert "t.xlsx: the name ends in none of" in refused(tmp_path / "t.xlsx", "a\n1\n")
-    assert "t.csv.gz: cannot be read" in refused(tmp_path / "t.csv.gz", gzip.compress(b"a\n1\n2\n")[:-4])
-    many = "a\n" + "".join(f"word{n}\n" for n in range(65))
-    assert "max_categories (2)" in refused(tmp_path / "t.csv", "a\nx\ny\nz\n", max_categories=2)
-    assert len(categories(Table(columns={"a": "categorical"}).load(write(tmp_path / "t.csv", many)), "a")) == 65
+def test_other_rows_are_read_by_the_rules_of_the_model(tmp_path: Path) -> None:
+    trained = Table().load(write(tmp_path / "t.csv", rows(a=lambda n: f'"{n},5"', b=lambda n: "xyz"[n % 3])))
+    other = write(tmp_path / "other.csv", "b;more;a\ny;1;1.000,25\nz;2;3\n")
+    np.testing.assert_array_equal(Table().load_rows(other, trained.input).rows, [[1000.25, 1], [3, 2]])
+    write(other, "b;a\ny;1.5\n\nw;2\n")
+    with pytest.raises(DataError) as caught:
+        Table().load_rows(other, trained.input)
+    assert "other.csv, row 1 (line 2), column 'a': '1.5' is not a number (1 such cells)" in str(caught.value)
+    assert "other.csv, row 2 (line 4), column 'b': 'w' is not a known category" in str(caught.value)
 
 
 def test_describe(tmp_path: Path) -> None:
-    content = "n,[bold]\n" + "".join(f"{n},k{n % 7}\n" for n in range(9)) + ",k1\n"
-    console = Console(width=100)
+    content = "n,[bold],same\n" + "".join(f"{n},k{n % 7},x\n" for n in range(9)) + ",k1,x\n"
+    console = Console(width=120)
     with console.capture() as capture:
         console.print(describe(Table().load(write(tmp_path / "t.csv", content))))
-    _, number, category = (line.split("│") for line in capture.get().splitlines() if "│" in line or "┃" in line)
-    assert [cell.strip() for cell in number[1:-1]] == ["n", "numeric", "0 … 8", "10.0%"]
-    assert [cell.strip() for cell in category[1:-1]] == [
-        "[bold]",
-        "categorical",
-        "k0, k1, k2, k3, k4, … (7 in all)",
-        "",
+    lines = [line.split("│")[1:-1] for line in capture.get().splitlines() if line.startswith("│")]
+    assert [[cell.strip() for cell in line] for line in lines] == [
+        ["n", "numeric", "0 … 8", "10.0%", "numbers"],
+        ["[bold]", "categorical", "k0, k1, k2, k3, k4, … (7 in all)", "", "texts"],
+        ["same", "left out", "", "", "constant: 'x' in every row"],
     ]
     with pytest.raises(TypeError):
         describe(Digits().load(None))

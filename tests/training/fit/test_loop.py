@@ -24,7 +24,8 @@ from training.fit.diagnostics import ACTIVE
 from training.fit.loop import BEST, METRICS, fit
 from training.fit.rows import StoredRows
 from training.model import VAE
-from training.recipes import Recipe, RecipeError
+from training.recipe_files import RecipeError
+from training.recipes import Recipe
 from training.runs import open_run
 
 BASE_SAMPLES = torch.from_numpy(noise.base_samples(0, 128, L))

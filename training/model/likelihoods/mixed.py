@@ -39,7 +39,8 @@ class Mixed(Likelihood):
         for kind, likelihood in (("numeric", self.numeric), ("categorical", Categorical)):
             places = [i for i, column in enumerate(data.columns) if column.type == kind]
             if places:
-                columns = TabularInput(columns=tuple(data.columns[i] for i in places))
+                alone = tuple(data.columns[i].model_copy(update={"derived": None}) for i in places)
+                columns = TabularInput(columns=alone)
                 kinds.append(likelihood(columns, rows[:, places]))
                 by_kind.append(places)
         self.kinds = nn.ModuleList(kinds)

@@ -1,0 +1,103 @@
+"""What is decided about a column of a file, and what the user said about the file."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pyarrow as pa
+
+from service.bundle import MISSING, CategoricalColumn, Category, Column
+from service.readers.numbers import FORMATS, Format
+
+Declared = Literal["numeric", "categorical"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user said about a table.
+
+    Attributes:
+        columns: Declared types.
+        max_categories: The most categories of a text column that is not declared.
+        missing: Texts, in any case, that stand for a missing cell.
+        decimal: The decimal sign, if it is said.
+        thousands: The thousands separator, if it is said.
+        day_first: Whether 3/4/2026 is in April, if it is said.
+    """
+
+    columns: dict[str, Declared] = field(default_factory=dict)
+    max_categories: int = 64
+    missing: tuple[str, ...] = MISSING
+    decimal: Literal[".", ","] | None = None
+    thousands: Literal["", ",", ".", " ", "'"] | None = None
+    day_first: bool | None = None
+
+    @property
+    def formats(self) -> tuple[Format, ...]:
+        """The ways to write numbers that are allowed, the likeliest first."""
+        return tuple(
+            (decimal, thousands)
+            for decimal, thousands in FORMATS
+            if self.decimal in {None, decimal} and self.thousands in {None, thousands}
+        ) or ((self.decimal or ".", self.thousands or ""),)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What keeps a column from being used.
+
+    Attributes:
+        detail: What is wrong.
+        option: The option that solves it, as `drop`.
+        value: Its value for this column.
+        row: The first wrong cell's, from 0, if it is about one.
+    """
+
+    detail: str
+    option: Literal["drop", "columns", "missing", "day_first"]
+    value: str
+    row: int | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of a column of a file.
+
+    Attributes:
+        name: Of the column.
+        column: Its schema; None where it is left out, or there is a problem.
+        reason: Why.
+        problem: Why it cannot be used.
+        note: What the user should look at all the same.
+    """
+
+    name: str
+    column: Column | None
+    reason: str
+    problem: Problem | None = None
+    note: str | None = None
+
+
+def left_out(name: str, reason: str) -> Decision:
+    """Decide that the model is without a column."""
+    return Decision(name, None, reason)
+
+
+def refused(name: str, problem: Problem) -> Decision:
+    """Decide that a column cannot be used as it is."""
+    return Decision(name, None, problem.detail, problem)
+
+
+def categorical(name: str, values: list[Category], reason: str) -> Decision:
+    """Decide that a column has these categories, if there are any."""
+    column = CategoricalColumn(name=name, categories=tuple(values)) if values else None
+    return Decision(name, column, reason)
+
+
+def unless_constant(decision: Decision, distinct: int, cells: pa.Array, declared: Declared | None) -> Decision:
+    """Leave out a column without values or, where it is not declared, with one alone."""
+    if distinct == 0:
+        return left_out(decision.name, "every cell is missing")
+    if distinct == 1 and declared is None:
+        value = cells.drop_null()[0].as_py()
+        return left_out(decision.name, f"constant: {value!r} in every row")
+    return decision

@@ -1,0 +1,73 @@
+"""Files: what a path leads to, and their bytes, decompressed.
+
+A path is local or a URL of a file system that fsspec knows; it names a file, a folder of parts, or a pattern such as
+`rows-*.csv`. Hidden files are no parts, nor are those that Spark and Hive keep beside theirs, as `_SUCCESS`.
+"""
+
+import csv
+import gzip
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, cast
+
+import fsspec
+import pyarrow as pa
+from fsspec.core import url_to_fs
+
+from service.errors import FileError
+
+_HIDDEN = re.compile(r"(^|/)[._]")
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+
+
+def find_files(path: str) -> list[str]:
+    """Find the file, the visible files below a folder, or those that a pattern fits, in the order of their names.
+
+    Raises:
+        FileError: There are none.
+    """
+    with reading(path):
+        system, bare = url_to_fs(path)
+        if system.isdir(bare):
+            root = bare.rstrip("/")
+            files = [file for file in sorted(system.find(bare)) if not _HIDDEN.search(file[len(root) :])]
+        elif system.exists(bare):
+            return [path]
+        elif re.search(r"[*?\[]", bare):
+            files = sorted(file for file in system.glob(bare) if not system.isdir(file))
+        else:
+            raise FileError(f"{path}: no such file or folder")
+        if not files:
+            raise FileError(f"{path}: no files there")
+        local = "file" in (system.protocol if isinstance(system.protocol, tuple) else (system.protocol,))
+        return files if local else [system.unstrip_protocol(file) for file in files]
+
+
+@contextmanager
+def open_file(path: str) -> Iterator[IO[bytes]]:
+    """Open a file's bytes, decompressed where its first bytes are those of gzip or zstd."""
+    with fsspec.open(path, "rb") as file:
+        start = file.read(4)
+        file.seek(0)
+        if start[:2] == _GZIP:
+            with gzip.open(file) as plain:
+                yield cast("IO[bytes]", plain)
+        elif start == _ZSTD:
+            with pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd") as plain:
+                yield plain
+        else:
+            yield file
+
+
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Turn whatever goes wrong with a file into a FileError that names it."""
+    try:
+        yield
+    except FileError:
+        raise
+    except (OSError, EOFError) as error:
+        raise FileError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    except (ValueError, ImportError, csv.Error, pa.ArrowException) as error:  # Of those, fsspec's for a missing driver.
+        raise FileError(f"{path}: cannot be read: {error}") from error

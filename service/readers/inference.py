@@ -1,0 +1,66 @@
+"""From the cells of a column to its schema: a decision with its reason, or a problem with the option that solves it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from service.bundle import NumericColumn, TimeFormat
+from service.readers.columns import is_text
+from service.readers.decisions import Decision, Options, Problem, categorical, left_out, refused, unless_constant
+from service.readers.number_inference import infer_numbers
+from service.readers.text_inference import infer_texts
+
+
+def infer_table(names: Sequence[str], read: Callable[[str], pa.ChunkedArray], options: Options) -> list[Decision]:
+    """Decide what each column is.
+
+    Args:
+        names: Of the columns.
+        read: Gives the cells of one.
+        options: What the user said.
+    """
+    decisions = [infer_column(name, read(name), options) for name in names]
+    if options.decimal is None and any(_decimal(decision) == "," for decision in decisions):
+        # Where other columns have decimal commas, 1,234 is no thousand.
+        commas = replace(options, decimal=",")
+        for i, decision in enumerate(decisions):
+            if isinstance(decision.column, NumericColumn) and decision.column.thousands == ",":
+                decisions[i] = infer_column(decision.name, read(decision.name), commas)
+    return decisions
+
+
+def _decimal(decision: Decision) -> str | None:
+    return decision.column.decimal if isinstance(decision.column, NumericColumn) else None
+
+
+def infer_column(name: str, cells: pa.ChunkedArray, options: Options) -> Decision:
+    """Decide what a column is.
+
+    Args:
+        name: Of the column.
+        cells: All of them, (N,).
+        options: What the user said.
+    """
+    declared = options.columns.get(name)
+    if pa.types.is_dictionary(cells.type):
+        cells = cells.cast(cells.type.value_type)
+    kind = cells.type
+    if is_text(kind):
+        return infer_texts(name, cells, options, declared)
+    if pa.types.is_null(kind):
+        return left_out(name, "every cell is missing")
+    if pa.types.is_temporal(kind) and not pa.types.is_duration(kind):
+        clock = pa.types.is_time(kind)
+        zone = pa.types.is_timestamp(kind) and kind.tz is not None
+        time = TimeFormat(order="clock" if clock else "ymd", zone=zone)
+        distinct = pc.count_distinct(cells).as_py()
+        column = NumericColumn(name=name, time=time)
+        return unless_constant(Decision(name, column, str(kind)), distinct, cells, declared)
+    if pa.types.is_boolean(kind):
+        distinct = sorted(pc.unique(cells.drop_null()).to_pylist())
+        return unless_constant(categorical(name, distinct, "booleans"), len(distinct), cells, declared)
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return infer_numbers(name, cells, declared, NumericColumn(name=name), str(kind))
+    return refused(name, Problem(f"{kind} is neither numbers, texts nor dates", "drop", name))

@@ -1,0 +1,82 @@
+"""Decisions about columns of numbers."""
+
+import re
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from service.bundle import CategoricalColumn, NumericColumn
+from service.readers.decisions import Decision, Declared, Problem, categorical, left_out, refused, unless_constant
+
+EXACT = 2**53
+"""Beyond it float64 skips whole numbers."""
+
+ENOUGH_ROWS = 30
+"""Fewer rows do not show that a column identifies them."""
+
+_NAMES_OF_IDS = re.compile(
+    r"(^|[_.\s-])(id|ids|uuid|guid|key|index|idx|nr|no|row|rowid|unnamed: 0)$|[a-z]I[dD]$", re.IGNORECASE
+)
+_NAMES_OF_LABELS = re.compile(
+    r"(^|[_.\s-])(label|target|class|fraud|anomal\w*|outlier\w*|attack|defect\w*|default|churn)$", re.IGNORECASE
+)
+_RARE = 0.05
+
+
+def infer_numbers(
+    name: str, cells: pa.Array, declared: Declared | None, column: NumericColumn, reason: str
+) -> Decision:
+    """Decide about numbers, (N,): numeric, two categories, the numbers of rows, or constant."""
+    whole = pa.types.is_integer(cells.type)
+    if not whole:
+        cells = cells.cast(pa.float64())
+    if not whole:
+        cells = pc.if_else(pc.is_finite(cells), pc.add(cells, 0.0), None)
+    present = cells.drop_null()
+    distinct = pc.unique(present)
+    if not len(distinct):
+        return left_out(name, "every cell is missing")
+    if declared == "categorical" or (declared is None and len(distinct) == 2):
+        values = sorted(distinct.to_pylist())
+        decision = categorical(name, values, "two numbers" if declared is None else "declared")
+        return decision if declared else _with_label_note(decision, present)
+    if declared is None and len(distinct) == len(cells) and whole and (why := _identifies(name, cells)):
+        return left_out(name, why)
+    if whole and (bad := inexact(cells.fill_null(0).to_numpy())).any():
+        row = int(np.argmax(bad))
+        detail = f"float64 cannot hold {cells[row]} exactly"
+        return refused(name, Problem(detail, "columns", "categorical", row))
+    return unless_constant(Decision(name, column, reason), len(distinct), cells, declared)
+
+
+def _with_label_note(decision: Decision, present: pa.Array) -> Decision:
+    """Point out a column of 0s and 1s that looks like a label."""
+    assert isinstance(decision.column, CategoricalColumn)  # noqa: S101 - just made
+    if decision.column.categories != (0, 1):
+        return decision
+    share = pc.mean(pc.equal(present, pa.scalar(1, present.type))).as_py()
+    if not (_NAMES_OF_LABELS.search(decision.name) or share <= _RARE):
+        return decision
+    note = f"looks like a label: 1 in {share:.1%} of the rows"
+    return Decision(decision.name, decision.column, decision.reason, note=note)
+
+
+def _identifies(name: str, cells: pa.Array) -> str | None:
+    """Why integers, all different, are the numbers of rows, if they are."""
+    ends = pc.min_max(cells).as_py()
+    consecutive = ends["max"] - ends["min"] + 1 == len(cells)
+    if consecutive and (len(cells) >= ENOUGH_ROWS or (not name and ends["min"] == 0)):
+        return f"numbers the rows: {ends['min']} to {ends['max']}"
+    if _NAMES_OF_IDS.search(name) and len(cells) >= ENOUGH_ROWS:
+        return "identifies rows: every number is another"
+    return None
+
+
+def inexact(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Which integers float64 cannot hold: those whose odd part needs more than 53 bits. Any shape."""
+    # The smallest int64 is its own absolute value, and wraps to the right 2**63.
+    size = np.abs(numbers).astype(np.uint64)
+    lowest_bit = size & (~size + np.uint64(1))
+    return np.asarray(size // np.maximum(lowest_bit, np.uint64(1)) >= EXACT)

@@ -1,0 +1,254 @@
+"""Tables in files: their columns by name, read in batches from any row on.
+
+    Parquet                     typed columns; pandas' index is told by the metadata
+    CSV and its like            a header, then rows; every cell is text
+
+Which of the two a file is, its first bytes say. Either may be gzipped (text) or lie in a folder of parts, whose paths
+may hold columns of their own, as `year=2026/`.
+"""
+
+import itertools
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import ClassVar
+
+import fsspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
+
+from service.bundle import TabularInput, TextFormat
+from service.errors import FileError
+from service.readers.columns import is_text
+from service.readers.files import find_files, open_file, reading
+from service.readers.text import check_records, find_format, find_line, records
+
+TABLE_SUFFIXES = (".parquet", ".csv", ".tsv", ".psv", ".txt")
+COMPRESSED = (".gz", ".zst")
+LARGEST_RECORD = 2**24
+"""Bytes of a text file that are read at once; no row may be longer."""
+
+
+class TableFile(ABC):
+    """One file of a table.
+
+    Attributes:
+        path: Of the file.
+        seeks: Whether a row is found without reading all those before it.
+        names: Of its columns, in its order; they may repeat.
+        index: The names of columns that are pandas' index, no data.
+        text: How it is written, where it is text.
+    """
+
+    seeks: ClassVar[bool]
+    names: list[str]
+    index: tuple[str, ...] = ()
+    text: TextFormat | None = None
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._partition = dict(re.findall(r"(?:^|/)([^/=]+)=([^/]*)(?=/)", path))
+
+    @abstractmethod
+    def count(self) -> int:
+        """How many rows there are. A text file is read once for that."""
+
+    @abstractmethod
+    def _stored(self, columns: Sequence[str], start: int, rows: int) -> Iterator[pa.RecordBatch]:
+        """Those columns of the file itself."""
+
+    def batches(self, columns: Sequence[str], start: int = 0, rows: int = 2**16) -> Iterator[pa.RecordBatch]:
+        """Read columns, whose names must not repeat, from the row `start` on, at most `rows` at a time.
+
+        Raises:
+            FileError: The file cannot be read, or has no such column, or two of a name.
+        """
+        for name in columns:
+            if (times := self.names.count(name)) != 1:
+                raise FileError(f"{self.path}: {times or 'no'} columns are named {name!r}; {self._known}")
+        inside = [name for name in columns if name not in self._partition]
+        with reading(self.path):
+            for whole in self._stored(inside or self._inside[:1], start, rows):
+                for first in range(0, whole.num_rows, rows):
+                    batch = whole.slice(first, rows)
+                    arrays = [self._constant(n, batch.num_rows) if n in self._partition else batch[n] for n in columns]
+                    yield pa.RecordBatch.from_arrays(arrays, names=list(columns))
+
+    def place(self, row: int, column: str | None = None) -> str:
+        """Name a place, as `people.csv, row 3 (line 4), column 'age'`; `row` counts from 0, the name from 1."""
+        line = find_line(self.path, self.text, row) if self.text else None
+        named = f"{self.path}, row {row + 1}" + (f" (line {line})" if line else "")
+        return named if column is None else f"{named}, column {column!r}"
+
+    @property
+    def _known(self) -> str:
+        shown = ", ".join(self.names[:20])
+        return f"there are {shown}{', ...' if len(self.names) > 20 else ''}"
+
+    @property
+    def _inside(self) -> list[str]:
+        return [name for name in self.names if name not in self._partition]
+
+    def _constant(self, name: str, rows: int) -> pa.Array:
+        value = self._partition[name]
+        return pa.array([None if value == "__HIVE_DEFAULT_PARTITION__" else value] * rows, pa.string())
+
+
+class ParquetFile(TableFile):
+    """A Parquet file."""
+
+    seeks: ClassVar[bool] = True
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        with reading(path), fsspec.open(path, "rb") as file, pyarrow.parquet.ParquetFile(file) as parquet:
+            schema = parquet.schema_arrow
+            self._rows = parquet.metadata.num_rows
+        index = (schema.pandas_metadata or {}).get("index_columns", ())
+        self.index = tuple(name for name in index if isinstance(name, str))
+        self.names = [*schema.names, *(name for name in self._partition if name not in schema.names)]
+        self._partition = {name: value for name, value in self._partition.items() if name not in schema.names}
+
+    def count(self) -> int:
+        return int(self._rows)
+
+    def _stored(self, columns: Sequence[str], start: int, rows: int) -> Iterator[pa.RecordBatch]:
+        with fsspec.open(self.path, "rb") as opened, pyarrow.parquet.ParquetFile(opened) as file:
+            groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+            ends = list(itertools.accumulate(groups))
+            first = next((i for i, end in enumerate(ends) if end > start), len(groups))
+            start -= ends[first - 1] if first else 0
+            for batch in file.iter_batches(rows, list(range(first, len(groups))), columns=list(columns)):
+                if start < batch.num_rows:
+                    yield batch.slice(start)
+                start = max(0, start - batch.num_rows)
+
+
+class TextFile(TableFile):
+    """A CSV file or its like, in which every cell is text.
+
+    Args:
+        path: Of the file.
+        text: How it is written.
+    """
+
+    seeks: ClassVar[bool] = False
+    text: TextFormat
+
+    def __init__(self, path: str, text: TextFormat) -> None:
+        super().__init__(path)
+        self.text = text
+        _, header = next(records(path, text), (0, []))
+        if not header:
+            raise FileError(f"{path}: empty")
+        stored = [name.strip() for name in header]
+        self._width = len(stored)
+        self._partition = {name: value for name, value in self._partition.items() if name not in stored}
+        self.names = [*stored, *self._partition]
+
+    @cached_property
+    def _count(self) -> int:
+        with reading(self.path):
+            return sum(batch.num_rows for batch in self._stored(self._inside[:1], 0, 0))
+
+    def count(self) -> int:
+        return self._count
+
+    def whole(self) -> pa.Table:
+        """Read all columns of all rows; they are named by their numbers, because names may repeat."""
+        with reading(self.path):
+            numbers = [str(number) for number in range(self._width)]
+            batches = list(self._numbered(numbers, 0))
+            table = pa.Table.from_batches(batches, pa.schema([(number, pa.string()) for number in numbers]))
+        for name in self._partition:
+            table = table.append_column(str(self.names.index(name)), self._constant(name, table.num_rows))
+        return table
+
+    def _stored(self, columns: Sequence[str], start: int, rows: int) -> Iterator[pa.RecordBatch]:
+        for batch in self._numbered([str(self.names.index(name)) for name in columns], start):
+            yield batch.rename_columns(list(columns))
+
+    def _numbered(self, numbers: Sequence[str], start: int) -> Iterator[pa.RecordBatch]:
+        checked = False
+        try:
+            with open_file(self.path) as file:
+                reader = pyarrow.csv.open_csv(
+                    file,
+                    # Several threads would not know the number of a wrong row.
+                    pyarrow.csv.ReadOptions(
+                        use_threads=False,
+                        block_size=LARGEST_RECORD,
+                        column_names=[str(number) for number in range(self._width)],
+                        skip_rows_after_names=1,
+                        encoding=self.text.encoding,
+                    ),
+                    pyarrow.csv.ParseOptions(delimiter=self.text.delimiter, newlines_in_values=True),
+                    pyarrow.csv.ConvertOptions(
+                        column_types=dict.fromkeys(numbers, pa.string()), include_columns=numbers
+                    ),
+                )
+                for batch in reader:
+                    if not checked and any(_has_line_ends(cells) for cells in batch.columns):
+                        # A quotation mark that is not closed swallows the lines after it.
+                        check_records(self.path, self.text)
+                        checked = True
+                    if start < batch.num_rows:
+                        yield batch.slice(start)
+                    start = max(0, start - batch.num_rows)
+        except (ValueError, pa.ArrowException) as error:
+            check_records(self.path, self.text)
+            raise FileError(f"{self.path}: {error}") from error
+
+
+def open_table(
+    path: str, delimiter: str | None = None, encoding: str | None = None, like: TabularInput | None = None
+) -> TableFile:
+    """Open one file.
+
+    Args:
+        path: Of the file.
+        delimiter: Of a text file; found by its content if not given.
+        encoding: The same.
+        like: The columns that the file must have, and how text was written in the file that they are from.
+
+    Raises:
+        FileError: It is no table.
+    """
+    with reading(path), open_file(path) as file:
+        magic = file.read(4)
+    return ParquetFile(path) if magic == b"PAR1" else TextFile(path, find_format(path, delimiter, encoding, like))
+
+
+def open_tables(
+    path: str, delimiter: str | None = None, encoding: str | None = None, like: TabularInput | None = None
+) -> list[TableFile]:
+    """Open a file, or all parts in a folder, which must have the same columns; see `open_table`.
+
+    Raises:
+        FileError: There is none, or one is no table, or lacks a column that the first one has.
+    """
+    files = find_files(path)
+    if len(files) > 1 and (foreign := [file for file in files if not is_table(file)]):
+        known = ", ".join(TABLE_SUFFIXES)
+        raise FileError(f"{foreign[0]}: no table, beside {len(files) - 1} others; its name ends in none of {known}")
+    tables = [open_table(file, delimiter, encoding, like) for file in files]
+    first = tables[0]
+    for table in tables[1:]:
+        if differing := sorted(set(first.names) ^ set(table.names)):
+            raise FileError(f"{table.path}: other columns than {first.path}: {', '.join(differing[:5])}")
+    return tables
+
+
+def is_table(path: str) -> bool:
+    """Whether a file's name is that of a table."""
+    name = path.lower().rpartition("/")[2]
+    for suffix in COMPRESSED:
+        name = name.removesuffix(suffix)
+    return name.endswith(TABLE_SUFFIXES) or "." not in name
+
+
+def _has_line_ends(cells: pa.Array) -> bool:
+    return is_text(cells.type) and bool(pc.any(pc.match_substring(cells, "\n")).as_py())

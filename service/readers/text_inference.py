@@ -1,0 +1,196 @@
+"""Decisions about columns of texts: what they spell, or which categories they are."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from service.bundle import CategoricalColumn, NumericColumn
+from service.readers.columns import is_missing, trimmed
+from service.readers.decisions import (
+    Decision,
+    Declared,
+    Options,
+    Problem,
+    categorical,
+    left_out,
+    refused,
+    unless_constant,
+)
+from service.readers.number_inference import ENOUGH_ROWS, infer_numbers
+from service.readers.numbers import find_format, parse_numbers
+from service.readers.times import find_order
+
+CAUTIOUS = frozenset({"-", "--", "none", "nil", "missing"})
+"""Markers of missing cells that are categories among texts: a plan may be `none`."""
+
+OTHER = "other"
+_CODE = r"^[+-]?0\d+$"
+_LONG = r"^[+-]?\d{16,}$"
+_SAMPLED = 1000
+"""Distinct texts that show whether any may be dates."""
+
+
+def infer_texts(name: str, cells: pa.ChunkedArray, options: Options, declared: Declared | None) -> Decision:
+    """Decide about a column of texts, (N,)."""
+    texts = trimmed(cells.combine_chunks())
+    counted = pc.value_counts(texts.drop_null())
+    distinct, counts = counted.field("values"), counted.field("counts").to_numpy()
+    marker = _to_bool(is_missing(distinct, options.missing))
+    if marker.all():
+        return left_out(name, "every cell is missing")
+    present = _Texts(name, texts, distinct.filter(pa.array(~marker)), counts[~marker], options, declared)
+    if declared != "categorical" and (decision := present.as_spelled()) is not None:
+        return decision
+    # Among texts, some markers are categories.
+    marker &= ~np.array([text.lower() in CAUTIOUS for text in distinct.to_pylist()], bool)
+    return _Texts(name, texts, distinct.filter(pa.array(~marker)), counts[~marker], options, declared).as_categories()
+
+
+@dataclass(frozen=True, eq=False)
+class _Texts:
+    """A column.
+
+    Attributes:
+        name: Of the column.
+        texts: Its cells, (N,).
+        distinct: Its different texts that are not missing, (D,).
+        counts: How many cells have each, (D,).
+        options: What the user said.
+        declared: The type that the user said.
+    """
+
+    name: str
+    texts: pa.Array
+    distinct: pa.Array
+    counts: npt.NDArray[np.int64]
+    options: Options
+    declared: Declared | None
+
+    def as_spelled(self) -> Decision | None:
+        """Decide about texts that spell booleans, numbers or dates; None where they spell nothing."""
+        if self.declared is None and len(self.distinct) <= 4:
+            words = {word.lower() for word in self.distinct.to_pylist()}
+            if words <= {"true", "false"}:
+                decision = categorical(self.name, sorted(word == "true" for word in words), "booleans")
+                return unless_constant(decision, len(words), self.distinct, self.declared)
+        column, readable = find_format(self.name, self.distinct, self.counts, self.options.formats)
+        good, ambiguous = _to_bool(readable), False
+        if not good.all():
+            times, of_times, ambiguous = self._find_times()
+            if times is not None and self.counts[of_times].sum() > self.counts[good].sum():
+                column, good = times, of_times
+        total, wrong = int(self.counts.sum()), int(self.counts[~good].sum())
+        if wrong:
+            nearly = wrong <= max(1, total // 10) and wrong < total - wrong
+            return self._unreadable(~good, column) if nearly or self.declared == "numeric" else None
+        return self._as_times(column, ambiguous=ambiguous) if column.time else self._as_numbers(column)
+
+    def as_categories(self) -> Decision:
+        """Decide about texts that are no numbers, or declared categorical."""
+        words, total, most = self.distinct.to_pylist(), len(self.texts), self.options.max_categories
+        if self.declared is None and len(words) == int(self.counts.sum()) and len(words) >= ENOUGH_ROWS:
+            return left_out(self.name, "identifies rows: every text is another")
+        if self.declared is None and len(words) > most:
+            if 2 * len(words) > total:
+                return left_out(self.name, f"mostly different texts ({len(words):,} of {total:,})")
+            return self._grouped(words, most)
+        if self.declared == "categorical" and not _any_match(self.distinct, f"{_CODE}|{_LONG}"):
+            numbers, readable = parse_numbers(self.distinct, NumericColumn(name=self.name))
+            if _to_bool(readable).all():
+                values = pc.unique(numbers).to_pylist()
+                return categorical(self.name, sorted(int(v) if v.is_integer() else v for v in values), "declared")
+        reason = "digits with leading zeros" if _any_match(self.distinct, _CODE) else "texts"
+        decision = categorical(self.name, sorted(words), "declared" if self.declared else reason)
+        return unless_constant(decision, len(words), self.distinct, self.declared)
+
+    def _find_times(self) -> tuple[NumericColumn | None, npt.NDArray[np.bool_], bool]:
+        """The rule of dates that reads the most texts, which those are, and whether it is ambiguous."""
+        day_first = self.options.day_first
+        if find_order(self.distinct.slice(0, _SAMPLED).to_pylist(), day_first)[0] is None:
+            return None, np.zeros(len(self.distinct), bool), False
+        time, readable, ambiguous = find_order(self.distinct.to_pylist(), day_first)
+        return NumericColumn(name=self.name, time=time), np.array(readable, bool), ambiguous
+
+    def _as_times(self, column: NumericColumn, *, ambiguous: bool) -> Decision:
+        if ambiguous:
+            detail = f"day and month could be exchanged in every date, as in {self.distinct[0]}"
+            return refused(self.name, Problem(detail, "day_first", "true"))
+        clock = column.time is not None and column.time.order == "clock"
+        reason = "times of day" if clock else f"dates, as {self.distinct[0]}"
+        return unless_constant(Decision(self.name, column, reason), len(self.distinct), self.distinct, self.declared)
+
+    def _as_numbers(self, column: NumericColumn) -> Decision | None:
+        if len(column.affixes) > 1 and self.declared is None:
+            other = next(sign for sign in column.affixes if sign not in self.distinct[0].as_py())
+            row = self._first(pc.match_substring(self.distinct, other))
+            signs = " and ".join(column.affixes)
+            return refused(self.name, Problem(f"amounts in {signs}, which are no one unit", "columns", "numeric", row))
+        if self.declared is None:
+            if _any_match(self.distinct, _CODE):
+                return None
+            long = self.distinct.filter(pc.match_substring_regex(self.distinct, _LONG)).to_pylist()
+            if any(int(word) != float(word) for word in long):
+                return None  # As floats, distinct ones could become one.
+        column = self._with_thousands(column)
+        missing = is_missing(self.texts, self.options.missing)
+        numbers, _ = parse_numbers(pc.if_else(missing, None, self.texts), column)
+        plain = not (column.affixes or column.thousands or column.decimal == ",")
+        if plain and not _any_match(self.distinct, r"[^\d+-]|\d{19}"):
+            numbers = numbers.cast(pa.int64())
+        if not plain and self.declared is None and len(pc.unique(numbers.drop_null())) == 2:
+            return None  # Two values are two categories, by their texts.
+        reason = "numbers" if plain else f"numbers, as {self._sample(column)}"
+        marked = pc.unique(self.texts.filter(pc.and_(missing, pc.not_equal(self.texts, "")))).to_pylist()
+        if marked:
+            reason += f"; missing where {', '.join(map(repr, sorted(marked)))}"
+        return infer_numbers(self.name, numbers, self.declared, column, reason)
+
+    def _grouped(self, words: list[str], most: int) -> Decision:
+        order = sorted(range(len(words)), key=lambda i: (-self.counts[i], words[i]))[: most - 1]
+        kept = sorted(words[i] for i in order)
+        other = OTHER if OTHER not in kept else f"{OTHER} (grouped)"
+        share = 1 - self.counts[order].sum() / self.counts.sum()
+        column = CategoricalColumn(name=self.name, categories=(*kept, other), other=other)
+        return Decision(
+            self.name, column, f"{len(words):,} texts: the {len(kept)} most frequent, and {share:.0%} as {other!r}"
+        )
+
+    def _unreadable(self, wrong: npt.NDArray[np.bool_], column: NumericColumn) -> Decision:
+        words = self.distinct.filter(pa.array(wrong)).to_pylist()
+        row = self._first(pa.array(wrong))
+        noun = "a date" if column.time else "a number"
+        others = f", nor are {len(words) - 1} other texts" if len(words) > 1 else ""
+        detail = f"{self.texts[row].as_py()!r} is not {noun}{others}, as most of the column is"
+        if len(words) > 5:
+            return refused(self.name, Problem(detail, "drop", self.name, row))
+        return refused(self.name, Problem(detail, "missing", "\0".join(sorted(words)), row))
+
+    def _with_thousands(self, column: NumericColumn) -> NumericColumn:
+        """Let larger numbers than the file's be written with a separator, where its decimal sign is known."""
+        if column.thousands or not (column.affixes or column.decimal == ","):
+            return column
+        if not pc.any(pc.match_substring(self.distinct, column.decimal)).as_py():
+            return column
+        return column.model_copy(update={"thousands": "," if column.decimal == "." else "."})
+
+    def _sample(self, column: NumericColumn) -> str:
+        """The text that shows most of how a column's numbers are written."""
+        signs = [*column.affixes, *([column.thousands] if column.thousands else []), column.decimal]
+        words: list[str] = self.distinct.slice(0, _SAMPLED).to_pylist()
+        return max(words, key=lambda word: sum(sign in word for sign in signs))
+
+    def _first(self, flags: pa.Array) -> int:
+        """The first row whose text is one of those flagged among the distinct ones."""
+        found = pc.is_in(self.texts, value_set=self.distinct.filter(flags))
+        return int(pc.index(found, value=True).as_py())
+
+
+def _any_match(texts: pa.Array, pattern: str) -> bool:
+    return bool(pc.any(pc.match_substring_regex(texts, pattern)).as_py())
+
+
+def _to_bool(flags: pa.Array) -> npt.NDArray[np.bool_]:
+    return np.asarray(flags.fill_null(False).to_numpy(zero_copy_only=False), np.bool_)

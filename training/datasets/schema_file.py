@@ -1,0 +1,81 @@
+"""The schema of a table as a YAML file that people read, correct and give back.
+
+Columns that the file does not list are left out. A column of `name` and `type` alone is found out about again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from service.bundle import Column, TabularInput
+from training.datasets.source import DataError
+
+_COLUMN = TypeAdapter[Column](Column)
+_HEAD = """\
+# The columns of a table, in the order of its features. To correct one, change its type and delete its other fields:
+# they are then found again. Columns that are not listed are left out.
+"""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a schema file says.
+
+    Attributes:
+        names: The columns, in order.
+        complete: Those of which everything is said.
+        declared: The types of the others.
+    """
+
+    names: tuple[str, ...]
+    complete: tuple[Column, ...]
+    declared: Mapping[str, Literal["numeric", "categorical"]]
+
+
+def read_schema(path: Path) -> Told:
+    """Read a schema file.
+
+    Raises:
+        DataError: It is no such file; names the column and the field.
+    """
+    try:
+        document = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    entries = document.get("columns") if isinstance(document, dict) else None
+    if not isinstance(entries, list) or not entries:
+        raise DataError(f"{path}: must have a list of columns")
+    names: list[str] = []
+    complete: list[Column] = []
+    declared: dict[str, Literal["numeric", "categorical"]] = {}
+    for entry in entries:
+        if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+            raise DataError(f"{path}: column {len(names) + 1} has no name")
+        names.append(entry["name"])
+        fields = {key: value for key, value in entry.items() if key != "why"}
+        if fields.keys() == {"name", "type"} and fields["type"] in {"numeric", "categorical"}:
+            declared[entry["name"]] = fields["type"]
+            continue
+        try:
+            complete.append(_COLUMN.validate_python(fields))
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"]))
+            raise DataError(f"{path}, column {entry['name']!r}: {field}: {first['msg']}") from error
+    return Told(tuple(names), tuple(complete), declared)
+
+
+def write_schema(path: Path, data: TabularInput, reasons: Mapping[str, str]) -> None:
+    """Write a schema file, with the reason of every column, and what is left out as a comment."""
+    columns: list[dict[str, Any]] = []
+    for column in data.columns:
+        if column.derived is None:
+            fields = {"name": column.name, "type": column.type, "why": reasons.get(column.name, "")}
+            columns.append(fields | column.model_dump(mode="json", exclude_defaults=True, exclude={"name", "type"}))
+    left_out = "".join(f"#   {name}: {reasons.get(name, '')}\n" for name in data.dropped)
+    text = yaml.safe_dump({"columns": columns}, sort_keys=False, allow_unicode=True, width=120)
+    path.write_text(_HEAD + (f"# Left out:\n{left_out}" if left_out else "") + text)

@@ -1,0 +1,145 @@
+"""The first look at the data, before torch is imported: rows and schema, or all problems with their remedy."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, CliApp, PydanticBaseSettingsSource, SettingsConfigDict
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from service.bundle import NumericColumn, TabularInput
+from service.readers.times import render_time
+from service.storage import Location
+from training.datasets import AnySource, Dataset, download
+from training.datasets.schema_file import write_schema
+from training.datasets.source import chunks
+from training.datasets.table import Table as TableSource
+from training.datasets.table import TableError
+from training.recipe_files import RecipeError, read_values
+
+SHOWN = 5
+"""Categories of a column that are shown."""
+
+
+class FirstLook(BaseSettings):
+    """The fields of a recipe that say where its data is, and how to read it."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", nested_model_default_partial_update=True, cli_ignore_unknown_args=True
+    )
+
+    data: Location | None = None
+    dataset: AnySource
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The YAML file and the command line only."""
+        return (init_settings,)
+
+
+def look(recipe: str, arguments: Sequence[str], console: Console) -> Dataset | None:
+    """Read the data of a recipe, and show what it is; None where its schema was written, as asked, and nothing more.
+
+    Raises:
+        RecipeError: There is no such recipe, or a field is wrong.
+        DataError: The data cannot be used. The command that would train is shown, where one is known.
+    """
+    file, values = read_values(recipe)
+    try:
+        asked = CliApp.run(FirstLook, cli_args=list(arguments), **values)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise RecipeError(f"{file}: " + "; ".join(problems)) from error
+    try:
+        with download(asked.data) as path:
+            dataset = asked.dataset.load(path)
+    except TableError as error:
+        if error.remedies:
+            console.print(str(error), style="red", markup=False)
+            command = remedied(recipe, arguments, error.remedies)
+            console.print(f"this would train:\n{command}", markup=False)
+        raise
+    show(dataset, console)
+    if (
+        isinstance(asked.dataset, TableSource)
+        and asked.dataset.write_schema
+        and isinstance(dataset.input, TabularInput)
+    ):
+        path = asked.dataset.write_schema
+        write_schema(path, dataset.input, dataset.reasons)
+        console.print(f"{path}: written; correct it, and train with --dataset.schema {path}", markup=False)
+        return None
+    return dataset
+
+
+def show(dataset: Dataset, console: Console) -> None:
+    """Print what the data is, column by column, and what the user should look at."""
+    if isinstance(dataset.input, TabularInput):
+        if text := dataset.input.text:
+            console.print(f"text in {text.encoding}, divided by {text.delimiter!r}", markup=False)
+        console.print(describe(dataset))
+    else:
+        console.print(f"images of shape {dataset.input.shape}")
+    if dataset.excluded is not None:
+        console.print(f"{len(dataset.excluded.rows):,} rows are excluded, and kept for evaluation")
+    for note in dataset.notes:
+        console.print(f"note: {note}", style="yellow", markup=False)
+
+
+def describe(dataset: Dataset) -> Table:
+    """Show a table's schema: every column's type, range or categories, share of missing cells, and the reason.
+
+    Raises:
+        TypeError: The dataset is of images.
+    """
+    if not isinstance(dataset.input, TabularInput):
+        raise TypeError("only tables have columns to describe")
+    view = Table("column", "type", "values", Column("missing", justify="right"), "why")
+    parts = [dataset.rows[part] for part in chunks(dataset.rows)]
+    # NaN, a missing cell, is the least and the most only of nothing else.
+    least, most = (edge.reduce([edge.reduce(part) for part in parts]) for edge in (np.fmin, np.fmax))
+    missing = np.sum([np.isnan(part).sum(0) for part in parts], 0) / len(dataset.rows)
+    for column, low, high, share in zip(dataset.input.columns, least, most, missing, strict=True):
+        kind: str = column.type
+        if not isinstance(column, NumericColumn):
+            shown = ", ".join(str(category) for category in column.categories[:SHOWN])
+            many = len(column.categories)
+            values = shown + (f", … ({many} in all)" if many > SHOWN else "")
+        elif column.time:
+            kind, values = "time", f"{render_time(low, column.time)} … {render_time(high, column.time)}"
+        else:
+            values = f"{low:g} … {high:g}"
+        why = f"from {column.derived.source}" if column.derived else dataset.reasons.get(column.name, "")
+        view.add_row(escape(column.name), kind, escape(values), f"{share:.1%}" if share else "", escape(why))
+    for name in dataset.input.dropped:
+        view.add_row(escape(name), "left out", "", "", escape(dataset.reasons.get(name, "")), style="dim")
+    return view
+
+
+def remedied(recipe: str, arguments: Sequence[str], remedies: Mapping[str, Any]) -> str:
+    """Write the command again, with options that solve the problems of its data."""
+    kept: list[str] = []
+    replaced = {f"--dataset.{name}" for name in remedies}
+    skip = False
+    for argument in arguments:
+        if not skip and argument.partition("=")[0] not in replaced:
+            kept.append(argument)
+        skip = not skip and argument in replaced
+    values = {
+        name: json.dumps(value, ensure_ascii=False) if isinstance(value, list | tuple | dict | bool) else str(value)
+        for name, value in remedies.items()
+    }
+    options = [part for name, value in values.items() for part in (f"--dataset.{name}", value)]
+    return shlex.join(["python", "-m", "training", recipe, *kept, *options])

@@ -1,0 +1,65 @@
+"""From rows to a bundle.
+
+This module must not know how the data was read.
+"""
+
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, parse_flag_from_env
+from rich.console import Console
+
+from service.errors import LowerboundError
+from service.scoring import noise
+from training.datasets import Dataset, split
+from training.fit import sample, training_rows
+from training.fit.loop import fit
+from training.model.build import build
+from training.publish import open_repository, publish, rehearse
+from training.recipes import Recipe
+from training.runs import open_run
+
+
+def train(recipe: Recipe, dataset: Dataset, console: Console) -> Path | str | None:
+    """Everything from the rows to the written bundle, top to bottom.
+
+    Among several processes (`accelerate launch`, `torchrun`) all train, and the first one keeps the run's folder,
+    speaks, and writes the bundle; the others return None.
+    """
+    # Processes know of one another on the CPU only if the first to ask says that it is the CPU.
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU", default=not torch.accelerator.is_available())
+    first = PartialState(cpu=cpu).is_main_process
+    console.quiet = not first
+    repository = open_repository(recipe.out)
+    splits = split(dataset, recipe.split)
+    console.print(", ".join(f"{name}: {part.rows:,} rows" for name, part in splits.record().items()))
+
+    if (smallest := 1 / (len(splits.calibration) + 1)) > recipe.bound.level:
+        console.print(
+            f"warning: with {len(splits.calibration):,} calibration rows no p-value is below {smallest:.2g}, and "
+            f"bound.level asks for {recipe.bound.level:.2g}: raise split.calibration, or bring more data",
+            style="yellow",
+            markup=False,
+        )
+
+    vae = build(recipe.model, dataset.input, sample(dataset, splits.train, recipe.fit.seed), recipe.fit.seed)
+    base_samples = torch.from_numpy(
+        noise.base_samples(recipe.bound.seed, recipe.bound.num_draws, vae.prior.latent_size)
+    )
+    held_out = torch.from_numpy(dataset.rows[splits.validation])
+    if first:
+        # What can fail after the training is tried before it.
+        repository.try_to_write(recipe.name)
+        with console.status("exporting the untrained model"):
+            rehearse(vae, dataset, splits, recipe)
+    (run,) = broadcast_object_list([open_run(recipe, dataset.fingerprint) if first else None])
+    console.print(f"run: {run}", markup=False)
+    history = fit(vae, training_rows(dataset, splits.train), held_out, base_samples, recipe.fit, run)
+    if not first:
+        return None
+    try:
+        return publish(vae, dataset, splits, recipe, history, repository)
+    except (LowerboundError, OSError) as error:
+        error.add_note(f"The training is finished, and kept in {run}")
+        raise
