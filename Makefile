@@ -14,6 +14,7 @@ MODELS ?=
 RECIPE ?= digits
 DATA   ?=
 ARGS   ?=
+MARKERS ?= not slow
 
 PIP := -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt
 
@@ -25,13 +26,15 @@ serve: .venv/serve/done
 train: .venv/train/done
 	.venv/train/bin/python -m training $(RECIPE) $(if $(DATA),--data "$(DATA)") $(ARGS)
 
+# Two processes side by side; tests of one file share servers and models. A cluster's own processes take both cores.
 test: .venv/test/done .venv/test/browser
 	.venv/test/bin/ruff check .
 	.venv/test/bin/ruff format --check .
 	.venv/test/bin/mypy
 	.venv/test/bin/hadolint Dockerfile
 	.venv/test/bin/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
-	.venv/test/bin/python -m pytest $(if $(MARKERS),-m "$(MARKERS)",-m "not slow") $(ARGS)
+	.venv/test/bin/python -m pytest -m "$(MARKERS)" --numprocesses 2 --dist loadfile --ignore tests/service/ray_serve $(ARGS)
+	.venv/test/bin/python -m pytest -m "$(MARKERS)" tests/service/ray_serve
 
 test-all:
 	$(MAKE) test MARKERS="slow or not slow"
