@@ -81,7 +81,7 @@ BODIES: dict[str, tuple[str, bytes, int]] = {
     "JSON of deep arrays": (JSON, b'{"instances":' + b"[" * 10**6, 400),
     "JSON of deep objects": (JSON, b'{"instances":' + b'{"a":' * 10**6, 413),
     "JSON of one long number": (JSON, b'{"instances": [[' + b"9" * 7 * MEBIBYTE + b"]]}", 400),
-    "JSON of empty arrays": (JSON, b'{"instances": [' + b"[]," * (MEBIBYTE // 2) + b"[]]}", 422),
+    "JSON of empty arrays": (JSON, b'{"instances": [' + b"[]," * (MEBIBYTE // 2) + b"[]]}", 413),
     "JSON of escapes": (JSON, b'{"instances": "' + b"\\ud800" * MEBIBYTE + b'"}', 422),
     "JSON of many keys": (JSON, json.dumps({str(i): 0 for i in range(500_000)}).encode(), 422),
 }

@@ -5,7 +5,6 @@ This module must not know about the training loop or about HTTP.
 
 import logging
 import multiprocessing
-import pickle
 import warnings
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -102,10 +101,6 @@ def _weights(module: nn.Module) -> Mapping[str, Tensor]:
     return named_as_traced(state) if isinstance(module, Refinement) else state
 
 
-def _trace_pickled(module: bytes, graph: Graph) -> onnx.ModelProto:
-    return trace(pickle.loads(module), graph)  # noqa: S301 - from this process's own parent
-
-
 def to_onnx(template: onnx.ModelProto, module: nn.Module, graph: Graph) -> onnx.ModelProto:
     """The graph of a traced module with the module's present weights, simplified and named by the contract."""
     model = onnx.ModelProto()
@@ -174,10 +169,8 @@ def export_graphs(
     templates = {name: template for name, key in keys.items() if (template := read_template(key)) is not None}
     absent = sorted(modules.keys() - templates.keys(), key=_LONGEST.index)
     if absent:
-        # As bytes: PyTorch's own way of sending tensors takes shared memory, of which containers have little.
-        pickled = [pickle.dumps(modules[name]) for name in absent]
         with ProcessPoolExecutor(min(_PROCESSES, len(absent)), multiprocessing.get_context("spawn")) as pool:
-            results = pool.map(_trace_pickled, pickled, [graphs[name] for name in absent])
+            results = pool.map(trace, [modules[name] for name in absent], [graphs[name] for name in absent])
             for name, template in zip(absent, results, strict=True):
                 templates[name] = template
                 write_template(keys[name], template)
