@@ -14,7 +14,6 @@ MODELS ?=
 RECIPE ?= digits
 DATA   ?=
 ARGS   ?=
-MARKERS ?= not slow
 
 PIP := -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt
 
@@ -33,11 +32,12 @@ test: .venv/test/done .venv/test/browser
 	.venv/test/bin/mypy
 	.venv/test/bin/hadolint Dockerfile
 	.venv/test/bin/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
-	.venv/test/bin/python -m pytest -m "$(MARKERS)" --numprocesses 2 --dist loadfile --ignore tests/service/ray_serve $(ARGS)
-	.venv/test/bin/python -m pytest -m "$(MARKERS)" tests/service/ray_serve
+	.venv/test/bin/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile --ignore tests/service/ray_serve $(ARGS)
+	.venv/test/bin/python -m pytest -m "not slow" tests/service/ray_serve
 
-test-all:
-	$(MAKE) test MARKERS="slow or not slow"
+# The long tests run alone: some kill processes, or hold a server to its time limits.
+test-all: test
+	.venv/test/bin/python -m pytest -m slow
 
 coverage: .venv/test/done .venv/test/browser
 	.venv/test/bin/coverage erase
