@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from threading import Lock, Thread
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -305,15 +305,23 @@ class Batcher:
         try:
             answer = self._compute(batch, engine)
         except Exception as error:
-            self._loop.call_soon_threadsafe(self._report, batch, started, time.monotonic() - started, True)
+            self._on_loop(self._report, batch, started, time.monotonic() - started, True)
             if len(batch) == 1:
-                self._loop.call_soon_threadsafe(batch[0].job.fail, error)
+                self._on_loop(batch[0].job.fail, error)
             else:
                 for piece in batch:
                     if not thread.given_up:
                         self._answer([piece], engine, thread)
         else:
-            self._loop.call_soon_threadsafe(self._scatter, batch, answer, started, time.monotonic() - started)
+            self._on_loop(self._scatter, batch, answer, started, time.monotonic() - started)
+
+    def _on_loop(self, call: Callable[..., object], *arguments: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(call, *arguments)
+        except RuntimeError:
+            # A lost engine may answer after the model was stopped, when nothing waits for the answer any more.
+            if not self._loop.is_closed():
+                raise
 
     def _take(self) -> list[_Piece]:
         """The next batch: the longest-waiting job's rows, filled up with rows that can share its engine call.

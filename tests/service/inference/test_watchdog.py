@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from service.bundle import Bundle, read_bundle, write_bundle
-from service.errors import InvalidError, NotReadyError
+from service.errors import NotReadyError
 from service.inference import Limits, Model
 from service.inference.watchdog import EXIT_STATUS
 from tests.conftest import run_server, samples
@@ -150,8 +150,8 @@ def test_who_computes_longer_than_usual_is_let_be(digits_bundle: Bundle) -> None
 def test_rows_that_have_no_bound_are_not_the_engine_s_fault(tmp_path: Path) -> None:
     async def scenario(model: Model, engines: Engines) -> None:
         for _ in range(3):
-            with pytest.raises(InvalidError, match="too far from the training data"):
-                await model.elbo(np.array([[1e200, 0.0]]))
+            answer = await model.elbo(np.array([[1e200, 0.0]]))
+            assert np.isnan(answer["elbo"]).all()
         assert model.replaced_engines == 0
         assert len(engines.made) == 1
 
