@@ -224,12 +224,18 @@ def test_what_a_bundle_cannot_do_is_said(open_page: Open, toys: httpx.Client) ->
         "a,b,\n,,\n",
     ],
 )
-def test_csv_is_read_as_python_reads_it(page: Page, text: str) -> None:
-    read = page.evaluate(
-        "async text => (await import(new URL('explorer/lib/csv.js', document.baseURI))).parse(text)", text
-    )
-    assert read == [line for line in csv.reader(io.StringIO(text, newline="")) if line not in ([], [""])]
-    written = page.evaluate(
-        "async lines => (await import(new URL('explorer/lib/csv.js', document.baseURI))).format(lines)", read
-    )
-    assert [line for line in csv.reader(io.StringIO(written, newline="")) if line not in ([], [""])] == read
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_csv_is_read_as_python_reads_it(page: Page, text: str, delimiter: str) -> None:
+    text = text.replace(",", delimiter)
+
+    def expected(text: str) -> list[list[str]]:
+        lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        return [line for line in lines if line not in ([], [""])]
+
+    def call(function: str, value: object) -> Any:
+        module = "await import(new URL('explorer/lib/csv.js', document.baseURI))"
+        return page.evaluate(f"async ([value, mark]) => ({module}).{function}(value, mark)", [value, delimiter])
+
+    read = call("parse", text)
+    assert read == expected(text)
+    assert expected(call("format", read)) == read

@@ -4,8 +4,8 @@ import { bar } from "../lib/charts.js";
 import { element } from "../lib/elements.js";
 import { fixed, short } from "../lib/numbers.js";
 
-/** Ask the model about one record. */
-export async function explanation(model, record, score) {
+/** Ask the model about one record; `shown` are its values. */
+export async function explanation(model, record, shown, score) {
   if (!model.has("explain")) return element("p", { textContent: "This bundle has no graph that explains its bounds." });
   const answer = await model.elboOfRows([record], { score, explain: true });
   if (answer.score[0] == null) return element("p", { textContent: `Not scored: ${answer.problem[0]}.` });
@@ -13,9 +13,10 @@ export async function explanation(model, record, score) {
   const ranked = model.input.columns.map(({ name }) => name).sort((a, b) => surprise[b] - surprise[a]);
   const most = surprise[ranked[0]];
   const cell = (value) => (value == null ? "missing" : typeof value === "number" ? short(value) : String(value));
+  const sources = new Map(model.input.columns.map(({ name, derived }) => [name, derived?.source]));
   const rows = ranked.map((name) => element("tr", {},
     element("th", { scope: "row", textContent: name }),
-    element("td", { textContent: cell(record[name]) }),
+    element("td", { textContent: sources.get(name) ? `from ${sources.get(name)}` : cell(shown[name]) }),
     element("td", { textContent: cell(expected[name]) }),
     element("td", {}, bar(surprise[name], most)),
     element("td", { textContent: fixed(surprise[name], 2) })));

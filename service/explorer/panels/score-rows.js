@@ -22,13 +22,13 @@ export function scoreRowsPanel(panel) {
   let answer;
   let seed = 0;
 
-  const table = rowTable(find(".ranked"), async (i) => explanation(model, sent.records[i], score.value));
+  const table = rowTable(find(".ranked"), async (i) => explanation(model, sent.records[i], sent.shown[i], score.value));
 
   const scoreRows = latest(spoken(message, async () => {
     const asked = model;
     explainScore(panel);
     find("output").value = `${rate.value} %`;
-    const given = readRows(text.value, model.input.columns);
+    const given = readRows(text.value, model.input);
     const answered = await model.elboOfRows(given.records, { score: score.value, fdr: rate.value / 100 });
     if (asked !== model) return;
     [sent, answer] = [given, answered];
@@ -45,7 +45,7 @@ export function scoreRowsPanel(panel) {
       + (marked ? `${marked.toLocaleString("en")} ${marked === 1 ? "has" : "have"} a problem. ` : "")
       + `With ${heldOut.toLocaleString("en")} held-out rows no p-value is below ${short(resolution, 2)}.`;
     find(".download").disabled = false;
-    table.show(model.input.columns, sent.records, answer);
+    table.show(model.input.columns.filter((column) => !column.derived), sent.shown, answer);
   }));
 
   /** Rows that the model itself would have, noise included where the bundle can draw it. */
@@ -53,9 +53,12 @@ export function scoreRowsPanel(panel) {
     const { latents, instances } = await model.sample(EXAMPLES, seed, 1);
     const rows = model.has("draw") ? await model.drawRows(latents, seed) : instances;
     seed += 1;
-    const names = model.input.columns.map((column) => column.name);
-    const cell = (value) => (typeof value === "number" ? Number(value.toPrecision(6)) : value);
-    take(format([names, ...rows.map((row) => names.map((name) => cell(row[name])))]));
+    const columns = model.input.columns.filter((column) => !column.derived);
+    // Texts are read by the rule of their column.
+    const cell = (value, { decimal = "." }) => (
+      typeof value === "number" ? String(Number(value.toPrecision(6))).replace(".", decimal) : value);
+    const lines = rows.map((row) => columns.map((column) => cell(row[column.name], column)));
+    take(format([columns.map((column) => column.name), ...lines], model.input.text?.delimiter ?? ","));
   });
 
   function take(csv) {
@@ -69,7 +72,7 @@ export function scoreRowsPanel(panel) {
       [...sent.header, ...columns],
       ...sent.lines.map((cells, i) => [...cells, ...columns.map((name) => answer[name][i])]),
     ];
-    const url = URL.createObjectURL(new Blob([format(lines)], { type: "text/csv" }));
+    const url = URL.createObjectURL(new Blob([format(lines, sent.delimiter)], { type: "text/csv" }));
     element("a", { href: url, download: `${model.manifest.name}-scored.csv` }).click();
     URL.revokeObjectURL(url);
   }
