@@ -7,7 +7,7 @@ import io
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import IO, ClassVar
+from typing import IO
 
 import fsspec
 import numpy as np
@@ -21,7 +21,7 @@ from service.readers.arrays import Levels, plain_numbers, read_idx, read_npz
 class Npy:
     """An array of instances in a `.npy` file."""
 
-    seeks: ClassVar[bool] = True
+    seeks = True
 
     def __init__(self, path: str, data: ImageInput | TabularInput) -> None:
         self.path = path
@@ -69,7 +69,7 @@ class Npy:
 class _Whole(ABC):
     """An array that is read as a whole, at each look."""
 
-    seeks: ClassVar[bool] = True
+    seeks = True
 
     def __init__(self, path: str, data: ImageInput | TabularInput) -> None:
         self.path = path

@@ -1,11 +1,11 @@
-"""Batchs of rows, and what every input of them has in common."""
+"""Batches of rows, and what every input of them has in common."""
 
 import csv
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import pyarrow as pa
 
@@ -59,7 +59,7 @@ class Input(Protocol):
     """
 
     path: str
-    seeks: ClassVar[bool]
+    seeks: bool
 
     def count(self) -> int:
         """How many rows there are. A text file is read once for that."""

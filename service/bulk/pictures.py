@@ -5,7 +5,7 @@ This module must not know about models, engines or what becomes of the rows.
 
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 import fsspec
 import numpy as np
@@ -24,7 +24,7 @@ _HEAD = 1024
 class Pictures:
     """Pictures, one a file."""
 
-    seeks: ClassVar[bool] = True
+    seeks = True
 
     def __init__(self, path: str, files: Sequence[str], data: ImageInput | TabularInput) -> None:
         if not isinstance(data, ImageInput):

@@ -21,6 +21,7 @@ from service.errors import InvalidError, suggest
 from service.readers import CellProblem, describe_value, parse_table
 from service.readers.arrays import Levels
 from service.readers.pictures import Picture, in_data_units
+from service.readers.times import render_time
 
 STRICT = Reading()
 
@@ -124,6 +125,8 @@ def render_by_column(values: Array, data: TabularInput) -> list[dict[str, float]
 def _cells(values: Array, column: Column) -> list[Category | None]:
     if isinstance(column, CategoricalColumn):
         return [None if math.isnan(code) else column.categories[int(code)] for code in values]
+    if column.time is not None:
+        return [render_time(value, column.time) for value in values.tolist()]
     return [float(value) for value in values]
 
 
@@ -241,7 +244,7 @@ def _table(values: object, data: TabularInput, reading: Reading, marks: Marks) -
     for i, record in enumerate(values):
         row: Sequence[object] = [None] * len(data.given)
         with _marking(marked, i):
-            row = _in_order(record, data.given, f"instances[{i}]", ignore_extra=reading.ignore_extra)
+            row = _in_order(record, data, f"instances[{i}]", ignore_extra=reading.ignore_extra)
         rows.append(row)
     columns = dict(zip(data.given, map(list, zip(*rows, strict=True)), strict=True))
     x, problems = parse_table(columns, data)
@@ -264,10 +267,12 @@ def mark_cells(problems: Iterable[CellProblem], reading: Reading, marks: Marks) 
             marks.unseen.setdefault(problem.row, []).append(error)
 
 
-def _in_order(record: object, names: tuple[str, ...], place: str, *, ignore_extra: bool) -> Sequence[object]:
+def _in_order(record: object, data: TabularInput, place: str, *, ignore_extra: bool) -> Sequence[object]:
     """The values of a row in the order of the columns."""
+    names = data.given
     if isinstance(record, dict):
-        if not ignore_extra and (unknown := min(record.keys() - set(names), default=None)) is not None:
+        known = {*data.features, *data.dropped}
+        if not ignore_extra and (unknown := min(record.keys() - known, default=None)) is not None:
             raise InvalidError(f"is no column of this model{suggest(unknown, names)}", f"{place}.{unknown}")
         try:
             return [record[name] for name in names]

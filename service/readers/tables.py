@@ -21,7 +21,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from service.bundle import TabularInput, TextFormat
-from service.errors import FileError
+from service.errors import FileError, suggest
 from service.readers.columns import is_text
 from service.readers.files import find_files, open_file, reading
 from service.readers.text import check_records, find_format, find_line, records
@@ -66,9 +66,7 @@ class TableFile(ABC):
         Raises:
             FileError: The file cannot be read, or has no such column, or two of a name.
         """
-        for name in columns:
-            if (times := self.names.count(name)) != 1:
-                raise FileError(f"{self.path}: {times or 'no'} columns are named {name!r}; {self._known}")
+        self.check(columns)
         inside = [name for name in columns if name not in self._partition]
         with reading(self.path):
             for whole in self._stored(inside or self._inside[:1], start, rows):
@@ -76,6 +74,17 @@ class TableFile(ABC):
                     batch = whole.slice(first, rows)
                     arrays = [self._constant(n, batch.num_rows) if n in self._partition else batch[n] for n in columns]
                     yield pa.RecordBatch.from_arrays(arrays, names=list(columns))
+
+    def check(self, columns: Sequence[str]) -> None:
+        """Refuse columns of which there is none, or of which there are several.
+
+        Raises:
+            FileError: Names the first.
+        """
+        for name in columns:
+            if (times := self.names.count(name)) != 1:
+                near = suggest(name, self.names) if not times else ""
+                raise FileError(f"{self.path}: {times or 'no'} columns are named {name!r}; {self._known}{near}")
 
     def place(self, row: int, column: str | None = None) -> str:
         """Name a place, as `people.csv, row 3 (line 4), column 'age'`; `row` counts from 0, the name from 1."""

@@ -197,8 +197,8 @@ def test_what_is_wrong_with_rows_is_marked(tmp_path: Path) -> None:
     [
         ("age\n1\n", ": no columns are named 'colour'; there are age"),
         ("age,colour,age\n1,red,2\n", ": 2 columns are named 'age'"),
-        ("age,colour\n1,red\n2\n", "cannot be read: CSV parse error: Row #3: Expected 2 columns, got 1: 2"),
-        ("", ": no columns are named 'age'"),
+        ("age,colour\n1,red\n2\n", "row 2 (line 3): 1 cells; the header has 2"),
+        ("", ": empty"),
     ],
 )
 def test_what_is_wrong_in_a_text_is_named(tmp_path: Path, text: str, problem: str) -> None:
@@ -224,8 +224,8 @@ def test_what_is_wrong_in_other_files_is_named(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_read_is_refused_before_anything_is(tmp_path: Path) -> None:
-    (tmp_path / "rows.txt").touch()
-    assert ": is no picture or IDX file, and its name ends in none of .npy" in wrong(tmp_path / "rows.txt", TABLE)
+    (tmp_path / "rows.doc").touch()
+    assert ": is no picture or IDX file, and its name ends in none of .npy" in wrong(tmp_path / "rows.doc", TABLE)
     assert wrong(tmp_path / "absent.npy", TABLE) == ": is not there"
     (tmp_path / "empty").mkdir()
     assert wrong(tmp_path / "empty", TABLE) == ": a folder without files"
@@ -240,5 +240,5 @@ def test_files_beside_pictures_are_named_and_left_out(tmp_path: Path, caplog: py
     (source,) = open_inputs([str(tmp_path / "pictures")], IMAGES)
     assert source.count() == ROWS
     (record,) = caplog.records
-    assert "left out 4 of 104 files, which hold no pictures: b.txt, notes.txt, train-labels" in record.getMessage()
+    assert "left out 4 of 104 files, which hold no pictures: a.csv, b.txt, notes.txt and 1 more" in record.getMessage()
     assert record.getMessage().endswith(" and 1 more")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from service.bundle import CategoricalColumn, ImageInput, NumericColumn, TabularInput
+from service.bundle import CategoricalColumn, Derived, ImageInput, NumericColumn, TabularInput, TimeFormat
 from service.codecs.instances import STRICT, parse_instances, parse_latents, picture, render_by_column, render_records
 from service.codecs.rows import Reading
 from service.errors import InvalidError
@@ -430,3 +430,18 @@ def test_black_is_low_and_white_is_high() -> None:
     assert picture(np.full((1, 2, 3), -99.0), SMOOTH).max() == 0
     one_channel = ImageInput(shape=(2, 3, 1), dtype="uint8", low=0, high=16)
     assert picture(np.zeros((4, 2, 3, 1)), one_channel).shape == (4, 6)
+
+
+def test_columns_that_files_have_and_the_model_has_not_are_known() -> None:
+    """Records of the training file, and of answers, are read where extra fields are refused."""
+    placed = NumericColumn(name="placed", time=TimeFormat(order="ymd"))
+    hour = NumericColumn(name="placed.hour", period=24, derived=Derived(source="placed", part="hour"))
+    data = TabularInput(columns=(placed, hour), dropped=("id",))
+    strict = Reading(ignore_extra=False)
+    x = parse_instances([{"placed": "2026-11-28 15:30:00", "id": "A-1"}, {"placed": 0}], data, strict)
+    np.testing.assert_array_equal(x[:, 1], [15.5, 0])
+    records = render_records(x, data)
+    assert records[0] == {"placed": "2026-11-28T15:30:00", "placed.hour": 15.5}
+    np.testing.assert_array_equal(parse_instances(records, data, strict), x)
+    with pytest.raises(InvalidError, match="is no column of this model"):
+        parse_instances([{"placed": 0, "age": 1}], data, strict)

@@ -1,0 +1,134 @@
+"""The files that a model is trained on are the same rows, bit for bit, to bulk and the endpoints, without an option."""
+
+import csv
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa  # type: ignore[import-untyped]
+import pytest
+
+from service.bulk.readers import open_inputs, read_from
+from service.bundle import TabularInput
+from service.codecs.instances import parse_instances, render_records
+from service.codecs.rows import Reading
+from service.readers.text import records
+from tests.training.datasets.files import source_of
+from training.datasets import Dataset
+
+ROWS = 300
+Write = Callable[[Path], None]
+
+
+def base() -> pd.DataFrame:
+    rng = np.random.default_rng(1)
+    return pd.DataFrame(
+        {
+            "age": rng.integers(18, 90, ROWS),
+            "income": np.round(rng.normal(2500, 600, ROWS), 2),
+            "plan": rng.choice(["basic", "none", "pro"], ROWS),
+            "zip": rng.choice(["02116", "10001"], ROWS),
+        }
+    ).mask(rng.random((ROWS, 4)) < [0, 0.1, 0.1, 0])
+
+
+def orders() -> pd.DataFrame:
+    rng = np.random.default_rng(2)
+    return pd.DataFrame(
+        {
+            "order": [f"A-{70000 + n}" for n in range(ROWS)],
+            "placed": [f"2026-01-{1 + n % 28:02d} {n % 24:02d}:{rng.integers(60):02d}:00" for n in range(ROWS)],
+            "total": [f"€{v:,.2f}" if v > 100 else f"{v:.2f}" for v in np.exp(rng.normal(5, 2, ROWS))],
+            "shop": rng.choice([f"shop {n}" for n in range(150)], ROWS),
+            "discount": [f"{v}%" for v in rng.choice([0, 5, 10, 20], ROWS)],
+            "items": ["-" if n % 17 == 0 else n % 5 for n in range(ROWS)],
+            "currency": "EUR",
+        }
+    )
+
+
+def text(frame: pd.DataFrame, name: str, pack: Callable[[bytes], bytes] = bytes, **options: Any) -> Write:
+    def write(folder: Path) -> None:
+        encoded = frame.to_csv(index=False, **options).encode(options.get("encoding", "utf-8"))
+        (folder / name).write_bytes(pack(encoded))
+
+    return write
+
+
+def write_shuffled(folder: Path) -> None:
+    base().sample(frac=1, random_state=3).to_parquet(folder / "rows.parquet")
+
+
+def write_parts(folder: Path) -> None:
+    for part in range(3):
+        base().iloc[100 * part : 100 * part + 100].to_parquet(folder / f"part-0000{part}.snappy.parquet", index=False)
+    (folder / "_SUCCESS").touch()
+
+
+def write_fortran(folder: Path) -> None:
+    np.save(folder / "rows.npy", np.asfortranarray(base()[["age", "income"]].to_numpy(float)))
+
+
+def zstd(raw: bytes) -> bytes:
+    packed: bytes = pa.compress(raw, "zstd", asbytes=True)
+    return packed
+
+
+KINDS: dict[str, tuple[Write, dict[str, Any]]] = {
+    "csv": (text(base(), "rows.csv"), {}),
+    "tsv": (text(base(), "rows.tsv", sep="\t"), {}),
+    "decimal commas": (text(base(), "rows.csv", sep=";", decimal=","), {}),
+    "pipes": (text(base(), "rows.txt", sep="|", na_rep="NULL"), {}),
+    "latin": (text(base().replace("pro", "größer"), "rows.csv", encoding="latin-1"), {}),
+    "utf-16": (text(base(), "rows.csv", encoding="utf-16"), {}),
+    "gzip": (text(base(), "rows.csv.gz", gzip.compress), {}),
+    "zstd": (text(base(), "rows.csv.zst", zstd), {}),
+    "orders": (text(orders(), "orders.csv", encoding="utf-8-sig"), {"cyclic": ["placed"]}),
+    "own markers": (text(base(), "rows.csv", na_rep="n.v."), {"missing": ["n.v."]}),
+    "shuffled": (write_shuffled, {}),
+    "parts": (write_parts, {}),
+    "fortran": (write_fortran, {"kind": "numpy"}),
+}
+
+
+@pytest.fixture(params=KINDS)
+def trained(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Dataset]:
+    write, options = KINDS[request.param]
+    write(tmp_path)
+    files = sorted(tmp_path.iterdir())
+    path = files[0] if len(files) == 1 else tmp_path
+    return path, source_of(**({"kind": "table"} | options)).load(path)
+
+
+def test_bulk_reads_what_the_trainer_read(trained: tuple[Path, Dataset]) -> None:
+    path, dataset = trained
+    batches = list(read_from(open_inputs([str(path)], dataset.input), 0, 64))
+    assert not any(batch.marks.unreadable or batch.marks.unseen for batch in batches)
+    np.testing.assert_array_equal(np.concatenate([batch.x for batch in batches]), dataset.rows)
+
+
+def test_the_endpoints_read_what_the_trainer_read(trained: tuple[Path, Dataset]) -> None:
+    path, dataset = trained
+    data = dataset.input
+    assert isinstance(data, TabularInput)
+    if data.text is None:
+        return
+    (_, header), *lines = records(str(path), data.text)
+    sent = json.loads(json.dumps([dict(zip(header, line, strict=True)) for _, line in lines]))
+    strict = Reading(ignore_extra=False)
+    np.testing.assert_array_equal(parse_instances(sent, data, strict), dataset.rows)
+    rendered = render_records(np.nan_to_num(dataset.rows), data)
+    assert len(parse_instances(rendered, data, strict)) == ROWS
+
+
+def test_the_delimiter_that_the_page_is_told_divides_the_file(tmp_path: Path) -> None:
+    text(base(), "rows.csv", sep=";", decimal=",")(tmp_path)
+    data = source_of("table").load(tmp_path / "rows.csv").input
+    assert isinstance(data, TabularInput)
+    assert data.text is not None
+    with (tmp_path / "rows.csv").open(newline="") as file:
+        assert next(csv.reader(file, delimiter=data.text.delimiter)) == ["age", "income", "plan", "zip"]
