@@ -184,7 +184,6 @@ def test_lists_in_column_order_are_the_same_rows(people_client: httpx.Client) ->
         ({"work": "astronaut"}, "instances[1].work"),
         ({"male": 1}, "instances[1].male"),
         ({"height": "tall"}, "instances[1].height"),
-        ({"age": 3}, "instances[1].age"),
     ],
 )
 def test_what_the_table_never_had_is_refused(
