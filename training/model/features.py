@@ -62,6 +62,7 @@ class TableFeatures(nn.Module):
         plain = [isinstance(column, NumericColumn) and column.period is None for column in data.columns]
         numeric = np.flatnonzero(plain)
         self.register_buffer("numeric", torch.tensor(numeric))
+        self.num_columns = len(data.columns)
         self.periods = {
             i: column.period
             for i, column in enumerate(data.columns)
@@ -94,8 +95,8 @@ class TableFeatures(nn.Module):
         return torch.cat(parts, dim=1)
 
     def units(self) -> Tensor:
-        """One unit of each column's scale, in data units, (columns,): 1 for the codes of categories."""
-        units = torch.ones(len(self.numeric) + len(self.categorical), dtype=torch.float64)
+        """One unit of each column's scale, in data units, (columns,): 1 for codes of categories and cyclic numbers."""
+        units = torch.ones(self.num_columns, dtype=torch.float64)
         return units.index_copy(0, self.numeric.cpu(), self.scale.cpu())
 
 

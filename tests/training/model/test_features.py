@@ -81,6 +81,16 @@ def test_only_categories() -> None:
     assert features(torch.tensor([[1.0], [NAN]], dtype=torch.float64)).tolist() == [[0, 1, 0], [0, 0, 0]]
 
 
+def test_the_end_of_a_day_is_near_its_beginning() -> None:
+    data = TabularInput(columns=(NumericColumn(name="hour", period=24), NumericColumn(name="age"), COLUMNS.columns[0]))
+    features = TableFeatures(data, np.array([[0.0, 1, 0], [12, 5, 1], [NAN, 3, 2]]))
+    assert features.num_features == 7
+    seen = features(torch.tensor([[0, 3, 0], [6, 3, 0], [24, 3, 0], [NAN, 3, 0]], dtype=torch.float64))
+    np.testing.assert_allclose(seen[:, 1:3], [[0, 1], [1, 0], [0, 1], [0, 0]], atol=1e-6)
+    assert seen[:, -1].tolist() == [0, 0, 0, 1]
+    assert features.units().tolist() == [1, pytest.approx(math.sqrt(8 / 3)), 1]
+
+
 @pytest.mark.parametrize(("dtype", "low", "high"), [("uint8", 0, 255), ("uint8", 3, 19), ("float32", -1, 3)])
 def test_images_go_from_black_to_white(dtype: str, low: float, high: float) -> None:
     data = ImageInput.model_validate({"shape": (1, 2, 3), "dtype": dtype, "low": low, "high": high})
