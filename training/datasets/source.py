@@ -98,6 +98,9 @@ class Source(BaseModel, ABC):
             DataError: As `load`; or they are no rows of that model.
         """
         dataset = self.load(path)
+        absent = [name for name in data.features if name not in dataset.input.features]
+        if absent and data.kind == dataset.input.kind == "tabular":
+            raise DataError(f"{path}: no column {absent[0]!r}, which the model takes")
         if dataset.input != data:
             raise DataError(f"{path}: {_described(dataset.input)}, where the model takes {_described(data)}")
         return dataset
