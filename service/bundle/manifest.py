@@ -103,7 +103,9 @@ class ImageInput(Record):
 class TimeFormat(Record):
     """How the dates or times of a column are written, beside ISO 8601."""
 
-    order: Literal["ymd", "dmy", "mdy", "clock"] = Field(description="Of year, month and day; clock: a time alone.")
+    order: Literal["ymd", "dmy", "mdy", "clock", "elapsed"] = Field(
+        description="Of year, month and day; clock: a time of day alone; elapsed: a duration, as `1 days 02:30:00`."
+    )
     zone: bool = Field(default=False, description="Texts name a time zone: seconds are then in UTC, else as written.")
 
 

@@ -4,7 +4,8 @@
     one column, `instances`, of anything else: a list of its values
     other columns: a list of records by column name
 
-Values of dictionaries are read as what they stand for, a null as None. Compressed streams are refused, because a few
+Values of dictionaries are read as what they stand for, a null as None; dates and times as texts in ISO 8601, decimals
+and durations (in seconds) as numbers. Compressed streams are refused, because a few
 bytes of them can claim any size.
 
 pyarrow is large (170 MB), but the smaller readers, nanoarrow and arro3, end the process at streams of which one byte
@@ -23,6 +24,8 @@ import pyarrow as pa
 
 from service.bundle import Array
 from service.errors import InvalidError, MalformedError, TooLargeError
+from service.readers.columns import decimals
+from service.readers.times import is_time, seconds
 
 MAX_VALUES = 2**24
 """Most values that are made into Python objects: columns of bits hold eight in each byte."""
@@ -53,11 +56,17 @@ def read_stream(body: bytes, field: str) -> object:
         raise MalformedError(f"not a readable tensor: {error}", field) from error
     if array is not None:
         return array
-    if sum(_count(chunk, name) for name in names for chunk in table.column(name).chunks) > MAX_VALUES:
+    read = [name for name in names if not pa.types.is_null(table.schema.field(name).type)]
+    if not read:  # They take no bytes, however many rows there are.
+        raise InvalidError("columns of null alone are not read", names[0])
+    values = sum(_count(chunk, name) for name in read for chunk in table.column(name).chunks)
+    if values + table.num_rows * (len(names) - len(read)) > MAX_VALUES:
         raise TooLargeError(f"more than {MAX_VALUES:,} values that are no array; send fixed-size lists", field)
     try:
-        return table.column(0).to_pylist() if names == [field] else table.to_pylist()
-    except ValueError as error:
+        if names == [field]:
+            return table.column(0).to_pylist()
+        return pa.table({name: _in_json(table.column(name)) for name in names}).to_pylist()
+    except (ValueError, pa.ArrowException) as error:
         raise MalformedError(f"not a readable Arrow stream: {error}") from error
 
 
@@ -132,9 +141,25 @@ def _count(values: Any, place: str) -> int:
         or pa.types.is_string(kind)
         or pa.types.is_large_string(kind)
         or pa.types.is_string_view(kind)
+        or is_time(kind)
+        or pa.types.is_decimal(kind)
     ):
         raise InvalidError(f"columns of {kind} are not read", place)
     return len(values) + sum(_count(array, place) for array in inside)
+
+
+def _in_json(column: Any) -> Any:
+    """A column of values that JSON has too, read as the same cells are in a file."""
+    kind = column.type
+    if pa.types.is_dictionary(kind) and not pa.types.is_string(kind.value_type):
+        return _in_json(column.cast(kind.value_type))
+    if pa.types.is_timestamp(kind) and kind.tz is not None:
+        column = column.cast(pa.timestamp(kind.unit, "UTC"))
+    if pa.types.is_duration(kind):
+        return pa.chunked_array([seconds(chunk) for chunk in column.chunks], pa.float64())
+    if is_time(kind):
+        return column.cast(pa.string())
+    return decimals(column) if pa.types.is_decimal(kind) else column
 
 
 def _column(values: Array) -> Any:

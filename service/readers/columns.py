@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from service.bundle import CategoricalColumn, Category, Column, NumericColumn, TabularInput
 from service.readers.numbers import parse_numbers
-from service.readers.times import derive, parse_times, seconds
+from service.readers.times import derive, is_time, parse_times, seconds
 
 Cells = Any
 """A column: an Arrow array, chunked or not, or a list of what JSON has (numbers, texts, booleans, None)."""
@@ -28,6 +28,8 @@ FEW = 64
 """Cells of a list that are looked up one by one, which takes less time than making an Arrow array of them."""
 
 Values = npt.NDArray[np.float64]
+
+_NOUNS = {"clock": "a time", "elapsed": "a duration"}
 
 TOO_LARGE = "is too large a number"
 """What is wrong with infinite cells."""
@@ -131,12 +133,19 @@ def category_key(value: Category) -> tuple[type, Category]:
     return (float, float(value)) if type(value) is int and abs(value) < 2**53 else (type(value), value)
 
 
+def decimals(cells: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Decimals as float64, each the nearest to what is written; Arrow's own cast may be the next but one."""
+    return cells.cast(pa.string()).cast(pa.float64())
+
+
 def _plain_array(cells: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """One array, of no dictionary, with trimmed texts."""
+    """One array, of no dictionary, with trimmed texts and no decimals."""
     if isinstance(cells, pa.ChunkedArray):
         cells = cells.combine_chunks()
     if pa.types.is_dictionary(cells.type):
         cells = cells.dictionary_decode()
+    if pa.types.is_decimal(cells.type):
+        return decimals(cells)
     return trimmed(cells) if is_text(cells.type) else cells
 
 
@@ -147,19 +156,13 @@ def _parse_numeric(cells: pa.Array, column: NumericColumn, missing: Sequence[str
         parsed, readable = parse_times(present, column.time) if column.time else parse_numbers(present, column)
         values = _to_numpy(parsed)
         wrong = np.flatnonzero(~_to_bool(readable, when_null=True))
-        noun = (
-            "a date or time"
-            if column.time and column.time.order != "clock"
-            else "a time"
-            if column.time
-            else "a number"
-        )
+        noun = _NOUNS.get(column.time.order, "a date or time") if column.time else "a number"
         unread = [CellProblem(int(row), column.name, f"{cells[int(row)].as_py()!r} is not {noun}") for row in wrong]
         values, infinite = _finite(values, column)
         return values, unread + infinite
-    if column.time and (pa.types.is_temporal(kind)) and not pa.types.is_duration(kind):
+    if column.time and is_time(kind) and pa.types.is_duration(kind) == (column.time.order == "elapsed"):
         return _to_numpy(seconds(cells)), []
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         return _finite(_to_numpy(cells.cast(pa.float64(), safe=False)), column)
     rows = np.flatnonzero(_to_bool(pc.is_valid(cells)))
     detail = f"must be a number, not {kind}"

@@ -7,10 +7,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from service.bundle import NumericColumn, TimeFormat
-from service.readers.columns import is_text
+from service.readers.columns import decimals, is_text
 from service.readers.decisions import Decision, Options, Problem, categorical, left_out, refused, unless_constant
 from service.readers.number_inference import infer_numbers
 from service.readers.text_inference import infer_texts
+from service.readers.times import is_time
 
 
 def infer_table(names: Sequence[str], read: Callable[[str], pa.ChunkedArray], options: Options) -> list[Decision]:
@@ -51,10 +52,12 @@ def infer_column(name: str, cells: pa.ChunkedArray, options: Options) -> Decisio
         return infer_texts(name, cells, options, declared)
     if pa.types.is_null(kind):
         return left_out(name, "every cell is missing")
-    if pa.types.is_temporal(kind) and not pa.types.is_duration(kind):
-        clock = pa.types.is_time(kind)
+    if pa.types.is_decimal(kind):
+        cells = decimals(cells)
+    if is_time(kind):
         zone = pa.types.is_timestamp(kind) and kind.tz is not None
-        time = TimeFormat(order="clock" if clock else "ymd", zone=zone)
+        order = "clock" if pa.types.is_time(kind) else "elapsed" if pa.types.is_duration(kind) else "ymd"
+        time = TimeFormat.model_validate({"order": order, "zone": zone})
         distinct = pc.count_distinct(cells).as_py()
         column = NumericColumn(name=name, time=time)
         return unless_constant(Decision(name, column, str(kind)), distinct, cells, declared)

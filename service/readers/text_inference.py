@@ -27,6 +27,7 @@ CAUTIOUS = frozenset({"-", "--", "none", "nil", "missing"})
 """Markers of missing cells that are categories among texts: a plan may be `none`."""
 
 OTHER = "other"
+_TIMES = {"clock": "times of day", "elapsed": "durations"}
 _CODE = r"^[+-]?0\d+$"
 _LONG = r"^[+-]?\d{16,}$"
 _SAMPLED = 1000
@@ -118,8 +119,8 @@ class _Texts:
         if ambiguous:
             detail = f"day and month could be exchanged in every date, as in {self.distinct[0]}"
             return refused(self.name, Problem(detail, "day_first", "true"))
-        clock = column.time is not None and column.time.order == "clock"
-        reason = "times of day" if clock else f"dates, as {self.distinct[0]}"
+        order = column.time.order if column.time else "ymd"
+        reason = _TIMES.get(order) or f"dates, as {self.distinct[0]}"
         return unless_constant(Decision(self.name, column, reason), len(self.distinct), self.distinct, self.declared)
 
     def _as_numbers(self, column: NumericColumn) -> Decision | None:

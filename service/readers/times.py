@@ -1,6 +1,7 @@
-"""Dates and times as numbers: seconds since 1970, in UTC where a text names a zone, else as written.
+"""Dates, times and durations as numbers: seconds since 1970, in UTC where a text names a zone, else as written.
 
-A time of day without a date counts from midnight.
+A time of day without a date counts from midnight, and a duration from nothing. A year of two digits lies between 1970
+and 2069, and a month without a day is its first day.
 """
 
 import math
@@ -15,7 +16,7 @@ import pyarrow.compute as pc
 
 from service.bundle import Derived, TimeFormat
 
-Order = Literal["ymd", "dmy", "mdy", "clock"]
+Order = Literal["ymd", "dmy", "mdy", "clock", "elapsed"]
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _CLOCK = (
@@ -24,14 +25,20 @@ _CLOCK = (
 )
 _ZONE = r"\s*(?P<zone>Z|UTC|[+-]\d{2}:?\d{2})?"
 _NAME = rf"(?:{'|'.join(_MONTHS)})[a-z]*\.?"
+_YEAR = r"(?P<year>\d{4}|\d{2})"
+_WEEKDAY = r"(?:(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*\.?,?\s+)?"
 _DATES = {
-    "ymd": r"(?P<year>\d{4})(?P<mark>[-/.])(?P<month>\d{1,2})(?P=mark)(?P<day>\d{1,2})",
-    "dmy": rf"(?P<day>\d{{1,2}})(?P<mark>[-/. ])\s*(?P<month>\d{{1,2}}|{_NAME})(?P=mark)\s*(?P<year>\d{{4}})",
-    "mdy": rf"(?P<month>\d{{1,2}}|{_NAME})(?P<mark>[-/. ])\s*(?P<day>\d{{1,2}})(?:(?P=mark)|,\s*)(?P<year>\d{{4}})",
+    "ymd": r"(?P<year>\d{4})(?P<mark>[-/.])(?P<month>\d{1,2})(?:(?P=mark)(?P<day>\d{1,2}))?",
+    "dmy": rf"{_WEEKDAY}(?P<day>\d{{1,2}})(?P<mark>[-/. ])\s*(?P<month>\d{{1,2}}|{_NAME})(?P=mark)\s*{_YEAR}",
+    "mdy": rf"{_WEEKDAY}(?P<month>\d{{1,2}}|{_NAME})(?P<mark>[-/. ])\s*(?P<day>\d{{1,2}})(?:(?P=mark)|,\s*){_YEAR}",
 }
 _PATTERNS = {
-    order: re.compile(rf"{date}(?:(?:[T ]|,\s*)\s*{_CLOCK}{_ZONE})?", re.IGNORECASE) for order, date in _DATES.items()
+    order: re.compile(rf"{date}(?:(?:[T :]|,\s*)\s*{_CLOCK}{_ZONE})?", re.IGNORECASE) for order, date in _DATES.items()
 } | {"clock": re.compile(_CLOCK)}
+_ELAPSED = re.compile(
+    r"(?:(?P<days>-?\d{1,6}) days?,?\s+)?(?P<sign>[+-])?(?P<hours>\d{1,6}):(?P<minutes>[0-5]\d):(?P<seconds>[0-5]\d)"
+    r"(?:[.,](?P<fraction>\d{1,9}))?"
+)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST, _LAST = -62135596800, 253402300799
 """Seconds: 1 January of the year 1 and 31 December 9999."""
@@ -40,7 +47,9 @@ WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", 
 
 
 def parse_time(text: str, order: Order) -> tuple[int, bool] | None:
-    """Read one date or time; gives its microseconds and whether it names a zone, or None where it is none."""
+    """Read one date, time or duration; gives its microseconds and whether it names a zone, or None where it is none."""
+    if order == "elapsed":
+        return _parse_elapsed(text)
     match = _PATTERNS[order].fullmatch(text)
     if match is None:
         return None
@@ -55,7 +64,7 @@ def parse_time(text: str, order: Order) -> tuple[int, bool] | None:
     try:
         offset = UTC if zone in {None, "Z", "z", "UTC"} else _offset(zone)
         moment = datetime(
-            int(part.get("year") or 1970),
+            _year(part.get("year") or "1970"),
             _month(part.get("month") or "1"),
             int(part.get("day") or 1),
             hour,
@@ -86,15 +95,39 @@ def parse_times(texts: pa.Array, time: TimeFormat) -> tuple[pa.Array, pa.Array]:
         except pa.ArrowInvalid:
             pass
     encoded = texts.dictionary_encode()
-    found = [parse_time(text, time.order) for text in encoded.dictionary.to_pylist()]
+    found = [_parse_either(text, time.order) for text in encoded.dictionary.to_pylist()]
     moments = pa.array([None if item is None else item[0] for item in found], pa.int64()).take(encoded.indices)
     return _divide(moments), pc.if_else(pc.is_valid(texts), pc.is_valid(moments), None)
 
 
+def _parse_either(text: str, order: Order) -> tuple[int, bool] | None:
+    """Read a moment as its column's are written, or as ISO 8601, as answers have it."""
+    found = parse_time(text, order)
+    return parse_time(text, "ymd") if found is None and order in {"dmy", "mdy"} else found
+
+
+def _parse_elapsed(text: str) -> tuple[int, bool] | None:
+    match = _ELAPSED.fullmatch(text)
+    if match is None:
+        return None
+    part = match.groupdict()
+    whole = 3600 * int(part["hours"]) + 60 * int(part["minutes"]) + int(part["seconds"])
+    fraction = int((part["fraction"] or "0").ljust(6, "0")[:6])
+    size = (whole * _MICROSECONDS + fraction) * (-1 if part["sign"] == "-" else 1)
+    return 86400 * _MICROSECONDS * int(part["days"] or 0) + size, False
+
+
+def is_time(kind: pa.DataType) -> bool:
+    """Whether an Arrow type is one of those that `seconds` takes; intervals of months and days are not."""
+    return bool(pa.types.is_temporal(kind)) and not pa.types.is_interval(kind)
+
+
 def seconds(moments: pa.Array) -> pa.Array:
-    """Turn Arrow's dates, timestamps and times of day into seconds, float64."""
+    """Turn Arrow's dates, timestamps, times of day and durations into seconds, float64."""
     kind = moments.type
-    if pa.types.is_date(kind):
+    if pa.types.is_duration(kind):
+        moments = moments.cast(pa.duration("us"), safe=False)
+    elif pa.types.is_date(kind):
         moments = moments.cast(pa.timestamp("us"))
     elif pa.types.is_timestamp(kind):
         moments = moments.cast(pa.timestamp("us", kind.tz), safe=False)
@@ -114,9 +147,9 @@ def find_order(texts: list[str], day_first: bool | None) -> tuple[TimeFormat | N
         The format that reads the most, if any; which of the texts it reads; and whether day and month could be
         exchanged in every one of them.
     """
-    orders: tuple[Order, ...] = ("ymd", "dmy", "mdy", "clock")
+    orders: tuple[Order, ...] = ("ymd", "dmy", "mdy", "clock", "elapsed")
     if day_first is not None:
-        orders = ("ymd", "dmy" if day_first else "mdy", "clock")
+        orders = ("ymd", "dmy" if day_first else "mdy", "clock", "elapsed")
     parsed = {order: [parse_time(text, order) for text in texts] for order in orders}
     readable = {order: [item is not None for item in items] for order, items in parsed.items()}
     best = max(orders, key=lambda order: sum(readable[order]))
@@ -139,9 +172,12 @@ def derive(moments: npt.NDArray[np.float64], derived: Derived) -> npt.NDArray[np
 
 
 def render_time(value: float, time: TimeFormat) -> str | None:
-    """Write seconds as ISO 8601, to the second; the years lie between 1 and 9999."""
+    """Write seconds as ISO 8601, to the second; the years lie between 1 and 9999. Durations are days and a clock."""
     if math.isnan(value):
         return None
+    if time.order == "elapsed":
+        days, rest = divmod(round(value), 86400)
+        return f"{days} days {rest // 3600:02}:{rest // 60 % 60:02}:{rest % 60:02}"
     if time.order == "clock":
         whole = min(max(round(value), 0), 86399)
         return f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02}"
@@ -151,6 +187,10 @@ def render_time(value: float, time: TimeFormat) -> str | None:
 
 def _divide(microseconds: pa.Array) -> pa.Array:
     return pc.divide(microseconds.cast(pa.float64(), safe=False), float(_MICROSECONDS))
+
+
+def _year(text: str) -> int:
+    return int(text) + (0 if len(text) == 4 else 1900 if int(text) >= 70 else 2000)
 
 
 def _month(text: str) -> int:

@@ -215,7 +215,7 @@ class Table(Source):
     def _derived(self, files: TableFiles, decision: Decision) -> list[Column]:
         """The columns that a column of dates gives beside itself; those that never change are left out."""
         column = decision.column
-        if not isinstance(column, NumericColumn) or column.time is None:
+        if not isinstance(column, NumericColumn) or column.time is None or column.time.order == "elapsed":
             raise DataError(f"cyclic: {decision.name!r} is no column of dates ({decision.reason})")
         moments, _ = parse_column(files.read(column.name), column, self.missing)
         parts: tuple[Column, ...] = (

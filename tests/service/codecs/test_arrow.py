@@ -104,10 +104,17 @@ def test_compressed_streams_are_refused(compression: str, column: str) -> None:
         read_stream(stream(TABLE.select([column]), compression), "instances")
 
 
-@pytest.mark.parametrize("kind", [pa.null(), pa.date32(), pa.binary(), pa.decimal128(5), pa.list_(pa.null())])
+@pytest.mark.parametrize("kind", [pa.binary(), pa.month_day_nano_interval(), pa.list_(pa.null())])
 def test_other_types_are_refused(kind: pa.DataType) -> None:
     with pytest.raises(InvalidError, match=r"^when: columns of .* are not read"):
         read_stream(stream(pa.table({"age": [1.0], "when": pa.array([None], kind)})), "instances")
+
+
+def test_null_columns_are_read_beside_others() -> None:
+    table = pa.table({"age": [1.0], "when": pa.nulls(1)})
+    assert read_stream(stream(table), "instances") == [{"age": 1.0, "when": None}]
+    with pytest.raises(InvalidError, match="columns of null alone are not read"):
+        read_stream(stream(table.select(["when"])), "instances")
 
 
 def test_names_must_differ() -> None:

@@ -1,6 +1,7 @@
 """Cells by their column's rule: texts as people write them, typed columns and what JSON has."""
 
 import datetime as dt
+import decimal
 import math
 from typing import Any
 
@@ -41,7 +42,15 @@ def at(*moment: int, zone: dt.timezone = dt.UTC) -> float:
         (time("ymd", zone=True), ["2026-01-05T13:04:00+01:00"], [at(2026, 1, 5, 12, 4)]),
         (time("dmy"), ["5/1/2026 1:04 PM", "05-Jan-2026"], [at(2026, 1, 5, 13, 4), at(2026, 1, 5)]),
         (time("mdy"), ["1/5/2026", "Jan 5, 2026"], [at(2026, 1, 5), at(2026, 1, 5)]),
+        (time("dmy"), ["05.01.26", "5 Jan 70", "2026-01-05"], [at(2026, 1, 5), at(1970, 1, 5), at(2026, 1, 5)]),
+        (time("dmy", zone=True), ["Mon, 05 Jan 2026 13:04:00 +0100"], [at(2026, 1, 5, 12, 4)]),
+        (time("dmy", zone=True), ["05/Jan/2026:13:04:00 +0000"], [at(2026, 1, 5, 13, 4)]),
+        (time("ymd"), ["2026-02", "2026-02-01"], [at(2026, 2, 1), at(2026, 2, 1)]),
         (time("clock"), ["08:30", "23:59:59"], [30600, 86399]),
+        (time("elapsed"), ["1 days 02:00:01", "26:00:01", "-1 days +00:00:00.5", 7], [93601, 93601, -86399.5, 7]),
+        (time("elapsed"), pa.array([dt.timedelta(days=1, seconds=5), None]), [86405, NAN]),
+        (PRICE, pa.array([decimal.Decimal("0.07"), None]), [0.07, NAN]),
+        (LEVEL, pa.array([decimal.Decimal("2.50"), decimal.Decimal("1.00")]), [1, 0]),
         (time("ymd"), pa.array([dt.date(2026, 1, 5), None]), [at(2026, 1, 5), NAN]),
         (time("ymd"), pa.array([dt.datetime(2026, 1, 5, tzinfo=dt.UTC)]), [at(2026, 1, 5)]),
         (PLAN, ["plus", " none ", "-", None, "NA"], [2, 1, NAN, NAN, NAN]),
@@ -68,6 +77,7 @@ def test_cells_that_follow_their_columns_rule(column: Column, cells: Any, values
         (PRICE, [1, True, [1], 10**400], {1: "must be a number, not a boolean", 2: "must be", 3: "is too large"}),
         (PRICE, pa.array([1.0, math.inf]), {1: "is too large a number"}),
         (PRICE, pa.array([None, b"x"]), {1: "must be a number, not binary"}),
+        (time("elapsed"), ["1 day", pa], {0: "'1 day' is not a duration", 1: "must be a number, not an object"}),
         (time("ymd"), ["2026-02-31", "tomorrow"], {0: "'2026-02-31' is not a date or time", 1: "'tomorrow' is not"}),
         (SWITCH, ["yes", 1], {0: "'yes' is not a known category; known are False, True", 1: "1 is not"}),
     ],
@@ -101,4 +111,6 @@ def test_times_are_rendered_as_text_that_is_read_back() -> None:
     assert text == "2026-01-05T13:04:00Z"
     assert parse_column([text], time("ymd", zone=True), MISSING)[0] == [at(2026, 1, 5, 13, 4)]
     assert render_time(1e30, column.time) == "9999-12-31T23:59:59Z"
+    assert render_time(-3600.0, TimeFormat(order="elapsed")) == "-1 days 23:00:00"
+    assert parse_column(["-1 days 23:00:00"], time("elapsed"), MISSING)[0] == [-3600]
     assert render_time(NAN, column.time) is None

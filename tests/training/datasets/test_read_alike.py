@@ -1,6 +1,7 @@
 """The files that a model is trained on are the same rows, bit for bit, to bulk and the endpoints, without an option."""
 
 import csv
+import decimal
 import gzip
 import json
 from collections.abc import Callable
@@ -10,10 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet  # type: ignore[import-untyped]
 import pytest
 
 from service.bulk.readers import open_inputs, read_from
 from service.bundle import TabularInput
+from service.codecs.arrow import read_stream
 from service.codecs.instances import parse_instances, render_records
 from service.codecs.rows import Reading
 from service.readers.text import records
@@ -49,6 +52,31 @@ def orders() -> pd.DataFrame:
             "currency": "EUR",
         }
     )
+
+
+def typed() -> pd.DataFrame:
+    rng = np.random.default_rng(3)
+    seconds = rng.integers(0, 10**7, ROWS)
+    hole = rng.random(ROWS) < 0.1
+    moments = pd.Series(pd.Timestamp("2026-01-01") + pd.to_timedelta(seconds, unit="s"))
+    return pd.DataFrame(
+        {
+            "at": moments.mask(hole),
+            "berlin": moments.dt.tz_localize("UTC").dt.tz_convert("Europe/Berlin"),
+            "day": moments.dt.date.mask(hole, None),
+            "clock": moments.dt.time,
+            "lasted": pd.Series(pd.to_timedelta(seconds, unit="s")).mask(hole),
+            "paid": [None if hole[n] else decimal.Decimal(int(value)) / 100 for n, value in enumerate(seconds)],
+            "kind": pd.Categorical(rng.choice(["a", "b", "c"], ROWS)),
+            "whole": pd.array(seconds % 50, "Int64"),
+            "ok": pd.Series(seconds % 2 == 0).astype("boolean").mask(hole),
+            "word": pd.Series(rng.choice(["x", "y", "z"], ROWS)).astype("string").mask(hole),
+        }
+    ).set_index(pd.date_range("2026-01-01", periods=ROWS, freq="h"))
+
+
+def write_typed(folder: Path) -> None:
+    typed().to_parquet(folder / "rows.parquet")
 
 
 def text(frame: pd.DataFrame, name: str, pack: Callable[[bytes], bytes] = bytes, **options: Any) -> Write:
@@ -90,6 +118,7 @@ KINDS: dict[str, tuple[Write, dict[str, Any]]] = {
     "orders": (text(orders(), "orders.csv", encoding="utf-8-sig"), {"cyclic": ["placed"]}),
     "own markers": (text(base(), "rows.csv", na_rep="n.v."), {"missing": ["n.v."]}),
     "shuffled": (write_shuffled, {}),
+    "typed": (write_typed, {"cyclic": ["at"]}),
     "parts": (write_parts, {}),
     "fortran": (write_fortran, {"kind": "numpy"}),
 }
@@ -116,6 +145,9 @@ def test_the_endpoints_read_what_the_trainer_read(trained: tuple[Path, Dataset])
     data = dataset.input
     assert isinstance(data, TabularInput)
     if data.text is None:
+        if path.suffix == ".parquet":
+            sent = read_stream(arrow_stream(pyarrow.parquet.read_table(path)), "instances")
+            np.testing.assert_array_equal(parse_instances(sent, data, Reading()), dataset.rows)
         return
     (_, header), *lines = records(str(path), data.text)
     sent = json.loads(json.dumps([dict(zip(header, line, strict=True)) for _, line in lines]))
@@ -123,6 +155,24 @@ def test_the_endpoints_read_what_the_trainer_read(trained: tuple[Path, Dataset])
     np.testing.assert_array_equal(parse_instances(sent, data, strict), dataset.rows)
     rendered = render_records(np.nan_to_num(dataset.rows), data)
     assert len(parse_instances(rendered, data, strict)) == ROWS
+
+
+def arrow_stream(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    return bytes(sink.getvalue())
+
+
+def test_typed_columns_are_what_their_texts_are(tmp_path: Path) -> None:
+    frame = typed()
+    frame.to_parquet(tmp_path / "rows.parquet")
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    as_typed, as_text = (source_of("table").load(tmp_path / name) for name in ("rows.parquet", "rows.csv"))
+    assert as_typed.input.features == as_text.input.features
+    np.testing.assert_array_equal(as_typed.rows, as_text.rows)
+    batches = read_from(open_inputs([str(tmp_path / "rows.csv")], as_typed.input), 0, 64)
+    np.testing.assert_array_equal(np.concatenate([batch.x for batch in batches]), as_typed.rows)
 
 
 def test_the_delimiter_that_the_page_is_told_divides_the_file(tmp_path: Path) -> None:
