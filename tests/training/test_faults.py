@@ -35,13 +35,13 @@ def rows(tmp_path: Path) -> Path:
 
 
 def interrupted(folder: Path, most: int, *arguments: str) -> str:
-    """What a run says that may write no file of more than so many bytes."""
+    """The errors of a run that may write no file of more than so many bytes."""
     with start(*arguments, folder=folder) as process:
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
         _, errors = process.communicate(timeout=300)
     assert process.returncode == 1, errors
     assert "Traceback" not in errors
-    return errors.splitlines()[-1]
+    return errors
 
 
 @pytest.mark.slow

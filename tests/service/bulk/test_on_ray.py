@@ -110,17 +110,15 @@ def test_what_ends_early_goes_on_and_a_lost_machine_is_made_up_for(cluster: Mach
     assert_same_bits(kept(out), kept(tmp_path / "one"))
 
 
-def test_a_wrong_row_ends_the_run_after_those_before_it(cluster: Machines, tmp_path: Path) -> None:
-    pixels = np.zeros((300_000, 8, 8), np.uint8)
-    pixels[299_999] = 17
-    np.save(tmp_path / "x.npy", pixels)
-    status, errors = bulk(
-        DIGITS, tmp_path / "x.npy", tmp_path / "out", "--num-draws", "1", "--cluster", cluster.address
-    )
-    assert status == 1
-    assert said(errors) == f"error: {tmp_path / 'x.npy'}: row 300000[0][0]: 17 is outside [0, 16]"
-    names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["_request.json", "part-000000.parquet", "part-000001.parquet"]
+def test_a_wrong_row_is_marked_and_the_run_goes_on(cluster: Machines, tmp_path: Path, table_bundle: Path) -> None:
+    text = "age,colour\n1.5,red\nold,blue\n1e200,red\n2,green\n-3,blue\n"
+    (tmp_path / "rows.csv").write_text(text)
+    asked = (table_bundle, tmp_path / "rows.csv")
+    status, errors = bulk(*asked, tmp_path / "many", "--cluster", cluster.address)
+    assert status == 0, errors
+    assert said(errors).startswith(f"{tmp_path}/many: 5 rows, 3 with a problem")
+    assert bulk(*asked, tmp_path / "one")[0] == 0
+    assert_same_bits(*(pyarrow.parquet.read_table(tmp_path / name) for name in ("many", "one")))
 
 
 def test_what_cannot_be_done_is_said_in_a_line(cluster: Machines, tmp_path: Path, pixels: Array) -> None:
