@@ -20,10 +20,10 @@ PIP := -m pip install --quiet --disable-pip-version-check --constraint .ci/const
 .PHONY: serve train test test-all coverage containers lock sbom clean
 
 serve: .venv/serve/done
-	.venv/serve/bin/python -m service --port $(PORT) $(if $(MODELS),--models "$(MODELS)") $(ARGS)
+	.venv/serve/bin/lowerbound serve --port $(PORT) $(if $(MODELS),--models "$(MODELS)") $(ARGS)
 
 train: .venv/train/done
-	.venv/train/bin/python -m training $(RECIPE) $(if $(DATA),--data "$(DATA)") $(ARGS)
+	.venv/train/bin/lowerbound train $(RECIPE) $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 # Two processes side by side; tests of one file share servers and models. A cluster's own processes take both cores.
 test: .venv/test/done .venv/test/browser

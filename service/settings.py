@@ -21,13 +21,21 @@ def _split(value: object) -> object:
 
 
 class Settings(BaseSettings):
-    """Serve variational autoencoders: encode, decode, sample, and score by the evidence lower bound."""
+    """Serve variational autoencoders: encode, decode, sample, and score by the evidence lower bound.
+
+    Examples:
+      lowerbound serve                                        the embedded digits, on http://127.0.0.1:8000
+      lowerbound serve --models models --poll 10              a folder of bundles, and the new ones put there
+      lowerbound serve --models s3://bucket/models --device cuda
+
+    Every option is also an environment variable: --port is LOWERBOUND_PORT.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix="LOWERBOUND_",
         env_ignore_empty=True,
         frozen=True,
-        cli_prog_name="python -m service",
+        cli_prog_name="lowerbound serve",
         cli_kebab_case=True,
         cli_hide_none_type=True,
         cli_avoid_json=True,

@@ -133,7 +133,7 @@ def test_make_knows_the_commands() -> None:
     assert len(commands) == 4
     for command in commands:
         done = subprocess.run([*command.split(), "--dry-run"], cwd=ROOT, capture_output=True, check=True, text=True)
-        assert re.search(r"-m (service|training|pytest|venv)", done.stdout)
+        assert re.search(r"lowerbound (serve|train)|-m (pytest|venv)", done.stdout)
 
 
 def test_make_takes_paths_with_blanks() -> None:

@@ -1,9 +1,7 @@
-"""`python -m training evaluate BUNDLE`: what a bundle's model is worth, on rows that it was not trained on.
+"""`lowerbound evaluate BUNDLE`: figures of a bundle's model on rows that it was not trained on.
 
-Everything about the model is computed by the service's own engine from the bundle's graphs; only the baselines are
-fitted here, on the rows that the model was trained on.
-
-This module must not know about training a model.
+The service's own engine computes the model's figures from the bundle's graphs. Only the baselines are fitted here, on
+the rows that the model was trained on.
 """
 
 import json
@@ -14,12 +12,13 @@ from typing import Any
 
 import numpy as np
 from pydantic import Field
-from pydantic_settings import BaseSettings, CliApp, CliImplicitFlag, CliPositionalArg, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliImplicitFlag, CliPositionalArg, SettingsConfigDict
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
 from service.bundle import BOUNDS, Array, Bundle, Category, ImageInput, TabularInput, read_bundle
+from service.cli import parse
 from service.codecs.instances import render_records
 from service.engine import Device, Engine, OnnxEngine
 from service.errors import LowerboundError
@@ -43,11 +42,19 @@ class EvaluationError(LowerboundError):
 
 
 class Evaluation(BaseSettings):
-    """Measure a bundle: likelihood, detection beside baselines, and where its strangest rows are strange."""
+    """Measure a bundle: likelihood, detection beside baselines, and the features that make its strangest rows strange.
+
+    Examples:
+      lowerbound evaluate models/table/1                                    the test rows of the bundle's own data
+      lowerbound evaluate models/table/1 --label fraud                      how well each score finds the anomalies
+      lowerbound evaluate models/table/1 --test new.csv --label fraud       other rows
+
+    Tables go to standard output, and the whole report to a JSON file.
+    """
 
     model_config = SettingsConfigDict(
         frozen=True,
-        cli_prog_name="python -m training evaluate",
+        cli_prog_name="lowerbound evaluate",
         cli_kebab_case=True,
         cli_hide_none_type=True,
         cli_avoid_json=True,
@@ -90,7 +97,7 @@ def main(arguments: list[str]) -> None:
         LowerboundError: The bundle or the data cannot be used.
         OSError: The report cannot be written.
     """
-    options = CliApp.run(Evaluation, cli_args=arguments)
+    options = parse(Evaluation, arguments)
     report = evaluate(options)
     options.out.write_text(json.dumps(report, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
     for table in tables(report):

@@ -13,9 +13,10 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from service.bundle import NumericColumn, TabularInput
+from service.cli import problems
 from service.readers.times import render_time
 from service.storage import Location
-from training.datasets import AnySource, Dataset, download
+from training.datasets import AnySource, DataError, Dataset, download
 from training.datasets.schema_file import write_schema
 from training.datasets.source import chunks
 from training.datasets.table import Table as TableSource
@@ -60,8 +61,7 @@ def look(recipe: str, arguments: Sequence[str], console: Console) -> Dataset | N
     try:
         asked = CliApp.run(FirstLook, cli_args=list(arguments), **values)
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        raise RecipeError(f"{file}: " + "; ".join(problems)) from error
+        raise RecipeError(f"{file}: {problems(error)}") from error
     try:
         with download(asked.data) as path:
             dataset = asked.dataset.load(path)
@@ -70,6 +70,7 @@ def look(recipe: str, arguments: Sequence[str], console: Console) -> Dataset | N
             console.print(str(error), style="red", markup=False)
             command = remedied(recipe, arguments, error.remedies)
             console.print(f"this would train:\n{command}", markup=False)
+            raise DataError(f"{len(error.problems)} problems with the data") from error
         raise
     show(dataset, console)
     if (
@@ -142,4 +143,4 @@ def remedied(recipe: str, arguments: Sequence[str], remedies: Mapping[str, Any])
         for name, value in remedies.items()
     }
     options = [part for name, value in values.items() for part in (f"--dataset.{name}", value)]
-    return shlex.join(["python", "-m", "training", recipe, *kept, *options])
+    return shlex.join(["lowerbound", "train", recipe, *kept, *options])

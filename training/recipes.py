@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, CliApp, CliImplicitFlag, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliImplicitFlag, PydanticBaseSettingsSource, SettingsConfigDict
 
 from service.bundle import ModelName
+from service.cli import parse, problems
 from service.scoring import MAX_DRAWS
 from service.storage import Location
 from training.datasets import AnySource, SplitRecipe
@@ -33,7 +34,7 @@ class Recipe(BaseSettings):
         frozen=True,
         extra="forbid",
         nested_model_default_partial_update=True,
-        cli_prog_name="python -m training RECIPE",
+        cli_prog_name="lowerbound train RECIPE",
         cli_hide_none_type=True,
     )
 
@@ -72,10 +73,9 @@ class Recipe(BaseSettings):
         if "--fit.epochs" in given and "--fit.steps" not in given and isinstance(values.get("fit"), dict):
             values["fit"].pop("steps", None)  # A recipe's steps would otherwise win over the epochs asked for.
         try:
-            return CliApp.run(cls, cli_args=arguments, **values)
+            return parse(cls, arguments, **values)
         except ValidationError as error:
-            problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-            raise RecipeError(f"{file}: " + "; ".join(problems)) from error
+            raise RecipeError(f"{file}: {problems(error)}") from error
 
     def record(self) -> dict[str, Any]:
         """What decides the model, as JSON: everything but where files go."""

@@ -1,10 +1,10 @@
-"""Runs: a numbered folder for each, so that nothing is overwritten and an interrupted one can be taken up again.
-
-This module must not know about models or data.
-"""
+"""Runs: a numbered folder for each, so that nothing is overwritten and an interrupted one can go on."""
 
 import json
 from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
 
 from training.recipe_files import RecipeError
 from training.recipes import Recipe
@@ -24,7 +24,7 @@ def open_run(recipe: Recipe, fingerprint: str) -> Path:
     """
     parent = recipe.runs / recipe.name
     numbers = sorted(int(path.parent.name) for path in parent.glob(f"*/{RECORD}"))
-    record = _flatten(recipe.record()) | {"data_sha256": fingerprint}
+    record = {"recipe": recipe.record(), "data_sha256": fingerprint}
     if not recipe.resume:
         folder = parent / str(max(numbers, default=0) + 1)
         folder.mkdir(parents=True)
@@ -33,10 +33,27 @@ def open_run(recipe: Recipe, fingerprint: str) -> Path:
     if not numbers:
         raise RecipeError(f"{parent}: no run to resume")
     folder = parent / str(numbers[-1])
-    earlier = json.loads((folder / RECORD).read_text())
-    if differing := sorted(key for key in earlier.keys() | record.keys() if earlier.get(key) != record.get(key)):
+    earlier, now = (_fields(run) for run in (json.loads((folder / RECORD).read_text()), record))
+    if differing := sorted(key for key in earlier.keys() | now.keys() if earlier.get(key) != now.get(key)):
         raise RecipeError(f"{folder} was run with another {', '.join(differing)}; give the same, or leave out --resume")
     return folder
+
+
+def read_run(folder: Path) -> tuple[Recipe, str]:
+    """The recipe of a run, and the digest of its data.
+
+    Raises:
+        RecipeError: It is no folder of a run, or of a run by another version of the trainer.
+    """
+    try:
+        record = json.loads((folder / RECORD).read_text())
+        return Recipe.model_validate(record["recipe"]), record["data_sha256"]
+    except (OSError, ValueError, KeyError, ValidationError) as error:
+        raise RecipeError(f"{folder}: not the folder of a run, <runs>/<name>/<number>: {error}") from error
+
+
+def _fields(record: dict[str, Any]) -> dict[str, object]:
+    return _flatten(record["recipe"]) | {"data_sha256": record["data_sha256"]}
 
 
 def _flatten(values: dict[str, object], prefix: str = "") -> dict[str, object]:

@@ -1,7 +1,4 @@
-"""From rows to a bundle.
-
-This module must not know how the data was read.
-"""
+"""From rows to a bundle."""
 
 from pathlib import Path
 
@@ -12,13 +9,16 @@ from rich.console import Console
 
 from service.errors import LowerboundError
 from service.scoring import noise
-from training.datasets import Dataset, split
+from service.storage import Location
+from training.datasets import Dataset, Splits, download, split
 from training.fit import sample, training_rows
-from training.fit.loop import fit
+from training.fit.loop import fit, load_best
+from training.model import VAE
 from training.model.build import build
 from training.publish import open_repository, publish, rehearse
+from training.recipe_files import RecipeError
 from training.recipes import Recipe
-from training.runs import open_run
+from training.runs import open_run, read_run
 
 
 def train(recipe: Recipe, dataset: Dataset, console: Console) -> Path | str | None:
@@ -43,7 +43,7 @@ def train(recipe: Recipe, dataset: Dataset, console: Console) -> Path | str | No
             markup=False,
         )
 
-    vae = build(recipe.model, dataset.input, sample(dataset, splits.train, recipe.fit.seed), recipe.fit.seed)
+    vae = _untrained(recipe, dataset, splits)
     base_samples = torch.from_numpy(
         noise.base_samples(recipe.bound.seed, recipe.bound.num_draws, vae.prior.latent_size)
     )
@@ -63,3 +63,39 @@ def train(recipe: Recipe, dataset: Dataset, console: Console) -> Path | str | No
     except (LowerboundError, OSError) as error:
         error.add_note(f"The training is finished, and kept in {run}")
         raise
+
+
+def export_run(run: Path, data: Location | None, out: Location, console: Console) -> Path | str:
+    """Write the bundle of a run's best epoch, and return its place.
+
+    Args:
+        run: The run's folder.
+        data: Where the run's data is, unless it is where the recipe says.
+        out: The repository.
+        console: Tells which rows are used for what.
+
+    Raises:
+        RecipeError: It is no run with a finished epoch, or the data is not the run's.
+        DataError: The data cannot be read.
+        ExportError: A graph does not compute what PyTorch computes.
+        BundleError: Another process has written the same version meanwhile.
+        StorageError: `out` is a URL that cannot be reached.
+    """
+    repository = open_repository(out)
+    recipe, fingerprint = read_run(run)
+    place = data or recipe.data
+    with download(place) as path:
+        dataset = recipe.dataset.load(path)
+    if dataset.fingerprint != fingerprint:
+        raise RecipeError(f"{place}: not the rows that {run} was trained on; give these with --data")
+    splits = split(dataset, recipe.split)
+    console.print(", ".join(f"{name}: {part.rows:,} rows" for name, part in splits.record().items()))
+    vae = _untrained(recipe, dataset, splits)
+    history = load_best(vae, run)
+    if not history:
+        raise RecipeError(f"{run}: no epoch was finished; train with --resume")
+    return publish(vae, dataset, splits, recipe, history, repository)
+
+
+def _untrained(recipe: Recipe, dataset: Dataset, splits: Splits) -> VAE:
+    return build(recipe.model, dataset.input, sample(dataset, splits.train, recipe.fit.seed), recipe.fit.seed)

@@ -180,7 +180,7 @@ def _storage(models: Path | str, cache: Path) -> BundleStore:
     try:
         from service.storage.cache import CachedStore  # noqa: PLC0415 - an optional package
     except ModuleNotFoundError as error:
-        raise ExtraError(f"{models} cannot be read: install lowerbound[remote] ({error})") from error
+        raise ExtraError(f"{models} cannot be read: pip install 'lowerbound[remote]' ({error})") from error
     return CachedStore(models, cache.expanduser())
 
 
@@ -189,7 +189,7 @@ def _spans(endpoint: str) -> "Spans":
     try:
         from service.observability.tracing import Spans  # noqa: PLC0415 - an optional package
     except ModuleNotFoundError as error:
-        raise ExtraError(f"no spans can be sent to {endpoint}: install lowerbound[otlp] ({error})") from error
+        raise ExtraError(f"no spans can be sent to {endpoint}: pip install 'lowerbound[otlp]' ({error})") from error
     return Spans(endpoint)
 
 

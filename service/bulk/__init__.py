@@ -1,1 +1,1 @@
-"""Bulk scoring: `python -m service.bulk`, files of rows far larger than memory, without a server."""
+"""Bulk scoring: `lowerbound score`, files of rows far larger than memory, without a server."""

@@ -1,4 +1,4 @@
-"""Ten million rows scored by `python -m service.bulk`: the rate beside ONNX Runtime alone, the memory, and two kills.
+"""Ten million rows scored by `lowerbound score`: the rate beside ONNX Runtime alone, the memory, and two kills.
 
     .venv/test/bin/python -m tests.benchmarks.bulk
 
@@ -67,7 +67,7 @@ def ceiling(engine_threads: int, num_draws: int, seconds: float) -> float:
 
 def start(path: Path, out: Path, engine_threads: int, num_draws: int) -> subprocess.Popen[bytes]:
     """A run."""
-    command = [sys.executable, "-m", "service.bulk", str(MODEL), str(path), str(out)]
+    command = [sys.executable, "-m", "service.cli", "score", str(MODEL), str(path), str(out)]
     return subprocess.Popen(
         [*command, "--num-draws", str(num_draws), "--engine-threads", str(engine_threads)], stderr=subprocess.DEVNULL
     )

@@ -25,10 +25,10 @@ COLUMNS, FACTORS, CHUNK = 128, 6, 2**17
 HELD_OUT, STEPS = 2500, 3000
 IN_MEMORY = """
 import sys
-from training.__main__ import main
+from service.cli import main
 from training.datasets import source
 source.IN_MEMORY = 2**60
-main(sys.argv[1:])
+main(["train", *sys.argv[1:]])
 """
 WAYS = {"in memory": (("-c", IN_MEMORY), 1), "on the disk": (ALONE, 1), "on the disk, two processes": (ALONE, 2)}
 """What Python is told, and how many processes train."""

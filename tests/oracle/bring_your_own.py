@@ -1,6 +1,6 @@
 """Bring your own VAE: a bundle from weights trained anywhere. Needs the service, `onnx`, and no PyTorch.
 
-    python bring_your_own.py ROWS.npy models && python -m service --models models
+    python bring_your_own.py ROWS.npy models && lowerbound serve --models models
 
 The model is probabilistic PCA, z ~ N(0, I) and x|z ~ N(z W + b, σ²), fitted in closed form (Tipping and Bishop 1999),
 with the linear encoder q(z|x) = N(x A + a, s²). Graphs take and give data units; all randomness comes in as `noise`.

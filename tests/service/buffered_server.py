@@ -3,8 +3,8 @@
 import sys
 
 import service.inference.loader
-from service.__main__ import main
 from service.bundle import Bundle
+from service.cli import main
 from service.engine import EngineFactory
 from service.engine.buffered import BufferedEngine
 from service.engine.devices import Target
@@ -23,4 +23,4 @@ def make_engine(factory: EngineFactory, bundle: Bundle) -> MultiDeviceEngine:
 
 
 service.inference.loader._make_engine = make_engine  # type: ignore[assignment]
-sys.exit(main())
+sys.exit(main(["serve", *sys.argv[1:]]))

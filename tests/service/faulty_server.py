@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import service.inference.loader
-from service.__main__ import main
 from service.bundle import Array, Bundle
+from service.cli import main
 from service.engine import EngineFactory
 from tests.service.faulty_engine import FaultyEngine
 
@@ -36,4 +36,4 @@ def make_engine(factory: EngineFactory, bundle: Bundle) -> SwitchedEngine:
 
 
 service.inference.loader._make_engine = make_engine  # type: ignore[assignment]
-sys.exit(main())
+sys.exit(main(["serve", *sys.argv[1:]]))

@@ -36,7 +36,7 @@ import importlib.abc, runpy, sys
 class Refuse(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in {names!r}:
-            raise ModuleNotFoundError(name + " must not be imported")
+            raise ModuleNotFoundError(name + " must not be imported", name=name)
 
 sys.meta_path.insert(0, Refuse())
 """
@@ -68,16 +68,23 @@ def test_the_command_line_runs_where_training_and_ray_cannot_be_imported() -> No
 
 def test_files_are_scored_where_training_and_ray_cannot_be_imported(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.zeros((5, 8, 8), np.uint8))
-    arguments = ["bulk", str(ROOT / "models" / "digits" / "1"), str(tmp_path / "x.npy"), str(tmp_path / "out")]
-    code = "sys.argv = {}\nrunpy.run_module('service.bulk', run_name='__main__')"
+    model = ROOT / "models" / "digits" / "1"
+    arguments = ["lowerbound", "score", *map(str, (model, tmp_path / "x.npy", tmp_path / "out"))]
+    code = "sys.argv = {}\nrunpy.run_module('service.cli', run_name='__main__')"
     process = run(code.format(arguments))
     assert (process.returncode, process.stderr.strip()) == (0, f"{arguments[-1]}: 5 rows")
     process = run(code.format([*arguments[:-1], str(tmp_path / "many"), "--cluster", "auto"]))
     assert process.returncode == 1
-    assert "install lowerbound[cluster] (ray must not be imported)" in process.stderr
+    assert "pip install 'lowerbound[cluster]' (ray must not be imported)" in process.stderr
 
 
 def test_ray_is_used_where_training_cannot_be_imported() -> None:
     names = ", ".join(f"service.{name}" for name in sorted(ON_RAY))
     process = run(f"import {names}\nprint('imported')", "ray")
     assert (process.returncode, process.stdout) == (0, "imported\n"), process.stderr
+
+
+def test_a_missing_extra_is_named() -> None:
+    process = run("import service.cli\nsys.exit(service.cli.main(['export', 'runs/digits/1']))")
+    message = "error: export needs the module 'training': pip install 'lowerbound[train]'\n"
+    assert (process.returncode, process.stderr) == (1, message)

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from service.cli import main
 from service.scoring import noise
 from tests.conftest import Serve
 from tests.training.conftest import ARGUMENTS, run
-from training import __main__ as command_line
 from training.datasets import Dataset, split
 from training.model import VAE
 from training.model.build import build
@@ -261,7 +261,7 @@ def test_mistakes_are_told_in_one_line(
     arguments: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     places = ["--out", str(tmp_path / "models"), "--runs", str(tmp_path / "runs")]
-    assert command_line.main([*arguments, *places]) == 1
+    assert main(["train", *arguments, *places]) == 1
     captured = capsys.readouterr()
     assert not captured.out
     assert message in captured.err.strip().splitlines()[-1]

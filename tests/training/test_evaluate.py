@@ -1,4 +1,4 @@
-"""`python -m training evaluate`, from a file on the disk to the report, as a user would go."""
+"""`lowerbound evaluate`, from a file on the disk to the report, as a user would go."""
 
 import importlib.util
 import json
@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from service.bundle import read_bundle
+from service.cli import main
 from tests.training.conftest import ARGUMENTS, ROWS, SOURCE, run
-from training.__main__ import main
 from training.datasets import split
 from training.evaluation.baselines import BASELINES
 from training.recipes import Recipe
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 def evaluate(folder: Path, *arguments: str) -> dict[str, Any]:
     """The report on the bundle in `folder`, made by a process of its own."""
     out = folder / "report.json"
-    command = [sys.executable, "-m", "training", "evaluate", *arguments, "--out", str(out)]
+    command = [sys.executable, "-m", "service.cli", "evaluate", *arguments, "--out", str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "log p(x)" in done.stdout

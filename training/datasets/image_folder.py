@@ -101,7 +101,7 @@ class ImageFolder(Source):
             raise DataError(
                 f"{folder}: pictures of {len(sizes)} sizes (height × width): "
                 f"{_first([f'{n:,} of {h} × {w}' for (h, w), n in sizes.most_common()])}. Resize them all: "
-                f"python -m training images --data {shlex.quote(str(folder))} {options}"
+                f"lowerbound train images --data {shlex.quote(str(folder))} {options}"
             )
         is_gray = self.color == "gray" if self.color else all(header.is_gray for header in headers.values())
         reading = PictureReading(

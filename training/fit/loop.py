@@ -155,9 +155,17 @@ def fit(
             bar.epoch(epoch, figures.shown(), progress.best is figures)
     accelerator.wait_for_everyone()
     accelerator.end_training()
+    return load_best(vae, run)
+
+
+def load_best(vae: VAE, run: Path) -> list[Epoch]:
+    """Put the best weights of a run into `vae`, and return every epoch's figures; without epochs, nothing changes."""
+    checkpoint = _newest_checkpoint(run)
+    if checkpoint is None:
+        return []
     vae.load_state_dict(load_file(run / BEST))
     vae.eval()
-    return progress.history
+    return _read_history(checkpoint)
 
 
 def _accelerator(recipe: FitRecipe, run: Path) -> Accelerator:
@@ -244,12 +252,20 @@ def _save_checkpoint(accelerator: Accelerator, run: Path, progress: Progress) ->
 
 
 def _load_checkpoint(accelerator: Accelerator, run: Path) -> list[Epoch]:
-    complete = [path.parent for path in run.glob("checkpoint-*/progress.json")]
-    if not complete:
+    newest = _newest_checkpoint(run)
+    if newest is None:
         return []
-    newest = max(complete, key=lambda folder: int(folder.name.rpartition("-")[2]))
     accelerator.load_state(str(newest))
-    return [Epoch(**epoch) for epoch in json.loads((newest / "progress.json").read_text())]
+    return _read_history(newest)
+
+
+def _newest_checkpoint(run: Path) -> Path | None:
+    complete = [path.parent for path in run.glob("checkpoint-*/progress.json")]
+    return max(complete, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
+
+
+def _read_history(checkpoint: Path) -> list[Epoch]:
+    return [Epoch(**epoch) for epoch in json.loads((checkpoint / "progress.json").read_text())]
 
 
 def _write_metrics(path: Path, history: list[Epoch]) -> None:

@@ -123,13 +123,12 @@ def _install(seam: str, clock: tuple[list[int], list[int]]) -> None:
 
 def main(file: Path, arguments: list[str]) -> None:
     """Run the service with its clocks."""
-    service = importlib.import_module("service.__main__")
+    service = importlib.import_module("service.serve")
     clocks: dict[str, tuple[list[int], list[int]]] = {stage: ([], []) for stage in SEAMS}
     for stage, seam in SEAMS.items():
         _install(seam, clocks[stage])
-    sys.argv[1:] = arguments
     try:
-        service.main()
+        service.main(arguments)
     except KeyboardInterrupt:
         pass
     finally:

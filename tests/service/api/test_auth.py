@@ -203,7 +203,7 @@ def test_a_file_without_a_key_opens_nothing(tmp_path: Path, refused: Refused, te
     done = refused("--api-keys-file", str(tmp_path / "keys"))
     assert done.returncode == 1
     said = "cannot be read: No such file" if text is None else "holds no key"
-    assert re.fullmatch(rf"lowerbound does not start: .*/keys: {said}.*\n", done.stderr)
+    assert re.fullmatch(rf"error: .*/keys: {said}.*\n", done.stderr)
 
 
 def test_no_flag_takes_a_key(refused: Refused) -> None:
@@ -313,7 +313,7 @@ def test_no_page_may_ask_unless_it_is_said(digits: httpx.Client) -> None:
 def test_origins_that_none_has_are_refused(refused: Refused, origins: str) -> None:
     done = refused("--cors-origins", origins)
     assert done.returncode == 1
-    assert done.stderr.startswith("lowerbound does not start: cors_origins.")
+    assert done.stderr.startswith("error: cors_origins.")
 
 
 def test_the_page_for_people_runs_nothing_else(digits: httpx.Client) -> None:

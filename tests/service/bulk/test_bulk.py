@@ -1,4 +1,4 @@
-"""`python -m service.bulk` as people run it: its values are those of the endpoints, whatever happens to the process."""
+"""`lowerbound score` as people run it: its values are those of the endpoints, whatever happens to the process."""
 
 import io
 import signal
@@ -26,7 +26,7 @@ ARROW = "application/vnd.apache.arrow.stream"
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "service.bulk", *map(str, arguments)]
+    command = [sys.executable, "-m", "service.cli", "score", *map(str, arguments)]
     # A shell starts background jobs deaf to Ctrl-C, and children inherit it; a person's terminal does not.
     return subprocess.Popen(
         command,

@@ -1,4 +1,4 @@
-"""`python -m service.bulk --cluster`: what many machines answer is what one does, whatever happens meanwhile."""
+"""`lowerbound score --cluster`: what many machines answer is what one does, whatever happens meanwhile."""
 
 import signal
 import time

@@ -458,6 +458,6 @@ def test_the_server_does_not_start_on_a_damaged_bundle(
     process = refused("--models", str(table_bundle.parent.parent))
     assert process.returncode == 1
     assert process.stderr.count("\n") == 1, process.stderr
-    assert process.stderr.startswith("lowerbound does not start: ")
+    assert process.stderr.startswith("error: ")
     assert named in process.stderr
     assert str(table_bundle.parent.parent) in process.stderr

@@ -21,9 +21,9 @@ from cryptography.hazmat.primitives.serialization import (
 
 from service.bundle import MANIFEST, SIGNATURE, TrustedKeys, read_bundle
 from service.bundle.signing import sign
+from service.cli import main
 from service.errors import BundleError, KeysError
 from tests.conftest import run_server
-from training.__main__ import main
 
 Refused = Callable[..., CompletedProcess[str]]
 
@@ -70,7 +70,7 @@ def test_the_service_refuses_what_another_signed(
     for said in ("cannot be read, and unsigned bundles are refused", "no signature of this manifest by a trusted key"):
         done = refused(*options)
         assert done.returncode == 1
-        assert done.stderr.startswith("lowerbound does not start: ")
+        assert done.stderr.startswith("error: ")
         assert f"people/1/{SIGNATURE}: {said}" in done.stderr
         assert main(["sign", str(table_bundle), "--key", str(eve.private)]) == 0
 

@@ -168,8 +168,8 @@ def test_without_the_extra_no_spans_are_promised(endpoint: str | None) -> None:
     assert done.stdout == "imported\n"
     assert done.returncode == (1 if endpoint else 0)
     if endpoint:
-        assert done.stderr.startswith(f"lowerbound does not start: no spans can be sent to {endpoint}: ")
-        assert "install lowerbound[otlp]" in done.stderr
+        assert done.stderr.startswith(f"error: no spans can be sent to {endpoint}: ")
+        assert "pip install 'lowerbound[otlp]'" in done.stderr
 
 
 def test_an_endpoint_is_an_address(tmp_path: Path) -> None:

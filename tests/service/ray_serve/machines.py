@@ -94,7 +94,7 @@ class Machines:
     def serve(
         self, *arguments: str, replicas: int = 2, cpus: float = 0.1, prefix: str | None = None
     ) -> Iterator[httpx.Client]:
-        """A client of an application of its own, given the flags of `python -m service`, under a path of its own."""
+        """A client of an application of its own, given the flags of `lowerbound serve`, under a path of its own."""
         self._deployed += 1
         name = self.deployed
         prefix = f"/{name}" if prefix is None else prefix

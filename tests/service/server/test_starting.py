@@ -21,7 +21,7 @@ from tests.service.conftest import Refused
 def test_wrong_settings_are_named(refused: Refused, arguments: tuple[str, ...], named: str) -> None:
     process = refused(*arguments)
     assert process.returncode == 1
-    assert process.stderr.startswith("lowerbound does not start: ")
+    assert process.stderr.startswith("error: ")
     assert process.stderr.endswith(f"{named}\n")
     assert process.stderr.count("\n") == 1
 
@@ -37,5 +37,5 @@ def test_a_device_is_refused_where_there_is_none(refused: Refused, device: Devic
         pytest.skip(f"{device} works here")
     process = refused("--device", device)
     assert process.returncode == 1
-    assert process.stderr == f"lowerbound does not start: {problem}\n"
+    assert process.stderr == f"error: {problem}\n"
     assert problem.startswith(f"device={device} cannot be used: ")

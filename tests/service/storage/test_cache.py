@@ -222,7 +222,7 @@ except ExtraError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("s3://bucket/models cannot be read: install lowerbound[remote] (")
+    assert done.stdout.startswith("s3://bucket/models cannot be read: pip install 'lowerbound[remote]' (")
 
 
 # With an S3 server
@@ -334,7 +334,7 @@ def test_without_the_server_nothing_that_was_never_there_is_served(tmp_path: Pat
         check=False,
     )
     assert done.returncode == 1
-    assert "lowerbound does not start: s3://bucket/models: cannot be reached: " in done.stderr
+    assert "error: s3://bucket/models: cannot be reached: " in done.stderr
 
 
 def test_a_download_that_breaks_off_is_tried_again(s3: S3, bucket: Bucket, there: Path, tmp_path: Path) -> None:

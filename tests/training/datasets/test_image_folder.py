@@ -75,7 +75,7 @@ def test_several_sizes_are_refused_with_the_command_that_trains(tmp_path: Path) 
         Image.new("RGB", size).save(tmp_path / f"{i}.png")
     text = message(ImageFolder(color="gray"), tmp_path)
     assert "pictures of 4 sizes (height × width): 2 of 400 × 500, 1 of 640 × 300, 1 of 20 × 20 and 1 more." in text
-    command = f"python -m training images --data {tmp_path} --dataset.color gray --dataset.size '[128,96]'"
+    command = f"lowerbound train images --data {tmp_path} --dataset.color gray --dataset.size '[128,96]'"
     assert text.endswith(command)
 
 

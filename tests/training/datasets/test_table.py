@@ -216,7 +216,7 @@ def test_all_problems_are_told_at_once_with_what_solves_them(tmp_path: Path) -> 
         assert problem.startswith(f"{path}, {start}")
     given = ["--data", str(path), "--dataset.drop", "xs", "--dataset.columns={}"]
     command = remedied("table", given, caught.value.remedies)
-    assert command.startswith(f"python -m training table --data {path} --dataset.drop xs --dataset.day_first true")
+    assert command.startswith(f"lowerbound train table --data {path} --dataset.drop xs --dataset.day_first true")
     remedies = json.loads(json.dumps(caught.value.remedies))
     assert Table(drop=("xs",), **remedies).load(path).input.features == ("when", "amount", "size")
 

@@ -16,9 +16,10 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
+from service.bundle import read_bundle
+from service.cli import main
 from service.scoring import noise
-from tests.training.conftest import ARGUMENTS, EPOCHS, SOURCE, TRAIN, L, new_vae, run, start
-from training import __main__ as command_line
+from tests.training.conftest import ARGUMENTS, EPOCHS, ROWS, SOURCE, TRAIN, L, new_vae, run, start
 from training.fit import Epoch, FitRecipe
 from training.fit.diagnostics import ACTIVE
 from training.fit.loop import BEST, METRICS, fit
@@ -221,6 +222,24 @@ def wait_for_epoch(process: subprocess.Popen[str], path: Path, epoch: int) -> No
     pytest.fail(f"{path} never had {epoch} epochs")
 
 
+def test_a_run_is_exported_as_it_was_published(
+    uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(uninterrupted / "runs" / "arrays" / "1")
+    assert main(["export", run, "--out", str(tmp_path)]) == 0
+    first, again = (read_bundle(root / "arrays" / "1") for root in (uninterrupted / "models", tmp_path))
+    assert again.manifest.metrics == first.manifest.metrics
+    for name in ("elbo.onnx", "weights.bin", "calibration.npz"):
+        assert again.files[name] == first.files[name]
+
+    other = tmp_path / "other.npy"
+    np.save(other, SOURCE.sample(ROWS, seed=9))
+    assert main(["export", run, "--out", str(tmp_path), "--data", str(other)]) == 1
+    assert f"error: {other}: not the rows that {run} was trained on" in capsys.readouterr().err
+    assert main(["export", str(tmp_path)]) == 1
+    assert f"error: {tmp_path}: not the folder of a run" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_interrupted_and_killed_runs_end_as_if_nothing_had_happened(
     source_rows: Path, uninterrupted: Path, tmp_path: Path
@@ -235,7 +254,7 @@ def test_interrupted_and_killed_runs_end_as_if_nothing_had_happened(
     assert process.returncode == 130, errors
     assert not output
     assert "Traceback" not in errors
-    hint = re.search(r"Go on with: (python -m training arrays .*--resume)$", errors, re.MULTILINE)
+    hint = re.search(r"Go on with: (lowerbound train arrays .*--resume)$", errors, re.MULTILINE)
     assert hint
     assert str(source_rows) in hint[1]
 
@@ -265,7 +284,7 @@ def digits(tmp_path: Path, *arguments: str) -> Recipe:
 def test_resume_needs_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(RecipeError, match="no run to resume"):
         open_run(digits(tmp_path, "--resume"), "0" * 64)
-    assert command_line.main(["digits", "--runs", str(tmp_path), "--out", str(tmp_path / "models"), "--resume"]) == 1
+    assert main(["train", "digits", "--runs", str(tmp_path), "--out", str(tmp_path / "models"), "--resume"]) == 1
     assert "error: " in (message := capsys.readouterr().err)
     assert f"{tmp_path / 'digits'}: no run to resume" in message
 
@@ -288,10 +307,9 @@ def test_every_run_has_a_folder_and_the_latest_is_resumed(tmp_path: Path) -> Non
 
 
 def test_without_a_recipe_there_is_advice(capsys: pytest.CaptureFixture[str]) -> None:
-    assert command_line.main([]) == 2
-    assert "recipes: arrays, digits" in " ".join(capsys.readouterr().err.split())
-    assert command_line.main(["--help"]) == 0
-    assert command_line.main(["nothing"]) == 1
+    assert main(["train"]) == 1
+    assert "error: train takes a recipe: arrays, digits, " in capsys.readouterr().err
+    assert main(["train", "nothing"]) == 1
     assert "no recipe 'nothing'" in capsys.readouterr().err
 
 

@@ -1,23 +1,27 @@
-"""`python -m training sign BUNDLE`: sign a bundle, for services that serve signed ones only.
+"""`lowerbound sign BUNDLE`: sign a bundle, for services that require a signature."""
 
-This module must not know what is in a bundle.
-"""
-
+import sys
 from pathlib import Path
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, SettingsConfigDict
-from rich.console import Console
+from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
 
 from service.bundle import MANIFEST, SIGNATURE, read_bundle
 from service.bundle.signing import sign
+from service.cli import parse
 
 
 class Signing(BaseSettings):
-    """Sign a bundle's manifest, and with it every file of the bundle."""
+    """Sign a bundle's manifest, and with it every file of the bundle.
+
+    Example:
+      lowerbound sign models/table/1 --key key.pem
+
+    A service started with --trusted-keys serves only bundles that one of those keys has signed.
+    """
 
     model_config = SettingsConfigDict(
-        frozen=True, cli_prog_name="python -m training sign", cli_kebab_case=True, cli_hide_none_type=True
+        frozen=True, cli_prog_name="lowerbound sign", cli_kebab_case=True, cli_hide_none_type=True
     )
 
     bundle: CliPositionalArg[Path] = Field(description="The bundle's folder, <repository>/<name>/<version>.")
@@ -32,11 +36,11 @@ def main(arguments: list[str]) -> None:
         LowerboundError: The bundle or the key cannot be used.
         OSError: The signature cannot be written.
     """
-    options = CliApp.run(Signing, cli_args=arguments)
+    options = parse(Signing, arguments)
     read_bundle(options.bundle)
     signature = sign((options.bundle / MANIFEST).read_bytes(), options.key)
     file = options.bundle / SIGNATURE
     temporary = file.with_name(f".{SIGNATURE}.new")
     temporary.write_bytes(signature)
     temporary.replace(file)
-    Console(stderr=True, soft_wrap=True).print(f"signature: {file}", markup=False)
+    print(f"signature: {file}", file=sys.stderr)

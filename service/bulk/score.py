@@ -1,19 +1,13 @@
-"""`python -m service.bulk MODEL INPUT ... OUTPUT`: answers for files of rows, into a folder of Parquet files.
-
-Values are those of the HTTP endpoints, to the bit. Ctrl-C, or a lost machine, costs at most one part: the same command
-goes on.
-"""
+"""`lowerbound score MODEL INPUT ... OUTPUT`: answers for files of rows, into a folder of Parquet files."""
 
 import argparse
 import asyncio
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import pyarrow as pa
-from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -22,9 +16,10 @@ from service.bulk.batches import Input
 from service.bulk.readers import open_inputs, read_from
 from service.bulk.writer import PartWriter
 from service.bundle import Bundle, read_bundle
+from service.cli import HelpPage
 from service.codecs.rows import PROBLEM
 from service.engine import Device, EngineFactory, Precision
-from service.errors import ExtraError, LowerboundError
+from service.errors import ExtraError
 from service.scoring import ElboQuery
 
 if TYPE_CHECKING:
@@ -37,28 +32,39 @@ MOST_SHOWN = 20
 """Problems that are shown, the others being counted."""
 
 
-def main() -> int:
-    """Answer for all rows; returns the exit status."""
-    given = _arguments()
+DESCRIPTION = """
+Score files far larger than memory, without a server. The values are those of the HTTP endpoints, to the bit.
+
+Examples:
+  lowerbound score models/table/1 rows.parquet more.csv scores
+  lowerbound score models/digits/1 pictures/ scores --explain
+  lowerbound score models/table/1 rows.parquet scores --cluster auto
+
+OUTPUT becomes a folder of Parquet files, in the order of the inputs. Ctrl-C or a lost machine costs at most one file:
+the same command goes on.
+"""
+
+
+def main(arguments: list[str]) -> None:
+    """Answer for all rows.
+
+    Raises:
+        ValidationError: An option is wrong.
+        LowerboundError: The bundle or an input cannot be used.
+    """
+    given = _arguments(arguments)
     console = Console(stderr=True, soft_wrap=True)
     try:
         query = ElboQuery.model_validate(
             {name: getattr(given, name) for name in QUERY if getattr(given, name) is not None}
         )
         _answer(given, query, console)
-    except ValidationError as error:
-        first = error.errors()[0]
-        return _fail(console, f"--{'.'.join(map(str, first['loc'])).replace('_', '-')}: {first['msg']}")
-    except LowerboundError as error:
-        return _fail(console, str(error))
     except KeyboardInterrupt:
-        console.print("interrupted; what is whole is kept, and the same command goes on", markup=False)
-        return 130
-    return 0
+        raise KeyboardInterrupt("every whole file is kept, and the same command goes on") from None
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m service.bulk", description=__doc__.partition(":")[0])
+def _arguments(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="lowerbound score", description=DESCRIPTION, formatter_class=HelpPage)
     parser.add_argument("model", type=Path, metavar="MODEL", help="a bundle's folder, <repository>/<name>/<version>")
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help=".npy, .parquet, .csv, .tsv, a folder of pictures")
     parser.add_argument("output", metavar="OUTPUT", help="a folder, made if absent")
@@ -79,7 +85,7 @@ def _arguments() -> argparse.Namespace:
         help="batches computed at once, by each engine: all cores of the machine, unless told",
     )
     parser.add_argument("--cluster", metavar="ADDRESS", help="compute on this Ray cluster, or on the one at hand: auto")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def _answer(given: argparse.Namespace, query: ElboQuery, console: Console) -> None:
@@ -130,7 +136,7 @@ def _cluster(address: str, device: Device, engine_threads: int | None) -> "Clust
     try:
         from service.bulk.on_ray import Cluster  # noqa: PLC0415 - an optional package
     except ModuleNotFoundError as error:
-        raise ExtraError(f"nothing can be computed on {address}: install lowerbound[cluster] ({error})") from error
+        raise ExtraError(f"--cluster {address}: pip install 'lowerbound[cluster]' ({error})") from error
     return Cluster(address, device, engine_threads)
 
 
@@ -150,12 +156,3 @@ def _request(
 def _progress(console: Console) -> Progress:
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("rows"), TimeElapsedColumn(), TextColumn("left"))
     return Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
-
-
-def _fail(console: Console, problem: str) -> int:
-    console.print(f"error: {problem}", style="red", markup=False, highlight=False)
-    return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

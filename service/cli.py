@@ -1,0 +1,132 @@
+"""The command `lowerbound`: finds a subcommand, runs it, and turns its errors into one line and an exit status.
+
+A subcommand's module is imported when it is called, so that serving needs no PyTorch.
+"""
+
+import inspect
+import os
+import re
+import sys
+from argparse import Action, RawDescriptionHelpFormatter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, CliApp, CliSettingsSource
+
+from service import __version__
+from service.errors import LowerboundError
+
+S = TypeVar("S", bound=BaseSettings)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand.
+
+    Attributes:
+        function: `module:function` that takes the arguments.
+        summary: One line of help.
+        extra: The optional dependencies that it needs, if any.
+    """
+
+    function: str
+    summary: str
+    extra: str = ""
+
+
+COMMANDS = {
+    "serve": Command("service.serve:main", "answer over HTTP from a folder of bundles"),
+    "train": Command("training.commands:train", "train on a table or on pictures, and write a bundle", "train"),
+    "evaluate": Command("training.evaluate:main", "measure a bundle on rows that it was not trained on", "train"),
+    "score": Command("service.bulk.score:main", "score files of any size, without a server", "bulk"),
+    "sign": Command("service.sign:main", "sign a bundle, for services that require a signature"),
+    "export": Command("training.commands:export", "write the bundle of a run that was not finished", "train"),
+}
+
+HELP = """usage: lowerbound COMMAND [options]
+
+Train variational autoencoders, and serve their evidence lower bound.
+
+commands:
+{commands}
+
+`lowerbound COMMAND --help` lists the options of a command. `lowerbound --version` prints the version."""
+
+
+class HelpPage(RawDescriptionHelpFormatter):
+    """Help with a usage of one line, and without defaults that say nothing."""
+
+    def add_usage(self, usage: str | None, actions: Iterable[Action], groups: Any, prefix: str | None = None) -> None:
+        names = [str(action.metavar or action.dest) for action in actions if not action.option_strings]
+        super().add_usage(usage or " ".join(["%(prog)s", *names, "[options]"]), actions, groups, prefix)
+
+    def add_text(self, text: str | None) -> None:
+        super().add_text(text and inspect.cleandoc(text))
+
+    def _get_help_string(self, action: Action) -> str | None:
+        return re.sub(r" \((default factory: .*|default: (None|null|\{\}))\)$", "", action.help or "")
+
+
+def parse(schema: type[S], arguments: list[str], **values: Any) -> S:
+    """The options that the arguments give; `values` are defaults of this call.
+
+    Raises:
+        ValidationError: They do not make a `schema`.
+    """
+    source = CliSettingsSource[Any](schema, formatter_class=HelpPage)
+    return CliApp.run(schema, cli_args=arguments, cli_settings_source=source, **values)
+
+
+def problems(error: ValidationError) -> str:
+    """What is wrong with values, in one line that names their fields."""
+    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a subcommand; returns the exit status: 1 for an error, 2 for an unknown command, 130 after Ctrl-C."""
+    name, *rest = (sys.argv[1:] if arguments is None else arguments) or [""]
+    if command := COMMANDS.get(name):
+        return _run(name, command, rest)
+    if name in {"-h", "--help", "--version"}:
+        print(f"lowerbound {__version__}" if name == "--version" else _help())
+        return 0
+    _tell(f"error: no command {name!r}\n\n{_help()}" if name else _help())
+    return 2
+
+
+def _run(name: str, command: Command, arguments: list[str]) -> int:
+    try:
+        module, function = command.function.split(":")
+        getattr(import_module(module), function)(arguments)
+    except ModuleNotFoundError as error:
+        if not command.extra:
+            raise
+        _tell(f"error: {name} needs the module {error.name!r}: pip install 'lowerbound[{command.extra}]'")
+    except ValidationError as error:
+        _tell(f"error: {problems(error)}")
+    except (LowerboundError, OSError) as error:
+        _tell("\n".join([f"error: {error}", *getattr(error, "__notes__", ())]))
+    except KeyboardInterrupt as error:
+        _tell(f"interrupted; {error}" if error.args else "interrupted; nothing is written")
+        return 130
+    else:
+        return 0
+    return 1
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    return HELP.format(commands="\n".join(f"  {name:{width}}  {c.summary}" for name, c in COMMANDS.items()))
+
+
+def _tell(text: str) -> None:
+    """Write to standard error; of several training processes only the first one does."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""The command `lowerbound`, as it is installed."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from service import __version__
+from service.cli import COMMANDS
+from service.storage import DEFAULT_REPOSITORY
+from tests.conftest import wait_until
+
+ROOT = Path(__file__).parents[1]
+COMMAND = str(Path(sys.executable).with_name("lowerbound"))
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+
+
+def lowerbound(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [COMMAND, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False, timeout=120)
+
+
+def test_the_version_and_the_commands_are_printed() -> None:
+    assert lowerbound("--version").stdout == f"lowerbound {__version__}\n"
+    page = lowerbound("--help").stdout
+    for name, command in COMMANDS.items():
+        assert name in page
+        assert command.summary in page
+
+
+@pytest.mark.parametrize(("arguments", "said"), [([], "usage: "), (["reign"], "error: no command 'reign'\n")])
+def test_an_unknown_command_is_refused_with_the_known_ones(arguments: list[str], said: str) -> None:
+    done = lowerbound(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(said)
+    assert "commands:\n  serve " in done.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_a_command_begins_with_its_usage_purpose_and_examples(name: str) -> None:
+    done = lowerbound(name, "--help")
+    assert done.returncode == 0, done.stderr
+    usage, _, purpose, *_ = done.stdout.splitlines()
+    assert usage.startswith(f"usage: lowerbound {name} ")
+    assert purpose.endswith(".")
+    assert f"\n  lowerbound {name}" in done.stdout
+    assert "None" not in done.stdout
+
+
+def test_it_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with log.open("w") as output:
+        process = subprocess.Popen([COMMAND, "serve", "--port", "0"], stderr=output, env=ENVIRONMENT)
+    try:
+        wait_until(lambda: "running on" in log.read_text(), 60)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_wrong_option_is_named() -> None:
+    done = lowerbound("score", DEFAULT_REPOSITORY / "digits" / "1", "rows.npy", "out", "--num-draws", "0")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: num_draws: ")

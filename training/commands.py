@@ -1,0 +1,100 @@
+"""`lowerbound train` and `lowerbound export`; both import PyTorch, which takes seconds, when they need it."""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
+from rich.console import Console
+
+from service.cli import parse
+from service.errors import LowerboundError
+from service.storage import Location
+from training.first_look import look
+from training.recipe_files import RecipeError, names
+
+TRAIN_HELP = f"""usage: lowerbound train RECIPE [options]
+
+Train a variational autoencoder on a table or on pictures, and write a bundle that `lowerbound serve` answers from.
+
+Examples:
+  lowerbound train digits                                    the data comes with the package
+  lowerbound train table --data rows.csv                     CSV or Parquet, read without preparation
+  lowerbound train table --data rows.csv --fit.epochs 50     any field of a recipe is an option
+  lowerbound train table --data rows.csv --resume            go on after an interruption
+
+Recipes: {", ".join(names())}, or a .yaml file.
+`lowerbound train RECIPE --help` lists the fields of a recipe with their defaults."""
+
+
+class Export(BaseSettings):
+    """Write the bundle of a run from its best epoch, without training it to the end.
+
+    Examples:
+      lowerbound export runs/table/3                      stopped early, or failed after the training
+      lowerbound export runs/table/3 --out s3://bucket/models
+
+    The data must be the same that the run was trained on: its rows are divided again in the same way.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        cli_prog_name="lowerbound export",
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+    )
+
+    run: CliPositionalArg[Path] = Field(description="The run's folder, <runs>/<name>/<number>.")
+    data: Location | None = Field(default=None, description="The run's data, if it was moved.")
+    out: Location = Field(default=Path("models"), description="The repository that the bundle goes to, or its URL.")
+
+
+def train(arguments: list[str]) -> None:
+    """Look at the data, train, and print the bundle's place.
+
+    Raises:
+        LowerboundError: The recipe or the data cannot be used, or a graph does not compute what PyTorch computes.
+        OSError: The run or the bundle cannot be written.
+    """
+    if not arguments:
+        raise RecipeError(f"train takes a recipe: {', '.join(names())}, or a .yaml file")
+    if arguments[0] in {"-h", "--help"}:
+        print(TRAIN_HELP)
+        return
+    recipe, *options = arguments
+    resume = shlex.join(["lowerbound", "train", *(a for a in arguments if a != "--resume"), "--resume"])
+    dataset = None
+    # Of several processes only the first one speaks.
+    console = Console(stderr=True, soft_wrap=True, quiet=os.environ.get("RANK", "0") != "0")
+    try:
+        if not {"-h", "--help"} & set(options) and (dataset := look(recipe, options, console)) is None:
+            return
+        from training.recipes import Recipe  # noqa: PLC0415 - torch
+        from training.train import train  # noqa: PLC0415 - torch
+
+        asked = Recipe.read(recipe, options)
+        if dataset and (place := train(asked, dataset, console)):
+            print(place)
+    except (LowerboundError, OSError) as error:
+        if hasattr(error, "__notes__"):
+            error.add_note(f"Go on with: {resume}")
+        raise
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"every finished epoch is kept. Go on with: {resume}") from None
+
+
+def export(arguments: list[str]) -> None:
+    """Write the bundle of a run, and print its place.
+
+    Raises:
+        ValidationError: The arguments are wrong.
+        LowerboundError: It is no run with a finished epoch, or the data is not the run's.
+        OSError: The bundle cannot be written.
+    """
+    options = parse(Export, arguments)
+    from training.train import export_run  # noqa: PLC0415 - torch
+
+    print(export_run(options.run, options.data, options.out, Console(file=sys.stderr, soft_wrap=True)))
