@@ -197,7 +197,7 @@ def test_a_file_that_is_cut_off_ends_the_run_and_leaves_nothing_half(tmp_path: P
     [
         ("absent", [], "manifest.json cannot be read"),
         (DIGITS, [], "absent.npy: is not there"),
-        (DIGITS, ["--refine", "-1"], "--refine: Input should be greater than or equal to 0"),
+        (DIGITS, ["--refine", "-1"], "error: refine: Input should be greater than or equal to 0"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_line(
