@@ -22,8 +22,6 @@
         │   ├── EngineLostError 503  the engine was replaced while it computed this
         │   └── DeviceMemoryError 503 the device has no memory left for even one row
         └── DeadlineError       504  the request's time ran out
-
-This module must not know about HTTP frameworks, models or arrays.
 """
 
 from collections.abc import Iterable

@@ -1,7 +1,4 @@
-"""Work beside the event loop, in threads that keep nobody from ending.
-
-This module must not know what the work is.
-"""
+"""Work beside the event loop, in threads that keep nobody from ending."""
 
 import asyncio
 from collections.abc import Callable

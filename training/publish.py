@@ -1,8 +1,6 @@
 """The last stage of a run: export, verify, calibrate, measure, and write the bundle.
 
 Golden rows, calibration and figures come from the service's own engine and the exported graphs, never from torch.
-
-This module must not know about the training loop.
 """
 
 import subprocess

@@ -1,7 +1,4 @@
-"""Who may ask: API keys, pages of other origins, and what a browser may do with a page of the service.
-
-This module must not know about models, or what is asked of them.
-"""
+"""Who may ask: API keys, pages of other origins, and what a browser may do with a page of the service."""
 
 import hashlib
 import hmac

@@ -1,7 +1,4 @@
-"""One exchange over HTTP: read the body within its limit, agree on media types, render the answer with its headers.
-
-This module must not know what the values mean or how they are computed.
-"""
+"""One exchange over HTTP: read the body within its limit, agree on media types, render the answer with its headers."""
 
 from functools import lru_cache
 from typing import Any

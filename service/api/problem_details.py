@@ -1,7 +1,4 @@
-"""Errors as answers: every failure leaves as RFC 9457 problem+json, or as `{"error": "..."}` under /v2, with an id.
-
-This module must not know about models.
-"""
+"""Errors as answers: every failure leaves as RFC 9457 problem+json, or as `{"error": "..."}` under /v2, with an id."""
 
 import asyncio
 import itertools

@@ -1,7 +1,4 @@
-"""Arrays: .npy, .npz and IDX files, whose first axis counts rows.
-
-This module must not know about models, engines or what becomes of the rows.
-"""
+"""Arrays: .npy, .npz and IDX files, whose first axis counts rows."""
 
 import io
 import math

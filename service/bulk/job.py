@@ -1,7 +1,4 @@
-"""A run: pieces are read, answered and written at the same time, in order, a few in memory at once.
-
-This module must not know how rows are read, or answers kept.
-"""
+"""A run: pieces are read, answered and written at the same time, in order, a few in memory at once."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator

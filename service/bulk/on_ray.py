@@ -2,8 +2,6 @@
 
 Tasks read slices of the inputs, a pool of engines answers their pieces. What is lost with a machine Ray has done again
 elsewhere: a row's answer is the same bits wherever it is computed.
-
-This module must not know what the columns mean, or how answers are kept.
 """
 
 import asyncio

@@ -1,7 +1,4 @@
-"""Pictures: files of one instance each, and which files of a folder they are.
-
-This module must not know about models, engines or what becomes of the rows.
-"""
+"""Pictures: files of one instance each, and which files of a folder they are."""
 
 import zlib
 from collections.abc import Iterator, Sequence

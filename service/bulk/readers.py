@@ -7,8 +7,6 @@
     a folder                                files of the kinds above, at any depth
 
 Paths are local, or URLs of a file system that fsspec knows.
-
-This module must not know about models, engines or what becomes of the rows.
 """
 
 import logging

@@ -6,8 +6,6 @@
 
 Names with `_` are passed over by readers of Parquet datasets. A run that is killed leaves whole parts and perhaps the
 beginning of one under a name with a dot; the next run goes on after the whole ones.
-
-This module must not know what the columns mean.
 """
 
 import contextlib

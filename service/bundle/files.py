@@ -23,8 +23,6 @@ A bundle is a folder `<repository>/<name>/<version>/`:
 
 Everything is read into memory once and checked against the manifest's SHA-256; the graphs are then built from those
 very bytes, so what was verified is what runs and no path inside a graph reaches the disk.
-
-This module must not know about HTTP, torch, or how a graph is run.
 """
 
 import hashlib

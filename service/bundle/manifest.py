@@ -1,7 +1,4 @@
-"""The manifest: what a bundle says of itself, and the signature that the contract gives to each of its graphs.
-
-This module must not know about files, HTTP, or how a graph is run.
-"""
+"""The manifest: what a bundle says of itself, and the signature that the contract gives to each of its graphs."""
 
 from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self

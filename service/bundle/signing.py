@@ -3,8 +3,6 @@
 A signature is detached: the 64 bytes of Ed25519 (RFC 8032) over manifest.json as it stands on the disk, in a file
 beside it. The manifest holds the SHA-256 of every other file, so that one signature covers all. It is what OpenSSL
 makes and checks: `openssl pkeyutl -sign -rawin -inkey KEY.pem -in manifest.json -out manifest.sig`.
-
-This module must not know what a manifest says.
 """
 
 import contextlib

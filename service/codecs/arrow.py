@@ -10,8 +10,6 @@ bytes of them can claim any size.
 
 pyarrow is large (170 MB), but the smaller readers, nanoarrow and arro3, end the process at streams of which one byte
 was changed.
-
-This module must not know about HTTP, models or what the values mean.
 """
 
 import math

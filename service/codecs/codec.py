@@ -1,7 +1,4 @@
-"""Codecs: between bytes on the wire and arrays in memory, one class per media type.
-
-This module must not know about HTTP, models or what the values mean.
-"""
+"""Codecs: between bytes on the wire and arrays in memory, one class per media type."""
 
 import io
 import itertools

@@ -1,7 +1,4 @@
-"""Compressed bodies: the content codings that requests may come in, undone within a limit.
-
-This module must not know about HTTP frameworks or what the bytes mean.
-"""
+"""Compressed bodies: the content codings that requests may come in, undone within a limit."""
 
 import asyncio
 import zlib

@@ -3,8 +3,6 @@
 Clients send raw data, in the units of the training file: images as nested arrays of pixel values; rows of a table as
 records by column name or as lists in column order, `null` where a value is missing. Whatever is not an instance of the
 model's data is refused with the place of the first offending value; or, row by row, put down with its place.
-
-This module must not know about HTTP, bytes or graphs.
 """
 
 import math

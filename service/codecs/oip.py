@@ -3,8 +3,6 @@
     {"id": "7", "parameters": {...}, "inputs": [{"name", "shape", "datatype", "data": [...]},
                                                 {"name", "shape", "datatype", "parameters": {"binary_data_size": 64}}]}
     64 bytes: little-endian, row-major, nothing between one tensor's and the next one's
-
-This module must not know about HTTP, models or what the values mean.
 """
 
 import itertools

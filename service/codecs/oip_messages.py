@@ -1,7 +1,4 @@
-"""The messages of the Open Inference Protocol, under /v2: checked by its codec, described on the OpenAPI page.
-
-This module must not know about bytes, models or HTTP.
-"""
+"""The messages of the Open Inference Protocol, under /v2: checked by its codec, described on the OpenAPI page."""
 
 from typing import Annotated, Any, Literal, Self
 

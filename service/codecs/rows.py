@@ -1,7 +1,4 @@
-"""Rows of a request or a file, of which some cannot be scored: those that can, and what is wrong with each other one.
-
-This module must not know how rows are read, computed or written.
-"""
+"""Rows of a request or a file: those that can be scored, and the problem of each other one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -8,8 +8,6 @@ Each bucket has two sets of buffers, so that one batch is copied while another i
 done by one thread of its own, since ONNX Runtime keeps captured graphs by thread.
 
 Everything but the capture runs on the CPU too, where the tests hold it to `OnnxEngine`, bit by bit.
-
-This module must not know about HTTP, requests, queues or torch, or how devices are chosen.
 """
 
 import re

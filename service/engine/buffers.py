@@ -2,8 +2,6 @@
 
 They stay where they are, as a captured CUDA graph needs it. What lies on the device comes from an allocator that the
 sessions have no part in: a captured graph goes on using the memory that its session had while it was captured.
-
-This module must not know about requests, or how devices and sizes are chosen.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,4 @@
-"""Devices: which there are, what is missing for one, its memory, and what ONNX Runtime is told about it.
-
-This module must not know about bundles, batches or requests.
-"""
+"""Devices: which there are, what is missing for one, its memory, and what ONNX Runtime is told about it."""
 
 import contextlib
 import ctypes

@@ -1,7 +1,4 @@
-"""The engine factory: which engine serves a bundle, on which devices and at which precision.
-
-This module must not know about HTTP, requests or queues.
-"""
+"""The engine factory: which engine serves a bundle, on which devices and at which precision."""
 
 import logging
 from collections.abc import Callable, Sequence

@@ -1,7 +1,4 @@
-"""A fleet: the engines of several devices, as one engine.
-
-This module must not know about HTTP, queues, ONNX or how engines are made.
-"""
+"""A fleet: the engines of several devices, as one engine."""
 
 from collections.abc import Mapping, Sequence
 from threading import Lock

@@ -3,8 +3,6 @@
 Rows that wait while the engine is busy are computed together; there is no timer, so an idle service adds no delay and a
 busy one fills its batches. Jobs that share (graph, shared inputs) share batches; large jobs are split, taking turns
 with the others; answers are put together in order. All work is measured in row-draws: rows × draws of the decoder.
-
-This module must not know about HTTP, ONNX or what the arrays mean.
 """
 
 import asyncio

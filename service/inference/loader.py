@@ -3,8 +3,6 @@
 A version is loaded beside those that serve: read, verified, put on an engine, tried on its golden rows. Only then is it
 in the catalogue; what it replaces leaves the catalogue in the same moment, answers the requests that began with it, and
 is freed. A version that fails on the way is refused, and nothing else changes.
-
-This module must not know about HTTP.
 """
 
 import asyncio

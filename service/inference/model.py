@@ -1,7 +1,4 @@
-"""A served model: the four operations, from checked arrays to named columns.
-
-This module must not know about HTTP, bytes or devices.
-"""
+"""A served model: the four operations, from checked arrays to named columns."""
 
 import asyncio
 import functools

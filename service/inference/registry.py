@@ -1,7 +1,4 @@
-"""The catalogue: what is served at one moment. It never changes; another takes its place.
-
-This module must not know about HTTP, nor where models come from.
-"""
+"""The catalogue: what is served at one moment. It never changes; another takes its place."""
 
 import asyncio
 from collections.abc import Iterator, Mapping

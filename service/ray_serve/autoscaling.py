@@ -1,8 +1,7 @@
 """The scaling: how many replicas there should be, from the rows that wait and are computed.
 
-Requests, which Ray Serve counts by itself, are of one row or of ten thousand.
-
-This module must not know about anything else of the service: Ray Serve sends its code to its controller.
+Requests, which Ray Serve counts by itself, are of one row or of ten thousand. Ray Serve sends this module to its
+controller, so it imports nothing else of the service.
 """
 
 import math

@@ -2,8 +2,6 @@
 
 Ray decides where replicas run, how many there are, which of them gets a request, and when one is lost. What a request
 means, when it is too much and what is computed together stays the application's business.
-
-This module must not know about engines, arrays or files of rows.
 """
 
 import asyncio

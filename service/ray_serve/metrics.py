@@ -2,8 +2,6 @@
 
 `GET /metrics` of a deployment is answered by whichever replica gets it, for itself alone. Ray's gauges carry the
 replica as a label, so that their sum is that of all. They are called as the service's metrics with `ray_` before it.
-
-This module must not know how anything is counted.
 """
 
 import asyncio

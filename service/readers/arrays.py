@@ -1,7 +1,4 @@
-"""Arrays: IDX and NumPy files, read by one rule for training, bulk, the endpoints and the explorer.
-
-This module must not know about HTTP, models or where files are stored.
-"""
+"""Arrays: IDX and NumPy files, read by one rule for training, bulk, the endpoints and the explorer."""
 
 import gzip
 import io

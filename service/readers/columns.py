@@ -2,8 +2,6 @@
 
 The manifest's column says how its cells are written. Cells that follow no rule are reported, not raised, so that a
 caller can refuse all rows or mark the wrong ones.
-
-This module must not know where the columns come from.
 """
 
 import math

@@ -4,8 +4,6 @@ How much the ELBO rises by that says how strange the cell is. Both bounds are of
 and in the same units, so that nats of numbers and of categories compare. Where the bound is log p(x) the rise is
 log p(x̂_d | x_others) − log p(x_d | x_others): of a Gaussian half the squared z-score of the cell given the others. The
 cells' own log-likelihoods do not say that: a wrong cell pulls the posterior, and the cells that go with it pay.
-
-This module must not know who runs the graphs.
 """
 
 from collections.abc import Iterator

@@ -1,8 +1,6 @@
 """Scores, and what they mean: conformal p-values against held-out normal data.
 
 Every score is a function of one row; larger is more anomalous.
-
-This module must not know about requests, graphs or torch.
 """
 
 from collections.abc import Mapping

@@ -27,8 +27,6 @@ starts at 1, and at least w_τ / K times what bet k makes from row τ on: what w
 
 A change that was there from the first row on, and is small beside what n rows can show, is learned as if it were the
 held-out rows' inaccuracy, and never found.
-
-This module must not know about requests, models, graphs or how the capital is shown.
 """
 
 import numpy as np

@@ -14,8 +14,6 @@ cells that a row lacks, its pattern, and M_i for that of held-out row i. The row
 
 Fewer than `FEWEST` rows are never compared with. The trainer computes the scores of the patterns that it expects, so
 a p-value depends on the row alone, and the bundle has no row of the data.
-
-This module must not know about requests, graphs or torch.
 """
 
 from collections.abc import Mapping

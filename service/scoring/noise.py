@@ -1,7 +1,4 @@
-"""Seeded draws: the only source of randomness in the service, and the noise the bundle's graphs are fed.
-
-This module must not know about models, requests or torch.
-"""
+"""Seeded draws: the only source of randomness in the service, and the noise the bundle's graphs are fed."""
 
 import math
 

@@ -1,7 +1,4 @@
-"""Plans: what the parameters of a request for bounds come to with one bundle, before any row is looked at.
-
-This module must not know about HTTP, queues or how anything is computed.
-"""
+"""Plans: what the parameters of a request for bounds come to with one bundle, before any row is looked at."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

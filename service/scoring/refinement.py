@@ -2,8 +2,6 @@
 
 The steps are the bundle's `refine` graph, which has the gradient and Adam's arithmetic in it; this is the loop around
 it. Rows at different steps may share an engine call: a row's state goes in and out with it.
-
-This module must not know who runs the graph, or torch.
 """
 
 from collections.abc import Mapping

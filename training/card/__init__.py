@@ -1,7 +1,6 @@
 """The model card: what a bundle is, how it was made and how far it can be trusted, on one self-contained page.
 
-All that is on it was computed by the service's own engine from the exported graphs. This package must not know about
-torch, files or HTTP.
+All that is on it was computed by the service's own engine from the exported graphs.
 """
 
 from training.card.card import write_card

@@ -1,7 +1,4 @@
-"""The card's sections that say what the model is: its summary, provenance, use and figures.
-
-This module must not know what an instance looks like, nor how a page is laid out.
-"""
+"""The card's sections that say what the model is: its summary, provenance, use and figures."""
 
 import json
 from collections.abc import Iterator

@@ -1,7 +1,4 @@
-"""What a level of false alarms comes to: the score to exceed, and how many alarms held-out rows may give.
-
-This module must not know about models, pictures or pages.
-"""
+"""What a level of false alarms comes to: the score to exceed, and how many alarms held-out rows may give."""
 
 import numpy as np
 from scipy.stats import betabinom

@@ -1,7 +1,4 @@
-"""The card as a whole: which sections it has, in which order.
-
-This module must not know how anything is drawn.
-"""
+"""The card as a whole: which sections it has, in which order."""
 
 from collections.abc import Iterator
 

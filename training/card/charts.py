@@ -1,7 +1,6 @@
 """Charts of numbers, drawn by matplotlib without its global state.
 
-Colours are those of Okabe and Ito, which colour-blind people tell apart; lines differ in their dashes, too. This module
-must not know about models, engines or pages.
+Colours are those of Okabe and Ito, which colour-blind people tell apart; lines differ in their dashes, too.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,4 @@
-"""The card's sections that show images.
-
-This module must not know about charts, scores' meaning or the page's layout.
-"""
+"""The card's sections that show images."""
 
 from collections.abc import Iterator
 

@@ -1,7 +1,4 @@
-"""What the card is made from, and what the engine answers for it.
-
-This module must not know about pictures or pages.
-"""
+"""What the card is made from, and what the engine answers for it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,4 @@
-"""The card's sections that say what the model has learned, and how: the latent space, the training.
-
-This module must not know what an instance looks like, nor how a page is laid out.
-"""
+"""The card's sections that say what the model has learned, and how: the latent space, the training."""
 
 from collections.abc import Iterator
 

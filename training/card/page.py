@@ -1,7 +1,4 @@
-"""The page: sections of text, pictures and tables, and the template that makes one HTML file of them.
-
-This module must not know about models or engines.
-"""
+"""The page: sections of text, pictures and tables, and the template that makes one HTML file of them."""
 
 import base64
 import math

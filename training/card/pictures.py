@@ -1,7 +1,4 @@
-"""Pictures made of pixels: instances side by side, heat maps.
-
-This module must not know about models, engines or pages.
-"""
+"""Pictures made of pixels: instances side by side, heat maps."""
 
 import io
 

@@ -1,7 +1,4 @@
-"""The card's sections that show rows of a table.
-
-This module must not know about charts, scores' meaning or the page's layout.
-"""
+"""The card's sections that show rows of a table."""
 
 from collections.abc import Iterator
 

@@ -1,7 +1,4 @@
-"""The card's sections that say how far the scores can be trusted: thresholds, calibration, detection, baselines.
-
-This module must not know what an instance looks like, nor how a page is laid out.
-"""
+"""The card's sections that say how far the scores can be trusted: thresholds, calibration, detection, baselines."""
 
 from collections.abc import Iterator
 

@@ -1,6 +1,6 @@
 """Data sources: each reads one kind of file into a `Dataset`, schema and rows together, or names what is wrong.
 
-A new source is one class in its own file and one entry in `AnySource`. This package must not know about torch.
+A new source is one class in its own file and one entry in `AnySource`.
 """
 
 from typing import Annotated, get_args

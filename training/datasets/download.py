@@ -1,7 +1,4 @@
-"""Data at a URL, on this machine for as long as it is read.
-
-This module must not know about torch, or what the data is.
-"""
+"""Data at a URL, on this machine for as long as it is read."""
 
 import tempfile
 from collections.abc import Iterator

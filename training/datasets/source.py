@@ -1,7 +1,4 @@
-"""What every data source gives: a `Dataset`, all its rows with their schema, or a `DataError`.
-
-This module must not know about torch, splits, or any particular file format.
-"""
+"""What every data source gives: a `Dataset`, all its rows with their schema, or a `DataError`."""
 
 import hashlib
 import math

@@ -1,7 +1,4 @@
-"""Disjoint parts of a dataset, such that no two identical rows lie in different parts.
-
-This module must not know where rows come from or what is done with the parts.
-"""
+"""Disjoint parts of a dataset, such that no two identical rows lie in different parts."""
 
 import hashlib
 from dataclasses import dataclass, fields

@@ -2,8 +2,6 @@
 
 Each is fitted on, and scores, what the encoder sees (`training.model.features`): standardised numbers, one-hot
 categories, missing cells filled in, pixels from 0 to 1. Every score is larger for the more anomalous row.
-
-This module must not know about VAEs, bundles or labels.
 """
 
 import math

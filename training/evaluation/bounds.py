@@ -1,7 +1,4 @@
-"""Bounds of many rows, computed by the service's own engine from the exported graphs.
-
-This module must not know about torch: what is measured is what will be served.
-"""
+"""Bounds of many rows, computed by the service's own engine from the exported graphs."""
 
 import math
 import os

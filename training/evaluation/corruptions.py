@@ -3,8 +3,6 @@
 Every value stays one that normal rows have; what they say together changes. Noise, blur, contrast and the like are left
 out on purpose: they change how a thing was measured, and a score that is best at noticing them is not best at noticing
 what does not belong. Mirror images are left out, too: for much that is measured they are no anomaly.
-
-This module must not know about models, scores or labels.
 """
 
 from collections.abc import Callable

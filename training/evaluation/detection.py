@@ -1,7 +1,4 @@
-"""How well scores tell anomalies from normal rows. Scores are larger for the more anomalous row.
-
-This module must not know where scores come from.
-"""
+"""How well scores tell anomalies from normal rows. Scores are larger for the more anomalous row."""
 
 from typing import Any
 

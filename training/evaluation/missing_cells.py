@@ -1,7 +1,4 @@
-"""Held-out scores for the p-values of rows with missing cells, pattern by pattern; see `service.scoring.missing_cells`.
-
-This module must not know how a row is scored, or torch.
-"""
+"""Held-out scores for rows with missing cells, pattern by pattern; see `service.scoring.missing_cells`."""
 
 import math
 from collections.abc import Callable, Mapping

@@ -1,8 +1,6 @@
 """Which score a bundle answers by default: the one that best tells held-out rows from rearrangements of others.
 
 No label and no foreign data takes part.
-
-This module must not know how a score is computed.
 """
 
 import math

@@ -1,7 +1,4 @@
-"""Graphs whose answer to a row is the same bits wherever in a batch the row stands, on ONNX Runtime's CPU provider.
-
-This module must not know what the graphs compute.
-"""
+"""Graphs whose answer to a row is the same bits wherever in a batch the row stands, on ONNX Runtime's CPU provider."""
 
 import math
 

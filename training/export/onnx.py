@@ -1,7 +1,4 @@
-"""From a trained VAE to a bundle: ONNX graphs, shared weights, and the proof that they compute what torch computes.
-
-This module must not know about the training loop or about HTTP.
-"""
+"""From a trained VAE to a bundle: ONNX graphs, shared weights, and the proof that they compute what torch computes."""
 
 import logging
 import multiprocessing

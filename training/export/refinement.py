@@ -3,8 +3,6 @@
 An encoder shares its parameters among all rows and so is nobody's best posterior (Cremer et al. 2018, the amortisation
 gap). A step of Adam (Kingma and Ba 2015, algorithm 1) moves each row's own (μ, log σ²) up the gradient of that row's
 K-draw ELBO (Kim et al. 2018). How much there is to gain is itself a score, the regret (Xiao et al. 2020).
-
-This module must not know about files or how often a step is taken.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,8 +1,6 @@
 """Scores beside the bound that one pass through the networks gives: typicality, and for images the multiscale residual.
 
 Both look at the posterior's mean alone, so they need no noise, and are the same under any seed and number of draws.
-
-This module must not know about files or calibration.
 """
 
 import numpy as np

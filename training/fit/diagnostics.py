@@ -7,8 +7,6 @@ and Johnson 2016, "ELBO surgery"):
 
 I_q, the mutual information, is what z tells of which row it came from: near 0 the decoder gets nothing. The marginal
 KL is how far the rows' latents together are from the prior: what draws from the prior lack.
-
-This module must not know about networks, likelihoods, or which prior it is.
 """
 
 import math

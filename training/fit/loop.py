@@ -2,8 +2,6 @@
 
 Every random number of an epoch comes from a generator seeded by (seed, epoch), and an epoch is taken up only from its
 start: a run that was killed and resumed therefore ends with the very numbers of one that was not.
-
-This module must not know about recipes' other sections, data files or ONNX.
 """
 
 import contextlib

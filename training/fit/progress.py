@@ -1,7 +1,4 @@
-"""What a person sees while a model trains: a bar with the time left on a terminal, and a line per epoch.
-
-This module must not know about models.
-"""
+"""What a person sees while a model trains: a bar with the time left on a terminal, and a line per epoch."""
 
 from types import TracebackType
 from typing import Self

@@ -1,7 +1,4 @@
-"""Training rows as an epoch takes them: in memory, on the disk, or drawn afresh.
-
-This module must not know about models, or how an epoch is ordered.
-"""
+"""Training rows as an epoch takes them: in memory, on the disk, or drawn afresh."""
 
 import mmap
 from dataclasses import dataclass

@@ -1,7 +1,4 @@
-"""What one step of training lowers, and the step itself.
-
-This module must not know about rows, epochs or files.
-"""
+"""What one step of training lowers, and the step itself."""
 
 import math
 from collections.abc import Callable

@@ -1,8 +1,6 @@
 """Architectures: pairs of an encoder network, features → 2L numbers, and a decoder network, L → num_params numbers.
 
 Only operations whose answer for a row does not depend on the batch: no batch normalisation.
-
-This module must not know about likelihoods, priors or what the numbers mean.
 """
 
 from collections.abc import Callable, Sequence

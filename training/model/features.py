@@ -2,8 +2,6 @@
 
 The bound is exact for any encoder, so nothing here touches the likelihood: it may squash outliers or fill in missing
 cells, and the bound is still a bound.
-
-This module must not know about networks or training.
 """
 
 import math

@@ -1,7 +1,4 @@
-"""Priors p(z): one class each.
-
-This module must not know about data, networks or likelihoods.
-"""
+"""Priors p(z): one class each."""
 
 import math
 from abc import ABC, abstractmethod

@@ -9,8 +9,6 @@
 
 Everything is in nats, and log p(x) is the log-density of x in data units. Networks compute in float32; sums over
 features, latents and draws in float64, since differences between bounds are what people look at.
-
-This module must not know about training, files or ONNX.
 """
 
 import math

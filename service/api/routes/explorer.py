@@ -1,7 +1,4 @@
-"""`GET /`: the explorer, a page that shows what a model sees. Its files are static; it asks the public endpoints.
-
-This module must not know about models, or what the page asks.
-"""
+"""`GET /`: the explorer, a page that shows what a model sees. Its files are static; it asks the public endpoints."""
 
 from pathlib import Path
 

@@ -1,7 +1,4 @@
-"""Finished cells of the tables, one JSON line each: an interrupted run goes on where it stopped.
-
-This module must not know what a cell holds.
-"""
+"""Finished cells of the tables, one JSON line each: an interrupted run goes on where it stopped."""
 
 import hashlib
 import json

@@ -1,7 +1,4 @@
-"""Whether p-values mean what they say: false alarms and false discoveries over random calibration sets.
-
-This module must not know where scores come from.
-"""
+"""Whether p-values mean what they say: false alarms and false discoveries over random calibration sets."""
 
 import numpy as np
 

@@ -1,7 +1,4 @@
-"""The methods compared: ours, and the baselines. Each is fitted on a task's training rows and scores others.
-
-This module must not know which rows are anomalies.
-"""
+"""The methods compared: ours, and the baselines. Each is fitted on a task's training rows and scores others."""
 
 import math
 from collections.abc import Mapping

@@ -1,7 +1,4 @@
-"""Markdown tables of finished cells.
-
-This module must not know how a cell is computed.
-"""
+"""Markdown tables of finished cells."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass

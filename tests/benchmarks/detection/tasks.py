@@ -2,8 +2,6 @@
 
 A one-class task trains on half of the normal rows, chosen at random by the seed, or on the official training set where
 there is one; it is tested on the other normal rows and on all anomalies but those left in the training rows on purpose.
-
-This module must not know about methods.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,7 +1,4 @@
-"""A softmax over a fixed set of values for each feature.
-
-This module must not know about networks, priors or training.
-"""
+"""A softmax over a fixed set of values for each feature."""
 
 from itertools import groupby
 from typing import Any

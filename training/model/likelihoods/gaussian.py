@@ -2,8 +2,6 @@
 
 Decoders and σ work in units of the data's scale: of an image black to white, of a table's column its standard
 deviation. Log-densities are in data units all the same: −log σ − ½ log 2π − ½ ((x − x̂)/σ)² − log scale.
-
-This module must not know about networks, priors or training.
 """
 
 import math

@@ -2,8 +2,6 @@
 
 A decoder turns z into `num_params` numbers per instance; a likelihood says what they mean. Shapes: `params` (...,
 num_params); `x`, and everything per feature, (..., D), the D values of an instance in C order.
-
-This module must not know about networks, priors or training.
 """
 
 from abc import ABC, abstractmethod

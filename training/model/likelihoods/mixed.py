@@ -1,7 +1,4 @@
-"""Tables of numbers and categories.
-
-This module must not know about networks, priors or training.
-"""
+"""Tables of numbers and categories."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, cast

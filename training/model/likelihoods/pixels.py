@@ -1,8 +1,6 @@
 """Likelihoods of images alone.
 
 y = (x − low)/(high − low) is a pixel from black to white, 0 to 1.
-
-This module must not know about networks, priors or training.
 """
 
 import math

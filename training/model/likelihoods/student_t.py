@@ -1,7 +1,4 @@
-"""Student's t p(x_d|z): a Gaussian whose tails a column's outliers cannot dominate.
-
-This module must not know about networks, priors or training.
-"""
+"""Student's t p(x_d|z): a Gaussian whose tails a column's outliers cannot dominate."""
 
 import math
 from typing import Any
