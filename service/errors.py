@@ -1,27 +1,29 @@
 """Every exception the project raises on purpose, and the one table from exception to HTTP status.
 
-LowerboundError
-├── BundleError             a bundle is damaged, tampered with, or of another format
-├── StorageError            bundles cannot be reached where they are stored
-├── DeviceError             the device asked for cannot be used
-├── ExtraError              an option needs packages that are not installed
-├── KeysError               keys, of clients or of those who sign bundles, cannot be used
-├── FileError               a file of rows cannot be read, or their scores not written
-├── RequestError            the client's doing; may name the place in its data
-│   ├── MalformedError      400  the bytes are not what their media type says
-│   ├── UnauthorizedError   401  a request without a key of the service
-│   ├── NotFoundError       404  no such model, version or page
-│   ├── NotAcceptableError  406  no answer in a media type the client accepts
-│   ├── TooLargeError       413  more bytes, rows or draws than the service takes
-│   ├── MediaTypeError      415  a body in a media type the endpoint does not read
-│   │   └── EncodingError   415  a body compressed in a way the endpoint does not read; says which it does
-│   └── InvalidError        422  readable, but not an instance of this model's data
-└── ServiceError            the service's doing; the same request may succeed later
-├── OverloadedError     429  the queue is full; says when to come back
-├── NotReadyError       503  starting, draining, or failing its golden check
-│   ├── EngineLostError 503  the engine was replaced while it computed this
-│   └── DeviceMemoryError 503 the device has no memory left for even one row
-└── DeadlineError       504  the request's time ran out
+    LowerboundError
+    ├── BundleError             a bundle is damaged, tampered with, or of another format
+    ├── StorageError            bundles cannot be reached where they are stored
+    ├── DeviceError             the device asked for cannot be used
+    ├── ExtraError              an option needs packages that are not installed
+    ├── KeysError               keys, of clients or of those who sign bundles, cannot be used
+    ├── FileError               a file of rows cannot be read, or their scores not written
+    ├── RequestError            the client's doing; may name the place in its data
+    │   ├── MalformedError      400  the bytes are not what their media type says
+    │   ├── UnauthorizedError   401  a request without a key of the service
+    │   ├── NotFoundError       404  no such model, version or page
+    │   ├── NotAcceptableError  406  no answer in a media type the client accepts
+    │   ├── TooLargeError       413  more bytes, rows or draws than the service takes
+    │   ├── MediaTypeError      415  a body in a media type the endpoint does not read
+    │   │   └── EncodingError   415  a body compressed in a way the endpoint does not read; says which it does
+    │   └── InvalidError        422  readable, but not an instance of this model's data
+    └── ServiceError            the service's doing; the same request may succeed later
+        ├── OverloadedError     429  the queue is full; says when to come back
+        ├── NotReadyError       503  starting, draining, or failing its golden check
+        │   ├── EngineLostError 503  the engine was replaced while it computed this
+        │   └── DeviceMemoryError 503 the device has no memory left for even one row
+        └── DeadlineError       504  the request's time ran out
+
+The command line prints an error as one line; `service.api` answers with its status.
 """
 
 from collections.abc import Iterable

@@ -1,8 +1,10 @@
 """Tensors on the wire: the Open Inference Protocol's JSON header, and the binary data that may follow it.
 
-{"id": "7", "parameters": {...}, "inputs": [{"name", "shape", "datatype", "data": [...]},
-{"name", "shape", "datatype", "parameters": {"binary_data_size": 64}}]}
-64 bytes: little-endian, row-major, nothing between one tensor's and the next one's
+    {"id": "7", "parameters": {...}, "inputs": [{"name", "shape", "datatype", "data": [...]},
+                                                {"name", "shape", "datatype", "parameters": {"binary_data_size": 64}}]}
+    64 bytes: little-endian, row-major, nothing between one tensor's and the next one's
+
+The header `Inference-Header-Content-Length` says where the JSON ends.
 """
 
 import itertools
