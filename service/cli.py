@@ -81,7 +81,7 @@ def parse(schema: type[S], arguments: list[str], **values: Any) -> S:
 
 
 def problems(error: ValidationError) -> str:
-    """What is wrong with values, in one line that names their fields."""
+    """The errors of values, in one line that names their fields."""
     return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
 
 

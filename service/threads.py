@@ -1,4 +1,4 @@
-"""Work beside the event loop, in threads that keep nobody from ending."""
+"""Work beside the event loop, in threads that do not delay the end of the process."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 async def in_thread(function: Callable[[], T], seconds: float | None = None) -> T:
-    """What the function returns or raises, from a thread of its own.
+    """Run the function in a thread of its own, and return or raise its outcome.
 
     Unlike those of `asyncio.to_thread` such a thread takes no place from others where it hangs, nor is it waited for
     when the process ends.

@@ -174,7 +174,7 @@ def _addresses(registry: ModelRegistry) -> Iterator[tuple[str, str, Model]]:
 
 
 def _storage(models: Path | str, cache: Path) -> BundleStore:
-    """Where the bundles lie, if the packages for it are there."""
+    """Open the store of bundles that the settings name."""
     if isinstance(models, Path):
         return LocalStore.at(models)
     try:
@@ -185,7 +185,7 @@ def _storage(models: Path | str, cache: Path) -> BundleStore:
 
 
 def _spans(endpoint: str) -> "Spans":
-    """What makes requests' spans and sends them, if its packages are there."""
+    """Make the exporter of requests' spans."""
     try:
         from service.observability.tracing import Spans  # noqa: PLC0415 - an optional package
     except ModuleNotFoundError as error:

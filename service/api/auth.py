@@ -1,4 +1,4 @@
-"""Who may ask: API keys, pages of other origins, and what a browser may do with a page of the service."""
+"""Access: API keys, pages of other origins, and the policy of the service's own pages."""
 
 import hashlib
 import hmac
@@ -58,7 +58,7 @@ def read_keys(file: Path | None) -> frozenset[bytes]:
 def with_auth(
     app: ASGIApp, keys: Collection[bytes], origins: Collection[str], timeout: float, telemetry: Telemetry
 ) -> ASGIApp:
-    """The application behind what decides who may ask it; itself where all may.
+    """Wrap the application in checks of keys and origins; without either, return it as it is.
 
     Args:
         app: What is asked.
@@ -77,7 +77,7 @@ def with_auth(
 
 
 def is_open(path: str) -> bool:
-    """Whether a path answers without a key: health, for those who only start and stop the service, and the explorer.
+    """Whether a path answers without a key: health checks and the explorer's files do.
 
     Its files hold nothing of any model, and without them nobody could enter a key.
     """

@@ -97,7 +97,7 @@ def _media_type(request: Request) -> str:
 
 
 def choose_writer(request: Request, *extra: str) -> Writer:
-    """What writes the answer: the best match of `Accept` among JSON, .npy, Arrow and the types in `extra`.
+    """The writer of the answer: the best match of `Accept` among JSON, .npy, Arrow and the types in `extra`.
 
     Raises:
         NotAcceptableError: The client accepts none of them.

@@ -1,9 +1,8 @@
 """Operations: what the endpoints that compute have in common.
 
-FastAPI solves a handler's parameters anew for each request, and tries one route after the other, which takes longer
-than a small model. An operation's route appears in the OpenAPI page like any other, described by its handler's
-signature, but calls the handler itself; and since the models served are known, what answers a path of one of them is
-made when it appears, to be looked up.
+FastAPI solves a handler's parameters for each request and tries one route after the other. That takes longer than a
+small model. An operation's route appears in the OpenAPI page like any other, described by its handler's signature, but
+calls the handler itself. The paths of the models served are known, so each is looked up in a table.
 """
 
 import asyncio

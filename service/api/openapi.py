@@ -1,4 +1,4 @@
-"""What the routes share in the OpenAPI page, and how a path finds its model."""
+"""Parts of the OpenAPI page that routes share, and the lookup of a path's model."""
 
 import re
 from collections.abc import Iterable
@@ -128,7 +128,7 @@ def problems(*errors: type[LowerboundError]) -> dict[int | str, dict[str, Any]]:
 
 
 def failure() -> dict[int | str, dict[str, Any]]:
-    """The OpenAPI response for whatever goes wrong in the Open Inference Protocol."""
+    """The OpenAPI response for every failure of the Open Inference Protocol."""
     content = {Json.media_type: {"schema": _refer(ProtocolError)}}
     headers = {
         "WWW-Authenticate": "With 401: `Bearer`.",

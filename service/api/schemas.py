@@ -163,7 +163,7 @@ class ModelAnswer(BaseModel):
 
 
 class ModelsAnswer(BaseModel):
-    """What is served, by name and version."""
+    """The served models, by name and version."""
 
     models: dict[str, list[int]] = Field(description="The served versions of every model, oldest first.")
     default: str | None = Field(description="The model of the paths that name none, if there is one.")

@@ -77,7 +77,7 @@ class _Whole(ABC):
         """The array in the file."""
 
     def _values(self, rows: Array) -> object:
-        """What rows of the array are to the model."""
+        """Convert rows of the array to instances of the model."""
         return rows
 
     def _load(self) -> Array:

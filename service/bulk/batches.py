@@ -43,7 +43,7 @@ class Batch:
         return replace(self, x=self.x[:rows], names=self.names and self.names[:rows], marks=self.marks.first(rows))
 
     def in_file(self, problem: str) -> str:
-        """What is wrong with a row of this batch, with its file, and its number there from 1."""
+        """The problem of a row of this batch, with its file and its number there from 1."""
         row = int(_PLACE.findall(problem)[0])
         if self.names is not None:
             return f"{self.names[row]}: {_PLACE.sub('', problem).removeprefix(': ')}"
@@ -86,7 +86,7 @@ def parse_batch(values: object, data: ImageInput | TabularInput, path: str, star
 
 @contextmanager
 def reading(path: str) -> Iterator[None]:
-    """Let whatever goes wrong with a file name it."""
+    """Turn every error of a file into one that names the file."""
     try:
         yield
     except FileError:

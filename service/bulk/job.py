@@ -20,7 +20,7 @@ BATCH_ROWS = 2**13
 """A piece has at most so many rows, and so many bytes of them."""
 
 ENGINE_TIMEOUT = 60.0
-"""Seconds; nobody waits for a single answer here."""
+"""Seconds, generous because no client waits for a single answer."""
 
 Answer = tuple[dict[str, Array], Array]
 """The columns, (batch, ...) each, and which rows are too far away for a finite answer, bool (batch,)."""

@@ -155,7 +155,7 @@ class _Engine:
 
 
 def _slices(inputs: Sequence[Input], start: int, batch_rows: int) -> Iterator[dict[str, int]]:
-    """What each task reads, from the row numbered `start` on."""
+    """The slice that each task reads, from the row numbered `start` on."""
     for i, source in enumerate(inputs):
         count = source.count()
         step = SLICE_BATCHES * batch_rows if source.seeks else count

@@ -36,7 +36,7 @@ logger = logging.getLogger("service.bulk")
 
 
 def open_inputs(paths: Sequence[str], data: ImageInput | TabularInput) -> list[Input]:
-    """What the paths lead to, in their order.
+    """The inputs that the paths lead to, in their order.
 
     Raises:
         FileError: One leads nowhere, to nothing that can be read, or to a file without the model's columns.

@@ -143,7 +143,7 @@ def _cluster(address: str, device: Device, engine_threads: int | None) -> "Clust
 def _request(
     given: argparse.Namespace, query: ElboQuery, bundle: Bundle, inputs: Sequence[Input], counts: Sequence[int]
 ) -> dict[str, object]:
-    """What decides the answers, and so whether a run goes on with another's."""
+    """The parameters that decide the answers; an interrupted job goes on only with the same ones."""
     return {
         "model": f"{bundle.manifest.name} {bundle.manifest.version}",
         "bundle": bundle.digest,

@@ -1,4 +1,4 @@
-"""What a bundle is: its manifest, its files, and their signature."""
+"""A bundle: its manifest, its files, and their signature."""
 
 from service.bundle.files import (
     MANIFEST,

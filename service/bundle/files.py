@@ -21,8 +21,8 @@ A bundle is a folder `<repository>/<name>/<version>/`:
     golden.npz       `<graph>.<tensor>`: a few rows, their noise, and what every graph answered
     card/            the model card: index.html, and its pictures (optional)
 
-Everything is read into memory once and checked against the manifest's SHA-256; the graphs are then built from those
-very bytes, so what was verified is what runs and no path inside a graph reaches the disk.
+Every file is read into memory once and checked against the manifest's SHA-256. The graphs are built from those very
+bytes, so that the verified bytes run and no path inside a graph reaches the disk.
 """
 
 import hashlib

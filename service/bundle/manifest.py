@@ -60,7 +60,7 @@ class File(Record):
 
 
 class PictureReading(Record):
-    """What the recipe was told to do to pictures; it is done to those of clients too."""
+    """How the recipe converts pictures; the service converts those of clients in the same way."""
 
     resample: Literal["lanczos"] | None = Field(
         default=None, description="How pictures of another size are resized; null: they are refused."
@@ -107,7 +107,7 @@ class TimeFormat(Record):
 
 
 class Derived(Record):
-    """Where a column comes from that no file has: it is computed from a column of dates."""
+    """The origin of a computed column: a column of dates."""
 
     source: str = Field(description="The column of dates.")
     part: Literal["hour", "weekday"]
@@ -190,7 +190,7 @@ class TabularInput(Record):
 
     @property
     def given(self) -> tuple[str, ...]:
-        """The names of the columns that files and clients give, in order: those that are not derived from others."""
+        """The names of the columns that files and clients give, in order; derived columns are not among them."""
         return tuple(column.name for column in self.columns if column.derived is None)
 
 

@@ -22,7 +22,7 @@ _UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm)
 
 
 class TrustedKeys:
-    """The public keys of those whose bundles are served.
+    """The public keys of trusted signers.
 
     Args:
         files: A PEM file for each.

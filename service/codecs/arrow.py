@@ -210,7 +210,7 @@ def _follow(buffer: bytes, table: int, number: int | None = None) -> int:
 
 
 def _place(buffer: bytes, table: int, number: int) -> int:
-    """Where a FlatBuffers table's field of that number is; 0 where it is absent."""
+    """The position of a FlatBuffers table's field of that number; 0 where it is absent."""
     (back,) = struct.unpack_from("<i", buffer, table)
     (size,) = struct.unpack_from("<H", buffer, table - back)
     if 6 + 2 * number > size:

@@ -21,8 +21,9 @@ from service.readers.arrays import GZIP, NPY, ZIP, is_idx, plain_numbers, read_s
 from service.readers.pictures import MEDIA_TYPES, Picture, is_picture
 
 MAX_NESTED = 2**20
-"""Most arrays, objects and members of objects in a JSON document: each takes one or two hundred bytes in memory, and
-some microseconds in which nobody else is answered, but as few as three bytes on the wire."""
+"""Most arrays, objects and members of objects in a JSON document. Each takes up to 200 bytes of memory and some
+microseconds of the event loop, but as few as three bytes on the wire.
+"""
 
 Columns = Mapping[str, Any]
 """An answer: by field an array (or for JSON any list) whose entry i belongs to instance i."""
@@ -301,7 +302,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def _place_of(wanted: object, document: object) -> str | None:
-    """Where in the document an object stands, as `instances[3]`; the empty string is the document itself."""
+    """The place of an object in the document, as `instances[3]`; the empty string is the document itself."""
     stack = [("", document)]
     while stack:
         place, value = stack.pop()

@@ -52,7 +52,7 @@ def parse_rows(values: object, data: ImageInput | TabularInput, reading: Reading
 
 
 def parse_marked(values: object, data: ImageInput | TabularInput, reading: Reading, marks: Marks) -> Array:
-    """All rows of what was sent, (batch, *data.shape); those that are put down in `marks` hold anything.
+    """All rows sent, (batch, *data.shape); rows that `marks` lists hold any values.
 
     Raises:
         InvalidError: See `parse_rows`.

@@ -238,7 +238,7 @@ class Durations(BaseModel):
 
 
 class ModelStatistics(BaseModel):
-    """What a model has computed since the start, under /v2 or not."""
+    """Statistics of a model since the start, under /v2 or not."""
 
     name: str
     version: str

@@ -21,7 +21,7 @@ PROBLEM = "problem"
 
 @dataclass(frozen=True)
 class Marks:
-    """What is wrong with rows, by their number.
+    """The problems of rows, by their number.
 
     Attributes:
         unreadable: Of rows that cannot be scored.
@@ -96,7 +96,7 @@ class Rows:
 
     @classmethod
     def among(cls, x: Array, marks: Marks, reading: Reading) -> Self:
-        """Of all rows, (batch, *shape), those that can be scored."""
+        """Keep the rows of x, (batch, *shape), that can be scored."""
         scored = np.ones(len(x), bool)
         scored[list(marks.unreadable)] = False
         if scored.all():
@@ -104,7 +104,7 @@ class Rows:
         return cls(x[scored] if scored.any() else x[:1], np.flatnonzero(scored), len(x), marks, reading)
 
     def answer(self, columns: Mapping[str, Array], too_far: Array) -> dict[str, Any]:
-        """The answer to all rows: for those that cannot be scored NaN, or false; and the column `problem`.
+        """The answer to all rows, with NaN or false for rows that cannot be scored, and the column `problem`.
 
         Args:
             columns: The answers to `x`, (len(x), ...) each.

@@ -41,7 +41,7 @@ _OUT_OF_MEMORY = re.compile(
 """In the words of ONNX Runtime's arenas, CUDA, C++, cuBLAS and cuDNN; there is no exception of its own for it."""
 
 _Bucket = SimpleQueue[Buffers]
-"""The sets of buffers that nobody uses just now."""
+"""The sets of buffers that are free."""
 
 
 class _Size(NamedTuple):

@@ -1,7 +1,7 @@
 """Buffers: memory for batches of one size on the host and on a device, bound to a session.
 
-They stay where they are, as a captured CUDA graph needs it. What lies on the device comes from an allocator that the
-sessions have no part in: a captured graph goes on using the memory that its session had while it was captured.
+They stay at their addresses, as a captured CUDA graph needs it. Device memory comes from an allocator outside the
+sessions: a captured graph goes on using the memory that its session had during the capture.
 """
 
 from collections.abc import Mapping

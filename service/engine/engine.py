@@ -1,8 +1,8 @@
 """Engines: run a bundle's graphs on a device.
 
 `Engine` is all that the rest of the service knows of a device. A row's answer from `OnnxEngine` on the CPU is the same
-bits whatever else is in the batch: each session computes a batch on the one thread that calls it (parallelism comes
-from running several batches at once), so that no result depends on how work was divided.
+bits whatever else is in the batch: each session computes a batch on the one thread that calls it. Several batches run
+at once instead, so that no result depends on how work was divided.
 """
 
 from collections.abc import Mapping

@@ -59,7 +59,7 @@ class EngineFactory:
 
 
 def allowed_precisions(kind: Kind, precision: Precision) -> list[Precision]:
-    """What a device can compute in and the user allows, the lowest first.
+    """The precisions that a device has and the user allows, the lowest first.
 
     Raises:
         DeviceError: There is nothing.

@@ -171,7 +171,7 @@ class Batcher:
         return thread
 
     async def stop(self, patience: float) -> None:
-        """Stop computing; whatever is not yet answered is refused, and whatever still comes.
+        """Stop computing, and refuse all requests that are not yet answered.
 
         Calls under way are waited for, but no longer than so many seconds.
         """
@@ -183,7 +183,7 @@ class Batcher:
             job.fail(NotReadyError(_STOPPED))
 
     def replace(self, engine: Engine) -> None:
-        """Go on with another engine. What the old one has in hand, or has answered a part of, it gets no more.
+        """Go on with another engine; requests that the old one holds, or has answered in part, do not go to it.
 
         A call under way cannot be ended: its thread is given up, and another takes its place.
         """

@@ -1,6 +1,6 @@
 """The repository: stored bundles, and the models made of them. It can follow the storage as that changes.
 
-A version is loaded beside those that serve: read, verified, put on an engine, tried on its golden rows. Only then is it
+A version is loaded beside the serving ones: read, verified, put on an engine, tried on its golden rows. Only then is it
 in the catalogue; what it replaces leaves the catalogue in the same moment, answers the requests that began with it, and
 is freed. A version that fails on the way is refused, and nothing else changes.
 """
@@ -91,7 +91,7 @@ class ModelLoader:
             self._start(model)
 
     async def stop(self) -> None:
-        """Stop every model, those that are leaving included."""
+        """Stop every model, also the leaving ones."""
         await asyncio.gather(*(model.stop() for model in self.registry), *self._leaving)
 
     async def follow(self, seconds: float, asked: asyncio.Event) -> None:
@@ -146,7 +146,7 @@ class ModelLoader:
             self._let_go([replaced] if replaced else [])
 
     def _refuse(self, ref: BundleRef, fingerprint: Fingerprint, error: Exception) -> None:
-        """Say why a version is not served: in the log, and to whoever asks, without where on this machine it lies."""
+        """Record why a version is not served: in the log, and for `/models`, without its path on this machine."""
         reason = str(error).replace(f"{self._storage.folder}/", "") or type(error).__name__
         refusal = _Refusal(None if isinstance(error, StorageError) else fingerprint, reason)
         if self._refusals.get(ref) != refusal:

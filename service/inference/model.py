@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Limits:
-    """What one model may be asked to do at once; row-draws are rows × draws of the decoder.
+    """Limits of the work of one model; row-draws are rows × draws of the decoder.
 
     Attributes:
         max_batch: Most row-draws in one engine call.
@@ -48,7 +48,7 @@ class Limits:
 
 
 class Observer(Protocol):
-    """What a model tells of its doings, on the event loop."""
+    """The reports of a model, called on the event loop."""
 
     def computed(self, report: Report) -> None:
         """One engine call has ended. Those on golden rows are told of only if they failed."""
@@ -131,7 +131,7 @@ class Model:
         self._watchdog.start()
 
     async def stop(self) -> None:
-        """Stop computing; whatever still waits is refused."""
+        """Stop computing, and refuse the requests that still wait."""
         await self._watchdog.stop()
         await self._batcher.stop(self._limits.engine_timeout)
 
@@ -280,7 +280,7 @@ class Model:
     async def _compute(
         self, cost: int, operation: Callable[[], Awaitable[T]], telling: Callable[[T], Array] | None = None
     ) -> T:
-        """What the operation gives, all of it by one engine; once more, if that engine turns out to be lost.
+        """Run the operation on one engine, and once more if that engine is lost meanwhile.
 
         A failure, or a number that is not finite in what is `telling`, is the engine's or the rows' doing: the golden
         rows say which.

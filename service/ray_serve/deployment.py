@@ -1,7 +1,7 @@
 """The deployment: the application on Ray Serve, as it is, once in each replica.
 
-Ray decides where replicas run, how many there are, which of them gets a request, and when one is lost. What a request
-means, when it is too much and what is computed together stays the application's business.
+Ray decides where replicas run, how many there are, and which one gets a request; it replaces lost ones. The application
+alone reads requests, admits them and computes their batches.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ SERVERS_OWN = {"host", "port", "workers", "read_timeout", "max_connections", "gr
 
 
 def build(settings: Settings) -> serve.Application:
-    """What a Serve config file names as `import_path`; `args` there are fields of the settings.
+    """Make the application for `import_path` of a Serve config file; its `args` are fields of the settings.
 
     Raises:
         ValueError: Some would have no effect.
@@ -50,7 +50,7 @@ class Replica:
         self._settings = Settings(**{"engine_threads": max(1, cpus), **given})
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
-        """Read the models; whatever must not be served ends the replica here."""
+        """Read the models; a bundle that must not be served ends the replica here."""
         settings = self._settings
         logs.configure(settings.log_level, settings.log_format, every_request=settings.access_log)
         app = create_app(settings)
@@ -68,7 +68,7 @@ class Replica:
         await self._loader.registry.check()
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """What this replica has to do, for the policy."""
+        """The queued row-draws of this replica, for the policy."""
         return {ROW_DRAWS: sum(model.admitted for model in self._loader.registry)}
 
 
@@ -79,7 +79,7 @@ DEPLOYMENT: serve.Deployment = serve.deployment(
     health_check_timeout_s=30,
     graceful_shutdown_timeout_s=60,
 )(serve.ingress()(Replica))
-"""What a config file may say otherwise is said here."""
+"""Defaults that a config file may change."""
 
 
 def _unprefixed(app: FastAPI) -> ASGIApp:

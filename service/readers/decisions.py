@@ -1,4 +1,4 @@
-"""What is decided about a column of a file, and what the user said about the file."""
+"""Decisions about a column of a file, and the user's options for the file."""
 
 from dataclasses import dataclass, field
 from typing import Literal

@@ -1,7 +1,7 @@
-"""Files: what a path leads to, and their bytes, decompressed.
+"""Files that a path leads to, and their bytes, decompressed.
 
 A path is local or a URL of a file system that fsspec knows; it names a file, a folder of parts, or a pattern such as
-`rows-*.csv`. Hidden files are no parts, nor are those that Spark and Hive keep beside theirs, as `_SUCCESS`.
+`rows-*.csv`. Hidden files are no parts, nor are the files that Spark and Hive keep beside theirs, as `_SUCCESS`.
 """
 
 import csv
@@ -22,7 +22,7 @@ _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 
 def find_files(path: str) -> list[str]:
-    """Find the file, the visible files below a folder, or those that a pattern fits, in the order of their names.
+    """Find the file, the visible files below a folder, or the files that a pattern fits, in the order of their names.
 
     Raises:
         FileError: There are none.
@@ -62,7 +62,7 @@ def open_file(path: str) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def reading(path: str) -> Iterator[None]:
-    """Turn whatever goes wrong with a file into a FileError that names it."""
+    """Turn every error of a file into a `FileError` that names it."""
     try:
         yield
     except FileError:

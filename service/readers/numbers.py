@@ -16,7 +16,7 @@ from service.bundle import NumericColumn
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^[+-]?(?i:inf(inity)?|nan)$"
 CURRENCY = "$€£¥₹₽₩₺₫₴₪₦₱฿¢₿₡₲₵₸₾"
 AFFIX = rf"[{CURRENCY}]|%|‰|[A-Z]{{3}}|kr\.?|Fr\."
-"""What may stand before or after a number: a sign of currency, percent or permille, or the code of a currency."""
+"""Signs that may stand before or after a number: of currency, percent or permille, or the code of a currency."""
 
 _SEPARATORS = {"": "", ",": ",", ".": r"\.", " ": "[ \u00a0\u202f\u2009]", "'": "['\u2019]"}
 """The pattern of each thousands separator."""

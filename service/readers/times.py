@@ -118,7 +118,7 @@ def _parse_elapsed(text: str) -> tuple[int, bool] | None:
 
 
 def is_time(kind: pa.DataType) -> bool:
-    """Whether an Arrow type is one of those that `seconds` takes; intervals of months and days are not."""
+    """Whether `seconds` takes an Arrow type; intervals of months and days are not among them."""
     return bool(pa.types.is_temporal(kind)) and not pa.types.is_interval(kind)
 
 

@@ -1,8 +1,8 @@
 """Counterfactuals: a table's row with one cell alone as the model expects it from the others.
 
 How much the ELBO rises by that says how strange the cell is. Both bounds are of whole rows, which the encoder knows,
-and in the same units, so that nats of numbers and of categories compare. Where the bound is log p(x) the rise is
-log p(x̂_d | x_others) − log p(x_d | x_others): of a Gaussian half the squared z-score of the cell given the others. The
+and in the same units, so that nats of numbers and of categories compare. If the bound is log p(x), the rise is log
+p(x̂_d | x_others) − log p(x_d | x_others): for a Gaussian, half the squared z-score of the cell given the others. The
 cells' own log-likelihoods do not say that: a wrong cell pulls the posterior, and the cells that go with it pay.
 """
 
@@ -42,12 +42,12 @@ class ConditionalAttribution:
 
     @property
     def rows(self) -> Array:
-        """What the graphs are fed, (C × batch, D)."""
+        """The rows for the graphs, (C × batch, D)."""
         return self._copies.reshape(-1, self._x.shape[1])
 
     @property
     def expected(self) -> Array:
-        """What is in the cells now, (batch, C), in data units; of a category its code."""
+        """The values now in the cells, (batch, C), in data units; a category as its code."""
         return np.asarray(self._copies[self._cells].T)
 
     def fill(self, x_mean: Array) -> None:

@@ -1,32 +1,31 @@
 """Drift: a test, with a guarantee at every moment, of whether the rows scored still are as the held-out rows were.
 
-The hypothesis is exchangeability: the n held-out scores and those that arrive are in random order. A gambler who
-starts with a capital of 1 and bets against it at fair odds has no system: whatever the bets, P(the capital ever
-reaches 1/α) ≤ α (Ville's inequality). So a large capital is evidence against the hypothesis, at any time and over any
-number of rows (conformal test martingales: Vovk, Gammerman and Shafer 2022, *Algorithmic Learning in a Random World*,
-part III).
+The hypothesis is exchangeability: the n held-out scores and the arriving ones are in random order. No gambler has a
+system against it: whatever the fair bets, a capital that starts at 1 ever reaches 1/α with probability ≤ α (Ville's
+inequality). So a large capital is evidence against the hypothesis, at any time and over any number of rows. These are
+conformal test martingales (Vovk, Gammerman and Shafer 2022, *Algorithmic Learning in a Random World*, part III).
 
 **Fair odds.** P-values against the *same* held-out scores do not give them: given those scores, the p-values are
-independent but not uniform, and a gambler gets rich on the difference. What is exact is this. The held-out scores
-divide the line into n + 1 gaps; a score that is exchangeable with them is as likely to fall into one as into another,
-and makes two gaps of it. So gaps, and bins made of whole gaps, are hit like the colours of Pólya's urn: after t rows,
-the next falls into bin b with probability P(b) = (g_b + N_b) / (n + 1 + t), where g_b are the bin's gaps and N_b the
-rows that it has had. These odds learn from the rows what the held-out scores leave open, and need one number for each
-bin. Equal scores are put in a random order, by a generator with a fixed seed.
+independent but not uniform, and a gambler gets rich on the difference. The gaps give fair odds. The held-out scores
+divide the line into n + 1 gaps. An exchangeable score falls into each with the same probability, and makes two gaps of
+it. So gaps, and bins of whole gaps, are hit like the colours of Pólya's urn. After t rows, the next falls into bin b
+with probability P(b) = (g_b + N_b) / (n + 1 + t), for the bin's g_b gaps and its N_b rows so far. These odds learn from
+the rows what the held-out scores leave open, and need one number for each bin. Equal scores are put in a random order,
+by a generator with a fixed seed.
 
-**Bets.** The bins lie between levels of the p-value. When bin b is hit, bet k multiplies its stake by f_k(b) = Q_k(b)
-/ P(b), Q_k being the bins' probabilities under an alternative. Some alternatives are relative to what has been
-learned, Q_k(b) = P(b) r_k(b) / Σ_b' P(b') r_k(b'), where r_k is the likelihood ratio of scores whose normal quantiles
-are shifted or spread to such that are not. The others have a fixed share of the rows in the bin of the smallest
-p-values, and the rest as learned.
+**Bets.** The bins lie between levels of the p-value. When bin b is hit, bet k multiplies its stake by f_k(b) = Q_k(b) /
+P(b), Q_k being the bins' probabilities under an alternative. Some alternatives are relative to the learned odds, Q_k(b)
+= P(b) r_k(b) / Σ_b' P(b') r_k(b'). There r_k is the likelihood ratio of scores with shifted or spread normal quantiles
+to scores without. The others have a fixed share of the rows in the bin of the smallest p-values, and the rest as
+learned.
 
-**When to bet.** Nobody knows when a change comes, so the stakes are laid little by little: w_t = c / ((t+c-1)(t+c))
-before row t, equally on all K bets, which leaves c / (t+c) in hand. Bet k then has R_k(t) = f_k(b_t) (R_k(t-1) + w_t
-/ K), the recursion of Shiryaev and Roberts with weights. What is in hand and Σ_k R_k together are a martingale that
-starts at 1, and at least w_τ / K times what bet k makes from row τ on: what was lost before a change does not count.
+**When to bet.** The time of a change is unknown, so the stakes are laid little by little: w_t = c / ((t+c-1)(t+c))
+before row t, equally on all K bets. That leaves c / (t+c) in hand. Bet k then has R_k(t) = f_k(b_t) (R_k(t-1) + w_t /
+K), the recursion of Shiryaev and Roberts with weights. The capital in hand and Σ_k R_k together are a martingale that
+starts at 1. It is at least w_τ / K times the gain of bet k from row τ on: losses before a change do not count.
 
-A change that was there from the first row on, and is small beside what n rows can show, is learned as if it were the
-held-out rows' inaccuracy, and never found.
+A small change that is there from the first row on is learned as if it were the held-out rows' inaccuracy, and never
+found.
 """
 
 import numpy as np

@@ -3,13 +3,16 @@
 A bound on fewer cells is another score, so held-out bounds on all cells say nothing about it. Write m for the set of
 cells that a row lacks, its pattern, and M_i for that of held-out row i. The row is compared with
 
-1. the held-out rows with M_i = m, where there are at least `SAME`. Whatever makes cells go missing, these rows are
+1. the held-out rows with M_i = m, if there are at least `SAME`. For any cause of missing cells, these rows are
    exchangeable with a new one of the same pattern, so the p-value is valid given the pattern;
+
 2. else the held-out rows with M_i ⊆ m, with the cells of m hidden: all of them then have the pattern m exactly (missing
    data augmentation: Zaffran et al. 2023, CP-MDA-Exact). The p-value is valid given the pattern if cells go missing
    completely at random, that is, independently of the values in the row;
+
 3. else the held-out rows that lack as many cells, as they are, if m has only columns that lack cells often. The p-value
    is valid on average over the rows with that many missing cells, if requests lack cells as the held-out rows do;
+
 4. else with none: the p-value is NaN.
 
 Fewer than `FEWEST` rows are never compared with. The trainer computes the scores of the patterns that it expects, so

@@ -56,6 +56,6 @@ def _number(error: float) -> float | None:
 
 @index.get("/models", responses=problems(UnauthorizedError))
 async def list_models(request: Request) -> ModelsAnswer:
-    """The served versions of every model, and those that are refused."""
+    """The served versions of every model, and the refused ones."""
     registry: ModelRegistry = request.app.state.loader.registry
     return ModelsAnswer(models=registry.names(), default=registry.default, refused=registry.refused)

@@ -179,7 +179,7 @@ async def ready(request: Request) -> ServerReady:
 
 @router.get("/models/stats")
 async def all_statistics(request: Request) -> Statistics:
-    """What every model has computed since the start, under /v2 or not, in all processes."""
+    """Statistics of every model since the start, under /v2 or not, over all processes."""
     totals = await _totals(request)
     served = [Graph(model, graph) for model in request.app.state.loader.registry for graph in _served(model)]
     return Statistics(model_stats=[_statistics(totals, graph) for graph in served])
@@ -230,7 +230,7 @@ async def configuration(request: Request, graph: Named) -> ModelConfiguration:
 
 @graphs.get("/stats")
 async def statistics(request: Request, graph: Named) -> Statistics:
-    """What the model has computed since the start, under /v2 or not, in all processes."""
+    """Statistics of the model since the start, under /v2 or not, over all processes."""
     return Statistics(model_stats=[_statistics(await _totals(request), graph)])
 
 
