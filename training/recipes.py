@@ -78,5 +78,5 @@ class Recipe(BaseSettings):
             raise RecipeError(f"{file}: {problems(error)}") from error
 
     def record(self) -> dict[str, Any]:
-        """What decides the model, as JSON: everything but where files go."""
+        """The fields that decide the model, as JSON: all but `out`, `runs` and `resume`."""
         return self.model_dump(mode="json", exclude={"out", "runs", "resume"})

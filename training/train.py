@@ -49,7 +49,7 @@ def train(recipe: Recipe, dataset: Dataset, console: Console) -> Path | str | No
     )
     held_out = torch.from_numpy(dataset.rows[splits.validation])
     if first:
-        # What can fail after the training is tried before it.
+        # Steps that can fail after the training are tried before it.
         repository.try_to_write(recipe.name)
         with console.status("exporting the untrained model"):
             rehearse(vae, dataset, splits, recipe)

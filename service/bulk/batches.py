@@ -95,7 +95,7 @@ def reading(path: str) -> Iterator[None]:
         raise FileError(f"{path}: {error.detail}") from error
     except OSError as error:
         raise FileError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, ImportError, csv.Error, pa.ArrowException) as error:  # Of those, fsspec's for a missing driver.
+    except (ValueError, ImportError, csv.Error, pa.ArrowException) as error:  # A driver is missing.
         raise FileError(f"{path}: cannot be read: {error}") from error
 
 

@@ -187,7 +187,7 @@ def _values(values: Sequence[Any], key: str) -> Any:
 
 
 def _is_compressed(body: bytes) -> bool:
-    """Whether any batch of the stream is; reading it would make whatever size it claims."""
+    """Whether any batch of the stream is compressed; reading it would allocate the size that it claims."""
     return any(_batch_is_compressed(message) for message in pa.ipc.MessageReader.open_stream(body))
 
 

@@ -6,7 +6,7 @@ import zlib
 from service.errors import EncodingError, MalformedError, TooLargeError
 
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
-"""What zlib calls them; `deflate` is in zlib's wrapping, as RFC 9110 has it."""
+"""Their window bits in zlib; `deflate` is in zlib's wrapping, as RFC 9110 has it."""
 
 SMALL = 2**14
 """Bytes that are decompressed at once: to a thousand times as many at most, which takes some ten milliseconds."""

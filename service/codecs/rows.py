@@ -1,4 +1,4 @@
-"""Rows of a request or a file: those that can be scored, and the problem of each other one."""
+"""Rows of a request or a file: the rows to score, and the problem of each other one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -30,7 +30,7 @@ from service.engine.engine import open_session
 from service.errors import BundleError, DeviceMemoryError
 
 SETS = 2
-"""Of buffers, for each bucket."""
+"""Sets of buffers for each bucket."""
 
 PASSING = 32
 """Rungs that are kept of each graph beside those of the default draws: those used last."""

@@ -40,7 +40,7 @@ class Buffers:
             value = self._inputs[tensor.name] = _on_device(tensor, sizes, target)
             self._binding.bind_ortvalue_input(tensor.name, value)
             staged = staging(value.shape(), tensor.dtype, target.kind)
-            value.update_inplace(staged)  # Of zeros: rows that nobody has filled are computed, too.
+            value.update_inplace(staged)  # Zeros, because rows without data are computed, too.
             if is_by_row(tensor):
                 self._staged[tensor.name] = staged
         for tensor in graph.outputs:

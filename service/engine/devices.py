@@ -31,13 +31,14 @@ PRECISIONS: dict[Kind, tuple[Precision, ...]] = {
     "cuda": ("float32", "tf32"),
     "tensorrt": ("tf32", "float16"),
 }
-"""What a device can multiply matrices in, the most exact first. ONNX Runtime has no option that turns TensorRT's TF32
-off, and none that turns float16 on for CUDA, which takes the graphs as they are."""
+"""Precisions of matrix products on a device, the most exact first. ONNX Runtime has no option that turns TensorRT's
+TF32 off, and none that turns float16 on for CUDA, which takes the graphs as they are.
+"""
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where and how graphs are run.
+    """A device and the options with which graphs run on it.
 
     Attributes:
         kind: What computes.
@@ -55,11 +56,11 @@ class Target:
 
     @property
     def memory_kind(self) -> str:
-        """Where its tensors lie, in ONNX Runtime's words."""
+        """The memory of its tensors, in ONNX Runtime's words."""
         return "cpu" if self.kind == "cpu" else "cuda"
 
     def providers(self, *, capture: bool = False) -> list[tuple[str, dict[str, str]]]:
-        """What ONNX Runtime runs graphs with, the preferred first; `capture` asks for captured CUDA graphs.
+        """The providers for ONNX Runtime, the preferred first; `capture` asks for captured CUDA graphs.
 
         Of the defaults of ONNX Runtime's CUDA provider three are changed: arenas that double whenever they grow; TF32
         that nobody asked for; and convolutions chosen by a race, whose winner may be another after the next start.

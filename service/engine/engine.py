@@ -104,7 +104,7 @@ def open_session(
         DeviceError: ONNX Runtime would run it elsewhere.
         BundleError: It cannot be loaded, or its real inputs or outputs are not the manifest's.
     """
-    ort.disable_telemetry_events()  # What is served is nobody else's business.
+    ort.disable_telemetry_events()  # The service sends no usage data.
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
@@ -115,7 +115,7 @@ def open_session(
         options.add_external_initializers_from_files_in_memory([WEIGHTS], [weights], [len(weights)])
     providers = target.providers(capture=capture)
     try:
-        # Without its fallback, which would go on with the CPU after a failure, and say so to nobody.
+        # Without its fallback, which would silently go on with the CPU after a failure.
         session = ort.InferenceSession(files[f"{name}.onnx"], options, providers=providers, enable_fallback=0)
     except Exception as error:  # ONNX Runtime raises its own pybind kinds, which share no public base.
         raise BundleError(f"{name}.onnx: ONNX Runtime cannot load it: {error}") from error

@@ -69,5 +69,5 @@ def reading(path: str) -> Iterator[None]:
         raise
     except (OSError, EOFError) as error:
         raise FileError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    except (ValueError, ImportError, csv.Error, pa.ArrowException) as error:  # Of those, fsspec's for a missing driver.
+    except (ValueError, ImportError, csv.Error, pa.ArrowException) as error:  # A driver is missing.
         raise FileError(f"{path}: cannot be read: {error}") from error

@@ -34,7 +34,7 @@ _MISSING_CELLS = (
 
 
 def summary(inputs: CardInputs) -> str:
-    """What the model is, in a sentence or two."""
+    """Describe the model in a sentence or two."""
     manifest = inputs.manifest
     rows = manifest.provenance.splits
     learned = f" It learned from {rows['train'].rows:,} rows." if "train" in rows else ""

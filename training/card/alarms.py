@@ -1,4 +1,4 @@
-"""What a level of false alarms comes to: the score to exceed, and how many alarms held-out rows may give."""
+"""A level of false alarms: the score to exceed, and how many alarms held-out rows may give."""
 
 import numpy as np
 from scipy.stats import betabinom

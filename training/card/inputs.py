@@ -1,4 +1,4 @@
-"""What the card is made from, and what the engine answers for it."""
+"""The inputs of the card, and the engine's answers for it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,22 +23,22 @@ class CardInputs:
     """Everything that the card tells of, and the engine that computes the rest."""
 
     manifest: Manifest
-    """Of the bundle as it is without its card."""
+    """The bundle's manifest, without its card."""
     engine: Engine
     calibration: Mapping[str, Array]
     """As `Bundle.calibration`: `noise` (K, L), and for each calibrated score the sorted held-out ones, nats (n,)."""
     history: Sequence[Epoch]
-    """Of the training, oldest epoch first, at least one."""
+    """The epochs of the training, oldest first, at least one."""
     best: Epoch
     """The epoch whose weights the bundle has."""
     test: Array
     """Raw held-out rows, (N, *shape)."""
     row_numbers: Array
-    """Where the test rows stand in the data, counted from 0, (N,)."""
+    """The numbers of the test rows in the data, counted from 0, (N,)."""
     scores: Mapping[str, Array]
     """Calibrated scores of the test rows, the default one among them, (N,); no number where a row is too far off."""
     labels: Array | None = None
-    """Which test rows are known to be anomalies, bool (N,), at least one of each; None where nobody knows."""
+    """Which test rows are known anomalies, bool (N,), at least one of each kind; None if unknown."""
     baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Figures of other methods on the same rows, by method and name of the figure."""
 
@@ -126,7 +126,7 @@ class CardInputs:
         )
 
     def explain(self, rows: Array) -> dict[str, Array]:
-        """Where the bounds of these test rows come from, in nats, under the default noise."""
+        """The shares of features and latents in the bounds of these test rows, in nats, under the default noise."""
         base_samples = self.calibration["noise"]
         return compute(self.engine, "explain", {"x": self.test[rows]}, {"noise": base_samples}, len(base_samples))
 

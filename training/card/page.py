@@ -18,7 +18,7 @@ class Picture:
     name: str
     png: bytes
     alt: str
-    """For those who do not see it: what it is, and what is to be read from it."""
+    """Its description for readers who do not see it, with the main figures."""
     caption: str
     pixels: bool = False
     """Made of data, not of lines: it keeps its colours on a dark page, and its edges when enlarged."""

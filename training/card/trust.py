@@ -69,7 +69,7 @@ def _calibration(inputs: CardInputs) -> Section:
     ranks = np.unique(np.geomspace(1, num_held_out, 60).round().astype(int))
     levels = ranks / (num_held_out + 1)
     ranges = np.array([expected_alarms(int(rank), num_held_out, num_rows) for rank in ranks]) / num_rows
-    # p-values and levels are both quotients: those that are meant to be equal may differ in the last digit.
+    # p-values and levels are both quotients, so equal ones may differ in the last digit.
     shares = {name: np.mean(p[inputs.normal] <= levels[:, None] + 1e-12, axis=1) for name, p in inputs.p_values.items()}
     curve = Picture(
         "calibration",

@@ -53,7 +53,7 @@ def _load(path: Path) -> Dataset:
 def _binarized(path: Path, dataset: Dataset) -> Dataset:
     """One draw from the grey levels, reproducible as in the VampPrior papers: NumPy's legacy generator, seed 777."""
     cut = len(dataset.rows) - dataset.num_test
-    # Seeded for each part, so that the test set is the same whatever comes before it.
+    # Each part has its own seed, so that the test set does not depend on the training set.
     parts = [np.random.RandomState(SEED).binomial(1, rows / 255) for rows in np.split(dataset.rows, [cut])]
     binary = image_dataset(path, np.concatenate(parts).astype(np.uint8), 1, dataset.num_test)
     return replace(binary, levels=dataset.rows)

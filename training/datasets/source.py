@@ -1,4 +1,4 @@
-"""What every data source gives: a `Dataset`, all its rows with their schema, or a `DataError`."""
+"""Data sources: each gives a `Dataset`, all its rows with their schema, or a `DataError`."""
 
 import hashlib
 import math
@@ -52,7 +52,7 @@ class Dataset:
     levels: npt.NDArray[Any] | None = None
     """Grey levels in 255ths, uint8, in the shape of `rows`, where these are one black-and-white draw from them."""
     notes: tuple[str, ...] = ()
-    """What was done to the data that a user may not expect, as lines to print."""
+    """Conversions of the data that a user may not expect, as lines to print."""
     reasons: Mapping[str, str] = field(default_factory=dict)
     """Why each column of a table's file is what it is, or is left out, by its name."""
     numbers: npt.NDArray[np.int64] | None = None
@@ -140,7 +140,7 @@ def allocate(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     if size <= IN_MEMORY:
         return np.empty(shape, dtype)
     with tempfile.TemporaryFile(prefix="lowerbound-rows-") as file:
-        # Where the disk is full, writing into a file that only seems to be so large would end the process by a signal.
+        # On a full disk, writing into a sparse file would end the process by a signal.
         try:
             os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
@@ -158,7 +158,7 @@ def chunks(rows: npt.NDArray[Any]) -> Iterator[slice]:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn whatever a reader raises for a damaged file into a DataError that names the file."""
+    """Turn every error of a reader for a damaged file into a `DataError` that names the file."""
     try:
         yield
     except DataError:

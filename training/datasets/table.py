@@ -213,7 +213,7 @@ class Table(Source):
         return TabularInput(columns=tuple(columns), dropped=dropped, missing=self.missing, text=files.tables[0].text)
 
     def _derived(self, files: TableFiles, decision: Decision) -> list[Column]:
-        """The columns that a column of dates gives beside itself; those that never change are left out."""
+        """The columns that a column of dates gives beside itself, without constant ones."""
         column = decision.column
         if not isinstance(column, NumericColumn) or column.time is None or column.time.order == "elapsed":
             raise DataError(f"cyclic: {decision.name!r} is no column of dates ({decision.reason})")
@@ -292,7 +292,7 @@ def _transposed(by_column: Cells, rows: npt.NDArray[np.int64] | None) -> Cells:
 
 @contextmanager
 def _refusing() -> Iterator[None]:
-    """What is wrong with a file is wrong with the data."""
+    """Turn errors of files into errors of data."""
     try:
         yield
     except FileError as error:

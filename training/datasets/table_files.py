@@ -57,7 +57,7 @@ class TableFiles:
         raise IndexError(row)
 
     def check(self, asked: Collection[str], option: str, without: Mapping[str, str] | None = None) -> None:
-        """Refuse names that no column has, besides those that the model is without.
+        """Refuse names that no column has, except names of columns that the model is without.
 
         Raises:
             DataError: Names the option, and the nearest names.

@@ -1,1 +1,1 @@
-"""What a model is worth: bounds, detection and baselines, by the service's own engine."""
+"""Figures of a model: bounds, detection and baselines, by the service's own engine."""

@@ -1,8 +1,8 @@
 """Generic anomalies made of normal rows: their own values, in other places.
 
-Every value stays one that normal rows have; what they say together changes. Noise, blur, contrast and the like are left
-out on purpose: they change how a thing was measured, and a score that is best at noticing them is not best at noticing
-what does not belong. Mirror images are left out, too: for much that is measured they are no anomaly.
+Every value stays one that normal rows have; what they say together changes. Noise, blur and contrast are left out on
+purpose. They change how a thing was measured, and the best score at noticing them is not the best at noticing foreign
+things. Mirror images are left out, too: for much that is measured they are no anomaly.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ def shift(x: Array, rng: np.random.Generator) -> Array:
 
 
 def splice(x: Array, rng: np.random.Generator) -> Array:
-    """Of each picture the upper or the left half is another's."""
+    """Replace the upper or the left half of each picture by another's."""
     height, width = x.shape[1:3]
     other = x[_partners(len(x), rng)]
     upper = rng.random(len(x)) < 0.5
@@ -45,7 +45,7 @@ def splice(x: Array, rng: np.random.Generator) -> Array:
 
 
 def patch(x: Array, rng: np.random.Generator) -> Array:
-    """Of each picture a window, a third of it both ways, is another's, from another place."""
+    """Replace a window of each picture, a third of it both ways, by a window of another, from another place."""
     height, width = x.shape[1:3]
     rows, columns = max(1, height // 3), max(1, width // 3)
     other = _partners(len(x), rng)
@@ -72,12 +72,12 @@ def warp(x: Array, rng: np.random.Generator) -> Array:
 
 
 def exchange_half(x: Array, rng: np.random.Generator) -> Array:
-    """Of each row half of the cells are another row's."""
+    """Replace half of the cells of each row by another row's."""
     return _exchange(x, rng, max(1, x.shape[1] // 2))
 
 
 def exchange_few(x: Array, rng: np.random.Generator) -> Array:
-    """Of each row an eighth of the cells, one at the least, is another row's."""
+    """Replace an eighth of the cells of each row, at least one, by another row's."""
     return _exchange(x, rng, max(1, x.shape[1] // 8))
 
 

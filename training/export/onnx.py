@@ -43,7 +43,7 @@ _LONGEST = ("refine", "elbo", "scores", "explain", "encoder", "draw", "decoder",
 
 _ALIGNMENT = 64
 _SIZES = {"batch": 10_007, "draws": 10_009}
-"""Of the examples that are traced, without being computed: unlike any size of a model."""
+"""Sizes of the traced examples, which are not computed; no size of a model equals one."""
 
 
 class ExportError(LowerboundError):
@@ -178,7 +178,7 @@ def export_graphs(
 def graph_inputs(
     graph: str, x: Array, base_samples: Array, latents: Array, seed: int = 0
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    """What a graph of the contract is fed: inputs with an entry per row, and inputs shared by all rows.
+    """The inputs of a graph of the contract: inputs with an entry per row, and inputs shared by all rows.
 
     Args:
         graph: Its name.
@@ -270,7 +270,7 @@ def _largest_error(values: Array, expected: Array, units: Array | float, where: 
     """The largest difference, in units that broadcast to (batch, ...); raises where it exceeds the tolerance."""
     if values.shape != expected.shape:
         raise ExportError(f"{where}: shape {values.shape} where torch has {expected.shape}")
-    # Where torch has no number (the standard error of one draw), the graph must have none either.
+    # If torch has no number (the standard error of one draw), the graph must have none either.
     same = (np.isnan(values) & np.isnan(expected)) | (values == expected)
     error = np.where(same, 0.0, np.abs(values - expected) / units)
     allowed = TOLERANCE + RELATIVE_TOLERANCE * np.abs(np.nan_to_num(expected)) / units

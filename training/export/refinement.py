@@ -1,8 +1,8 @@
 """Refinement: variational inference for each row, from where the encoder leaves off.
 
-An encoder shares its parameters among all rows and so is nobody's best posterior (Cremer et al. 2018, the amortisation
-gap). A step of Adam (Kingma and Ba 2015, algorithm 1) moves each row's own (μ, log σ²) up the gradient of that row's
-K-draw ELBO (Kim et al. 2018). How much there is to gain is itself a score, the regret (Xiao et al. 2020).
+An encoder shares its parameters among all rows, so it gives no row its best posterior (Cremer et al. 2018, the
+amortisation gap). A step of Adam (Kingma and Ba 2015, algorithm 1) moves each row's own (μ, log σ²) up the gradient of
+that row's K-draw ELBO (Kim et al. 2018). How much there is to gain is itself a score, the regret (Xiao et al. 2020).
 """
 
 from collections.abc import Mapping, Sequence

@@ -13,7 +13,7 @@ from training.model import VAE
 from training.model.vae import log_normal
 
 SIDES = (1 / 9, 1 / 6, 1 / 4, 1 / 3)
-"""Of the multiscale residual's windows, as shares of the picture's shorter side: from a strap to a sleeve."""
+"""Sizes of the multiscale residual's windows, as shares of the picture's shorter side: from a strap to a sleeve."""
 
 _ROWS = 256
 """That are computed at once when the judge is fitted."""
@@ -57,7 +57,7 @@ class SinglePassScores(nn.Module):
         return self.vae.likelihood.mean(self.vae.decoder(self.vae.posterior(x)[0]))
 
     def _statistics(self, x: Tensor, reconstruction: Tensor) -> Tensor:
-        """What a pass leaves behind: log ‖x − x̂‖, ‖μ‖, ‖σ‖, log p(x|z = μ) and log q(μ) − log p(μ), (B, 5), float64.
+        """Statistics of a pass: log ‖x − x̂‖, ‖μ‖, ‖σ‖, log p(x|z = μ) and log q(μ) − log p(μ), (B, 5), float64.
 
         After the likelihood path of Cai et al. 2024; the difference is one of what the encoder sees, so that numbers,
         categories and pixels can be added up.

@@ -1,4 +1,4 @@
-"""What the latents carry: diagnostics of posterior collapse, from the posteriors of held-out rows.
+"""Information in the latents: diagnostics of posterior collapse, from the posteriors of held-out rows.
 
 With q(z) = mean_n q(z|x_n) the aggregate posterior of N rows, the mean KL of the bound falls into two parts (Hoffman
 and Johnson 2016, "ELBO surgery"):

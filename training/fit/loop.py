@@ -1,7 +1,7 @@
 """The training loop.
 
-Every random number of an epoch comes from a generator seeded by (seed, epoch), and an epoch is taken up only from its
-start: a run that was killed and resumed therefore ends with the very numbers of one that was not.
+Every random number of an epoch comes from a generator seeded by (seed, epoch), and a run is resumed only at the start
+of an epoch. It therefore gives the same result as an uninterrupted run with the same number of processes.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ DIAGNOSED = 2000
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch came to: means over its rows, nats per row."""
+    """Figures of one epoch: means over its rows, nats per row."""
 
     epoch: int
     seconds: float

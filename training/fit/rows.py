@@ -17,7 +17,7 @@ SAMPLED = 2**28
 
 @dataclass(frozen=True, eq=False)
 class StoredRows:
-    """Rows on the disk, of which only those that are asked for are read.
+    """Rows on the disk, read when they are indexed.
 
     Attributes:
         rows: All of a file's, (N, *shape).

@@ -1,4 +1,4 @@
-"""What one step of training lowers, and the step itself."""
+"""The objective of training, and one step that lowers it."""
 
 import math
 from collections.abc import Callable
@@ -20,7 +20,7 @@ WARM_UP = 3
 
 
 class Objective(nn.Module):
-    """What is minimised, as one module, so that it can be spread over processes.
+    """The minimised objective, as one module, so that it can be spread over processes.
 
     With w the weight of the KL, which rises to β during warm-up, the objective `elbo` is
 
@@ -136,7 +136,7 @@ class Step:
 
 
 class Replay:
-    """What a function does to tensors on a GPU, captured as a CUDA graph.
+    """The operations of a function on a GPU, captured as a CUDA graph.
 
     Args:
         function: Of tensors on one device, whose values decide nothing that the CPU does. It has run before.

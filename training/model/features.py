@@ -1,4 +1,4 @@
-"""What the encoder sees: raw data, scaled and spelled out. Compiled into the graphs, so that clients send raw data.
+"""Inputs of the encoder: raw data, scaled and encoded. Compiled into the graphs, so that clients send raw data.
 
 The bound is exact for any encoder, so nothing here touches the likelihood: it may squash outliers or fill in missing
 cells, and the bound is still a bound.
@@ -99,7 +99,7 @@ class TableFeatures(nn.Module):
 
 
 def encoder_features(data: ImageInput | TabularInput, rows: npt.NDArray[Any]) -> ImageFeatures | TableFeatures:
-    """What the encoder sees of this kind of data; `rows` are the training rows."""
+    """The encoder's inputs for this kind of data; `rows` are the training rows."""
     return ImageFeatures(data) if isinstance(data, ImageInput) else TableFeatures(data, rows)
 
 

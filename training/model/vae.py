@@ -21,7 +21,7 @@ from training.model.likelihoods import Likelihood
 from training.model.priors import Prior
 
 LOG_VARIANCE_RANGE = (-10.0, 4.0)
-"""Of log σ²: the bound is exact for any σ; outside this range the gradient would be useless."""
+"""The range of log σ²: the bound is exact for any σ, but outside this range the gradient would be useless."""
 
 
 class Bounds(NamedTuple):
@@ -106,7 +106,7 @@ class VAE(nn.Module):
         )
 
     def explanation(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Where the bound of x comes from: log-likelihood by feature (B, D) and KL by latent (B, L), float64, nats."""
+        """The parts of the bound of x: log-likelihood by feature (B, D) and KL by latent (B, L), float64, nats."""
         mean, log_variance = self.posterior(x)
         z = self.draws(mean, log_variance, noise)
         log_posterior = log_normal(noise.double(), log_variance.double())

@@ -178,7 +178,7 @@ class GaussianHeteroscedastic(_GaussianAboveFloor):
     """
 
     CEILING = math.log(1e4)
-    """Of log σ in units of the scale: far beyond any data, and its square still a float32."""
+    """The range of log σ in units of the scale: far beyond any data, and its square still a float32."""
 
     def __init__(self, data: ImageInput | TabularInput, rows: npt.NDArray[Any]) -> None:
         super().__init__(data, rows)

@@ -12,7 +12,7 @@ from service.bundle import ImageInput, TabularInput
 from training.model.likelihoods.gaussian import Gaussian
 
 STIRLING_SHIFT = 8
-"""Where log Γ is expanded: the first term left out is 1/(1260 x⁵), below 3e-8 nats from 8 on."""
+"""The expansion of log Γ begins here: the first term left out is 1/(1260 x⁵), below 3e-8 nats from 8 on."""
 
 
 class StudentT(Gaussian):
