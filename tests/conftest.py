@@ -87,7 +87,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def serve(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
-    """What starts a server of its own, given flags, for the length of a `with` block."""
+    """Start a server of its own, given flags, for the length of a `with` block."""
 
     def start(*arguments: str) -> AbstractContextManager[httpx.Client]:
         return run_server(*arguments, log=tmp_path_factory.mktemp("server") / "log")

@@ -49,7 +49,7 @@ class S3:
         self._process.wait()
 
     def environment(self, port: int | None = None) -> dict[str, str]:
-        """What leads AWS's libraries here, or to what stands in between."""
+        """Variables that lead AWS's libraries here, or to a proxy in between."""
         return CREDENTIALS | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port or self.port}"}
 
     def bucket(self, name: str | None = None) -> "Bucket":

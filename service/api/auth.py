@@ -21,7 +21,7 @@ ENVIRONMENT = "LOWERBOUND_API_KEYS"
 SHORTEST = 16
 """Characters of the shortest key: with fewer, guesses might find it."""
 
-_KEY = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # What may follow `Bearer`: RFC 6750, section 2.1.
+_KEY = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # The token after `Bearer`: RFC 6750, section 2.1.
 _OPEN = ("/health/", "/v2/health/", "/explorer/")
 
 

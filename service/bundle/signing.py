@@ -18,7 +18,7 @@ from service.errors import BundleError, KeysError
 SIGNATURE = "manifest.sig"
 
 _UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm)
-"""What `cryptography` raises for what is no key in PEM, is of a kind that it does not know, or has a passphrase."""
+"""Errors of `cryptography` for text that is no PEM key, keys of unknown kinds, and keys with a passphrase."""
 
 
 class TrustedKeys:

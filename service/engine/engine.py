@@ -1,7 +1,7 @@
 """Engines: run a bundle's graphs on a device.
 
 `Engine` is all that the rest of the service knows of a device. A row's answer from `OnnxEngine` on the CPU is the same
-bits whatever else is in the batch: each session computes a batch on the one thread that calls it. Several batches run
+bits in any batch: each session computes a batch on the one thread that calls it. Several batches run
 at once instead, so that no result depends on how work was divided.
 """
 

@@ -24,7 +24,7 @@ def infer_table(names: Sequence[str], read: Callable[[str], pa.ChunkedArray], op
     """
     decisions = [infer_column(name, read(name), options) for name in names]
     if options.decimal is None and any(_decimal(decision) == "," for decision in decisions):
-        # Where other columns have decimal commas, 1,234 is no thousand.
+        # If other columns have decimal commas, 1,234 is no thousand.
         commas = replace(options, decimal=",")
         for i, decision in enumerate(decisions):
             if isinstance(decision.column, NumericColumn) and decision.column.thousands == ",":

@@ -1,7 +1,7 @@
 """Drift: a test, with a guarantee at every moment, of whether the rows scored still are as the held-out rows were.
 
 The hypothesis is exchangeability: the n held-out scores and the arriving ones are in random order. No gambler has a
-system against it: whatever the fair bets, a capital that starts at 1 ever reaches 1/α with probability ≤ α (Ville's
+system against it: for all fair bets, a capital that starts at 1 ever reaches 1/α with probability ≤ α (Ville's
 inequality). So a large capital is evidence against the hypothesis, at any time and over any number of rows. These are
 conformal test martingales (Vovk, Gammerman and Shafer 2022, *Algorithmic Learning in a Random World*, part III).
 

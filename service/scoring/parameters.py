@@ -159,7 +159,7 @@ def resolve_parameters(
         raise InvalidError(f"this bundle has no graph that gives {score}", "query.score")
     made = (num_draws or manifest.num_draws, chosen_seed(bundle, seed), refine)
     calibrated = (manifest.num_draws, manifest.seed, manifest.calibration.refine if score == "regret" else 0)
-    # What a graph gives is made without draws.
+    # A graph answers without draws.
     valid = score in manifest.scores and (by_graph or made == calibrated)
     column, sign = SCORES[score]
     return BoundParameters(

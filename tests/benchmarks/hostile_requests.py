@@ -1,4 +1,4 @@
-"""What ill-disposed clients do, many at once; each of these says what they were answered, by status."""
+"""Hostile clients, many at once; each function returns the count of answers by status."""
 
 import socket
 import time
@@ -62,7 +62,7 @@ def broken_uploads(port: int, number: int) -> Counter[str]:
 
 
 def leavers(port: int, number: int) -> Counter[str]:
-    """Requests of two thousand rows, whose answers nobody waits for."""
+    """Requests of two thousand rows whose clients leave at once."""
     body = npy(np.zeros((2000, 8, 8), np.uint8))
     return Counter(_leave(port, HEAD % len(body) + body) for _ in range(number))
 
@@ -93,7 +93,7 @@ SHORT_QUEUE = ("--max-queue", "4096")
 
 
 def crowd(url: httpx.URL, number: int) -> Counter[str]:
-    """So many clients at once, five times 128 rows each; whoever is refused must be told when to return."""
+    """So many clients at once, five times 128 rows each; each refusal must have a time to return."""
 
     def send_request(_: int) -> list[str]:
         with httpx.Client(base_url=url, timeout=60) as client:

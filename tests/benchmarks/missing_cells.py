@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def _calibrate(score: Score, x: Array) -> tuple[HeldOutScores, Array]:
-    """What rows are compared with, and what they were compared with before: all held-out rows as they are."""
+    """The comparison of today, and the earlier one with all held-out rows as they are."""
     own = score(x)
     everything = np.sort(own["negative_elbo"])
     return HeldOutScores.read("negative_elbo", everything, missing_cell_scores(score, x, own)), everything

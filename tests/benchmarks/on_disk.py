@@ -31,7 +31,7 @@ source.IN_MEMORY = 2**60
 main(["train", *sys.argv[1:]])
 """
 WAYS = {"in memory": (("-c", IN_MEMORY), 1), "on the disk": (ALONE, 1), "on the disk, two processes": (ALONE, 2)}
-"""What Python is told, and how many processes train."""
+"""Arguments of Python, and the number of training processes."""
 
 
 def write(path: Path, rows: int) -> None:

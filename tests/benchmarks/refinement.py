@@ -1,4 +1,4 @@
-"""What refinement gains and costs, over HTTP, on a served model's own test rows.
+"""Gain and cost of refinement, over HTTP, on a served model's own test rows.
 
     make serve &
     .venv/test/bin/python -m tests.benchmarks.refinement http://127.0.0.1:8000

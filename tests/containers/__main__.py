@@ -54,7 +54,7 @@ def found(claim: str, *, true: object = True) -> None:
 
 
 def run(*command: str, **settings: str) -> str:
-    """What a command prints; its errors, if it fails, and the end."""
+    """Run a command and return its output; if it fails, print its errors and end."""
     done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT | settings, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command)}: status {done.returncode}\n{done.stdout}{done.stderr}")
@@ -191,7 +191,7 @@ def take_up_what_is_trained(container: str) -> None:
 
 
 def keep_out(folder: Path) -> None:
-    """With API keys, who has none."""
+    """A client without a key is refused."""
     key = "0123456789abcdef"
     file = folder / "keys.txt"
     file.write_text(key)

@@ -32,7 +32,7 @@ HEALTHCHECK = json.loads(re.findall(r"^HEALTHCHECK .*?CMD (\[.*\])$", DOCKERFILE
 
 
 def stage(name: str) -> str:
-    """All that makes a stage, those that it is made from first."""
+    """The text of a stage, after the stages that it is made from."""
     return (stage(PARENTS[name]) if PARENTS[name] in STAGES else "") + STAGES[name]
 
 

@@ -75,7 +75,7 @@ def installed_browser(playwright: Playwright) -> str:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Of each module its own: while it is there, nothing else may run an event loop."""
+    """One for each module: while it is there, nothing else may run an event loop."""
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=installed_browser(playwright))
         yield chromium
@@ -135,7 +135,7 @@ def toys(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[htt
 
 
 def pixels(canvas: Locator) -> Array:
-    """What a canvas shows: uint8, shape (height, width, 3); all of it is opaque."""
+    """The pixels of a canvas: uint8, shape (height, width, 3); all of it is opaque."""
     flat, width = canvas.evaluate(
         "c => [Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data), c.width]"
     )

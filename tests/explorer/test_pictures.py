@@ -18,7 +18,7 @@ MINUS = "\u2212"
 
 @pytest.fixture(scope="module")
 def page(browser: Browser, digits: httpx.Client) -> Page:
-    """Of the digits, shared by tests that leave no trace in what others look at."""
+    """A page of the digits, shared by tests that leave no trace in what others look at."""
     shared = browser.new_page()
     shared.set_default_timeout(15_000)
     shared.goto(str(digits.base_url))

@@ -25,7 +25,7 @@ RECORDS = [
 
 @pytest.fixture(scope="module")
 def page(browser: Browser, toys: httpx.Client) -> Page:
-    """Of the table, shared: every test brings its own rows."""
+    """A page of the table, shared: every test brings its own rows."""
     shared = browser.new_page()
     shared.set_default_timeout(15_000)
     shared.goto(str(toys.base_url))
@@ -124,7 +124,7 @@ def test_a_row_opens_into_what_makes_it_strange(page: Page, toys: httpx.Client) 
     expect(cells).to_have_count(2)
     answer = elbo(toys, RECORDS[:1], explain=True)
     surprise, expected = answer["feature_surprise"][0], answer["feature_expected"][0]
-    assert surprise["age"] == pytest.approx(1.5**2 + 1.5)  # What the toy's ELBO gains where age is as expected, 0.
+    assert surprise["age"] == pytest.approx(1.5**2 + 1.5)  # The gain of the toy's ELBO if age is as expected, 0.
     assert expected == {"age": 0.0, "colour": "red"}
     assert cells.nth(0).locator("th, td").all_inner_texts() == ["age", "1.5", "0", "", f"{surprise['age']:.2f}"]
     assert cells.nth(1).locator("th, td").all_inner_texts() == ["colour", "red", "red", "", "0.00"]

@@ -27,7 +27,7 @@ State = dict[str, Array]
 
 @dataclass(frozen=True)
 class Truth:
-    """What quadrature says of each row, (rows,), nats."""
+    """The result of quadrature for each row, (rows,), nats."""
 
     elbo: Array
     log_evidence: Array
@@ -82,7 +82,7 @@ def _student_t(params: Array, x: Array, kind: Kind, state: State) -> Array:
 
 
 FLOOR = 0.01
-"""Of σ in units of the scale, for columns of real numbers."""
+"""The range of σ in units of the scale, for columns of real numbers."""
 
 
 def _learned(params: Array, state: State) -> tuple[Array, Array]:

@@ -59,7 +59,7 @@ class Load:
 
     @property
     def seen(self) -> Counter[str]:
-        """What they got, by kind."""
+        """The answers, counted by kind."""
         return Counter(outcome.kind for outcome in self.outcomes)
 
     @property

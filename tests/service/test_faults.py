@@ -1,4 +1,4 @@
-"""What goes wrong around the service: files, processes, descriptors, memory, signals. No wrong answer is given."""
+"""Faults around the service: files, processes, descriptors, memory, signals. No wrong answer is given."""
 
 import contextlib
 import io
@@ -55,7 +55,7 @@ def test_a_fault_under_load(tmp_path: Path, trial: faults.Trial) -> None:
     assert row.lost == 0, row
     # Those under way in a killed process; four clients have no more.
     assert row.again <= (4 if "kill" in trial.name else 0), row
-    if "finite numbers" not in trial.name:  # Which nobody can tell before the golden rows do.
+    if "finite numbers" not in trial.name:  # Only the golden rows can tell.
         assert row.wrong == 0, row
 
 

@@ -1,4 +1,4 @@
-"""Nothing that is read can run: no pickle on any path. What is installed is what was locked."""
+"""Nothing that is read can run: no pickle on any path. The installed packages are the locked ones."""
 
 import ast
 import io
@@ -34,7 +34,7 @@ UNPICKLE_UNLESS = {
 
 
 def pickles(tree: ast.AST) -> Iterator[str]:
-    """What in this code reads or writes pickles, or could."""
+    """Calls in this code that read or write pickles, or could."""
     for node in ast.walk(tree):
         match node:
             case ast.Import(names=names):
@@ -84,7 +84,7 @@ def note(event, arguments):
 marks = os.open(os.environ["MARKS"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 sys.addaudithook(note)
 """
-"""What Python runs first of all: it notes whenever anything that is unpickled names a class or a function."""
+"""The first code that Python runs: it notes whenever anything that is unpickled names a class or a function."""
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_the_hook_notes(audited: dict[str, str], tmp_path: Path) -> None:
 
 LOCKS = {path.stem: path.read_text() for path in (ROOT / ".ci").glob("*.lock")}
 UNLISTED = {"colorama", "httpx2-jsfetch", "setuptools"}
-"""What is locked for other systems, and what pip does not list."""
+"""Packages locked for other systems, and packages that pip does not list."""
 
 
 def locked(name: str) -> dict[str, tuple[str, list[str]]]:

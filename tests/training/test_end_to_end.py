@@ -118,7 +118,7 @@ def test_a_planted_cell_is_found_and_named(people_client: httpx.Client, column: 
     assert int(np.argmin(answer["elbo"])) == planted
     assert answer["p_value"][planted] == min(answer["p_value"]) < 0.01
     surprise = answer["feature_surprise"][planted]
-    # A clerk who is a pilot and a pilot who earns as a clerk are the same row: there either cell may be the wrong one.
+    # A pilot with the pay of a clerk and a clerk with the work of a pilot are the same row: either cell may be wrong.
     assert max(surprise, key=surprise.__getitem__) in ({"work", "income"} if column == "work" else {column})
     by_column = np.array([list(row.values()) for row in answer["feature_log_likelihood"]])
     np.testing.assert_allclose(by_column.sum(1), answer["log_likelihood"], atol=1e-3)
@@ -135,7 +135,7 @@ def test_a_surprise_is_what_the_expected_value_gains(people_client: httpx.Client
         surprise = [row[column] for row in answer["feature_surprise"]]
         np.testing.assert_allclose(surprise[1:], rise[1:], atol=1e-9)
         assert surprise[0] == (0 if column == "income" else pytest.approx(rise[0]))
-    # What is expected of a missing income is what such work earns.
+    # The expected value of a missing income is the pay of such work.
     earns = {"clerk": 30_000, "nurse": 45_000, "pilot": 90_000}[str(records[0]["work"])]
     assert answer["feature_expected"][0]["income"] == pytest.approx(earns, rel=0.15)
     assert answer["feature_expected"][0]["work"] in {"clerk", "nurse", "pilot"}

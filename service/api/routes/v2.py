@@ -107,7 +107,7 @@ class Graph:
 
     @property
     def _cell_by_cell(self) -> bool:
-        """Of tables each cell is explained beside the others."""
+        """For tables, each cell is explained beside the others."""
         return self.graph == "explain" and isinstance(self.model.manifest.input, TabularInput)
 
     async def infer(self, tensor: Array, parameters: InferParameters) -> dict[str, Any]:

@@ -8,9 +8,9 @@
     .venv/benchmark/bin/python -m tests.benchmarks.detection false-alarms --mnist FOLDER --tables FOLDER
     .venv/benchmark/bin/python -m tests.benchmarks.detection contamination --tables FOLDER
 
-FOLDER holds MNIST's IDX files, or tables as .npz files of X and y. Models are trained by named recipes; whatever
-option is not listed below is one of the recipe's, as `--fit.epochs 5`. Every finished cell is kept: an interrupted
-command goes on where it stopped when given again.
+FOLDER holds MNIST's IDX files, or tables as .npz files of X and y. Models are trained by named recipes. Any option that
+is not listed below is one of the recipe's, as `--fit.epochs 3`. Every finished cell is kept: an interrupted command
+goes on where it stopped when given again.
 """
 
 import argparse
@@ -244,7 +244,7 @@ def _progress(console: Console) -> Progress:
 
 @contextlib.contextmanager
 def _quietly(log: Path) -> Iterator[None]:
-    """What a training says of its epochs goes to the log, and not between the bars."""
+    """The epochs of a training go to the log, and not between the bars."""
     with log.open("a") as file, contextlib.redirect_stderr(file):
         yield
 

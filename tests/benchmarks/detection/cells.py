@@ -51,7 +51,7 @@ class Cells:
 
 
 def hardware() -> str:
-    """What computes: processor, cores, and the GPU in use."""
+    """The hardware: processor, cores, and the GPU in use."""
     cpu = platform.machine()
     for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
         if line.startswith("model name"):

@@ -70,7 +70,7 @@ def score_table(rows: Sequence[Row]) -> str:
 
 
 def column_table(rows: Sequence[Row]) -> str:
-    """What the tables are: their size, and the columns that trap detectors."""
+    """The tables: their size, and the columns that trap detectors."""
     names = ("training rows", "test rows", "anomalies", "columns", "constant in training", "whole numbers")
     lines = [line("", *names), "|---|" + "---:|" * len(names)]
     for case, cell in {row.case: row.cell for row in rows}.items():

@@ -1,4 +1,4 @@
-"""What has to be told from what: training rows, test rows, and the anomalies among them.
+"""Tasks of detection: training rows, test rows, and the anomalies among them.
 
 A one-class task trains on half of the normal rows, chosen at random by the seed, or on the official training set where
 there is one; it is tested on the other normal rows and on all anomalies but those left in the training rows on purpose.

@@ -30,7 +30,7 @@ class Torch:
     def __init__(
         self, reference: Reference, bundle: Bundle, graphs: Mapping[str, Graph], device: torch.device, *, compiled: bool
     ) -> None:
-        reference.vae.cpu()  # Where the graphs are made; an earlier contender has moved it.
+        reference.vae.cpu()  # The folder of the graphs; an earlier contender has moved it.
         self._device = device
         self._graphs = graphs
         modules = graph_modules(reference.vae, bundle.manifest.input, reference.rows)
@@ -52,7 +52,7 @@ class Torch:
 
 
 def contenders(reference: Reference, bundle: Bundle, kind: Kind, max_batch: int) -> dict[str, Make]:
-    """What makes each, by name; it raises where a library is missing."""
+    """The maker of each, by name; it raises where a library is missing."""
     device = torch.device("cpu" if kind == "cpu" else "cuda")
 
     def pytorch(*, compiled: bool) -> Make:

@@ -26,7 +26,7 @@ from training.export.onnx import graph_inputs
 
 GRAPHS = ("encoder", "decoder", "elbo", "explain", "refine")
 WITHOUT = ("encoder", "decoder")
-"""Of these, those without draws."""
+"""The ones without draws among these."""
 
 DRAWS = (1, 16, 64)
 STEPS = (0, 1, 10, 50)
@@ -35,7 +35,7 @@ CONNECTIONS = (1, 8, 32)
 
 @dataclass(frozen=True)
 class Bench:
-    """What is measured, and how.
+    """The measurements.
 
     Attributes:
         reference: The model.
@@ -66,7 +66,7 @@ class Bench:
         return noise.base_samples(0, draws, self.bundle.manifest.latent_size)
 
     def inputs(self, graph: str, rows: int, draws: int) -> dict[str, Array]:
-        """What a graph is fed."""
+        """The inputs of a graph."""
         latents = np.zeros((rows, self.bundle.manifest.latent_size), np.float32)
         by_row, shared = graph_inputs(graph, self.images(rows), self.base_samples(draws), latents)
         return by_row | shared
@@ -122,7 +122,7 @@ def _number(rate: float | None) -> str:
 
 
 def refinement(bench: Bench, engine: Engine) -> Iterator[str]:
-    """What a step of refinement costs, of as many rows as a call takes."""
+    """The cost of a step of refinement, of as many rows as a call takes."""
     draws = bench.bundle.manifest.num_draws
     rows = max(1, bench.max_batch // draws)
     x, base_samples = bench.images(rows), bench.base_samples(draws)

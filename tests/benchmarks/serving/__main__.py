@@ -150,7 +150,7 @@ def _table(results: Results, ceilings: dict[int, list[float]], absent: dict[str,
     for name, cells in results.items():
         values = [_spread([load.rows_per_second for load in cells[cell]]) if cells.get(cell) else "" for cell in CELLS]
         lines.append(_line(name, *values))
-    # One connection leaves nothing to batch; elsewhere whatever waits can be one batch.
+    # One connection leaves nothing to batch; else all waiting rows can be one batch.
     rates = {cell: ceilings[min(BATCHES) if cell == ALONE else max(BATCHES)] for cell in CELLS}
     lines.append(_line("ONNX Runtime alone", *(_spread(rates[cell]) for cell in CELLS)))
     lines.extend(_line(name, problem, *[""] * (len(CELLS) - 1)) for name, problem in absent.items())

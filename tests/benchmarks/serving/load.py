@@ -75,7 +75,7 @@ class Load:
         return len(self.latencies) / self.seconds
 
     def quantile(self, share: float) -> float:
-        """Of the latencies, in seconds."""
+        """Quantiles of the latencies, in seconds."""
         return float(np.quantile(self.latencies, share))
 
 

@@ -27,7 +27,7 @@ SETTLING = 0.2
 
 
 def soak(reference: Reference, minutes: float, python: Path) -> str:
-    """What was seen, in Markdown.
+    """The figures, in Markdown.
 
     Raises:
         LoadError: An answer was wrong, or missing.
@@ -83,7 +83,7 @@ def _checked(exchange: Exchange, rows: Array, reference: Reference, port: int) -
 
 
 def resident(pid: int) -> float:
-    """MiB, of the process and of those that it started."""
+    """MiB, of the process and its children."""
     kibibytes = 0
     for status in Path("/proc").glob("[0-9]*/status"):
         try:

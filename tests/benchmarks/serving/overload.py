@@ -1,4 +1,4 @@
-"""More than the service can do: what becomes of the requests, and of those who send them.
+"""Overload: the fate of the requests, and of their clients.
 
 Requests go out on a clock, whether or not earlier ones have been answered (open loop), over a pool of connections. The
 capacity is measured just before each load, with enough connections to keep the service busy. Every accepted answer must
@@ -26,7 +26,7 @@ CONNECTIONS = 900
 """At most under way at once: more than the service lets wait, and as many as it serves."""
 
 IDLE = 2.0
-"""Seconds after which a connection is made anew: the service closes those that are idle for longer."""
+"""Seconds after which a client opens a new connection, because the service closes idle ones."""
 
 ACCEPTED, REFUSED = 200, 429
 

@@ -31,7 +31,7 @@ PATIENCE = 60.0
 """Seconds that a server may take to start."""
 
 ELBO = "/elbo?score=negative_elbo"
-"""What the service is asked for: the bounds that all compute. The default score may need graphs beside theirs."""
+"""The bounds that all servers compute. The default score may need other graphs."""
 
 PEERS = Path(__file__).parent / "peers"
 _ROOT = Path(__file__).parents[3]
@@ -108,7 +108,7 @@ def started(
 
 @contextlib.contextmanager
 def on_cores(cores: AbstractSet[int]) -> Iterator[None]:
-    """Keep this process, and those that it starts, on some cores; on the generator's afterwards."""
+    """Keep this process and its children on some cores; on the generator's afterwards."""
     os.sched_setaffinity(0, cores)
     try:
         yield
@@ -152,7 +152,7 @@ def expected(reference: Reference, rows: Array) -> Array:
 
 
 def free_port() -> int:
-    """A port that nobody listens on, nor on the next one, which MLServer takes for gRPC."""
+    """A free port, with the next one free, too, which MLServer takes for gRPC."""
     while True:
         with socket.socket() as first, socket.socket() as second:
             first.bind((HOST, 0))
@@ -241,12 +241,12 @@ def _ours(reference: Reference, port: int, python: Path) -> list[str]:
 
 
 def service_command(reference: Reference, port: int, *arguments: str) -> list[str]:
-    """What starts the service, with more arguments than those it always has here."""
+    """The command of the service, with more arguments than those it always has here."""
     return [sys.executable, "-m", "service", *service_arguments(reference, port), *arguments]
 
 
 def service_arguments(reference: Reference, port: int) -> list[str]:
-    """Of `python -m service`: its defaults, for one core, and as quiet as the others."""
+    """Options of `lowerbound serve`: its defaults, for one core, and as quiet as the others."""
     models = ("--models", str(reference.models))
     return [*models, "--port", str(port), "--device", "cpu", "--engine-threads", "1", "--log-level", "warning"]
 

@@ -1,4 +1,4 @@
-"""Where the time of a single-row JSON request goes, stage by stage, in the running service.
+"""The time of a single-row JSON request, stage by stage, in the running service.
 
 The service is started as always, with a clock around each stage's function (`SEAMS`); what is left of the round trip is
 routing, the event loop, hops between threads, and HTTP. Run as `python -m tests.benchmarks.serving.stages FILE ...`, it

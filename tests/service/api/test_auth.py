@@ -54,7 +54,7 @@ def page(closed: httpx.Client) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def routes(page: dict[str, Any]) -> list[tuple[str, str]]:
-    """Every route as method and path, of the digits; those that are on no page, too."""
+    """Every route as method and path, of the digits, also the routes that the OpenAPI page leaves out."""
     values = {"name": "digits", "version": "1"}
     on_page = [(method.upper(), path.format(**values)) for path, methods in page["paths"].items() for method in methods]
     assert len(on_page) > 25
@@ -214,7 +214,7 @@ def test_no_flag_takes_a_key(refused: Refused) -> None:
 
 
 def calls(middleware: ApiKeyMiddleware, header: bytes) -> list[str]:
-    """What is called, in which order, to judge this header: Python's functions and C's."""
+    """The calls that judge this header, in order: Python's functions and C's."""
     seen: list[str] = []
 
     def note(frame: FrameType, event: str, argument: Any) -> None:

@@ -66,7 +66,7 @@ PIECES = [
         b",",
     ),
 ]
-"""What stands at the edges of formats: sizes that none has, numbers that are none, brackets that do not match."""
+"""Values at the edges of formats: sizes that none has, numbers that are none, brackets that do not match."""
 ODD: list[Any] = [
     *(
         None,

@@ -1,4 +1,4 @@
-"""What is too large, too much or too long is refused, and no more than that."""
+"""Requests that are too large, too many or too long are refused, and no others."""
 
 import json
 import socket

@@ -1,4 +1,4 @@
-"""What the OpenAPI page says is what the service does, under requests made from the page, valid and invalid.
+"""The service does what the OpenAPI page says, under requests made from the page, valid and invalid.
 
 `pytest -s -m slow tests/service/api/test_schemathesis.py` prints how many were made.
 """

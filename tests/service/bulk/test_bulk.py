@@ -1,4 +1,4 @@
-"""`lowerbound score` as people run it: its values are those of the endpoints, whatever happens to the process."""
+"""`lowerbound score` as people run it: its values are those of the endpoints, also after kills."""
 
 import io
 import signal
@@ -50,7 +50,7 @@ def kept(folder: Path) -> pa.Table:
 
 
 def answered(client: httpx.Client, path: str, x: Array, **query: str) -> pa.Table:
-    """What the endpoint answers, as Arrow."""
+    """The endpoint's answer, as Arrow."""
     body = io.BytesIO()
     np.save(body, x)
     headers = {"Content-Type": "application/x-npy", "Accept": ARROW}
@@ -59,7 +59,7 @@ def answered(client: httpx.Client, path: str, x: Array, **query: str) -> pa.Tabl
 
 
 def leaves(name: str, array: pa.Array) -> Iterator[tuple[str, object]]:
-    """What a column is made of, each leaf with its bits."""
+    """The parts of a column, each leaf with its bits."""
     if pa.types.is_struct(array.type):
         for i, field in enumerate(array.type):
             yield from leaves(f"{name}.{field.name}", array.field(i))

@@ -167,7 +167,7 @@ def wrong(path: Path, data: ImageInput | TabularInput) -> str:
 
 
 def marked(path: Path, data: ImageInput | TabularInput) -> list[str]:
-    """What is said of rows, with their place."""
+    """The problems of rows, with their place."""
     return [
         batch.in_file(str(error))
         for source in open_inputs([str(path)], data)

@@ -1,4 +1,4 @@
-"""Where it is asked for, a bundle is served only with a signature of its manifest by someone trusted."""
+"""With `--trusted-keys`, a bundle is served only with a signature of its manifest by someone trusted."""
 
 import shutil
 import subprocess
@@ -30,7 +30,7 @@ Refused = Callable[..., CompletedProcess[str]]
 
 @dataclass(frozen=True)
 class Signer:
-    """Someone's keys, as PEM files."""
+    """The keys of a signer, as PEM files."""
 
     private: Path
     public: Path

@@ -211,7 +211,7 @@ def test_the_autoscaler_is_of_the_deployment_and_asks_for_what_the_adapter_gives
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="Prometheus is not installed")
 def test_the_query_is_how_many_requests_wait(tmp_path: Path) -> None:
-    """Of two graphs one has 120 seconds of waiting in each minute, the other 60: three requests wait all the time."""
+    """One of two graphs has 120 seconds of waiting in each minute, the other 60: three requests wait all the time."""
     query = RULE["metricsQuery"]
     series = RULE["seriesQuery"].partition("{")[0]
     filled = {"<<.GroupBy>>": "pod", "<<.Series>>": series, "<<.LabelMatchers>>": 'namespace="n",pod=~"a|b"'}

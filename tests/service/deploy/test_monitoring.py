@@ -81,7 +81,7 @@ NO_ENGINE = {
     'lowerbound_engine_ready{instance="a", model="m", version="1"}': "0x60",
     'lowerbound_engine_ready{instance="a", model="n", version="1"}': "1x60",
 }
-"""What sets off LowerboundNotReady where nobody asks for the health."""
+"""The cause of LowerboundNotReady if no client asks for the health."""
 
 LABELS = {
     "LowerboundDown": {"job": "lowerbound"},

@@ -137,7 +137,7 @@ LIMIT = 4 * 2**20
 
 @pytest.fixture(scope="module")
 def arena() -> None:
-    """ONNX Runtime's arena for whoever asks for the process's own."""
+    """ONNX Runtime's arena that the process shares."""
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     same_as_requested = 1
     limits = {"max_mem": LIMIT, "arena_extend_strategy": same_as_requested}

@@ -1,4 +1,4 @@
-"""What ONNX Runtime is told about a device: names that it knows, and TF32 only where it is wanted."""
+"""Options of ONNX Runtime for a device: names that it knows, and TF32 only where it is wanted."""
 
 import mmap
 from pathlib import Path

@@ -116,7 +116,7 @@ def test_no_graph_reads_the_disk(
     secret = np.array([1, 2], np.float32).tobytes()
     for folder in (table_bundle, table_bundle.parent):
         (folder / "secret").write_bytes(secret)
-    monkeypatch.chdir(table_bundle)  # Where a path would lead somewhere, if one were followed.
+    monkeypatch.chdir(table_bundle)  # The folder to which a path would lead, if one were followed.
     graph = externalised(str(table_bundle / "secret") if location == "ABSOLUTE" else location)
     manifest, files = table
     with pytest.raises(BundleError, match=r"encoder\.onnx: ONNX Runtime cannot load it"):

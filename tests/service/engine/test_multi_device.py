@@ -1,4 +1,4 @@
-"""Several engines as one: who has least to do gets the next batch, and none is forgotten."""
+"""Several engines as one: the least busy one gets the next batch, and none is forgotten."""
 
 import threading
 from collections.abc import Mapping
@@ -51,7 +51,7 @@ def test_the_least_loaded_is_next() -> None:
         begin(2, 2)
         begin(2, 1)  # 5, 4 and 3.
         begin(1, 2)  # 5, 4 and 4.
-        begin(3, 1)  # 5, 7 and 4: of equals, who has waited longest.
+        begin(3, 1)  # 5, 7 and 4: of equals, the one that has waited longest.
         begin(1, 2)
         devices[0].may_end.release()
         while fleet._loads[devices[0]]:

@@ -1,4 +1,4 @@
-"""Every request is answered once, by its own rows, in order, whatever else is in the queue."""
+"""Every request is answered once, by its own rows, in order, with any others in the queue."""
 
 import asyncio
 import inspect
@@ -161,7 +161,7 @@ MUTATIONS = {
     ),
     "who left is not taken off": ("            self._admitted -= cost\n", "            pass\n"),
 }
-"""What could be wrong with the batcher, as text of its source and what to put there."""
+"""Faults of the batcher, as text of its source and what to put there."""
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS)

@@ -1,4 +1,4 @@
-"""An engine that hangs, fails or answers wrongly is found out and replaced; nobody gets its answers for right ones."""
+"""An engine that hangs, fails or answers wrongly is found and replaced; no client gets a wrong answer."""
 
 import asyncio
 import contextlib
@@ -223,7 +223,7 @@ def test_under_requests_an_engine_is_replaced(digits_bundle: Bundle, tmp_path: P
         for thread in threads:
             thread.start()
         lost = time.monotonic()
-        # Where the second engine has the fault too, it does not come to serve: readiness is red for long enough.
+        # If the second engine has the fault too, it does not serve: readiness is red for long enough.
         file.write_text(f"{fault} {1 if fault == 'hang' else 2}")
         while client.get("/model").json()["replaced_engines"] < 1:
             assert time.monotonic() - lost < 30
@@ -232,7 +232,7 @@ def test_under_requests_an_engine_is_replaced(digits_bundle: Bundle, tmp_path: P
         for thread in threads:
             thread.join()
         assert {answer.status_code for answer in answers} == {200}
-        if fault != "wrong":  # Which nobody can tell before the golden rows do.
+        if fault != "wrong":  # Only the golden rows can tell.
             assert {answer.content for answer in answers} == {right}
         assert send_request().content == right
         red = [when for when, green in ready if not green]

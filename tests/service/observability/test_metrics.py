@@ -1,4 +1,4 @@
-"""What the service says of itself is what happened, in one process and in several, to a real scraper too."""
+"""Metrics agree with events, in one process and in several, to a real scraper too."""
 
 import asyncio
 import math

@@ -1,4 +1,4 @@
-"""The end of a server: who has asked is answered, newcomers are turned away, nobody waits for longer than told."""
+"""The end of a server: clients with a request are answered, new ones are refused, and the end comes in time."""
 
 import contextlib
 import os
@@ -123,7 +123,7 @@ def test_who_has_connected_is_answered_before_the_end(tmp_path: Path, workers: i
 
 
 def ignored(port: int) -> bool:
-    """Whether nobody answers who wants to connect."""
+    """Whether no process accepts connections."""
     try:
         with socket.create_connection(("127.0.0.1", port), 0.3):
             return False

@@ -1,4 +1,4 @@
-"""What cannot be served does not start, and says why."""
+"""A service that cannot serve does not start, and says why."""
 
 import pytest
 

@@ -94,7 +94,7 @@ def digits_inputs() -> CardInputs:
 
 
 class Untrained(NamedTuple):
-    """What a card is made from, and the files of the bundle that it belongs to."""
+    """The inputs of a card, and the files of the bundle that it belongs to."""
 
     inputs: CardInputs
     files: dict[str, bytes]
@@ -206,7 +206,7 @@ def card(inputs: CardInputs) -> dict[str, bytes]:
 
 
 class Page(HTMLParser):
-    """What a browser would make of the card; tags that do not match are an error."""
+    """The document that a browser would make of the card; tags that do not match are an error."""
 
     VOID = frozenset({"meta", "link", "img", "br"})
 

@@ -11,7 +11,7 @@ def test_a_small_case_counted_by_hand() -> None:
     scores = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
     anomalous = np.array([False, False, True, False, True])
     figures = detection_figures(scores, anomalous)
-    # Of the six pairs of an anomaly and a normal row, five are in order.
+    # Five of the six pairs of an anomaly and a normal row are in order.
     assert figures["auroc"] == pytest.approx(5 / 6)
     # The first report is right; the second anomaly is the third report.
     assert figures["average_precision"] == pytest.approx((1 + 2 / 3) / 2)

@@ -85,7 +85,7 @@ def test_a_score_that_takes_too_long_is_known_of_the_very_pattern_only() -> None
 
 @pytest.mark.parametrize("share", [0.0, 0.2])
 def test_false_alarms_come_as_often_as_stated(share: float) -> None:
-    """Of rows with 0, 1 and 2 blank cells, and with every fifth blank, all at random; over 100 calibrations."""
+    """P-values of rows with 0, 1 and 2 blank cells, and with a fifth blank, all at random; over 100 calibrations."""
     rng = np.random.default_rng(5)
     levels = np.array([0.01, 0.05, 0.1])
     alarms = np.empty((100, 4, 3))
@@ -100,7 +100,7 @@ def test_false_alarms_come_as_often_as_stated(share: float) -> None:
             rates[:] = (p[:, None] <= levels + 1e-12).mean(0)
     rates, errors = alarms.mean(0), alarms.std(0, ddof=1) / np.sqrt(len(alarms))
     assert np.all(rates <= levels + 3 * errors)
-    # Where few held-out rows are comparable, p-values come in larger steps.
+    # If few held-out rows are comparable, p-values come in larger steps.
     assert np.all(rates >= levels * (0.7 if share else 1) - 3 * errors)
 
 

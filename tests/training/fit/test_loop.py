@@ -115,7 +115,7 @@ def test_beta_is_the_weight_of_the_kl_after_the_warmup(beta: float, tmp_path: Pa
 
 
 def test_free_bits_keep_latents_alive(tmp_path: Path) -> None:
-    """Where a latent's KL costs nothing there is no pressure on it; where it costs much, it dies."""
+    """A latent whose KL costs nothing is under no pressure; if it costs much, the latent dies."""
     _, free = train(tmp_path / "free", vae=new_vae(), epochs=3, free_bits=2.0)
     _, dear = train(tmp_path / "dear", vae=new_vae(), epochs=3)
     assert free[-1].kl > dear[-1].kl
@@ -212,7 +212,7 @@ def test_lower_precision_learns_the_same(tmp_path: Path, precision: str) -> None
 
 
 def wait_for_epoch(process: subprocess.Popen[str], path: Path, epoch: int) -> None:
-    """Until so many epochs are recorded, and the next is under way."""
+    """Wait until so many epochs are recorded, and the next is under way."""
     for _ in range(6000):
         if path.exists() and len(metrics(path)) >= epoch:
             time.sleep(0.1)

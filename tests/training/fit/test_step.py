@@ -72,7 +72,7 @@ def test_a_step_says_sums_over_the_rows() -> None:
     [("constant", 0.75, 1), ("cosine", 0, 1), ("cosine", 2 / 3, 1 / 4), ("cosine", 1, 0)],
 )
 def test_the_first_step_is_as_long_as_the_schedule_says(schedule: str, progress: float, share: float) -> None:
-    """Adam's first step moves a weight by the learning rate, whatever its gradient."""
+    """Adam's first step moves a weight by the learning rate, for any gradient."""
     vae = new_vae()
     before = {name: parameter.detach().clone() for name, parameter in vae.named_parameters()}
     rate = 1e-3

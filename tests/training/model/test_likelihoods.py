@@ -367,7 +367,7 @@ def test_evaluation_has_the_running_mean_of_the_optimal_sigma() -> None:
     assert torch.equal(likelihood.log_prob(params, x)[:5], likelihood.log_prob(params[:5], x[:5]))
     assert all(torch.equal(tensor, state[name]) for name, tensor in likelihood.state_dict().items())
     likelihood.train()
-    for _ in range(700):  # What is older than a few hundred steps is forgotten.
+    for _ in range(700):  # Steps before the last few hundred are forgotten.
         likelihood.log_prob(params[:16], x[:16])
     np.testing.assert_allclose(sigma(likelihood), squares[:16].nanmean().sqrt().detach(), rtol=1e-3)
 

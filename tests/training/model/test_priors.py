@@ -88,7 +88,7 @@ def test_a_mixture_of_one_standard_normal_is_the_standard_normal_latent_by_laten
 @pytest.mark.parametrize("name", PRIORS)
 @torch.no_grad()
 def test_draws_have_the_density(name: str) -> None:
-    """Where the draws fall, against the density's integral over the same boxes."""
+    """The share of draws in boxes, against the density's integral over the same boxes."""
     torch.manual_seed(2)
     prior = made(name, 2)
     rng = torch.Generator().manual_seed(0)

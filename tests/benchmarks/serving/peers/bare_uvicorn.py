@@ -1,4 +1,4 @@
-"""What HTTP alone costs: reads the body, answers a constant. `FOLDER PORT`."""
+"""The cost of HTTP alone: reads the body, answers a constant. `FOLDER PORT`."""
 
 import sys
 from typing import Any
