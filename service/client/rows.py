@@ -1,0 +1,200 @@
+"""Rows of every kind that callers have: how a slice goes over the wire, and how answers become the same kind."""
+
+import datetime as dt
+import decimal
+import io
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from .errors import InvalidError
+
+ARROW = "application/vnd.apache.arrow.stream"
+
+
+class Rows(Protocol):
+    """Rows of a caller."""
+
+    def __len__(self) -> int: ...
+
+    def body(self, start: int, stop: int) -> tuple[str, bytes]:
+        """The media type and the bytes of a request with the rows from `start` to before `stop`."""
+
+    def same_kind(self, answer: pa.Table) -> Any:
+        """The answer to all rows, in the kind that the rows have."""
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Rows by column name; `back` makes the caller's kind of an Arrow table."""
+
+    table: pa.Table
+    back: Callable[[pa.Table], Any]
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def body(self, start: int, stop: int) -> tuple[str, bytes]:
+        return ARROW, _stream(self.table.slice(start, stop - start))
+
+    def same_kind(self, answer: pa.Table) -> Any:
+        return self.back(answer)
+
+
+@dataclass(frozen=True)
+class _Array:
+    """An array, rows first; `back` makes the caller's kind of an Arrow table."""
+
+    values: np.ndarray[Any, Any]
+    back: Callable[[pa.Table], Any]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def body(self, start: int, stop: int) -> tuple[str, bytes]:
+        body = io.BytesIO()
+        np.save(body, self.values[start:stop], allow_pickle=False)
+        return "application/x-npy", body.getvalue()
+
+    def same_kind(self, answer: pa.Table) -> Any:
+        return self.back(answer)
+
+
+@dataclass(frozen=True)
+class _Json:
+    """A list of records by column name, or of nested lists, under the name that the endpoint reads."""
+
+    values: Sequence[Any]
+    field: str
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def body(self, start: int, stop: int) -> tuple[str, bytes]:
+        try:
+            text = json.dumps({self.field: _in_json(self.values[start:stop])}, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise InvalidError(str(error), self.field) from error
+        return "application/json", text.encode()
+
+    def same_kind(self, answer: pa.Table) -> Any:
+        return answer.to_pylist()
+
+
+def read_rows(rows: Any) -> Rows:
+    """Rows of a pandas or Polars frame, an Arrow table, a NumPy array, or a list of records or nested lists.
+
+    Raises:
+        TypeError: Rows of another type.
+        InvalidError: A column of a frame whose cells are of kinds that no Arrow column holds together.
+    """
+    match _library(rows):
+        case "numpy":
+            return _Array(rows, to_arrays)
+        case "pandas":
+            return _Columns(_from_pandas(rows), lambda answer: _to_pandas(answer, rows.index))
+        case "polars":
+            return _Columns(rows.to_arrow(), _to_polars)
+        case "pyarrow":
+            return _Columns(pa.table(rows), lambda answer: answer)
+        case _ if hasattr(rows, "__arrow_c_stream__"):
+            return _Columns(pa.table(rows), lambda answer: answer)
+        case _ if isinstance(rows, list | tuple):
+            return _Json(rows, "instances")
+    raise TypeError(
+        f"rows of type {type(rows).__name__}: give a pandas or Polars frame, an Arrow table, a NumPy array, or a list"
+    )
+
+
+def read_latents(latents: Any) -> Rows:
+    """Latents z, (rows, latent size), of the same kinds; the columns of a frame are the latents in their order.
+
+    Raises:
+        TypeError: See `read_rows`.
+    """
+    match _library(latents):
+        case "pandas":
+            return _Array(latents.to_numpy(np.float32), lambda answer: _to_pandas(answer, latents.index))
+        case "polars":
+            return _Array(latents.to_numpy().astype(np.float32), _to_polars)
+        case "pyarrow":
+            columns = [column.to_numpy() for column in latents.columns]
+            return _Array(np.column_stack(columns).astype(np.float32), lambda answer: answer)
+        case _ if isinstance(latents, list | tuple):
+            return _Json(latents, "latents")
+    return read_rows(latents)
+
+
+def to_arrays(answer: pa.Table) -> dict[str, np.ndarray[Any, Any]]:
+    """An array for each column of an answer, rows first; null numbers are NaN."""
+    flat = _flatten(answer)
+    return {name: _to_array(flat.column(name).combine_chunks()) for name in flat.column_names}
+
+
+def _to_array(column: Any) -> np.ndarray[Any, Any]:
+    shape = [len(column)]
+    while pa.types.is_fixed_size_list(column.type):
+        shape.append(column.type.list_size)
+        column = column.flatten()
+    values: np.ndarray[Any, Any] = column.to_numpy(zero_copy_only=False)
+    return values.reshape(shape)
+
+
+def _flatten(answer: pa.Table) -> pa.Table:
+    """An answer whose records by column are columns of their own, as `feature_surprise.age`."""
+    while any(pa.types.is_struct(field.type) for field in answer.schema):
+        answer = answer.flatten()
+    return answer
+
+
+def _library(rows: Any) -> str:
+    return type(rows).__module__.partition(".")[0]
+
+
+def _from_pandas(frame: Any) -> pa.Table:
+    try:
+        return pa.Table.from_pandas(frame, preserve_index=False)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise InvalidError("; ".join(map(str, error.args))) from error
+
+
+def _to_pandas(answer: pa.Table, index: Any) -> Any:
+    frame = _flatten(answer).to_pandas()
+    frame.index = index
+    return frame
+
+
+def _to_polars(answer: pa.Table) -> Any:
+    import polars as pl  # noqa: PLC0415 - Only callers who have a frame of its have it.
+
+    return pl.from_arrow(_flatten(answer))
+
+
+def _in_json(value: Any) -> Any:
+    """A value in JSON's terms: NaN is null, NumPy's numbers and arrays, dates and decimals are what they stand for."""
+    match value:
+        case Mapping():
+            return {str(key): _in_json(member) for key, member in value.items()}
+        case list() | tuple():
+            return [_in_json(member) for member in value]
+        case float():
+            return None if math.isnan(value) else value
+        case np.ndarray() | np.generic():
+            return _in_json(value.tolist())
+        case decimal.Decimal():
+            return _in_json(float(value))
+        case _:
+            return value.isoformat() if isinstance(value, dt.date | dt.time) else value
+
+
+def _stream(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    written: bytes = sink.getvalue().to_pybytes()
+    return written

@@ -1,0 +1,233 @@
+"""`lowerbound.Client` against real servers: rows of every kind, many of them, and services that are busy or gone."""
+
+import asyncio
+import datetime as dt
+import socket
+import threading
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+from lowerbound import (
+    AsyncClient,
+    Client,
+    DeadlineError,
+    InvalidError,
+    NotFoundError,
+    OverloadedError,
+    TooLargeError,
+    UnauthorizedError,
+    UnreachableError,
+)
+
+from service.bundle import Array, write_bundle
+from service.scoring.conformal import discoveries
+from tests.conftest import Serve
+from tests.service.toy_bundles import EXPLAIN_TABLE, TABLE_GRAPHS, bundle_files, table_files
+
+RECORDS: list[dict[str, Any]] = [
+    {"age": 1.5, "colour": "red"},
+    {"age": None, "colour": "blue"},
+    {"age": -3.0, "colour": None},
+    {"age": 4.0, "colour": "blue"},
+]
+
+
+@pytest.fixture(scope="module")
+def people(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("models")
+    manifest, _ = table_files()
+    rows = np.array([[1.5, 0.0], [np.nan, 1.0]])
+    write_bundle(folder, *bundle_files("people", manifest.input, TABLE_GRAPHS | {"explain": EXPLAIN_TABLE}, rows))
+    with serve("--models", str(folder)) as client:
+        yield str(client.base_url)
+
+
+@pytest.fixture(scope="module")
+def client(people: str) -> Iterator[Client]:
+    with Client(people, model="people") as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def expected(people: str) -> dict[str, list[float]]:
+    answer = httpx.post(f"{people}/models/people/elbo", json={"instances": RECORDS}).raise_for_status()
+    columns: dict[str, list[float]] = answer.json()
+    return columns
+
+
+def test_records_give_records(client: Client, expected: dict[str, list[float]]) -> None:
+    numbers = [RECORDS[0] | {"age": np.float64(1.5)}, RECORDS[1] | {"age": float("nan")}, *RECORDS[2:]]
+    answer = client.score(numbers)
+    assert [row["elbo"] for row in answer] == expected["elbo"]
+    assert answer == client.score(RECORDS[:2]) + client.score(RECORDS[2:])
+
+
+def test_pandas_frames_keep_their_index(client: Client, expected: dict[str, list[float]]) -> None:
+    frame = pd.DataFrame(RECORDS, index=pd.Index(["a", "b", "c", "d"], name="id"))
+    frame["colour"] = frame["colour"].astype("category")
+    frame["note"] = "ignored"
+    answer = client.score(frame, explain=True)
+    assert answer.index.equals(frame.index)
+    assert answer["elbo"].tolist() == expected["elbo"]
+    assert answer["feature_log_likelihood.age"].tolist()[0] == pytest.approx(-2.25)
+    assert client.encode(frame)["mean"].map(len).tolist() == [2, 2, 2, 2]
+
+
+def test_polars_arrow_and_arrays_give_their_own_kind(client: Client, expected: dict[str, list[float]]) -> None:
+    polars = client.score(pl.DataFrame(RECORDS))
+    assert isinstance(polars, pl.DataFrame)
+    assert polars["elbo"].to_list() == expected["elbo"]
+    arrow = client.score(pa.Table.from_pylist(RECORDS))
+    assert isinstance(arrow, pa.Table)
+    assert arrow["elbo"].to_pylist() == expected["elbo"]
+    codes = np.array([[1.5, 0.0], [np.nan, 1.0], [-3.0, np.nan], [4.0, 1.0]])
+    arrays = client.score(codes)
+    assert arrays["elbo"].tolist() == expected["elbo"]
+    assert client.encode(codes)["mean"].shape == (4, 2)
+
+
+def test_latents_of_every_kind_are_decoded(client: Client) -> None:
+    z = np.array([[1.0, -1.0], [2.0, 1.0]], np.float32)
+    assert client.decode(z)["age"].tolist() == [1.0, 2.0]
+    assert client.decode(z.tolist())[0] == {"age": 1.0, "colour": "red"}
+    frame = client.decode(pd.DataFrame(z, index=[7, 8]))
+    assert frame["colour"].to_dict() == {7: "red", 8: "blue"}
+    assert client.decode(pl.DataFrame(z))["age"].to_list() == [1.0, 2.0]
+    sampled = client.sample(3, seed=1)
+    assert {name: values.shape for name, values in sampled.items()} == {"latents": (3, 2), "age": (3,), "colour": (3,)}
+    assert client.model()["manifest"]["name"] == "people"
+
+
+def test_many_rows_are_cut_and_their_places_are_the_callers(people: str) -> None:
+    records = [{"age": float(i), "colour": "red"} for i in range(1000)]
+    records[777] |= {"age": "old"}
+    with Client(people, model="people", batch_rows=64, concurrency=3) as client:
+        with pytest.raises(InvalidError) as caught:
+            client.score(records)
+        assert caught.value.location == "instances[777].age"
+        assert caught.value.status == 422
+        assert caught.value.request_id
+        marked = client.score(records, on_error="mark")
+        good = client.score([record for record in records if record["age"] != "old"])
+    assert marked[777]["problem"].startswith("instances[777].age:")
+    assert [{**row, "problem": None} for row in good] == [row for row in marked if row["problem"] is None]
+
+
+def test_rows_that_the_service_finds_too_many_are_cut_again(serve: Serve, x: Array) -> None:
+    pixels = np.concatenate([x] * 40)
+    with serve("--max-queue", "640") as server, Client(str(server.base_url), concurrency=2) as client:
+        answer = client.score(pixels, num_draws=16)
+        again = client.score(x, num_draws=16)
+        with pytest.raises(TooLargeError, match="draws"):
+            client.score(x, num_draws=1000)
+    assert answer["elbo"].tobytes() == np.concatenate([again["elbo"]] * 40).tobytes()
+
+
+def test_discoveries_look_at_all_rows(serve: Serve, x: Array) -> None:
+    pixels = np.random.default_rng(5).integers(0, 17, (300, 8, 8), dtype=np.uint8)
+    with serve() as server, Client(str(server.base_url), batch_rows=50) as client:
+        answer = client.score(pixels, fdr=0.2)
+    np.testing.assert_array_equal(answer["discovery"], discoveries(answer["p_value"], 0.2))
+
+
+def test_a_busy_service_is_asked_again(serve: Serve, x: Array) -> None:
+    pixels = np.concatenate([x] * 100)
+    arguments = ("--max-queue", "4096", "--engine-threads", "1")
+    with serve(*arguments) as server:
+        url = str(server.base_url)
+        with Client(url, batch_rows=100, concurrency=16) as client:
+            answer = client.score(pixels, num_draws=32)
+        refused = httpx.get(f"{url}/metrics").text
+        with Client(url, batch_rows=100, concurrency=16, patience=0) as client, pytest.raises(OverloadedError):
+            client.score(pixels, num_draws=32)
+    assert len(answer["elbo"]) == 500
+    assert 'reason="overloaded"' in refused
+
+
+def test_a_connection_that_breaks_is_made_once_more(people: str) -> None:
+    with Breaking(people, times=1) as url, Client(url, model="people") as client:
+        assert len(client.score(RECORDS)) == 4
+    with (
+        Breaking(people, times=2) as url,
+        Client(url, model="people") as client,
+        pytest.raises(UnreachableError, match=r"127\.0\.0\.1"),
+    ):
+        client.score(RECORDS)
+
+
+def test_errors_have_kinds(people: str, serve: Serve, tmp_path: Path) -> None:
+    with Client(people, model="nobody") as client, pytest.raises(NotFoundError, match="nobody"):
+        client.score(RECORDS)
+    with Client(people, model="people", timeout=1e-6) as client, pytest.raises(DeadlineError):
+        client.score(RECORDS)
+    with Client(people, model="people") as client:
+        with pytest.raises(TypeError, match="of type int"):
+            client.score(3)
+        with pytest.raises(InvalidError, match="age"):
+            client.score(pd.DataFrame({"age": [1.0, "old"], "colour": ["red", "red"]}, dtype=object))
+        with pytest.raises(InvalidError, match="not JSON serializable"):
+            client.score([{"age": object(), "colour": "red"}])
+        odd = [{"age": Decimal("1.5"), "colour": "red", "day": dt.date(2026, 1, 1)}]
+        assert client.score(odd)[0]["elbo"] == client.score(RECORDS[:1])[0]["elbo"]
+    keys = tmp_path / "keys"
+    keys.write_text("sixteen-letters-or-more\n")
+    with serve("--api-keys-file", str(keys)) as server:
+        url = str(server.base_url)
+        with Client(url) as client, pytest.raises(UnauthorizedError):
+            client.model()
+        with Client(url, key="sixteen-letters-or-more") as client:
+            assert client.sample(1)["instances"].shape == (1, 8, 8)
+
+
+def test_asyncio(people: str, expected: dict[str, list[float]]) -> None:
+    async def both() -> list[Any]:
+        async with AsyncClient(people, model="people") as client:
+            return await asyncio.gather(client.score(pl.DataFrame(RECORDS)), client.score(RECORDS))
+
+    frame, records = asyncio.run(both())
+    assert frame["elbo"].to_list() == [row["elbo"] for row in records] == expected["elbo"]
+
+
+class Breaking:
+    """A proxy that closes its first connections as soon as a request has begun, and then lets all pass."""
+
+    def __init__(self, url: str, times: int) -> None:
+        self._target = httpx.URL(url)
+        self._times = times
+        self._listener = socket.create_server(("127.0.0.1", 0))
+
+    def __enter__(self) -> str:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def __exit__(self, *error: object) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                inward, _ = self._listener.accept()
+            except OSError:
+                return
+            if self._times:
+                self._times -= 1
+                inward.recv(1)
+                inward.close()
+                continue
+            outward = socket.create_connection((self._target.host, self._target.port or 80))
+            for source, sink in ((inward, outward), (outward, inward)):
+                threading.Thread(target=_copy, args=(source, sink), daemon=True).start()
+
+
+def _copy(source: socket.socket, sink: socket.socket) -> None:
+    with source, sink:
+        while data := source.recv(65536):
+            sink.sendall(data)
