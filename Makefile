@@ -35,9 +35,13 @@ test: .venv/test/done .venv/test/browser
 	.venv/test/bin/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile --ignore tests/service/ray_serve $(ARGS)
 	.venv/test/bin/python -m pytest -m "not slow" tests/service/ray_serve
 
-# The long tests run alone: some kill processes, or hold a server to its time limits.
+# Long tests that take both cores, or hold a server under load to its time limits, run one after the other.
+ALONE := tests/service/ray_serve tests/service/bulk/test_on_ray.py tests/service/test_faults.py \
+	tests/service/deploy/test_monitoring.py tests/service/server
+
 test-all: test
-	.venv/test/bin/python -m pytest -m slow
+	.venv/test/bin/python -m pytest -m slow --numprocesses 2 --dist loadfile $(ALONE:%=--ignore %)
+	.venv/test/bin/python -m pytest -m slow $(ALONE)
 
 coverage: .venv/test/done .venv/test/browser
 	.venv/test/bin/coverage erase
