@@ -4,6 +4,7 @@
 # make test                               lint, types and tests
 # make test-all                           the same, with the long tests
 # make coverage                           all tests, half as slow again, and the lines that none of them runs
+# make docs                               write the generated parts of docs/reference/ anew
 # make containers                         build the images, and try them in a Docker engine
 # make lock                               pin what the images install, by digest, in .ci/*.lock
 # make sbom                               list what `make serve` has installed, as CycloneDX JSON, in build/sbom.json
@@ -17,7 +18,7 @@ ARGS   ?=
 
 PIP := -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt
 
-.PHONY: serve train test test-all coverage containers lock sbom clean
+.PHONY: serve train test test-all coverage docs containers lock sbom clean
 
 serve: .venv/serve/done
 	.venv/serve/bin/lowerbound serve --port $(PORT) $(if $(MODELS),--models "$(MODELS)") $(ARGS)
@@ -48,6 +49,9 @@ coverage: .venv/test/done .venv/test/browser
 	.venv/test/bin/coverage run -m pytest $(ARGS)
 	.venv/test/bin/coverage combine --quiet
 	.venv/test/bin/coverage report
+
+docs: .venv/test/done
+	.venv/test/bin/python -m tests.reference_pages
 
 containers:
 	$(PYTHON) -m tests.containers

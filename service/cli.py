@@ -67,7 +67,10 @@ class HelpPage(RawDescriptionHelpFormatter):
         super().add_text(text and inspect.cleandoc(text))
 
     def _get_help_string(self, action: Action) -> str | None:
-        return re.sub(r" \((default factory: .*|default: (None|null|\{\}))\)$", "", action.help or "")
+        """The help, without a default that it names itself or that says nothing."""
+        text = action.help or ""
+        shown = r"default.*" if "Default: " in text else r"default factory: .*|default: (None|null|\{\}|\(\))"
+        return re.sub(rf" \(({shown})\)$", "", text)
 
 
 def parse(schema: type[S], arguments: list[str], **values: Any) -> S:

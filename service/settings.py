@@ -16,7 +16,7 @@ Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
 
 
 def _split(value: object) -> object:
-    """Several values in one string, as a flag or a variable has them, apart."""
+    """Split several values in one string, as a flag or a variable has them."""
     return value.split(",") if isinstance(value, str) else value
 
 
@@ -46,63 +46,77 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     models: Location = Field(
         default=DEFAULT_REPOSITORY,
-        description="Folder of bundles, <name>/<version>/, or of one of them; or a URL, as s3://bucket/models.",
+        description="Folder of bundles, <name>/<version>/; one bundle's folder; or a URL, as s3://bucket/models. "
+        "Default: the embedded digits.",
     )
     model_cache: Path = Field(
-        default=Path("~/.cache/lowerbound"), description="Folder that keeps what was downloaded from a URL of bundles."
+        default=Path("~/.cache/lowerbound"), description="Folder that keeps bundles downloaded from a URL."
     )
     poll: float | None = Field(
         default=None,
         ge=0,
-        description="Seconds between looks for changes in that folder, which SIGHUP brings forward; 0: only then.",
+        description="Seconds between checks for new versions; 0 checks only on SIGHUP. Default: no checks.",
     )
     default_model: str | None = Field(
-        default=None, description="Model of the paths that name none, where there are several."
+        default=None, description="Model of the paths that name no model, if several are served."
     )
     device: Device = Field(
-        default="auto", description="cpu; cuda or tensorrt, which refuse to start where they cannot be used; or auto."
+        default="auto",
+        description="cpu, cuda or tensorrt: no start if it cannot be used. auto: CUDA if it works, else the CPU.",
     )
     precision: Precision = Field(
-        default="float32", description="Lowest that a GPU may compute in: float32, tf32, or (tensorrt) float16."
+        default="float32", description="Lowest precision of a GPU: float32, tf32, or with tensorrt float16."
     )
     device_memory: int | None = Field(
-        default=None, ge=1, description="Most MiB of a GPU for the intermediate results of one graph."
+        default=None, ge=1, description="Limit in MiB for the intermediate results of one graph on a GPU."
     )
-    engine_cache: Path | None = Field(default=None, description="Folder where TensorRT keeps what it has compiled.")
-    workers: int = Field(default=1, ge=1, description="Processes, each with engines of its own.")
+    engine_cache: Path | None = Field(default=None, description="Folder for engines that TensorRT has compiled.")
+    workers: int = Field(default=1, ge=1, description="Number of processes, each with its own engines.")
     engine_threads: int = Field(
         default_factory=lambda given: max(1, (os.cpu_count() or 1) // given.get("workers", 1)),
         ge=1,
-        description="Batches that a process computes at once.",
+        description="Batches that a process computes at the same time. Default: cores divided by workers.",
     )
-    max_batch: int = Field(default=512, ge=1, description="Most rows x draws in one engine call.")
-    max_queue: int = Field(default=2**18, ge=1, description="Most rows x draws waiting in a process, and in a request.")
-    max_draws: int = Field(default=4096, ge=1, le=MAX_DRAWS, description="Most draws for one row.")
-    max_body: int = Field(default=64 * 2**20, ge=1, description="Most bytes in a request's body.")
+    max_batch: int = Field(default=512, ge=1, description="Limit of rows x draws in one engine call.")
+    max_queue: int = Field(
+        default=2**18, ge=1, description="Limit of rows x draws that wait in a process, and of one request."
+    )
+    max_draws: int = Field(default=4096, ge=1, le=MAX_DRAWS, description="Limit of draws for one row.")
+    max_body: int = Field(
+        default=64 * 2**20, ge=1, description="Limit of bytes in the body of a request, also after decompression."
+    )
     engine_timeout: float = Field(
-        default=10.0, gt=0, description="Seconds after which an engine call is taken to hang, and the engine replaced."
+        default=10.0,
+        gt=0,
+        description="Seconds after which an engine call counts as hung, and the service replaces the engine.",
     )
-    timeout: float = Field(default=30.0, gt=0, description="Seconds after which a request is given up.")
+    timeout: float = Field(default=30.0, gt=0, description="Seconds after which a request gets 504.")
     read_timeout: float = Field(
-        default=5.0, gt=0, description="Seconds in which a client must send a request, plus one for each KiB of it."
+        default=5.0, gt=0, description="Seconds for a client to send a request, plus one second for each KiB."
     )
-    max_connections: int = Field(default=1000, ge=1, description="Most connections that a process serves.")
+    max_connections: int = Field(default=1000, ge=1, description="Limit of connections of a process.")
     graceful_shutdown_timeout: int = Field(
-        default=25, ge=0, description="Seconds that requests have to be answered in after SIGTERM."
+        default=25, ge=0, description="Seconds after SIGTERM to answer the requests in flight."
     )
-    api_keys_file: Path | None = Field(default=None, description="File of API keys, of which clients must bring one.")
+    api_keys_file: Path | None = Field(
+        default=None, description="File of API keys, one a line; each request must then have one of them."
+    )
     cors_origins: Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_split)] = Field(
-        default=(), description="Origins whose pages may ask, separated by commas; * for all."
+        default=(), description="Origins of web pages that may send requests, separated by commas; * for all."
     )
     explorer: bool = Field(default=True, description="Serve the explorer page at /.")
     trusted_keys: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)] = Field(
-        default=(), description="PEM files of public keys, separated by commas, one of which must have signed a bundle."
+        default=(),
+        description="PEM files of public keys, separated by commas; a bundle must have the signature of one of them.",
     )
     otlp_endpoint: str | None = Field(
         default_factory=lambda: os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"),
         pattern=r"^https?://[^\s]+$",
-        description="Address of an OpenTelemetry collector, to which requests' spans go by OTLP over HTTP.",
+        description="Address of an OpenTelemetry collector, which receives spans by OTLP over HTTP. "
+        "Default: OTEL_EXPORTER_OTLP_ENDPOINT.",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What is logged.")
-    log_format: Format = Field(default="text", description="text, or json: one object a line.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Lowest level of the log."
+    )
+    log_format: Format = Field(default="text", description="text, or json with one object a line.")
     access_log: bool = Field(default=False, description="Log every request, at level info.")

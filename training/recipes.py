@@ -21,10 +21,12 @@ class BoundRecipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    num_draws: int = Field(default=16, ge=1, le=MAX_DRAWS, description="K.")
-    seed: int = Field(default=0, ge=0, lt=2**32, description="Names the noise bank.")
-    refine: int = Field(default=0, ge=0, description="Steps of refinement of the calibrated regret; 0 for none.")
-    level: float = Field(default=0.01, gt=0, lt=1, description="The smallest p-value that calibration must allow.")
+    num_draws: int = Field(default=16, ge=1, le=MAX_DRAWS, description="K, draws per row.")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of the base samples.")
+    refine: int = Field(default=0, ge=0, description="Steps of refinement of the calibrated regret; 0: no regret.")
+    level: float = Field(
+        default=0.01, gt=0, lt=1, description="The smallest p-value that the calibration rows must allow."
+    )
 
 
 class Recipe(BaseSettings):
@@ -38,16 +40,16 @@ class Recipe(BaseSettings):
         cli_hide_none_type=True,
     )
 
-    name: ModelName = Field(description="Of the model: its folder in the repository.")
-    data: Location | None = Field(default=None, description="The file or folder to learn from, or its URL.")
-    dataset: AnySource = Field(description="How to read it.")
+    name: ModelName = Field(description="Name of the model, which is its folder in the repository.")
+    data: Location | None = Field(default=None, description="The file or folder to train on, or its URL.")
+    dataset: AnySource = Field(description="How to read the data.")
     split: SplitRecipe = SplitRecipe()
     model: ModelRecipe
     fit: FitRecipe = FitRecipe()
     bound: BoundRecipe = BoundRecipe()
-    out: Location = Field(default=Path("models"), description="The repository that the bundle goes to, or its URL.")
-    runs: Path = Field(default=Path("runs"), description="Where runs keep checkpoints and metrics.")
-    resume: CliImplicitFlag[bool] = Field(default=False, description="Go on with the latest run of this name.")
+    out: Location = Field(default=Path("models"), description="The repository for the bundle: a folder or a URL.")
+    runs: Path = Field(default=Path("runs"), description="Folder for the checkpoints and metrics of runs.")
+    resume: CliImplicitFlag[bool] = Field(default=False, description="Continue the latest run of this name.")
 
     @classmethod
     def settings_customise_sources(

@@ -67,24 +67,31 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="lowerbound score", description=DESCRIPTION, formatter_class=HelpPage)
     parser.add_argument("model", type=Path, metavar="MODEL", help="a bundle's folder, <repository>/<name>/<version>")
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help=".npy, .parquet, .csv, .tsv, a folder of pictures")
-    parser.add_argument("output", metavar="OUTPUT", help="a folder, made if absent")
-    parser.add_argument("--operation", choices=job.OPERATIONS, default="elbo", help="what is asked about the rows")
+    parser.add_argument("output", metavar="OUTPUT", help="a folder; made if absent")
+    parser.add_argument(
+        "--operation",
+        choices=job.OPERATIONS,
+        default="elbo",
+        help="columns of the answer: those of /elbo, of /encode, or E[x given z]",
+    )
     for name in QUERY:
         text = ElboQuery.model_fields[name].description
         words = name in {"score", "unseen"}
         kind = {"action": "store_true"} if name == "explain" else {"type": str if words else int}
-        parser.add_argument(f"--{name.replace('_', '-')}", help=f"of elbo: {text}", **kind)
-    parser.add_argument("--device", choices=get_args(Device), default="auto")
+        parser.add_argument(f"--{name.replace('_', '-')}", help=f"For elbo. {text}", **kind)
+    parser.add_argument("--device", choices=get_args(Device), default="auto", help="device to compute on")
+    parser.add_argument("--precision", choices=get_args(Precision), default="float32", help="lowest precision of a GPU")
     parser.add_argument(
-        "--precision", choices=get_args(Precision), default="float32", help="lowest that a GPU may compute in"
+        "--max-batch", type=int, default=512, help="limit of rows x draws in one engine call (default: 512)"
     )
-    parser.add_argument("--max-batch", type=int, default=512, help="most rows x draws in one engine call")
     parser.add_argument(
         "--engine-threads",
         type=int,
-        help="batches computed at once, by each engine: all cores of the machine, unless told",
+        help="batches that an engine computes at the same time (default: all cores)",
     )
-    parser.add_argument("--cluster", metavar="ADDRESS", help="compute on this Ray cluster, or on the one at hand: auto")
+    parser.add_argument(
+        "--cluster", metavar="ADDRESS", help="address of a Ray cluster to compute on; auto: the one of this machine"
+    )
     return parser.parse_args(arguments)
 
 

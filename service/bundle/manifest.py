@@ -1,5 +1,6 @@
 """The manifest: what a bundle says of itself, and the signature that the contract gives to each of its graphs."""
 
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self
 
@@ -17,14 +18,19 @@ BOUNDS = ("elbo", "log_likelihood", "kl", "standard_error", "log_evidence", "ess
 MISSING = ("", "na", "n/a", "#n/a", "#na", "<na>", "nan", "null", "#null!", "none", "nil", "missing", "-", "--", "?")
 """The usual texts for a missing cell, in any case."""
 
-SCORES: dict[str, tuple[str, int]] = {
+ScoreName = Literal["negative_elbo", "negative_log_evidence", "regret", "typicality", "multiscale_residual"]
+
+SCORES: Mapping[str, tuple[str, int]] = {
     "negative_elbo": ("elbo", -1),
     "negative_log_evidence": ("log_evidence", -1),
     "regret": ("regret", 1),
     "typicality": ("typicality", 1),
     "multiscale_residual": ("multiscale_residual", 1),
 }
-"""Each is a column of what is computed about a row, and its sign."""
+"""By `ScoreName`, the column that the score comes from, and the sign of the column in it."""
+
+PASS_SCORES = ("typicality", "multiscale_residual")
+"""Scores of the graph `scores`; the last one is of images."""
 
 ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Category = bool | int | float | str
@@ -282,7 +288,7 @@ class Manifest(Record):
         if "regret" in self.scores and not ("refine" in self.graphs and self.calibration.refine):
             raise ValueError("scores: regret is calibrated with a refine graph and at least one step of refinement")
         given = self.graph_scores
-        if unmade := [score for score in self.scores if score in {"typicality", "multiscale_residual"} - given]:
+        if unmade := [score for score in self.scores if score in PASS_SCORES and score not in given]:
             raise ValueError(f"scores: no graph gives {', '.join(unmade)}")
         return self
 

@@ -1,4 +1,4 @@
-"""Plans: what the parameters of a request for bounds come to with one bundle, before any row is looked at."""
+"""Parameters of a request for bounds, resolved against a bundle before any row is read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,24 +7,24 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.bundle import SCORES, Array, Bundle, TabularInput
+from service.bundle import PASS_SCORES, SCORES, Array, Bundle, ScoreName, TabularInput
 from service.errors import InvalidError
 from service.scoring.missing_cells import HeldOutScores
 
-Seed = Annotated[int | None, Field(ge=0, lt=2**32, description="Names the random numbers; the bundle's own if absent.")]
-NumDraws = Annotated[int | None, Field(ge=1, description="K, draws of z per row; the bundle's own if absent.")]
+Seed = Annotated[int | None, Field(ge=0, lt=2**32, description="Seed of the random numbers. Default: the bundle's.")]
+NumDraws = Annotated[int | None, Field(ge=1, description="K, draws of z per row. Default: the bundle's.")]
 
 Score = Annotated[
-    Literal["negative_elbo", "negative_log_evidence", "regret", "typicality", "multiscale_residual"] | None,
-    Field(description="Which score to report; the bundle's default if absent."),
+    ScoreName | None,
+    Field(description="The score to report. Default: the bundle's."),
 ]
 
 Refine = Annotated[
     int | None,
     Field(
         ge=0,
-        description="T, steps up the ELBO's gradient from the encoder's answer, for each instance; 0 if absent, or for "
-        "the score regret the bundle's own.",
+        description="T, steps of gradient ascent on the ELBO from the encoder's posterior, for each row. Default: 0, "
+        "or the bundle's for the score regret.",
     ),
 ]
 
@@ -32,8 +32,8 @@ Refine = Annotated[
 OnError = Annotated[
     Literal["fail", "mark"],
     Field(
-        description="What a row does that cannot be scored: fail, it fails the request; mark, problem says what "
-        "is wrong with it, and the others are answered."
+        description="A row that cannot be scored fails the request (fail), or gets a text in the column problem while "
+        "the other rows are answered (mark)."
     ),
 ]
 
@@ -49,7 +49,7 @@ class Query(BaseModel):
         default=None,
         gt=0,
         allow_inf_nan=False,
-        description="Seconds after which to give up, answering 504; the service's own limit, if that is shorter.",
+        description="Seconds after which the request gets 504, if that is sooner than the service's limit.",
     )
 
 
@@ -57,13 +57,14 @@ class RowsQuery(Query):
     """Parameters of the endpoints that take instances."""
 
     extra: Literal["ignore", "error"] = Field(
-        default="ignore", description="What fields of a record do that are no columns of the model."
+        default="ignore", description="Fields of a record that are no columns of the model are ignored, or an error."
     )
     on_error: OnError = "fail"
     unseen: Unseen | None = Field(
         default=None,
-        description="What a category does that is none of its column's: error, it is a wrong value; missing, it is a "
-        "missing one; mark, it is a missing one, and problem says so. mark with on_error=mark, else error, if absent.",
+        description="A category that its column did not have in training is a wrong value (error), a missing cell "
+        "(missing), or a missing cell that the column problem names (mark). Default: mark with on_error=mark, else "
+        "error.",
     )
 
 
@@ -76,31 +77,29 @@ class ElboQuery(RowsQuery):
     refine: Refine = None
     explain: bool = Field(
         default=False,
-        description="Add where the bound comes from, by feature and latent; for tables also how strange each cell is.",
+        description="Add the shares of features and latents in the bound; for tables also how strange each cell is.",
     )
     fdr: float | None = Field(
-        default=None, gt=0, lt=1, description="Add discovery: whom to call anomalous at this false-discovery rate."
+        default=None, gt=0, lt=1, description="Add discovery: the rows called anomalous at this false-discovery rate."
     )
-    observe: bool = Field(
-        default=True, description="Count the rows among those in which drift is looked for; false for experiments."
-    )
+    observe: bool = Field(default=True, description="Include the rows in the drift test; false for experiments.")
 
 
 @dataclass(frozen=True)
 class BoundParameters:
-    """How rows get their bounds and their score, where their own values make no difference.
+    """How rows get their bounds and their score, independent of their values.
 
     Attributes:
         draws: K.
-        seed: Of the noise.
+        seed: Seed of the base samples.
         refine: T, steps of refinement.
-        column: What the score is made of.
-        sign: Of the column in the score.
-        by_graph: Whether the graph `scores` gives the column.
-        held_out: The held-out rows by the score made in the same way; None where the bundle has none.
-        explain: Whether to say where the bounds come from.
-        by_cell: And, of a table, how strange each cell is: bounds of as many rows more as the row has cells.
-        default: Whether all that makes the score is as the bundle would have it.
+        column: The column that the score comes from.
+        sign: The sign of the column in the score.
+        by_graph: Whether the graph `scores` computes the column.
+        held_out: The held-out scores that were computed in the same way; None if the bundle has none.
+        explain: Whether to add the shares of features and latents.
+        by_cell: Whether to add how strange each cell is, which takes the bounds of one more row for each cell.
+        default: Whether the score and its parameters are the bundle's defaults.
     """
 
     draws: int
@@ -139,7 +138,7 @@ class BoundParameters:
 def resolve_parameters(
     bundle: Bundle, num_draws: int | None, seed: int | None, score: str | None, refine: int | None, *, explain: bool
 ) -> BoundParameters:
-    """What these parameters of `Model.elbo` come to.
+    """Resolve the parameters of `Model.elbo`.
 
     Raises:
         InvalidError: The bundle has no graph for what they ask.
@@ -154,8 +153,8 @@ def resolve_parameters(
     if explain and "explain" not in manifest.graphs:
         raise InvalidError("this bundle has no graph that explains", "query.explain")
     if score == "regret" and not refine:
-        raise InvalidError("regret is what refinement gains: ask for steps of it with refine", "query.score")
-    if score in {"typicality", "multiscale_residual"} and not by_graph:
+        raise InvalidError("regret is the gain of refinement: give refine a number of steps", "query.score")
+    if score in PASS_SCORES and not by_graph:
         raise InvalidError(f"this bundle has no graph that gives {score}", "query.score")
     made = (num_draws or manifest.num_draws, chosen_seed(bundle, seed), refine)
     calibrated = (manifest.num_draws, manifest.seed, manifest.calibration.refine if score == "regret" else 0)

@@ -25,7 +25,7 @@ class Idx(Source):
     kind: Literal["idx"] = "idx"
     binarize: Literal["no", "dynamic"] = Field(
         default="no",
-        description="dynamic: black and white, drawn with the grey levels as probabilities: training rows afresh at "
+        description="dynamic: black and white, drawn with the grey levels as probabilities; training rows afresh at "
         "each epoch, the others once.",
     )
 

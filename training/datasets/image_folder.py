@@ -45,9 +45,11 @@ class ImageFolder(Source):
     size: tuple[PositiveInt, PositiveInt] | None = Field(
         default=None, description="Height and width to resize every picture to, with antialiasing."
     )
-    color: Literal["gray", "rgb"] | None = Field(default=None, description="What to convert every picture to.")
+    color: Literal["gray", "rgb"] | None = Field(
+        default=None, description="The mode that every picture is converted to."
+    )
     background: Literal["white", "black"] | None = Field(
-        default=None, description="What to put behind transparent pixels; null leaves such pictures out."
+        default=None, description="The colour behind transparent pixels; null leaves such pictures out."
     )
     strict: CliImplicitFlag[bool] = Field(
         default=False, description="Refuse a folder in which a file cannot be read, instead of leaving the file out."

@@ -19,14 +19,14 @@ Indices = npt.NDArray[np.int64]
 
 
 class SplitRecipe(BaseModel):
-    """The share of the rows that each part gets; what is left is for training."""
+    """Shares of the rows for each part; the remaining rows are for training."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    validation: Fraction = 0.1
-    calibration: Fraction = 0.2
-    test: Fraction = 0.2
-    seed: NonNegativeInt = 0
+    validation: Fraction = Field(default=0.1, description="Share of the rows that decide when to stop.")
+    calibration: Fraction = Field(default=0.2, description="Share of the held-out rows behind the p-values.")
+    test: Fraction = Field(default=0.2, description="Share of the rows for the held-out figures.")
+    seed: NonNegativeInt = Field(default=0, description="Seed of the division.")
 
     @model_validator(mode="after")
     def _leaves_training_rows(self) -> Self:

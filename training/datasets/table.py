@@ -60,23 +60,30 @@ class Table(Source):
     drop: tuple[str, ...] = Field(default=(), description="Columns to leave out.")
     columns: dict[str, Literal["numeric", "categorical"]] = Field(default={}, description="Types of columns.")
     exclude: tuple[str, ...] = Field(
-        default=(), description="Rows to keep for evaluation alone, as is_fraud=1; the column is no feature then."
+        default=(), description="Rows to keep for evaluation alone, as is_fraud=1; the column is then no feature."
     )
     cyclic: tuple[str, ...] = Field(
-        default=(), description="Columns of dates of which the hour and the day of the week become columns too."
+        default=(), description="Columns of dates whose hour and day of the week become columns, too."
     )
     max_categories: PositiveInt = Field(
-        default=64, description="The most categories of a text column that is not declared; the rest become 'other'."
+        default=64, description="Limit of categories of a text column that is not declared; the rest become 'other'."
     )
     missing: tuple[str, ...] = Field(
-        default=MISSING, description="Texts that stand for a missing cell, in any case; among texts, not all."
+        default=MISSING,
+        description="Texts of a missing cell, in any case. Default: na, n/a, null, - and other usual ones.",
     )
-    delimiter: str | None = Field(default=None, min_length=1, max_length=1, description="Of text files; null: found.")
-    encoding: str | None = Field(default=None, description="Of text files; null: found.")
+    delimiter: str | None = Field(
+        default=None, min_length=1, max_length=1, description="Delimiter of text files; null: found."
+    )
+    encoding: str | None = Field(default=None, description="Encoding of text files; null: found.")
     decimal: Literal[".", ","] | None = Field(default=None, description="The decimal sign; null: found.")
-    thousands: Literal["", ",", ".", " ", "'"] | None = Field(default=None, description="Separator; null: found.")
+    thousands: Literal["", ",", ".", " ", "'"] | None = Field(
+        default=None, description="Thousands separator; null: found."
+    )
     day_first: bool | None = Field(default=None, description="Whether 3/4/2026 is in April; null: found.")
-    schema_file: Path | None = Field(default=None, alias="schema", description="A YAML file of columns, see write.")
+    schema_file: Path | None = Field(
+        default=None, alias="schema", description="A YAML file of columns, as write_schema makes."
+    )
     write_schema: Path | None = Field(default=None, exclude=True, description="Write the schema there, and stop.")
 
     def load(self, path: Path | None) -> Dataset:

@@ -16,7 +16,7 @@ from training.model.vae import VAE
 
 
 class ModelRecipe(BaseModel):
-    """What is trained."""
+    """Options of the model."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -26,11 +26,11 @@ class ModelRecipe(BaseModel):
         default=16,
         ge=1,
         le=MAX_LATENT_SIZE,
-        description="L; null: one less than the features, but 2 at the least and 16 at the most.",
+        description="L. null: the number of features minus one, between 2 and 16.",
     )
     likelihood: str = Field(description="p(x|z): " + ", ".join(LIKELIHOODS) + ".")
     prior: str = Field(default="standard_normal", description="p(z): " + ", ".join(PRIORS) + ".")
-    components: int = Field(default=100, ge=1, description="Of a mixture prior.")
+    components: int = Field(default=100, ge=1, description="Number of Gaussians of a mixture prior.")
 
     @model_validator(mode="after")
     def _registered(self) -> Self:
