@@ -18,9 +18,9 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from service.bundle import ImageInput, NumericColumn, TabularInput
-from service.codecs.codec import FILE_READERS, READERS, WRITERS, Json, Npy, Png
+from service.codecs.codec import FILE_READERS, MAX_NESTED, READERS, WRITERS, Json, Npy, Png, read_json
 from service.codecs.instances import parse_instances
-from service.errors import InvalidError, MalformedError, RequestError
+from service.errors import InvalidError, MalformedError, RequestError, TooLargeError
 from service.readers import arrays
 from service.readers.pictures import MEDIA_TYPES
 
@@ -381,3 +381,10 @@ def test_pictures_are_no_rows_of_a_table() -> None:
         values = FILE_READERS["application/octet-stream"].decode(body, "instances")
         with pytest.raises(InvalidError, match="must be rows of this model's table, not pictures"):
             parse_instances(values, table)
+
+
+def test_a_document_of_too_many_arrays_is_refused_before_it_is_read() -> None:
+    text = b'{"instances":"' + b"[" * (MAX_NESTED - 2)
+    assert read_json(text + b'"}') == {"instances": "[" * (MAX_NESTED - 2)}
+    with pytest.raises(TooLargeError, match="1,048,577 arrays"):
+        read_json(text + b'["}')
