@@ -245,9 +245,9 @@ def _open(
     files: Mapping[str, bytes], name: str, graph: Graph, target: Target, *, capture: bool
 ) -> tuple[ort.InferenceSession, bool]:
     """A session, and whether it captures: ONNX Runtime refuses that to graphs of which a part runs on the CPU."""
-    if capture and target.kind == "cuda":
+    if capture and target.provider.captures:
         try:
             return open_session(files, name, graph, target, capture=True), True
         except BundleError:
-            pass  # If that was not the reason, it is said now.
+            pass  # Retried without capture, which raises any other error.
     return open_session(files, name, graph, target), False

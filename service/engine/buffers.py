@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import onnxruntime as ort
 
 from service.bundle import Array, Graph, Tensor
-from service.engine.devices import Target, staging
+from service.engine.devices import Target
 
 UNCAPTURED = -1
 """Instead of a number: compute without a CUDA graph."""
@@ -39,14 +39,14 @@ class Buffers:
         for tensor in graph.inputs:
             value = self._inputs[tensor.name] = _on_device(tensor, sizes, target)
             self._binding.bind_ortvalue_input(tensor.name, value)
-            staged = staging(value.shape(), tensor.dtype, target.kind)
+            staged = target.provider.staging(value.shape(), tensor.dtype)
             value.update_inplace(staged)  # Zeros, because rows without data are computed, too.
             if is_by_row(tensor):
                 self._staged[tensor.name] = staged
         for tensor in graph.outputs:
             value = self._outputs[tensor.name] = _on_device(tensor, sizes, target)
             self._binding.bind_ortvalue_output(tensor.name, value)
-        self._on_host = target.memory_kind == "cpu"
+        self._on_host = target.provider.memory_kind == "cpu"
         self._options = ort.RunOptions()
         self._options.add_run_config_entry("gpu_graph_id", str(capture))
 
@@ -78,4 +78,4 @@ def is_by_row(tensor: Tensor) -> bool:
 
 def _on_device(tensor: Tensor, sizes: Mapping[str, int], target: Target) -> ort.OrtValue:
     shape = [sizes[size] if isinstance(size, str) else size for size in tensor.shape]
-    return ort.OrtValue.ortvalue_from_shape_and_type(shape, tensor.dtype, target.memory_kind, target.number)
+    return ort.OrtValue.ortvalue_from_shape_and_type(shape, tensor.dtype, target.provider.memory_kind, target.number)

@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime as ort
 
 from service.bundle import WEIGHTS, Array, Bundle, Graph, Tensor
-from service.engine.devices import PRECISIONS, PROVIDERS, Device, Precision, Target, choose
+from service.engine.devices import PROVIDERS, Device, Precision, Target, choose
 from service.errors import BundleError, DeviceError
 
 RELATIVE_TOLERANCE = 1e-5
@@ -55,7 +55,7 @@ class OnnxEngine:
 
     def __init__(self, graphs: Mapping[str, Graph], files: Mapping[str, bytes], device: Device = "auto") -> None:
         kind = choose(device)
-        target = Target(kind, precision=PRECISIONS[kind][0])
+        target = Target(kind, precision=PROVIDERS[kind].precisions[0])
         self.device: str = kind
         self.precision = target.precision
         self.refused: Mapping[Precision, float] = {}
@@ -98,7 +98,7 @@ def golden_error(answer: Mapping[str, Array], bundle: Bundle) -> float:
 def open_session(
     files: Mapping[str, bytes], name: str, graph: Graph, target: Target, *, capture: bool = False
 ) -> ort.InferenceSession:
-    """A session that runs the graph `name` of a bundle's files on a device; see `Target.providers` for `capture`.
+    """A session that runs the graph `name` of a bundle's files on a device; see `Provider.options` for `capture`.
 
     Raises:
         DeviceError: ONNX Runtime would run it elsewhere.
@@ -113,13 +113,13 @@ def open_session(
     ort.set_default_logger_severity(3)
     if weights := files.get(WEIGHTS):
         options.add_external_initializers_from_files_in_memory([WEIGHTS], [weights], [len(weights)])
-    providers = target.providers(capture=capture)
+    providers = target.provider.options(target, capture=capture)
     try:
         # Without its fallback, which would silently go on with the CPU after a failure.
         session = ort.InferenceSession(files[f"{name}.onnx"], options, providers=providers, enable_fallback=0)
     except Exception as error:  # ONNX Runtime raises its own pybind kinds, which share no public base.
         raise BundleError(f"{name}.onnx: ONNX Runtime cannot load it: {error}") from error
-    if PROVIDERS[target.kind] not in session.get_providers():
+    if target.provider.name not in session.get_providers():
         raise DeviceError(f"ONNX Runtime will not run {name}.onnx on {target.kind}; its message above says why")
     _check_signature(name, session, graph)
     return session

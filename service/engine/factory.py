@@ -8,7 +8,7 @@ from pathlib import Path
 from service.bundle import Bundle
 from service.engine import Engine, OnnxEngine, golden_error, verify_golden
 from service.engine.buffered import BufferedEngine
-from service.engine.devices import PRECISIONS, Device, Kind, Precision, Target, choose, count
+from service.engine.devices import PROVIDERS, Device, Kind, Precision, Target, choose
 from service.engine.multi_device import MultiDeviceEngine
 from service.errors import DeviceError
 
@@ -41,8 +41,8 @@ class EngineFactory:
             BundleError: A graph cannot be loaded, or one of several devices fails its golden rows.
         """
         kind = choose(self.device)
-        if kind == "cpu":
-            return OnnxEngine(bundle.manifest.graphs, bundle.files, "cpu")
+        if not PROVIDERS[kind].buffered:
+            return OnnxEngine(bundle.manifest.graphs, bundle.files, kind)
 
         def make(precision: Precision, number: int = 0) -> Engine:
             target = Target(kind, number, precision, self.memory, self.cache)
@@ -52,7 +52,7 @@ class EngineFactory:
             )
 
         first, refused = select_precision(allowed_precisions(kind, self.precision), make, bundle)
-        others = [make(first.precision, number) for number in range(1, count(kind))]
+        others = [make(first.precision, number) for number in range(1, PROVIDERS[kind].count())]
         for engine in others:
             verify_golden(engine, bundle)
         return MultiDeviceEngine([first, *others], refused)
@@ -65,9 +65,13 @@ def allowed_precisions(kind: Kind, precision: Precision) -> list[Precision]:
         DeviceError: There is nothing.
     """
     order: list[Precision] = ["float32", "tf32", "float16"]
-    allowed = [p for p in reversed(order) if p in PRECISIONS[kind] and order.index(p) <= order.index(precision)]
+    allowed = [
+        p for p in reversed(order) if p in PROVIDERS[kind].precisions and order.index(p) <= order.index(precision)
+    ]
     if not allowed:
-        raise DeviceError(f"device={kind} cannot compute in {precision}, only in {', '.join(PRECISIONS[kind])}")
+        raise DeviceError(
+            f"device={kind} cannot compute in {precision}, only in {', '.join(PROVIDERS[kind].precisions)}"
+        )
     return allowed
 
 
