@@ -23,7 +23,7 @@ from service.bundle import ImageInput, TabularInput
 from service.codecs.arrow import read_array
 from service.codecs.instances import mark_cells
 from service.codecs.rows import MARKING, Marks
-from service.errors import FileError
+from service.errors import FileError, InvalidError
 from service.readers import parse_table
 from service.readers.tables import TABLE_SUFFIXES, is_table, open_table
 
@@ -124,6 +124,9 @@ class Table:
         if isinstance(self._data, TabularInput):
             marks = Marks()
             x, problems = parse_table({name: batch.column(name) for name in self._wanted}, self._data)
+            for row in range(start, start + len(x)):
+                if (detail := self._file.wrong.get(row)) is not None:
+                    marks.unreadable[row - start] = InvalidError(detail, f"{FIELD}[{row - start}]")
             mark_cells(problems, MARKING, marks)
             return Batch(x, path=self.path, start=start, marks=marks)
         values = read_array(pa.chunked_array([batch.column(FIELD)]))

@@ -15,7 +15,10 @@ REQUIRED_GRAPHS = ("encoder", "decoder", "elbo")
 OPTIONAL_GRAPHS = ("explain", "draw", "prior", "refine", "scores")
 BOUNDS = ("elbo", "log_likelihood", "kl", "standard_error", "log_evidence", "ess")
 
-MISSING = ("", "na", "n/a", "#n/a", "#na", "<na>", "nan", "null", "#null!", "none", "nil", "missing", "-", "--", "?")
+MISSING = (
+    *("", "na", "n/a", "n.a.", "<na>", "nan", "null", "(null)", "none", "nil", "missing", "-", "--", "?"),
+    *("#n/a", "#na", "#null!", "#div/0!", "#value!", "#ref!", "#name?", "#num!"),
+)
 """The usual texts for a missing cell, in any case."""
 
 ScoreName = Literal["negative_elbo", "negative_log_evidence", "regret", "typicality", "multiscale_residual"]

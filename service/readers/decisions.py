@@ -68,6 +68,7 @@ class Decision:
         reason: Why.
         problem: Why it cannot be used.
         note: What the user should look at all the same.
+        exclude: The rows that this is about, as the option `exclude` says it.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Decision:
     reason: str
     problem: Problem | None = None
     note: str | None = None
+    exclude: str | None = None
 
 
 def left_out(name: str, reason: str) -> Decision:

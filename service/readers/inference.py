@@ -3,13 +3,14 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from service.bundle import NumericColumn, TimeFormat
 from service.readers.columns import decimals, is_text
 from service.readers.decisions import Decision, Options, Problem, categorical, left_out, refused, unless_constant
-from service.readers.number_inference import infer_numbers
+from service.readers.number_inference import infer_numbers, with_label_note
 from service.readers.text_inference import infer_texts
 from service.readers.times import is_time
 
@@ -63,7 +64,9 @@ def infer_column(name: str, cells: pa.ChunkedArray, options: Options) -> Decisio
         return unless_constant(Decision(name, column, str(kind)), distinct, cells, declared)
     if pa.types.is_boolean(kind):
         distinct = sorted(pc.unique(cells.drop_null()).to_pylist())
-        return unless_constant(categorical(name, distinct, "booleans"), len(distinct), cells, declared)
+        counts = np.array([pc.sum(pc.equal(cells, value)).as_py() for value in distinct])
+        decision = with_label_note(categorical(name, distinct, "booleans"), [str(v).lower() for v in distinct], counts)
+        return unless_constant(decision, len(distinct), cells, declared)
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return infer_numbers(name, cells, declared, NumericColumn(name=name), str(kind))
     return refused(name, Problem(f"{kind} is neither numbers, texts nor dates", "drop", name))

@@ -1,13 +1,14 @@
 """Decisions about columns of numbers."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from service.bundle import CategoricalColumn, NumericColumn
+from service.bundle import NumericColumn
 from service.readers.decisions import Decision, Declared, Problem, categorical, left_out, refused, unless_constant
 
 EXACT = 2**53
@@ -41,7 +42,10 @@ def infer_numbers(
     if declared == "categorical" or (declared is None and len(distinct) == 2):
         values = sorted(distinct.to_pylist())
         decision = categorical(name, values, "two numbers" if declared is None else "declared")
-        return decision if declared else _with_label_note(decision, present)
+        if declared or values != [0, 1]:
+            return decision
+        ones = int(pc.sum(pc.equal(present, pa.scalar(1, present.type))).as_py())
+        return with_label_note(decision, ["0", "1"], np.array([len(present) - ones, ones]))
     if declared is None and len(distinct) == len(cells) and whole and (why := _identifies(name, cells)):
         return left_out(name, why)
     if whole and (bad := inexact(cells.fill_null(0).to_numpy())).any():
@@ -51,16 +55,26 @@ def infer_numbers(
     return unless_constant(Decision(name, column, reason), len(distinct), cells, declared)
 
 
-def _with_label_note(decision: Decision, present: pa.Array) -> Decision:
-    """Point out a column of 0s and 1s that looks like a label."""
-    assert isinstance(decision.column, CategoricalColumn)  # noqa: S101 - just made
-    if decision.column.categories != (0, 1):
+def with_label_note(decision: Decision, values: list[str], counts: npt.NDArray[np.int64]) -> Decision:
+    """Point out a column of two values that looks like a label.
+
+    Args:
+        decision: That it is categorical.
+        values: As texts, (D,).
+        counts: How many cells have each, (D,).
+    """
+    if len(values) != 2:
         return decision
-    share = pc.mean(pc.equal(present, pa.scalar(1, present.type))).as_py()
-    if not (_NAMES_OF_LABELS.search(decision.name) or share <= _RARE):
+    switch = {value.lower() for value in values} in ({"0", "1"}, {"false", "true"})
+    rare = int(np.argmin(counts))
+    if switch:
+        rare = next(i for i, value in enumerate(values) if value.lower() in {"1", "true"})
+    share = float(counts[rare] / counts.sum())
+    named = _NAMES_OF_LABELS.search(decision.name) is not None
+    if not (switch and (named or share <= _RARE)) and not (named and share <= 4 * _RARE):
         return decision
-    note = f"looks like a label: 1 in {share:.1%} of the rows"
-    return Decision(decision.name, decision.column, decision.reason, note=note)
+    note = f"looks like a label: {values[rare]} in {share:.1%} of the rows"
+    return replace(decision, note=note, exclude=f"{decision.name}={values[rare]}")
 
 
 def _identifies(name: str, cells: pa.Array) -> str | None:
@@ -69,7 +83,8 @@ def _identifies(name: str, cells: pa.Array) -> str | None:
     consecutive = ends["max"] - ends["min"] + 1 == len(cells)
     if consecutive and (len(cells) >= ENOUGH_ROWS or (not name and ends["min"] == 0)):
         return f"numbers the rows: {ends['min']} to {ends['max']}"
-    if _NAMES_OF_IDS.search(name) and len(cells) >= ENOUGH_ROWS:
+    named = _NAMES_OF_IDS.search(name) is not None
+    if (named or inexact(cells.to_numpy()).any()) and len(cells) >= ENOUGH_ROWS:
         return "identifies rows: every number is another"
     return None
 

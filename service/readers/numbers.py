@@ -1,9 +1,10 @@
-"""Numbers as people write them: thousands separators, decimal commas, currency and percent signs.
+"""Numbers as people write them: thousands separators, decimal commas, signs of currency and percent, units.
 
 A column's rule (`NumericColumn`) says how its numbers are written. `find_format` finds the rule of a column of texts.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from typing import Literal
 
@@ -17,6 +18,11 @@ NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^[+-]?(?i:inf(inity)?|nan)$"
 CURRENCY = "$€£¥₹₽₩₺₫₴₪₦₱฿¢₿₡₲₵₸₾"
 AFFIX = rf"[{CURRENCY}]|%|‰|[A-Z]{{3}}|kr\.?|Fr\."
 """Signs that may stand before or after a number: of currency, percent or permille, or the code of a currency."""
+
+_SPACE = "[\\s\u00a0\u202f\u2009]*"
+_UNIT = re.compile(rf"[+\-\u2212]?[\d.,'\u2019\s\u00a0\u202f\u2009]*\d{_SPACE}([^\W\d_][\w/°²³]{{0,7}}|°[CF]?)")
+_MOSTLY = 0.9
+"""The share of a column's texts that a unit follows."""
 
 _SEPARATORS = {"": "", ",": ",", ".": r"\.", " ": "[ \u00a0\u202f\u2009]", "'": "['\u2019]"}
 """The pattern of each thousands separator."""
@@ -46,12 +52,16 @@ def to_plain(texts: pa.Array, column: NumericColumn) -> pa.Array:
     """
     texts = pc.replace_substring_regex(texts, "^\u2212", "-")
     texts = pc.replace_substring_regex(texts, r"^\((.*)\)$", r"-\1")
+    texts = pc.replace_substring_regex(texts, r"^([^+-].*\d)\s*-$", r"-\1")
     if column.affixes:
         affix = "|".join(map(re.escape, column.affixes))
-        texts = pc.replace_substring_regex(texts, rf"^([+-]?)\s*(?:{affix})?\s*([+-]?\S.*?)\s*(?:{affix})?$", r"\1\2")
+        number = rf"^([+-]?){_SPACE}(?:{affix})?{_SPACE}([+-]?\S.*?){_SPACE}(?:{affix})?$"
+        texts = pc.replace_substring_regex(texts, number, r"\1\2")
     if column.thousands:
         mark = _SEPARATORS[column.thousands]
-        grouped = rf"^[+-]?\d{{1,3}}({mark}\d{{3}})+({re.escape(column.decimal)}\d*)?$"
+        # India counts thousands, and then in hundreds: 12,34,567.
+        hundreds = rf"({mark}\d{{2,3}})*" if column.thousands == "," else rf"({mark}\d{{3}})*"
+        grouped = rf"^[+-]?\d{{1,3}}{hundreds}{mark}\d{{3}}({re.escape(column.decimal)}\d*)?$"
         texts = pc.if_else(pc.match_substring_regex(texts, grouped), pc.replace_substring_regex(texts, mark, ""), texts)
     if column.decimal == ",":
         # A point is no decimal sign in this column.
@@ -80,13 +90,17 @@ def parse_numbers(texts: pa.Array, column: NumericColumn) -> tuple[pa.Array, pa.
 
 
 def affixes(texts: Iterable[str]) -> tuple[str, ...]:
-    """Find the signs that stand before or after numbers in these texts, sorted."""
+    """Find the signs that stand before or after numbers in these texts, sorted; else the one unit after most."""
+    texts = list(texts)
     found = set()
     pattern = re.compile(rf"[+\-\u2212(]?\s*({AFFIX})?\s*[+-]?[\d.,][\d.,'\u2019\s\u00a0\u202f\u2009]*\s*({AFFIX})?\)?")
     for text in texts:
         if match := pattern.fullmatch(text):
             found |= {sign for sign in match.groups() if sign}
-    return tuple(sorted(found))
+    if found:
+        return tuple(sorted(found))
+    units = Counter(match[1] for text in texts if (match := _UNIT.fullmatch(text)))
+    return tuple(unit for unit, count in units.items() if count >= _MOSTLY * len(texts))
 
 
 def find_format(

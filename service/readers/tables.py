@@ -10,11 +10,14 @@ may hold columns of their own, as `year=2026/`.
 import itertools
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from types import MappingProxyType
 from typing import ClassVar
+from urllib.parse import unquote
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -24,7 +27,7 @@ from service.bundle import TabularInput, TextFormat
 from service.errors import FileError, suggest
 from service.readers.columns import is_text
 from service.readers.files import find_files, open_file, reading
-from service.readers.text import check_records, find_format, find_line, records
+from service.readers.text import check_records, find_format, find_line, read_head, wrong_records
 
 TABLE_SUFFIXES = (".parquet", ".csv", ".tsv", ".psv", ".txt")
 COMPRESSED = (".gz", ".zst")
@@ -41,16 +44,20 @@ class TableFile(ABC):
         names: Of its columns, in its order; they may repeat.
         index: The names of columns that are pandas' index, no data.
         text: How it is written, where it is text.
+        wrong: What is wrong with rows, from 0, that cannot be read; all their cells are null. Known as soon as the
+            batch that has them is.
     """
 
     seeks: ClassVar[bool]
     names: list[str]
     index: tuple[str, ...] = ()
     text: TextFormat | None = None
+    wrong: Mapping[int, str] = MappingProxyType({})
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._partition = dict(re.findall(r"(?:^|/)([^/=]+)=([^/]*)(?=/)", path))
+        parts = re.findall(r"(?:^|/)([^/=]+)=([^/]*)(?=/)", path)
+        self._partition = {unquote(name): unquote(value) for name, value in parts}
 
     @abstractmethod
     def count(self) -> int:
@@ -150,11 +157,8 @@ class TextFile(TableFile):
     def __init__(self, path: str, text: TextFormat) -> None:
         super().__init__(path)
         self.text = text
-        _, header = next(records(path, text), (0, []))
-        if not header:
-            raise FileError(f"{path}: empty")
-        stored = [name.strip() for name in header]
-        self._width = len(stored)
+        self.head = read_head(path, text)
+        stored = self.head.names
         self._partition = {name: value for name, value in self._partition.items() if name not in stored}
         self.names = [*stored, *self._partition]
 
@@ -167,21 +171,42 @@ class TextFile(TableFile):
         return self._count
 
     def whole(self) -> pa.Table:
-        """Read all columns of all rows; they are named by their numbers, because names may repeat."""
+        """Read all columns of all rows; they are named by their numbers, because names may repeat.
+
+        Raises:
+            FileError: Rows have more or fewer cells than the header.
+        """
         with reading(self.path):
-            numbers = [str(number) for number in range(self._width)]
-            batches = list(self._numbered(numbers, 0))
+            numbers = [str(number) for number in range(len(self.head.names))]
+            batches = list(self._numbered(numbers))
+            if self.wrong:
+                check_records(self.path, self.text)
             table = pa.Table.from_batches(batches, pa.schema([(number, pa.string()) for number in numbers]))
         for name in self._partition:
             table = table.append_column(str(self.names.index(name)), self._constant(name, table.num_rows))
         return table
 
     def _stored(self, columns: Sequence[str], start: int, rows: int) -> Iterator[pa.RecordBatch]:
-        for batch in self._numbered([str(self.names.index(name)) for name in columns], start):
-            yield batch.rename_columns(list(columns))
+        numbers = [str(self.names.index(name)) for name in columns]
+        row = 0
+        for batch in _with_wrong_rows(self._numbered(numbers), self, numbers):
+            if start < row + batch.num_rows:
+                yield batch.slice(max(0, start - row)).rename_columns(list(columns))
+            row += batch.num_rows
 
-    def _numbered(self, numbers: Sequence[str], start: int) -> Iterator[pa.RecordBatch]:
-        checked = False
+    def _numbered(self, numbers: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Read these columns of all rows but the wrong ones."""
+        if not self.head.has_rows:
+            return
+        checked, skipped = False, 0
+
+        def skip(row: pyarrow.csv.InvalidRow) -> str:
+            nonlocal skipped
+            if row.text.strip():
+                self.wrong = self.wrong or wrong_records(self.path, self.text)
+                skipped += 1
+            return "skip"
+
         try:
             with open_file(self.path) as file:
                 reader = pyarrow.csv.open_csv(
@@ -190,11 +215,14 @@ class TextFile(TableFile):
                     pyarrow.csv.ReadOptions(
                         use_threads=False,
                         block_size=LARGEST_RECORD,
-                        column_names=[str(number) for number in range(self._width)],
+                        column_names=[str(number) for number in range(len(self.head.names))],
+                        skip_rows=self.head.line - 1,
                         skip_rows_after_names=1,
                         encoding=self.text.encoding,
                     ),
-                    pyarrow.csv.ParseOptions(delimiter=self.text.delimiter, newlines_in_values=True),
+                    pyarrow.csv.ParseOptions(
+                        delimiter=self.text.delimiter, newlines_in_values=True, invalid_row_handler=skip
+                    ),
                     pyarrow.csv.ConvertOptions(
                         column_types=dict.fromkeys(numbers, pa.string()), include_columns=numbers
                     ),
@@ -202,14 +230,35 @@ class TextFile(TableFile):
                 for batch in reader:
                     if not checked and any(_has_line_ends(cells) for cells in batch.columns):
                         # A quotation mark that is not closed swallows the lines after it.
-                        check_records(self.path, self.text)
+                        wrong_records(self.path, self.text)
                         checked = True
-                    if start < batch.num_rows:
-                        yield batch.slice(start)
-                    start = max(0, start - batch.num_rows)
+                    yield batch
         except (ValueError, pa.ArrowException) as error:
             check_records(self.path, self.text)
             raise FileError(f"{self.path}: {error}") from error
+        if skipped != len(self.wrong):  # Which rows these are is not known, then.
+            check_records(self.path, self.text)
+
+
+def _with_wrong_rows(
+    batches: Iterator[pa.RecordBatch], table: TextFile, numbers: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
+    """Put rows of nulls where rows of the file are wrong."""
+    row = 0
+    for batch in batches:
+        gaps = []
+        for wrong in sorted(table.wrong):
+            if row <= wrong < row + batch.num_rows + len(gaps):
+                gaps.append(wrong - row)
+        if gaps:
+            taken = np.full(batch.num_rows + len(gaps), -1)
+            gap = np.isin(np.arange(len(taken)), gaps)
+            taken[~gap] = np.arange(batch.num_rows)
+            batch = batch.take(pa.array(taken, mask=gap))  # noqa: PLW2901 - the same rows, and the wrong ones
+        yield batch
+        row += batch.num_rows
+    if rest := sum(wrong >= row for wrong in table.wrong):
+        yield pa.RecordBatch.from_arrays([pa.nulls(rest, pa.string())] * len(numbers), names=list(numbers))
 
 
 def open_table(

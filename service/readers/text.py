@@ -3,8 +3,11 @@
 import codecs
 import csv
 import io
+import itertools
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from service.bundle import TabularInput, TextFormat
 from service.errors import FileError
@@ -15,7 +18,28 @@ SAMPLE = 2**22
 """Bytes of a file that decide its encoding and delimiter."""
 
 _SAMPLED_RECORDS = 200
-_BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+_SEP = re.compile(r'\ufeff?"?sep=(.)"?\s*$', re.MULTILINE)
+"""Excel's first line, which tells the delimiter."""
+
+_SHOWN = 3
+"""Wrong rows that an error names."""
+
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # It begins as UTF-16's does.
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_FOREIGN = {
+    b"PK": "a spreadsheet or an archive",
+    b"\xd0\xcf\x11\xe0": "a spreadsheet",
+    b"ARROW1": "an Arrow file",
+    b"SQLite": "a database",
+    b"BZh": "compressed by bzip2",
+    b"\xfd7zXZ": "compressed by xz",
+}
+"""Other files, by how they begin."""
 
 
 def find_format(
@@ -43,6 +67,10 @@ def find_format(
         raise FileError(f"{path}: not {encoding} ({error}); say which, by the option encoding") from error
     if not text.strip():
         raise FileError(f"{path}: empty")
+    if text.lstrip("\ufeff \r\n\t")[:1] in {"{", "["} and '":' in text:
+        raise FileError(f"{path}: JSON; save it as CSV or Parquet")
+    if delimiter is None and (told := _SEP.match(text)):
+        delimiter = told[1]
     return TextFormat(delimiter=delimiter or _find_delimiter(text, like), encoding=encoding)
 
 
@@ -51,14 +79,57 @@ def python_encoding(encoding: str) -> str:
     return "utf-8-sig" if encoding.lower().replace("_", "-") in {"utf-8", "utf8"} else encoding
 
 
-def records(path: str, text: TextFormat) -> Iterator[tuple[int, list[str]]]:
-    """Read the records of a file but blank lines, the header first, each with the line it starts on, from 1.
+class Head(NamedTuple):
+    """Where the rows of a text file begin.
 
-    Characters that the encoding has not are lone surrogates.
+    Attributes:
+        line: Of the header, from 1.
+        names: Of the columns.
+        has_rows: Whether there are any.
+    """
+
+    line: int
+    names: list[str]
+    has_rows: bool
+
+
+def read_head(path: str, text: TextFormat) -> Head:
+    """Find the header.
+
+    Raises:
+        FileError: The file is empty; or see `records`.
+    """
+    found = records(path, text)
+    line, names = next(found, (0, []))
+    if not names:
+        raise FileError(f"{path}: empty")
+    return Head(line, [name.strip() for name in names], next(found, None) is not None)
+
+
+def records(path: str, text: TextFormat) -> Iterator[tuple[int, list[str]]]:
+    """Read the records of a file, the header first, each with the line it starts on, from 1.
+
+    Blank lines are no records, nor are lines before the header, such as a title or Excel's `sep=;`. Where all rows end
+    with a delimiter and the header does not, it has one more column, without a name. Characters that the encoding has
+    not are lone surrogates.
 
     Raises:
         FileError: A quotation mark is not closed, or stands amid a cell.
     """
+    found = _all_records(path, text)
+    sample = list(itertools.islice(found, _SAMPLED_RECORDS))
+    start, width = _find_header([record for _, record in sample], text.delimiter)
+    rows = sample[start + 1 :]
+    for line, header in sample[start : start + 1]:
+        longer = bool(rows) and all(len(record) == width + 1 and not record[-1].strip() for _, record in rows)
+        yield line, [*header, ""] if longer else header
+    for line, record in itertools.chain(rows, found):
+        if width == 1 or len(record) > 1 or record[0].strip():
+            yield line, record
+
+
+def _all_records(path: str, text: TextFormat) -> Iterator[tuple[int, list[str]]]:
+    """Read all records but empty lines."""
     with reading(path), open_file(path) as file:
         decoded = io.TextIOWrapper(file, python_encoding(text.encoding), errors="surrogateescape", newline="")
         reader = csv.reader(decoded, delimiter=text.delimiter, strict=True)
@@ -72,21 +143,59 @@ def records(path: str, text: TextFormat) -> Iterator[tuple[int, list[str]]]:
             raise FileError(f"{path}, line {line}: {error}") from error
 
 
-def check_records(path: str, text: TextFormat) -> None:
-    """Read all records to find the first that is wrong.
+def _find_header(found: Sequence[Sequence[str]], delimiter: str) -> tuple[int, int]:
+    """Find the header's number among the first records, and its width.
+
+    It is the first record that has more than one cell, where most have; before it may stand a title, alone or padded
+    with delimiters.
+    """
+    start = 1 if found and "".join(found[0]).strip() in {"sep=", f"sep={delimiter}"} else 0
+    widths = Counter(len(record) for record in found[start:] if any(cell.strip() for cell in record))
+    usual = max(widths, key=lambda width: (widths[width], width), default=0)
+    if usual == 1:
+        start += sum(1 for _ in itertools.takewhile(lambda record: not record[0].strip(), found[start:]))
+    for number, record in enumerate(found[start:], start):
+        alone = not any(cell.strip() for cell in record[1:])
+        if usual < 2 or not (len(record) < usual - 1 or (alone and (usual > 2 or len(record) < usual))):
+            return number, len(record)
+    return start, len(found[start]) if start < len(found) else 0
+
+
+def wrong_records(path: str, text: TextFormat) -> dict[int, str]:
+    """Find the rows, from 0, that have more or fewer cells than the header, and say so of each with its line.
 
     Raises:
-        FileError: Names the record with more or fewer cells than the header, an open quotation mark, or bytes that are
-            not of the encoding.
+        FileError: See `records`.
     """
-    width = 0
+    found = records(path, text)
+    width = len(next(found, (0, []))[1])
+    return {
+        row: f"line {line} has {len(record)} cells; the header has {width}, divided by {text.delimiter!r}"
+        for row, (line, record) in enumerate(found)
+        if len(record) != width
+    }
+
+
+def check_records(path: str, text: TextFormat) -> None:
+    """Read all records to find those that are wrong.
+
+    Raises:
+        FileError: Names the first rows with more or fewer cells than the header, an open quotation mark, or bytes that
+            are not of the encoding.
+    """
+    if wrong := wrong_records(path, text):
+        shown = "; ".join(f"row {row + 1}: {detail}" for row, detail in itertools.islice(wrong.items(), _SHOWN))
+        more = f"; and {len(wrong) - _SHOWN:,} more such rows" if len(wrong) > _SHOWN else ""
+        raise FileError(f"{path}, {shown}{more}")
     for row, (line, record) in enumerate(records(path, text)):
-        width = width or len(record)
-        where = f"{path}, row {row} (line {line})" if row else f"{path}, header (line {line})"
-        if len(record) != width:
-            raise FileError(f"{where}: {len(record)} cells; the header has {width}, divided by {text.delimiter!r}")
         if any("\udc80" <= character <= "\udcff" for character in "".join(record)):
-            raise FileError(f"{where}: not {text.encoding.upper()}; say which, by the option encoding")
+            where = f"row {row} (line {line})" if row else f"header (line {line})"
+            raise FileError(f"{path}, {where}: not {text.encoding.upper()}; say which, by the option encoding")
+
+
+def find_letters(path: str, text: TextFormat) -> str | None:
+    """Find the first cell with a character beyond ASCII, which shows whether the encoding is right."""
+    return next((cell for _, record in records(path, text) for cell in record if not cell.isascii()), None)
 
 
 def find_line(path: str, text: TextFormat, row: int) -> int | None:
@@ -98,15 +207,15 @@ def find_line(path: str, text: TextFormat, row: int) -> int | None:
 
 
 def _find_encoding(path: str, sample: bytes, likely: TextFormat | None, *, whole: bool) -> str:
-    for mark, name in _BOMS:
-        if sample.startswith(mark):
-            return name
-    if sample.startswith(b"PK"):
-        raise FileError(f"{path}: a spreadsheet or an archive; save it as CSV or Parquet")
+    if known := next((name for mark, name in _BOMS if sample.startswith(mark)), None):
+        return known
+    if kind := next((kind for magic, kind in _FOREIGN.items() if sample.startswith(magic)), None):
+        raise FileError(f"{path}: {kind}; save it as CSV or Parquet, plain, gzipped or compressed by zstd")
     start = sample[:4096]
-    if 3 * start[1::2].count(0) > len(start[1::2]):
-        return "utf-16-le"
     if b"\0" in start:
+        for first, name in ((1, "utf-16-le"), (0, "utf-16-be")):
+            if 3 * start[first::2].count(0) > len(start[first::2]):
+                return name
         raise FileError(f"{path}: neither text nor Parquet")
     try:
         codecs.getincrementaldecoder("utf-8")().decode(sample, final=whole)
@@ -127,12 +236,12 @@ def _find_delimiter(text: str, like: TabularInput | None) -> str:
     def fit(delimiter: str) -> tuple[int, float, int]:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
         found = [record for _, record in zip(range(_SAMPLED_RECORDS), reader, strict=False) if record]
-        width = len(found[0]) if found else 0
+        start, width = _find_header(found, delimiter)
         if width < 2:
             return 0, 0.0, 0
-        header = {name.strip() for name in found[0]}
+        header = {name.strip() for name in found[start]}
         # The last record of a sample may be cut.
-        alike = [len(record) == width for record in found[1:-1] or found[1:]]
+        alike = [len(record) == width for record in found[start + 1 : -1] or found[start + 1 :]]
         return sum(name in header for name in names), sum(alike) / len(alike) if alike else 1.0, width
 
     names = like.given if like else ()

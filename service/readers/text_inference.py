@@ -19,7 +19,7 @@ from service.readers.decisions import (
     refused,
     unless_constant,
 )
-from service.readers.number_inference import ENOUGH_ROWS, infer_numbers
+from service.readers.number_inference import ENOUGH_ROWS, infer_numbers, with_label_note
 from service.readers.numbers import find_format, parse_numbers
 from service.readers.times import find_order
 
@@ -30,6 +30,9 @@ OTHER = "other"
 _TIMES = {"clock": "times of day", "elapsed": "durations"}
 _CODE = r"^[+-]?0\d+$"
 _LONG = r"^[+-]?\d{16,}$"
+_MARKERS = 3
+"""Most different texts among numbers that may stand for missing ones."""
+
 _SAMPLED = 1000
 """Distinct texts that show whether any may be dates."""
 
@@ -76,6 +79,7 @@ class _Texts:
             words = {word.lower() for word in self.distinct.to_pylist()}
             if words <= {"true", "false"}:
                 decision = categorical(self.name, sorted(word == "true" for word in words), "booleans")
+                decision = with_label_note(decision, self.distinct.to_pylist(), self.counts)
                 return unless_constant(decision, len(words), self.distinct, self.declared)
         column, readable = find_format(self.name, self.distinct, self.counts, self.options.formats)
         good, ambiguous = _to_bool(readable), False
@@ -85,7 +89,10 @@ class _Texts:
                 column, good = times, of_times
         total, wrong = int(self.counts.sum()), int(self.counts[~good].sum())
         if wrong:
-            nearly = wrong <= max(1, total // 10) and wrong < total - wrong
+            few = wrong <= max(1, total // 10)
+            # A column of many different numbers and of a word or two has a marker of its own.
+            marked = int((~good).sum()) <= _MARKERS and int(good.sum()) >= ENOUGH_ROWS
+            nearly = (few or marked) and wrong < total - wrong
             return self._unreadable(~good, column) if nearly or self.declared == "numeric" else None
         return self._as_times(column, ambiguous=ambiguous) if column.time else self._as_numbers(column)
 
@@ -105,6 +112,7 @@ class _Texts:
                 return categorical(self.name, sorted(int(v) if v.is_integer() else v for v in values), "declared")
         reason = "digits with leading zeros" if _any_match(self.distinct, _CODE) else "texts"
         decision = categorical(self.name, sorted(words), "declared" if self.declared else reason)
+        decision = decision if self.declared else with_label_note(decision, words, self.counts)
         return unless_constant(decision, len(words), self.distinct, self.declared)
 
     def _find_times(self) -> tuple[NumericColumn | None, npt.NDArray[np.bool_], bool]:

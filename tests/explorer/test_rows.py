@@ -1,6 +1,7 @@
 """The panel of table models: CSV in, what `/elbo` says of it ranked, opened and downloaded."""
 
 import csv
+import gzip
 import io
 from pathlib import Path
 from typing import Any
@@ -160,12 +161,27 @@ def test_a_file_can_be_dropped(page: Page) -> None:
 
 
 @pytest.mark.parametrize(
+    "body",
+    [
+        b"Report\n\nage;colour\n8;red\n",
+        "age,colour\n8,red,\n   \n".encode("utf-16"),
+        gzip.compress(b"sep=,\nage,colour,caf\xe9\n8,red,x\n"),
+    ],
+)
+def test_text_files_of_all_kinds_can_be_dropped(page: Page, body: bytes) -> None:
+    drop(page, "#rows .drop", "rows.csv", b"age,colour\n7,red\n")
+    expect(page.locator(f"{ROWS} > :nth-child(4)")).to_have_text("7")
+    drop(page, "#rows .drop", "rows.csv", body)
+    expect(page.locator(f"{ROWS} > :nth-child(4)")).to_have_text("8")
+    expect(page.locator("#rows .verdict")).not_to_contain_text("problem")
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         ("height\n3\n", "The first line must name the model's columns: age, colour."),
         ("", "The first line must name the model's columns: age, colour."),
         ("age,colour\n", "There are no rows below the names of the columns."),
-        ("age,colour\n1,red,2\n", "Row 1 has 3 cells; the first line names 2 columns."),
         ('age,colour\n1,"red\n', "Line 2: a quotation mark out of place."),
     ],
 )
@@ -178,8 +194,8 @@ def test_wrong_rows_are_told_of(page: Page, text: str, said: str) -> None:
 
 
 def test_rows_that_cannot_be_scored_are_marked(page: Page, toys: httpx.Client) -> None:
-    paste(page, "age,colour\n1,red\nold,red\n2,green\n1e200,red\n")
-    expect(page.locator("#rows .verdict")).to_contain_text("3 have a problem.")
+    paste(page, "age,colour\n1,red\nold,red\n2,green\n1e200,red\n3,red,4\n")
+    expect(page.locator("#rows .verdict")).to_contain_text("4 have a problem.")
     expect(page.locator("#rows > .work > [role=alert]")).to_be_empty()
     problems = {
         row.locator("> th").inner_text(): row.locator(".problem").all_inner_texts() for row in page.locator(ROWS).all()
@@ -188,11 +204,14 @@ def test_rows_that_cannot_be_scored_are_marked(page: Page, toys: httpx.Client) -
     assert problems["2"] == ["age: 'old' is not a number"]
     assert problems["3"][0].startswith("colour: 'green' is not a known category")
     assert problems["4"] == ["too far from the training data for a finite bound"]
+    assert problems["5"] == ["has 3 cells; the header has 2"]
     answer = elbo(toys, [{"age": 1, "colour": "red"}, {"age": 2, "colour": None}])
     scores = dict(zip(column(page, 0), column(page, 1), strict=True))
     assert float(scores["1"]) == pytest.approx(answer["score"][0], rel=1e-3)
     page.locator("#rows tbody").get_by_role("button", name="2", exact=True).click()
     expect(page.locator("#rows .opened:visible")).to_have_text("Not scored: age: 'old' is not a number.")
+    page.locator("#rows tbody").get_by_role("button", name="5", exact=True).click()
+    expect(page.locator("#rows .opened:visible").last).to_have_text("Not scored: has 3 cells; the header has 2.")
     paste(page, PLAIN)
 
 

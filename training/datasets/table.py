@@ -1,5 +1,7 @@
 """Tables: CSV and its like, and Parquet, in one file or many, with their schema inferred or told."""
 
+import itertools
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +24,7 @@ from service.bundle import (
 )
 from service.errors import FileError
 from service.readers import TOO_LARGE, parse_column
-from service.readers.decisions import Decision, Options, Problem
+from service.readers.decisions import Decision, Options, Problem, refused
 from service.readers.inference import infer_table
 from service.readers.tables import open_tables
 from service.readers.times import WEEKDAYS, derive
@@ -31,6 +33,9 @@ from training.datasets.source import DataError, Dataset, Excluded, Source, alloc
 from training.datasets.table_files import TableFiles
 
 Cells = npt.NDArray[np.float64]
+
+USUAL = "usual"
+"""In the option `missing`: all usual markers."""
 
 
 class TableError(DataError):
@@ -69,8 +74,8 @@ class Table(Source):
         default=64, description="Limit of categories of a text column that is not declared; the rest become 'other'."
     )
     missing: tuple[str, ...] = Field(
-        default=MISSING,
-        description="Texts of a missing cell, in any case. Default: na, n/a, null, - and other usual ones.",
+        default=(USUAL,),
+        description="Texts of a missing cell, in any case; 'usual' is na, n/a, null, - and other usual ones.",
     )
     delimiter: str | None = Field(
         default=None, min_length=1, max_length=1, description="Delimiter of text files; null: found."
@@ -93,7 +98,8 @@ class Table(Source):
             decisions = self._decide(files, keep)
             data = self._schema(files, decisions)
         reasons = {decision.name: decision.reason for decision in decisions}
-        notes = tuple(f"{d.name!r} {d.note}: --dataset.exclude {d.name}=1" for d in decisions if d.note)
+        labels = (f"{d.name!r} {d.note}: --dataset.exclude {shlex.quote(d.exclude or '')}" for d in decisions if d.note)
+        notes = (*files.notes(data, told=self.encoding is not None), *labels)
         return self._read(files, data, keep, reasons, notes)
 
     def load_rows(self, path: Path | None, data: ImageInput | TabularInput) -> Dataset:
@@ -132,7 +138,13 @@ class Table(Source):
                 raise DataError(f"exclude: {condition!r} is not of the form column=value")
             files.check([name], "exclude")
             texts = pc.utf8_trim_whitespace(files.read(name).cast(pa.string()))
-            keep &= ~np.asarray(pc.equal(texts, value).fill_null(False).to_numpy(zero_copy_only=False), bool)
+            encoded = texts.combine_chunks().dictionary_encode()
+            distinct = encoded.dictionary.to_pylist()
+            same = [i for i, text in enumerate(distinct) if _same(text, value)]
+            if not same:
+                shown = ", ".join(map(repr, distinct[:8])) + (", ..." if len(distinct) > 8 else "")
+                raise DataError(f"{files.path}: exclude: no row has {condition}; {name!r} is one of {shown}")
+            keep &= ~np.isin(encoded.indices.fill_null(-1).to_numpy(), same)
         if self.exclude and not keep.any():
             raise DataError(f"exclude: {', '.join(self.exclude)} leaves no row")
         return keep
@@ -148,7 +160,6 @@ class Table(Source):
             without |= {name: "not in the schema" for name in files.names if name not in told.names}
             files.check(told.names, "schema")
         files.check(self.drop, "drop")
-        files.check_names(without)
         files.check(self.columns, "columns", without)
         files.check(self.cyclic, "cyclic", without)
         if not files.num_rows:
@@ -160,16 +171,28 @@ class Table(Source):
         def read(name: str) -> pa.ChunkedArray:
             return files.read(name) if mask is None else files.read(name).filter(mask)
 
-        options = Options(declared, self.max_categories, self.missing, self.decimal, self.thousands, self.day_first)
+        options = Options(declared, self.max_categories, self._markers, self.decimal, self.thousands, self.day_first)
         complete = {column.name: column for column in told.complete} if told else {}
-        inferred = [name for name in files.names if name not in without and name not in complete]
+        names = list(dict.fromkeys(files.names))
+        repeated = {name: count for name in names if name not in without and (count := files.names.count(name)) > 1}
+        inferred = [name for name in names if name not in without | complete | repeated]
         found = {decision.name: decision for decision in infer_table(inferred, read, options)}
         found |= {name: Decision(name, column, "as the schema says") for name, column in complete.items()}
         found |= {name: Decision(name, None, reason) for name, reason in without.items()}
-        self._refuse(files, [found[name] for name in files.names], rows)
+        for name, count in repeated.items():
+            detail = f"{count} columns are named so; give them other names"
+            found[name] = refused(name, Problem(detail, "drop", name))
         if "" in found and found[""].column:
-            raise DataError(f"{files.path}: column {files.names.index('') + 1} has no name; give it one, or drop ''")
-        return [found[name] for name in files.names]
+            number = files.names.index("") + 1
+            found[""] = refused("", Problem(f"column {number} has no name; give it one", "drop", ""))
+        self._refuse(files, [found[name] for name in names], rows)
+        return [found[name] for name in names]
+
+    @property
+    def _markers(self) -> tuple[str, ...]:
+        """The texts that stand for a missing cell."""
+        told = (MISSING if marker == USUAL else (marker,) for marker in self.missing)
+        return tuple(dict.fromkeys(itertools.chain.from_iterable(told)))
 
     def _refuse(self, files: TableFiles, decisions: list[Decision], rows: npt.NDArray[np.int64]) -> None:
         """Raise a TableError that names every problem, and the options that solve them all."""
@@ -217,14 +240,14 @@ class Table(Source):
             why = "; ".join(f"{decision.name!r}: {decision.reason}" for decision in decisions[:10])
             raise DataError(f"{files.path}: no column is left ({why})")
         dropped = tuple(decision.name for decision in decisions if decision.column is None)
-        return TabularInput(columns=tuple(columns), dropped=dropped, missing=self.missing, text=files.tables[0].text)
+        return TabularInput(columns=tuple(columns), dropped=dropped, missing=self._markers, text=files.tables[0].text)
 
     def _derived(self, files: TableFiles, decision: Decision) -> list[Column]:
         """The columns that a column of dates gives beside itself, without constant ones."""
         column = decision.column
         if not isinstance(column, NumericColumn) or column.time is None or column.time.order == "elapsed":
             raise DataError(f"cyclic: {decision.name!r} is no column of dates ({decision.reason})")
-        moments, _ = parse_column(files.read(column.name), column, self.missing)
+        moments, _ = parse_column(files.read(column.name), column, self._markers)
         parts: tuple[Column, ...] = (
             NumericColumn(name=f"{column.name}.hour", period=24, derived=Derived(source=column.name, part="hour")),
             CategoricalColumn(
@@ -286,6 +309,16 @@ _ADVICE = {
     "missing": "correct the cells, or declare what stands for a missing one",
     "day_first": "say which, by day_first",
 }
+
+
+def _same(text: str | None, value: str) -> bool:
+    """Whether a cell's text is a value, in any case, or the same number."""
+    if text is None or text.lower() == value.lower():
+        return text is not None
+    try:
+        return float(text) == float(value)
+    except ValueError:
+        return False
 
 
 def _transposed(by_column: Cells, rows: npt.NDArray[np.int64] | None) -> Cells:

@@ -1,13 +1,18 @@
 """The files of a table as one, column by column."""
 
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
+from service.bundle import CategoricalColumn, TabularInput
 from service.errors import FileError, suggest
 from service.readers.tables import TableFile, TextFile
+from service.readers.text import find_letters
 from training.datasets.source import DataError
+
+_CELL = re.compile(r"[+-]?\d+[.,]\d+|\d{4}-\d\d-\d\d.*")
+"""A name that is rather a cell."""
 
 
 class TableFiles:
@@ -41,11 +46,16 @@ class TableFiles:
                 chunks += self._texts[table.path].column(str(table.names.index(name))).chunks
             else:
                 chunks += [batch.column(0) for batch in table.batches([name])]
-        kinds = {chunk.type for chunk in chunks}
-        if len(kinds) > 1:
-            if len(kinds := {k for k in kinds if not pa.types.is_null(k)}) > 1:
-                raise FileError(f"{self.path}, column {name!r}: {' and '.join(sorted(map(str, kinds)))} in its parts")
-            chunks = [chunk.cast(next(iter(kinds))) for chunk in chunks]
+        if len({chunk.type for chunk in chunks}) > 1:
+            chunks = [c.dictionary_decode() if pa.types.is_dictionary(c.type) else c for c in chunks]
+            kinds = dict.fromkeys(chunk.type for chunk in chunks)
+            try:
+                schemas = [pa.schema([("", kind)]) for kind in kinds]
+                common = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+                chunks = [chunk.cast(common) for chunk in chunks]
+            except pa.ArrowException as error:
+                parts = " and ".join(sorted(map(str, kinds)))
+                raise FileError(f"{self.path}, column {name!r}: {parts} in its parts") from error
         return pa.chunked_array(chunks)
 
     def place(self, row: int, column: str) -> str:
@@ -55,6 +65,24 @@ class TableFiles:
                 return table.place(row, column)
             row -= count
         raise IndexError(row)
+
+    def notes(self, data: TabularInput, *, told: bool) -> Iterator[str]:
+        """Say how the first file's text was read where that may be wrong.
+
+        Args:
+            data: The columns that were found.
+            told: Whether the user said the encoding.
+        """
+        table = self.tables[0]
+        if not isinstance(table, TextFile):
+            return
+        if not told and table.text.encoding == "cp1252" and (seen := find_letters(table.path, table.text)):
+            yield f"not UTF-8, and read as Windows-1252, as {seen!r}; if that is wrong, say --dataset.encoding"
+        if table.head.line > 1:
+            yield f"the header is line {table.head.line}; what is before it is no part of the table"
+        values = {column.name: column.categories for column in data.columns if isinstance(column, CategoricalColumn)}
+        if cells := [name for name in table.names if _CELL.fullmatch(name) or name in values.get(name, ())]:
+            yield f"the header may be a row, with {cells[0]!r}: a file without a header needs one"
 
     def check(self, asked: Collection[str], option: str, without: Mapping[str, str] | None = None) -> None:
         """Refuse names that no column has, except names of columns that the model is without.
@@ -68,18 +96,6 @@ class TableFiles:
                 shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
                 why = f" ({without[name]})" if without and name in without else suggest(name, known)
                 raise DataError(f"{self.path}: {option}: no column {name!r} among {shown}{why}")
-
-    def check_names(self, without: Collection[str]) -> None:
-        """Refuse columns without a name, and several of one name.
-
-        Raises:
-            DataError: Names them.
-        """
-        counts = Counter(name for name in self.names if name not in without)
-        if repeated := [name for name, count in counts.items() if count > 1]:
-            raise DataError(
-                f"{self.path}: {counts[repeated[0]]} columns are named {repeated[0]!r}; rename or drop them"
-            )
 
     def _rows(self, table: TableFile) -> int:
         return int(self._texts[table.path].num_rows) if table.path in self._texts else table.count()

@@ -1,6 +1,6 @@
 /** The panel that scores rows: CSV in, the ranked table out, each row opening into what makes it strange. */
 
-import { format, readRows } from "../lib/csv.js";
+import { format, readRows, readText } from "../lib/csv.js";
 import { element, spoken, takeFiles } from "../lib/elements.js";
 import { short } from "../lib/numbers.js";
 import { debounced, latest } from "../lib/pacing.js";
@@ -22,7 +22,10 @@ export function scoreRowsPanel(panel) {
   let answer;
   let seed = 0;
 
-  const table = rowTable(find(".ranked"), async (i) => explanation(model, sent.records[i], sent.shown[i], score.value));
+  const table = rowTable(find(".ranked"), async (i) => (
+    sent.wrong.has(i)
+      ? element("p", { textContent: `Not scored: ${sent.wrong.get(i)}.` })
+      : explanation(model, sent.records[i], sent.shown[i], score.value)));
 
   const scoreRows = latest(spoken(message, async () => {
     const asked = model;
@@ -31,6 +34,7 @@ export function scoreRowsPanel(panel) {
     const given = readRows(text.value, model.input);
     const answered = await model.elboOfRows(given.records, { score: score.value, fdr: rate.value / 100 });
     if (asked !== model) return;
+    for (const [i, problem] of given.wrong) answered.problem[i] = problem;
     [sent, answer] = [given, answered];
     note.textContent = [
       given.ignored.length ? `Not looked at: ${given.ignored.join(", ")}.` : "",
@@ -78,7 +82,7 @@ export function scoreRowsPanel(panel) {
   }
 
   takeFiles(find(".drop"), spoken(message, async ([file]) => {
-    const content = await file.text();
+    const content = await readText(file, model.input.text?.encoding);
     if (content.includes("\0")) throw new TypeError(`${file.name} is not a CSV file.`);
     take(content);
   }));

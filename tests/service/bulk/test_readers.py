@@ -183,6 +183,15 @@ def test_what_is_wrong_with_rows_is_marked(tmp_path: Path) -> None:
         f"{path}: row 41.age: 'x' is not a number",
         f"{path}: row 42.colour: 'green' is not a known category; known are 'red', 'blue'",
     ]
+    path.write_text("a title\n\nage,colour\n0\n1,red\n\n2,red,3\n   \n3,x\n4,red\n5\n6\n")
+    batches = list(read_from(open_inputs([str(path)], TABLE), 1, 9))
+    x = np.concatenate([batch.x for batch in batches])
+    np.testing.assert_array_equal(x[[0, 2, 3]], [[1, 0], [3, np.nan], [4, 0]])
+    assert [batch.in_file(str(error)) for batch in batches for error in batch.marks.unreadable.values()] == [
+        f"{path}: row {row}: line {line} has {cells} cells; the header has 2, divided by ','"
+        for row, line, cells in ((3, 7, 3), (6, 11, 1), (7, 12, 1))
+    ]
+    assert [source.count() for source in open_inputs([str(path)], TABLE)] == [7]
     path = tmp_path / "bright.npy"
     np.save(path, np.where(np.arange(ROWS)[:, None, None] == 57, 17, PIXELS))
     assert marked(path, IMAGES) == [f"{path}: row 58[0][0]: 17 is outside [0, 16]"]
@@ -197,7 +206,7 @@ def test_what_is_wrong_with_rows_is_marked(tmp_path: Path) -> None:
     [
         ("age\n1\n", ": no columns are named 'colour'; there are age"),
         ("age,colour,age\n1,red,2\n", ": 2 columns are named 'age'"),
-        ("age,colour\n1,red\n2\n", "row 2 (line 3): 1 cells; the header has 2"),
+        ('age,colour\n1,red\n2,"red\n', ", line 3: unexpected end of data"),
         ("", ": empty"),
     ],
 )

@@ -73,6 +73,13 @@ COMMA = NumericColumn(name="a", decimal=",", thousands=".")
         (lambda n: f'"{n + 1},000"', NumericColumn(name="a", thousands=","), "numbers, as 1,000"),
         (lambda n: f"€{n}" if n % 3 else n, NumericColumn(name="a", affixes=("€",)), "numbers, as €1"),
         (lambda n: f"{n}%", NumericColumn(name="a", affixes=("%",)), "numbers, as 0%"),
+        (lambda n: f"{n / 8} kg", NumericColumn(name="a", affixes=("kg",), thousands=","), "numbers, as 0.0 kg"),
+        (lambda n: f"{n / 8}\u00a0€", NumericColumn(name="a", affixes=("€",), thousands=","), "numbers, as 0.0\u00a0€"),
+        (lambda n: f'"1,23,4{n:02}"', NumericColumn(name="a", thousands=","), "numbers, as 1,23,400"),
+        (lambda n: f"{n + 1}.5-" if n % 2 else n, NumericColumn(name="a"), "numbers"),
+        (lambda n: f"{n // 3}:{n:02}:59", NumericColumn(name="a", time=TimeFormat(order="clock")), "times of day"),
+        (lambda n: f"{n}:{n:02}:59", NumericColumn(name="a", time=TimeFormat(order="elapsed")), "durations"),
+        (lambda n: "#DIV/0!" if n == 4 else n % 9, NumericColumn(name="a"), "numbers; missing where '#DIV/0!'"),
         (lambda n: f"2026-01-{n % 28 + 1:02}", DAYS, "dates, as 2026-01-01"),
         (lambda n: f"{n % 28 + 1}.2.2026", NumericColumn(name="a", time=TimeFormat(order="dmy")), "dates, as 1.2.2026"),
         (lambda n: f"{n % 24}:15", NumericColumn(name="a", time=TimeFormat(order="clock")), "times of day"),
@@ -136,6 +143,48 @@ def test_labels_are_pointed_out_and_excluded(tmp_path: Path) -> None:
     assert dataset.excluded.numbers.tolist() == [0, 10, 20, 30]
     np.testing.assert_array_equal(dataset.excluded.rows[:, 0], [n / 3 for n in (0, 10, 20, 30)])
     np.testing.assert_array_equal(dataset.rows[:, 0], dataset.numbers / 3)
+    assert "exclude: no row has is_fraud=2; 'is_fraud' is one of '1', '0'" in message(
+        Table(exclude=("is_fraud=2",)), path
+    )
+    for word in ("fraud", "True"):
+        text = rows(a=lambda n: n / 3, label=lambda n, word=word: word if n % 10 == 0 else "False")
+        path = write(tmp_path / "t.csv", text)
+        (note,) = Table().load(path).notes
+        assert note == f"'label' looks like a label: {word} in 10.0% of the rows: --dataset.exclude label={word}"
+        assert len(Table(exclude=(f"label={word.lower()}",)).load(path).rows) == 36
+
+
+def test_a_text_says_how_it_was_read_where_that_may_be_wrong(tmp_path: Path) -> None:
+    text = rows(a=lambda n: n / 3, b=lambda n: "wxyz"[n % 4])
+    assert Table().load(write(tmp_path / "t.csv", text)).notes == ()
+    for content, note in (
+        (text.replace("w", "Köln").encode("cp1252"), "not UTF-8, and read as Windows-1252, as 'Köln'"),
+        ("# exported\n\n" + text, "the header is line 3; what is before it is no part of the table"),
+        (text.removeprefix("a,b\n"), "the header may be a row, with '0.0': a file without a header needs one"),
+    ):
+        (found,) = Table().load(write(tmp_path / "t.csv", content)).notes
+        assert found.startswith(note)
+
+
+@pytest.mark.parametrize(
+    ("start", "end"), [("sep=,\n", ""), ("Report\n\n", ""), ("  \n\n", ""), ("Report,,\n", ""), ("", ",")]
+)
+def test_lines_around_a_table_are_none_of_it(start: str, end: str, tmp_path: Path) -> None:
+    text = rows(a=lambda n: n / 3, b=lambda n: "wxyz"[n % 4], c=lambda n: n % 5) + "\n"
+    whole = Table().load(write(tmp_path / "t.csv", text))
+    head, body = text.split("\n", 1)
+    dataset = Table().load(write(tmp_path / "t.csv", f"{start}{head}\n" + body.replace("\n", f"{end}\n")))
+    np.testing.assert_array_equal(dataset.rows, whole.rows)
+
+
+def test_parts_may_have_types_that_go_together(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"a": np.arange(90), "b": ["x", "y", "z"] * 30})
+    frame[:30].to_parquet(tmp_path / "0.parquet")
+    frame[30:60].astype({"a": float, "b": "category"}).to_parquet(tmp_path / "1.parquet")
+    frame[60:].assign(b=None).to_parquet(tmp_path / "2.parquet")
+    rows = Table(columns={"a": "numeric"}).load(tmp_path).rows
+    np.testing.assert_array_equal(rows[:, 0], np.arange(90))
+    assert np.isnan(rows[60:, 1]).all()
 
 
 def test_corrections_and_drops(tmp_path: Path) -> None:
@@ -226,12 +275,14 @@ def test_all_problems_are_told_at_once_with_what_solves_them(tmp_path: Path) -> 
     [
         ("", "empty"),
         ("a,b\n", "no rows"),
-        ("a,b\n1,2\n\n3\n4,5\n", "row 2 (line 4): 1 cells; the header has 2"),
-        ("a,b\n1,2\n3,4,5\n", "row 2 (line 3): 3 cells; the header has 2"),
+        ("a,b\n1,2\n\n3\n4,5\n", "row 2: line 4 has 1 cells; the header has 2"),
+        ("a,b\n1,2\n3,4,5\n", "row 2: line 3 has 3 cells; the header has 2"),
         ('a,b\n1,"2\n3,4\n5,6\n', "line 2: unexpected end of data"),
         ("имя\nИван\n".encode("cp1251"), "not UTF-8; say its encoding"),
         (b"PK\3\4", "a spreadsheet or an archive"),
-        ("a,b,a\n1,2,3\n", "2 columns are named 'a'"),
+        ('{"a": 1}\n', "JSON; save it as CSV or Parquet"),
+        ("a,b", "no rows"),
+        ("a,b,a\n1,2,3\n", "column 'a': 2 columns are named so; give them other names; drop the column"),
         ("a,,b\n1,2,3\n4,5,6\n7,9,8\n", "column 2 has no name"),
         ("a,b\n1,?\n1,NA\n", "no column is left ('a': constant: 1 in every row; 'b': every cell is missing)"),
     ],
