@@ -24,6 +24,9 @@ _UNIT = re.compile(rf"[+\-\u2212]?[\d.,'\u2019\s\u00a0\u202f\u2009]*\d{_SPACE}([
 _MOSTLY = 0.9
 """The share of a column's texts that a unit follows."""
 
+_SAMPLED = 1000
+"""Texts of a column that show which ways to write numbers are in it."""
+
 _SEPARATORS = {"": "", ",": ",", ".": r"\.", " ": "[ \u00a0\u202f\u2009]", "'": "['\u2019]"}
 """The pattern of each thousands separator."""
 
@@ -124,9 +127,13 @@ def find_format(
         if pc.all(readable).as_py():
             return plain, readable
     signs = affixes(texts.to_pylist())
+    some = texts.slice(0, _SAMPLED)
+    formats = (
+        tuple(f for f in formats if pc.any(parse_numbers(some, _column(name, f, signs))[1]).as_py()) or formats[:1]
+    )
     best: tuple[int, NumericColumn, pa.Array] | None = None
-    for decimal, thousands in formats:
-        column = NumericColumn(name=name, decimal=decimal, thousands=thousands, affixes=signs)
+    for form in formats:
+        column = _column(name, form, signs)
         _, readable = parse_numbers(texts, column)
         cells = int(counts[readable.to_numpy(zero_copy_only=False).astype(bool)].sum())
         if best is None or cells > best[0]:
@@ -135,3 +142,7 @@ def find_format(
             break
     assert best is not None  # noqa: S101 - there is at least one format
     return best[1], best[2]
+
+
+def _column(name: str, form: Format, signs: tuple[str, ...]) -> NumericColumn:
+    return NumericColumn(name=name, decimal=form[0], thousands=form[1], affixes=signs)

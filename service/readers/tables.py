@@ -246,7 +246,7 @@ def _with_wrong_rows(
     """Put rows of nulls where rows of the file are wrong."""
     row = 0
     for batch in batches:
-        gaps = []
+        gaps: list[int] = []
         for wrong in sorted(table.wrong):
             if row <= wrong < row + batch.num_rows + len(gaps):
                 gaps.append(wrong - row)

@@ -117,11 +117,9 @@ class _Texts:
 
     def _find_times(self) -> tuple[NumericColumn | None, npt.NDArray[np.bool_], bool]:
         """The rule of dates that reads the most texts, which those are, and whether it is ambiguous."""
-        day_first = self.options.day_first
-        if find_order(self.distinct.slice(0, _SAMPLED).to_pylist(), day_first)[0] is None:
-            return None, np.zeros(len(self.distinct), bool), False
-        time, readable, ambiguous = find_order(self.distinct.to_pylist(), day_first)
-        return NumericColumn(name=self.name, time=time), np.array(readable, bool), ambiguous
+        time, readable, ambiguous = find_order(self.distinct.to_pylist(), self.options.day_first)
+        column = NumericColumn(name=self.name, time=time) if time else None
+        return column, np.array(readable, bool), ambiguous
 
     def _as_times(self, column: NumericColumn, *, ambiguous: bool) -> Decision:
         if ambiguous:

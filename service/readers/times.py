@@ -6,6 +6,7 @@ and 2069, and a month without a day is its first day.
 
 import math
 import re
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, Literal
 
@@ -43,6 +44,9 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST, _LAST = -62135596800, 253402300799
 """Seconds: 1 January of the year 1 and 31 December 9999."""
 _MICROSECONDS = 1_000_000
+_SAMPLED = 1000
+"""Texts of a column that show whether any may be dates."""
+
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
@@ -90,7 +94,7 @@ def parse_times(texts: pa.Array, time: TimeFormat) -> tuple[pa.Array, pa.Array]:
     """
     if time.order == "ymd":
         try:
-            moments = texts.cast(pa.timestamp("us", "UTC" if time.zone else None))
+            moments = texts.cast(_moments(zone=time.zone))
             return seconds(moments), pc.if_else(pc.is_valid(texts), True, None)
         except pa.ArrowInvalid:
             pass
@@ -98,6 +102,10 @@ def parse_times(texts: pa.Array, time: TimeFormat) -> tuple[pa.Array, pa.Array]:
     found = [_parse_either(text, time.order) for text in encoded.dictionary.to_pylist()]
     moments = pa.array([None if item is None else item[0] for item in found], pa.int64()).take(encoded.indices)
     return _divide(moments), pc.if_else(pc.is_valid(texts), pc.is_valid(moments), None)
+
+
+def _moments(*, zone: bool) -> pa.DataType:
+    return pa.timestamp("us", "UTC" if zone else None)
 
 
 def _parse_either(text: str, order: Order) -> tuple[int, bool] | None:
@@ -150,11 +158,18 @@ def find_order(texts: list[str], day_first: bool | None) -> tuple[TimeFormat | N
     orders: tuple[Order, ...] = ("ymd", "dmy", "mdy", "clock", "elapsed")
     if day_first is not None:
         orders = ("ymd", "dmy" if day_first else "mdy", "clock", "elapsed")
+    # Reading takes microseconds for each text, so that orders in which none of the first is written are not tried.
+    orders = tuple(order for order in orders if any(parse_time(text, order) for text in texts[:_SAMPLED]))
+    if not orders:
+        return None, [False] * len(texts), False
+    if orders == ("ymd",):
+        for zone in (False, True):
+            with suppress(pa.ArrowInvalid):
+                pa.array(texts).cast(_moments(zone=zone))
+                return TimeFormat(order="ymd", zone=zone), [True] * len(texts), False
     parsed = {order: [parse_time(text, order) for text in texts] for order in orders}
     readable = {order: [item is not None for item in items] for order, items in parsed.items()}
     best = max(orders, key=lambda order: sum(readable[order]))
-    if not any(readable[best]):
-        return None, [False] * len(texts), False
     ambiguous = (
         best == "dmy"
         and readable["dmy"] == readable.get("mdy")

@@ -65,11 +65,11 @@ export function readRows(text, input) {
   const all = parse(text, delimiter);
   const named = (cells) => cells.some((cell) => known.includes(cell.trim()));
   const place = all.slice(0, FIRST).findIndex(named);
-  const [header = [], ...read] = all.slice(Math.max(place, 0));
+  const [header = [], ...below] = all.slice(Math.max(place, 0));
   const names = header.map((name) => name.trim());
+  const lines = below.filter((cells) => names.length === 1 || cells.length > 1 || cells[0].trim());
   // Where all rows end with a delimiter, the header may not.
-  if (read.length && read.every((cells) => cells.length === names.length + 1 && !cells.at(-1).trim())) names.push("");
-  const lines = read.filter((cells) => names.length === 1 || cells.some((cell) => cell.trim()) || cells.length > 1);
+  if (lines.length && lines.every((cells) => cells.length === names.length + 1 && !cells.at(-1).trim())) names.push("");
   if (!known.some((name) => names.includes(name))) {
     throw new SyntaxError(`The first line must name the model's columns: ${known.slice(0, 6).join(", ")}${known.length > 6 ? ", …" : ""}.`);
   }
