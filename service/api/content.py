@@ -8,7 +8,7 @@ from fastapi import Request, Response
 from starlette.requests import ClientDisconnect
 
 from service.bundle import ImageInput, TabularInput
-from service.codecs.codec import FILE_READERS, READERS, WRITERS, AnyFile, Arrow, Columns, Json, Npy, Png, Writer
+from service.codecs.codec import FILE_READERS, READERS, WRITERS, AnyFile, Columns, Json, Png, Writer
 from service.codecs.compression import check_encoding, decompress_aside
 from service.codecs.instances import has_categories, parse_rows, picture, render
 from service.codecs.rows import Reading, Rows
@@ -97,13 +97,12 @@ def _media_type(request: Request) -> str:
 
 
 def choose_writer(request: Request, *extra: str) -> Writer:
-    """The writer of the answer: the best match of `Accept` among JSON, .npy, Arrow and the types in `extra`.
+    """The writer of the answer: the best match of `Accept` among the codecs and the types in `extra`.
 
     Raises:
         NotAcceptableError: The client accepts none of them.
     """
-    offers = (Json.media_type, Npy.media_type, *extra, Arrow.media_type)
-    return WRITERS[_best(_header(request, b"accept", "*/*"), offers)]
+    return WRITERS[_best(_header(request, b"accept", "*/*"), (*READERS, *extra))]
 
 
 def respond(model: Model, writer: Writer, columns: dict[str, Any]) -> Response:
@@ -113,7 +112,7 @@ def respond(model: Model, writer: Writer, columns: dict[str, Any]) -> Response:
     shown: Columns = columns
     if isinstance(data, ImageInput) and writer.media_type == Png.media_type:
         shown = {"picture": picture(columns["instances"], data)}
-    elif isinstance(data, TabularInput) and writer.media_type != Npy.media_type:
+    elif isinstance(data, TabularInput) and writer.records:
         shown = render(columns, data)
     return _Answer(writer.encode(shown), _heading(*_identity(model), writer.media_type))
 

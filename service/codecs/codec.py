@@ -44,9 +44,14 @@ class Reader(Protocol):
 
 
 class Writer(Protocol):
-    """Writes one media type."""
+    """Writes one media type.
+
+    Attributes:
+        records: Whether rows of a table are given as records, with the names of their categories; else as numbers.
+    """
 
     media_type: ClassVar[str]
+    records: ClassVar[bool]
 
     def encode(self, columns: Columns) -> bytes:
         """The bytes of an answer."""
@@ -56,6 +61,7 @@ class Json:
     """`{"instances": [...]}` in; one array per field out, NaN as null."""
 
     media_type: ClassVar[str] = "application/json"
+    records: ClassVar[bool] = True
 
     def decode(self, body: bytes, field: str) -> object:
         _check_nested(body)
@@ -78,6 +84,7 @@ class Npy:
     """
 
     media_type: ClassVar[str] = "application/x-npy"
+    records: ClassVar[bool] = False
 
     def decode(self, body: bytes, field: str) -> object:
         size = _header_size(body)
@@ -113,6 +120,7 @@ class Arrow:
     """An Arrow IPC stream: fixed-size lists are an array, columns by name records; out, a column for each field."""
 
     media_type: ClassVar[str] = "application/vnd.apache.arrow.stream"
+    records: ClassVar[bool] = True
 
     def decode(self, body: bytes, field: str) -> object:
         return read_stream(body, field)
@@ -151,6 +159,7 @@ class Png:
     """A PNG picture, out: the only column is uint8 of shape (height, width) or (height, width, 3)."""
 
     media_type: ClassVar[str] = "image/png"
+    records: ClassVar[bool] = False
 
     def encode(self, columns: Columns) -> bytes:
         (pixels,) = columns.values()
@@ -191,16 +200,19 @@ def read_json(body: bytes, *, constants: bool = False) -> Any:
     return document
 
 
-READERS: dict[str, Reader] = {codec.media_type: codec for codec in (Json(), Npy(), Arrow())}
-"""Of any field."""
+CODECS = (Json(), Npy(), Arrow())
+"""The codecs of every body and every answer, the preferred first."""
+
+READERS: dict[str, Reader] = {codec.media_type: codec for codec in CODECS}
+"""Readers of any field."""
 
 FILE_READERS: dict[str, Reader] = {
     **dict.fromkeys(MEDIA_TYPES, PictureFile()),
     AnyFile.media_type: AnyFile(),
 }
-"""Of instances only."""
+"""Readers of instances only."""
 
-WRITERS: dict[str, Writer] = {codec.media_type: codec for codec in (Json(), Npy(), Arrow(), Png())}
+WRITERS: dict[str, Writer] = {codec.media_type: codec for codec in (*CODECS, Png())}
 
 
 def _header_size(body: bytes) -> int:

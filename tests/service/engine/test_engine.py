@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 from service.bundle import GOLDEN, WEIGHTS, Bundle, read_arrays, read_bundle, write_arrays
 from service.bundle.manifest import graph_contract
-from service.engine import EngineFactory, OnnxEngine
+from service.engine import EngineFactory, OnnxEngine, golden_error
 from service.errors import BundleError
 from service.inference import ModelLoader
 from service.storage import LocalStore
@@ -159,3 +159,11 @@ def test_every_golden_answer_is_what_the_default_bundle_computes(digits_bundle: 
     answer = engine.run(graph, {tensor.name: golden[tensor.name] for tensor in contract.inputs})
     for tensor in contract.outputs:
         np.testing.assert_allclose(answer[tensor.name], golden[tensor.name], rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_a_golden_elbo_that_is_no_number_is_infinitely_wrong(digits_bundle: Bundle, wrong: float) -> None:
+    elbo = digits_bundle.golden["elbo"]["elbo"].copy()
+    assert golden_error({"elbo": elbo}, digits_bundle) == 0
+    elbo[1] = wrong
+    assert golden_error({"elbo": elbo}, digits_bundle) == np.inf
