@@ -28,6 +28,7 @@ class Batch:
         path: Of the file that they are in, if they are not.
         start: How many rows of the file come before.
         marks: What is wrong with some; these rows of `x` hold anything.
+        kept: Columns of the file to be written beside the answers.
     """
 
     x: Array
@@ -35,12 +36,31 @@ class Batch:
     path: str = ""
     start: int = 0
     marks: Marks = field(default_factory=Marks)
+    kept: pa.RecordBatch | None = None
+
+    @property
+    def places(self) -> dict[str, pa.Array]:
+        """Where the rows come from: `file`, and `row` from 1 if they are not pictures; then the columns kept."""
+        rows = len(self.x)
+        if self.names is not None:
+            return {"file": pa.array(self.names)}
+        numbers = pa.array(range(self.start + 1, self.start + rows + 1), pa.int64())
+        places = {"file": pa.repeat(self.path, rows), "row": numbers}
+        return (
+            places if self.kept is None else places | dict(zip(self.kept.schema.names, self.kept.columns, strict=True))
+        )
 
     def first(self, rows: int) -> "Batch":
         """At most so many of them."""
         if rows >= len(self.x):
             return self
-        return replace(self, x=self.x[:rows], names=self.names and self.names[:rows], marks=self.marks.first(rows))
+        return replace(
+            self,
+            x=self.x[:rows],
+            names=self.names and self.names[:rows],
+            marks=self.marks.first(rows),
+            kept=self.kept and self.kept.slice(0, rows),
+        )
 
     def in_file(self, problem: str) -> str:
         """The problem of a row of this batch, with its file and its number there from 1."""

@@ -8,10 +8,12 @@ import numpy as np
 import pyarrow as pa
 
 from service.bulk.batches import Batch
+from service.bulk.strangest import strangest_cells
 from service.bundle import Array, Bundle, TabularInput
 from service.codecs.arrow import write_batch
 from service.codecs.instances import render
 from service.codecs.rows import MARKING, PROBLEM, Rows
+from service.errors import InvalidError
 from service.inference import Limits, MakeEngine, Model
 from service.scoring import MAX_DRAWS, ElboQuery
 
@@ -30,7 +32,7 @@ Operation = Callable[[Model, Array, ElboQuery], Awaitable[Answer]]
 
 async def score(model: Model, x: Array, query: ElboQuery) -> Answer:
     """The columns of `POST /elbo`."""
-    asked = query.model_dump(include={"num_draws", "seed", "score", "refine", "explain"})
+    asked = query.model_dump(include={"num_draws", "seed", "score", "refine", "explain", "fdr"})
     bounds = await model.elbo(x, **asked)
     return bounds, np.isnan(bounds["score"])
 
@@ -121,18 +123,25 @@ class BulkJob:
         await under_way.put(None)
 
     async def answer_one(self, model: Model, batch: Batch) -> pa.RecordBatch:
-        """The answers to a piece, row by row, with the column `problem`.
+        """The answers to a piece, row by row: where each comes from, its numbers, its strangest cells, its problem.
 
         Raises:
             LowerboundError: From the model.
+            InvalidError: A column that is to be kept has the name of an answer.
         """
         rows = Rows.among(batch.x, batch.marks.where_unseen(self.query.unseen or "mark"), MARKING)
-        columns = rows.answer(*await self.operation(model, rows.x, self.query))
+        answer, too_far = await self.operation(model, rows.x, self.query)
+        columns = rows.answer(answer, too_far)
         problems = [text and batch.in_file(text) for text in columns.pop(PROBLEM)]
         data = model.manifest.input
         answers = write_batch(render(columns, data) if isinstance(data, TabularInput) else columns)
-        answers = answers.append_column(PROBLEM, pa.array(problems, pa.string()))
-        return answers if batch.names is None else answers.add_column(0, "path", pa.array(batch.names))
+        arrays = batch.places
+        if clash := [name for name in (*answers.schema.names, PROBLEM) if name in arrays]:
+            raise InvalidError(f"the answers have a column {clash[0]!r} too; rename the one in the file", "--keep")
+        arrays |= dict(zip(answers.schema.names, answers.columns, strict=True))
+        if isinstance(data, TabularInput) and "feature_surprise" in answer:
+            arrays |= strangest_cells(rows, answer, data)
+        return pa.RecordBatch.from_pydict(arrays | {PROBLEM: pa.array(problems, pa.string())})
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -35,11 +35,17 @@ NAMED = 3
 logger = logging.getLogger("service.bulk")
 
 
-def open_inputs(paths: Sequence[str], data: ImageInput | TabularInput) -> list[Input]:
+def open_inputs(paths: Sequence[str], data: ImageInput | TabularInput, keep: Sequence[str] = ()) -> list[Input]:
     """The inputs that the paths lead to, in their order.
 
+    Args:
+        paths: Files and folders.
+        data: What the model takes.
+        keep: Columns to be written beside the answers.
+
     Raises:
-        FileError: One leads nowhere, to nothing that can be read, or to a file without the model's columns.
+        FileError: One leads nowhere, to nothing that can be read, or to a file without the model's columns, or
+            without those to keep.
     """
     found: list[Input] = []
     for path in paths:
@@ -56,18 +62,20 @@ def open_inputs(paths: Sequence[str], data: ImageInput | TabularInput) -> list[I
             raise FileError(f"{others[0]}: is no picture or IDX file, and its name ends in none of {known}")
         if pictures:
             found.append(Pictures(path, pictures, data))
-        found += [_open(file, data) for file in files if file in rows or kinds.get(file) == "idx"]
+        found += [_open(file, data, keep) for file in files if file in rows or kinds.get(file) == "idx"]
+    if keep and (others := [source.path for source in found if not isinstance(source, Table)]):
+        raise FileError(f"{others[0]}: has no columns to keep")
     return found
 
 
-def _open(file: str, data: ImageInput | TabularInput) -> Input:
+def _open(file: str, data: ImageInput | TabularInput, keep: Sequence[str]) -> Input:
     name = file.lower()
     if name.endswith(".npy"):
         return Npy(file, data)
     if name.endswith(".npz"):
         return Npz(file, data)
     if _holds_rows(file, images=isinstance(data, ImageInput)):
-        return Table(file, data)
+        return Table(file, data, keep)
     return Idx(file, data)
 
 
@@ -103,10 +111,12 @@ def read_from(inputs: Sequence[Input], start: int, rows: int) -> Iterator[Batch]
 class Table:
     """A Parquet or text file: a table's columns by name, or images as fixed-size lists."""
 
-    def __init__(self, path: str, data: ImageInput | TabularInput) -> None:
+    def __init__(self, path: str, data: ImageInput | TabularInput, keep: Sequence[str] = ()) -> None:
         self.path = path
         self._data = data
-        self._wanted = data.given if isinstance(data, TabularInput) else (FIELD,)
+        self._keep = list(keep)
+        self._columns = data.given if isinstance(data, TabularInput) else (FIELD,)
+        self._wanted = tuple(dict.fromkeys((*self._columns, *keep)))
         self._file = open_table(path, like=data if isinstance(data, TabularInput) else None)
         self._file.check(self._wanted)
         self.seeks = self._file.seeks
@@ -123,12 +133,13 @@ class Table:
     def _parse(self, batch: pa.RecordBatch, start: int) -> Batch:
         if isinstance(self._data, TabularInput):
             marks = Marks()
-            x, problems = parse_table({name: batch.column(name) for name in self._wanted}, self._data)
+            x, problems = parse_table({name: batch.column(name) for name in self._columns}, self._data)
             for row in range(start, start + len(x)):
                 if (detail := self._file.wrong.get(row)) is not None:
                     marks.unreadable[row - start] = InvalidError(detail, f"{FIELD}[{row - start}]")
             mark_cells(problems, MARKING, marks)
-            return Batch(x, path=self.path, start=start, marks=marks)
+            kept = batch.select(self._keep) if self._keep else None
+            return Batch(x, path=self.path, start=start, marks=marks, kept=kept)
         values = read_array(pa.chunked_array([batch.column(FIELD)]))
         if values is None:
             raise FileError(f"{self.path}: {FIELD} must be fixed-size lists of numbers")

@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+import numpy as np
 import pyarrow as pa
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from service.bulk import job
 from service.bulk.batches import Input
+from service.bulk.one_file import SUFFIXES, refuse_existing, write_file
 from service.bulk.readers import open_inputs, read_from
+from service.bulk.strangest import strangest_rows
 from service.bulk.writer import PartWriter
 from service.bundle import Bundle, read_bundle
 from service.cli import HelpPage
@@ -21,12 +24,13 @@ from service.codecs.rows import PROBLEM
 from service.engine import Device, EngineFactory, Precision
 from service.errors import ExtraError
 from service.scoring import ElboQuery
+from service.scoring.conformal import discoveries, why_none
 
 if TYPE_CHECKING:
     from service.bulk.on_ray import Cluster
 
-QUERY = ("num_draws", "seed", "score", "refine", "explain", "unseen")
-"""The parameters of `/elbo` that look at one row alone."""
+QUERY = ("num_draws", "seed", "score", "refine", "explain", "unseen", "fdr")
+"""The parameters of `/elbo` that are options here."""
 
 MOST_SHOWN = 20
 """Problems that are shown, the others being counted."""
@@ -40,8 +44,10 @@ Examples:
   lowerbound score models/digits/1 pictures/ scores --explain
   lowerbound score models/table/1 rows.parquet scores --cluster auto
 
-OUTPUT becomes a folder of Parquet files, in the order of the inputs. Ctrl-C or a lost machine costs at most one file:
-the same command goes on.
+  lowerbound score models/table/1 payments.csv scores.csv --keep payment_id --fdr 0.1 --explain
+
+OUTPUT becomes a folder of Parquet files, in the order of the inputs, or one file if its name ends in .csv or .parquet.
+Ctrl-C or a lost machine costs at most a part of the folder: the same command goes on.
 """
 
 
@@ -67,7 +73,10 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="lowerbound score", description=DESCRIPTION, formatter_class=HelpPage)
     parser.add_argument("model", type=Path, metavar="MODEL", help="a bundle's folder, <repository>/<name>/<version>")
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help=".npy, .parquet, .csv, .tsv, a folder of pictures")
-    parser.add_argument("output", metavar="OUTPUT", help="a folder; made if absent")
+    parser.add_argument("output", metavar="OUTPUT", help="a folder, made if absent; or a file .csv or .parquet")
+    parser.add_argument(
+        "--keep", action="append", default=[], metavar="COLUMN", help="column of the inputs to write too; repeatable"
+    )
     parser.add_argument(
         "--operation",
         choices=job.OPERATIONS,
@@ -76,8 +85,8 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
     )
     for name in QUERY:
         text = ElboQuery.model_fields[name].description
-        words = name in {"score", "unseen"}
-        kind = {"action": "store_true"} if name == "explain" else {"type": str if words else int}
+        types = {"score": str, "unseen": str, "fdr": float}
+        kind = {"action": "store_true"} if name == "explain" else {"type": types.get(name, int)}
         parser.add_argument(f"--{name.replace('_', '-')}", help=f"For elbo. {text}", **kind)
     parser.add_argument("--device", choices=get_args(Device), default="auto", help="device to compute on")
     parser.add_argument("--precision", choices=get_args(Precision), default="float32", help="lowest precision of a GPU")
@@ -97,11 +106,16 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
 
 def _answer(given: argparse.Namespace, query: ElboQuery, console: Console) -> None:
     bundle = read_bundle(given.model)
-    inputs = open_inputs(given.inputs, bundle.manifest.input)
+    one_file = given.output.endswith(SUFFIXES)
+    if one_file:
+        refuse_existing(given.output)
+    inputs = open_inputs(given.inputs, bundle.manifest.input, given.keep)
     counts = [source.count() for source in inputs]
-    parts = PartWriter(given.output, _request(given, query, bundle, inputs, counts))
-    if parts.done:
-        console.print(f"{_summary(parts)}, all there", markup=False, highlight=False)
+    parts = PartWriter(
+        f"{given.output}.parts" if one_file else given.output, _request(given, query, bundle, inputs, counts)
+    )
+    if parts.done and not one_file:
+        console.print(f"{_summary(parts, given.output)}, all there", markup=False, highlight=False)
         return
 
     factory = EngineFactory(given.device, given.precision, given.max_batch)
@@ -129,13 +143,37 @@ def _answer(given: argparse.Namespace, query: ElboQuery, console: Console) -> No
         except BaseException:
             parts.abandon()
             raise
+    parts.close()
+    called = _discover(parts, query.fdr, bundle) if query.fdr is not None else None
     parts.finish()
-    console.print(_summary(parts), markup=False, highlight=False)
+    if given.operation == "elbo" and (strangest := strangest_rows(parts.read(), given.keep)):
+        console.print(strangest)
+    summary = _summary(parts, given.output)
+    if one_file:
+        write_file(parts, given.output)
+    for line in filter(None, (called, summary)):
+        console.print(line, markup=False, highlight=False)
 
 
-def _summary(parts: PartWriter) -> str:
+def _discover(parts: PartWriter, fdr: float, bundle: Bundle) -> str:
+    """Let the column `discovery` look at the rows of all parts together, and say how many are called."""
+    p = np.concatenate([part["p_value"].to_numpy() for part in parts.read(["p_value"])])
+    called = discoveries(p, fdr)
+    start = 0
+
+    def next_rows(part: pa.Table) -> pa.Array:
+        nonlocal start
+        start += part.num_rows
+        return pa.array(called[start - part.num_rows : start])
+
+    parts.set_column("discovery", next_rows)
+    text = f"{int(called.sum()):,} of {len(p):,} rows are called anomalous at a false-discovery rate of {fdr:g}"
+    return text if called.any() else f"{text}: {why_none(p, fdr, bundle.manifest.calibration.rows)}"
+
+
+def _summary(parts: PartWriter, output: str) -> str:
     problems = f", {parts.problems:,} with a problem: see the column {PROBLEM!r}" if parts.problems else ""
-    return f"{parts.folder}: {parts.rows:,} rows{problems}"
+    return f"{output}: {parts.rows:,} rows{problems}"
 
 
 def _cluster(address: str, device: Device, engine_threads: int | None) -> "Cluster":
@@ -156,6 +194,7 @@ def _request(
         "bundle": bundle.digest,
         "operation": given.operation,
         "parameters": query.model_dump(include=set(QUERY)),
+        "keep": given.keep,
         "inputs": [{"path": source.path, "rows": rows} for source, rows in zip(inputs, counts, strict=True)],
     }
 

@@ -10,6 +10,7 @@ beginning of one under a name with a dot; the next run goes on after the whole o
 
 import contextlib
 import json
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
 
 import pyarrow as pa
@@ -73,12 +74,34 @@ class PartWriter:
         except (OSError, pa.ArrowException) as error:
             raise FileError(f"{self.folder}: cannot be written: {error}") from error
 
-    def finish(self) -> None:
-        """All rows have been added."""
+    def close(self) -> None:
+        """Make the last part whole."""
         if self._writer is not None:
             self._close()
+
+    def finish(self) -> None:
+        """All rows have been added, and nothing is to be changed any more."""
+        self.close()
         self._system.pipe_file(self._path(DONE), b"")
         self.done = True
+
+    def read(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Those of the whole parts, one after another: all columns, or these."""
+        for number in range(self._number):
+            with self._system.open(self._path(_name(number)), "rb") as file:
+                yield pyarrow.parquet.read_table(file, columns=columns)
+
+    def set_column(self, name: str, make: Callable[[pa.Table], pa.Array]) -> None:
+        """Give every whole part one more column, before `finish`; a run that goes on gives it again."""
+        for number, part in enumerate(self.read()):
+            rest = part.drop_columns(name) if name in part.column_names else part
+            with self._system.open(self._path(f".{_name(number)}"), "wb") as file:
+                pyarrow.parquet.write_table(rest.append_column(name, make(rest)), file)
+            self._system.mv(self._path(f".{_name(number)}"), self._path(_name(number)))
+
+    def remove(self) -> None:
+        """Delete the folder."""
+        self._system.rm(self._root, recursive=True)
 
     def abandon(self) -> None:
         """Drop the part that is not whole, if there is one."""

@@ -3,6 +3,7 @@
 Every score is a function of one row; larger is more anomalous.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,6 +44,23 @@ def percentiles(held_out: Array) -> list[float]:
         held_out: Scores of n held-out normal rows, sorted ascending, shape (n,).
     """
     return [float(quantile) for quantile in np.quantile(held_out, np.linspace(0, 1, 101))]
+
+
+def why_none(p: npt.NDArray[np.float64], fdr: float, held_out: int) -> str:
+    """Why `discoveries` calls no row: what the p-values of so many held-out rows could reach at most.
+
+    Args:
+        p: P-values of rows, shape (batch,), of which those that are not NaN are the m rows.
+        fdr: The share of false calls allowed.
+        held_out: How many held-out rows the p-values compare with.
+    """
+    rows, smallest = int(np.count_nonzero(~np.isnan(p))), 1 / (held_out + 1)
+    needed = math.ceil(rows * smallest / fdr)
+    found = int(np.count_nonzero(p <= smallest))
+    return (
+        f"with {held_out:,} held-out rows no p-value is below {smallest:.2g}; at q = {fdr:g} and {rows:,} rows "
+        f"at least {needed:,} rows must be that strange, and {found:,} are"
+    )
 
 
 def discoveries(p: npt.NDArray[np.float64], fdr: float) -> npt.NDArray[np.bool_]:

@@ -13,7 +13,7 @@ import pytest
 from service.bundle import Array, Bundle, Manifest, read_bundle, write_bundle
 from service.storage import DEFAULT_REPOSITORY
 from tests.conftest import Serve
-from tests.service.toy_bundles import table_files
+from tests.service.toy_bundles import EXPLAIN_TABLE, TABLE_GRAPHS, bundle_files, table_files
 
 Refused = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -45,6 +45,15 @@ def table() -> tuple[Manifest, dict[str, bytes]]:
 def table_bundle(tmp_path: Path) -> Path:
     """The folder of a fresh table's bundle, to be damaged: `<tmp_path>/people/1`."""
     return write_bundle(tmp_path, *table_files())
+
+
+@pytest.fixture(scope="session")
+def explaining_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a table's bundle that explains its bounds."""
+    rows = np.array([[1.5, 0.0], [np.nan, 1.0]])
+    data = table_files()[0].input
+    files = bundle_files("people", data, TABLE_GRAPHS | {"explain": EXPLAIN_TABLE}, rows)
+    return write_bundle(tmp_path_factory.mktemp("explaining"), *files)
 
 
 @pytest.fixture(scope="session")

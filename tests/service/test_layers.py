@@ -72,7 +72,7 @@ def test_files_are_scored_where_training_and_ray_cannot_be_imported(tmp_path: Pa
     arguments = ["lowerbound", "score", *map(str, (model, tmp_path / "x.npy", tmp_path / "out"))]
     code = "sys.argv = {}\nrunpy.run_module('service.cli', run_name='__main__')"
     process = run(code.format(arguments))
-    assert (process.returncode, process.stderr.strip()) == (0, f"{arguments[-1]}: 5 rows")
+    assert (process.returncode, process.stderr.splitlines()[-1]) == (0, f"{arguments[-1]}: 5 rows")
     process = run(code.format([*arguments[:-1], str(tmp_path / "many"), "--cluster", "auto"]))
     assert process.returncode == 1
     assert "pip install 'lowerbound[cluster]' (ray must not be imported)" in process.stderr

@@ -46,7 +46,7 @@ def kept(folder: Path) -> pa.Table:
     """The answers, to rows without a problem."""
     table = pyarrow.parquet.read_table(folder)
     assert table["problem"].null_count == len(table)
-    return table.drop_columns("problem")
+    return table.drop_columns([name for name in ("file", "row", "problem") if name in table.column_names])
 
 
 def answered(client: httpx.Client, path: str, x: Array, **query: str) -> pa.Table:
@@ -130,8 +130,9 @@ def test_pictures_are_scored_under_their_names(digits: httpx.Client, tmp_path: P
         Image.fromarray(np.round(picture * (255 / 16)).astype(np.uint8)).save(folder / f"{i:02d}.png")
     assert bulk(DIGITS, folder, tmp_path / "out")[0] == 0
     scores = kept(tmp_path / "out")
-    assert scores["path"].to_pylist() == [str(folder / f"{i:02d}.png") for i in range(20)]
-    assert_same_bits(scores.drop_columns("path"), answered(digits, "/elbo", pixels[:20]))
+    files = pyarrow.parquet.read_table(tmp_path / "out")["file"].to_pylist()
+    assert files == [str(folder / f"{i:02d}.png") for i in range(20)]
+    assert_same_bits(scores, answered(digits, "/elbo", pixels[:20]))
 
 
 @pytest.mark.slow
@@ -181,6 +182,31 @@ def test_a_wrong_row_is_marked_and_the_run_goes_on(tmp_path: Path, table_bundle:
     strict = pyarrow.parquet.read_table(tmp_path / "strict").to_pydict()
     assert [value is None for value in strict["elbo"]] == [False, True, True, True, False]
     assert [strict["elbo"][i] for i in (0, 4)] == [table["elbo"][i] for i in (0, 4)]
+
+
+def test_one_file_for_people(tmp_path: Path, explaining_table: Path) -> None:
+    """Row numbers, columns kept, the strangest cells and rows, and discoveries among all rows, in one file."""
+    (tmp_path / "rows.csv").write_text("id,age,colour\na1,1.5,red\na2,old,blue\na3,1e200,red\na4,2,blue\na5,-4,blue\n")
+    asked = (explaining_table, tmp_path / "rows.csv", tmp_path / "scores.csv", "--keep", "id", "--explain", "--fdr")
+    status, errors = bulk(*asked, "0.5")
+    assert status == 0, errors
+    assert sorted(path.name for path in tmp_path.iterdir() if "scores" in path.name) == ["scores.csv"]
+    rows = pyarrow.csv.read_csv(tmp_path / "scores.csv").to_pydict()
+    assert rows["row"] == [1, 2, 3, 4, 5]
+    assert rows["id"] == ["a1", "a2", "a3", "a4", "a5"]
+    assert rows["strangest_1"][3:] == ["age: 2 (expected 0)", "age: -4 (expected 0)"]
+    assert rows["discovery"] == [True, False, True, True, True]
+    top = [word for word in errors.replace("\u2502", " ").split() if word in rows["id"]]
+    assert top == ["a3", "a5", "a4", "a1"]
+    assert "4 of 5 rows are called anomalous at a false-discovery rate of 0.5" in errors
+    status, errors = bulk(*asked, "0.5")
+    assert status == 1
+    assert "scores.csv: exists already" in errors
+    parquet = tmp_path / "scores.parquet"
+    status, errors = bulk(explaining_table, tmp_path / "rows.csv", parquet, "--fdr", "0.001")
+    assert status == 0, errors
+    assert "with 99 held-out rows no p-value is below 0.01; at q = 0.001 and 4 rows at least 40 rows" in errors
+    assert not any(pyarrow.parquet.read_table(parquet)["discovery"].to_pylist())
 
 
 def test_a_file_that_is_cut_off_ends_the_run_and_leaves_nothing_half(tmp_path: Path, pixels: Array) -> None:

@@ -27,10 +27,9 @@ from lowerbound import (
     UnreachableError,
 )
 
-from service.bundle import Array, write_bundle
+from service.bundle import Array
 from service.scoring.conformal import discoveries
 from tests.conftest import Serve
-from tests.service.toy_bundles import EXPLAIN_TABLE, TABLE_GRAPHS, bundle_files, table_files
 
 RECORDS: list[dict[str, Any]] = [
     {"age": 1.5, "colour": "red"},
@@ -41,12 +40,8 @@ RECORDS: list[dict[str, Any]] = [
 
 
 @pytest.fixture(scope="module")
-def people(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("models")
-    manifest, _ = table_files()
-    rows = np.array([[1.5, 0.0], [np.nan, 1.0]])
-    write_bundle(folder, *bundle_files("people", manifest.input, TABLE_GRAPHS | {"explain": EXPLAIN_TABLE}, rows))
-    with serve("--models", str(folder)) as client:
+def people(serve: Serve, explaining_table: Path) -> Iterator[str]:
+    with serve("--models", str(explaining_table.parents[1])) as client:
         yield str(client.base_url)
 
 

@@ -1,0 +1,76 @@
+"""The parts of a run as one file, CSV or Parquet as its name says."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+from fsspec.core import url_to_fs
+
+from service.bulk.writer import PartWriter
+from service.errors import FileError
+
+SUFFIXES = (".csv", ".parquet")
+
+
+def refuse_existing(path: str) -> None:
+    """Refuse to write over a file.
+
+    Raises:
+        FileError: There is one.
+    """
+    system, target = url_to_fs(path)
+    if system.exists(target):
+        raise FileError(f"{path}: exists already; remove it, or give another name")
+
+
+def write_file(parts: PartWriter, path: str) -> None:
+    """Write all parts into a file that appears whole or not at all, and remove them.
+
+    Raises:
+        FileError: The file cannot be written; the parts stay.
+    """
+    folder, _, name = path.rpartition("/")
+    hidden = f"{folder}/.{name}" if folder else f".{name}"
+    try:
+        system, target = url_to_fs(path)
+        with system.open(url_to_fs(hidden)[1], "wb") as file:
+            _write(parts, file, text=path.endswith(".csv"))
+        system.mv(url_to_fs(hidden)[1], target)
+        parts.remove()
+    except (OSError, pa.ArrowException) as error:
+        raise FileError(f"{path}: cannot be written: {error}") from error
+
+
+def _write(parts: PartWriter, file: Any, *, text: bool) -> None:
+    writer: Any = None
+    for part in parts.read():
+        table = pa.table(dict(_plain(part))) if text else part
+        if writer is None:
+            kind = pyarrow.csv.CSVWriter if text else pyarrow.parquet.ParquetWriter
+            writer = kind(file, table.schema)
+        writer.write_table(table.cast(writer.schema) if not text else table)
+    if writer is not None:
+        writer.close()
+
+
+def _plain(part: pa.Table) -> Iterator[tuple[str, Any]]:
+    """Columns of plain values: those of a record are named `feature_surprise.age`, those of a list `mean.0`."""
+    for name in part.column_names:
+        yield from _leaves(name, part[name].combine_chunks())
+
+
+def _leaves(name: str, values: Any) -> Iterator[tuple[str, Any]]:
+    if pa.types.is_struct(values.type):
+        for i, field in enumerate(values.type):
+            yield from _leaves(f"{name}.{field.name}", values.field(i))
+    elif pa.types.is_fixed_size_list(values.type):
+        size = values.type.list_size
+        flat = values.flatten()
+        for i in range(size):
+            yield from _leaves(f"{name}.{i}", flat.take(pa.array(range(i, len(flat), size))))
+    elif pa.types.is_dictionary(values.type):
+        yield name, values.cast(values.type.value_type)
+    else:
+        yield name, values
