@@ -43,9 +43,9 @@ class Pictures:
 
     def _picture(self, name: str, row: int, marks: Marks) -> Array:
         with reading(name), fsspec.open(name, "rb") as file:
-            picture = Picture(file.read())
+            body = file.read()
         try:
-            return picture.instances(self._data)
+            return Picture(body).instances(self._data)
         except RequestError as error:
             marks.unreadable[row] = InvalidError(error.detail, f"{FIELD}[{row}]")
             return np.zeros((1, *self._data.shape), self._data.dtype)

@@ -57,6 +57,8 @@ class ImageFolder(Source):
 
     def load(self, path: Path | None) -> Dataset:
         folder = require_path(path)
+        if folder.is_file():
+            raise DataError(f"{folder}: is one file; give a folder of pictures")
         files = [file for file in sorted(folder.rglob("*")) if _is_visible(file.relative_to(folder)) and file.is_file()]
         headers: dict[Path, _Header] = {}
         problems: dict[Path, str] = {}

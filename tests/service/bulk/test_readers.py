@@ -197,8 +197,12 @@ def test_what_is_wrong_with_rows_is_marked(tmp_path: Path) -> None:
     assert marked(path, IMAGES) == [f"{path}: row 58[0][0]: 17 is outside [0, 16]"]
     write_pictures(tmp_path / "pictures")
     Image.fromarray(PIXELS[0, :2]).save(tmp_path / "pictures" / "051.png")
-    (problem,) = marked(tmp_path / "pictures", IMAGES)
-    assert problem.startswith(f"{tmp_path}/pictures/051.png: has 2 × 3 pixels")
+    (tmp_path / "pictures" / "053.png").write_bytes((tmp_path / "pictures" / "001.png").read_bytes()[:40])
+    (tmp_path / "pictures" / "055.png").write_bytes(b"")
+    problems = marked(tmp_path / "pictures", IMAGES)
+    for problem, start in zip(problems, ("has 2 × 3 pixels", "is damaged: ", "is no PNG, JPEG"), strict=True):
+        number = 51 + 2 * problems.index(problem)
+        assert problem.startswith(f"{tmp_path}/pictures/{number:03}.png: {start}")
 
 
 @pytest.mark.parametrize(
