@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+import numpy as np
 import pyarrow as pa
 
 from service.bundle import Array, ImageInput, TabularInput
@@ -44,7 +45,7 @@ class Batch:
         rows = len(self.x)
         if self.names is not None:
             return {"file": pa.array(self.names)}
-        numbers = pa.array(range(self.start + 1, self.start + rows + 1), pa.int64())
+        numbers = pa.array(np.arange(self.start + 1, self.start + rows + 1))
         places = {"file": pa.repeat(self.path, rows), "row": numbers}
         return (
             places if self.kept is None else places | dict(zip(self.kept.schema.names, self.kept.columns, strict=True))

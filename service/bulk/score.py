@@ -146,7 +146,7 @@ def _answer(given: argparse.Namespace, query: ElboQuery, console: Console) -> No
     parts.close()
     called = _discover(parts, query.fdr, bundle) if query.fdr is not None else None
     parts.finish()
-    if given.operation == "elbo" and (strangest := strangest_rows(parts.read(), given.keep)):
+    if given.operation == "elbo" and (strangest := strangest_rows(parts, given.keep)):
         console.print(strangest)
     summary = _summary(parts, given.output)
     if one_file:

@@ -1,7 +1,7 @@
 """For people: the cells that make a row strange, and the strangest rows of a run."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.table import Table
 
+from service.bulk.writer import PartWriter
 from service.bundle import Array, TabularInput
 from service.codecs.instances import render_records
 from service.codecs.rows import Rows
@@ -44,15 +45,17 @@ def strangest_cells(rows: Rows, answer: Mapping[str, Array], data: TabularInput)
     return columns
 
 
-def strangest_rows(parts: Iterable[pa.Table], keep: Sequence[str]) -> Table | None:
+def strangest_rows(parts: PartWriter, keep: Sequence[str]) -> Table | None:
     """The rows of the highest scores, for a terminal; None where no row has a score.
 
     Args:
-        parts: All rows, in pieces.
+        parts: All rows, with bounds.
         keep: Columns of the inputs that are shown beside the rows' places, scores and strangest cells.
     """
+    cells = (f"strangest_{rank}" for rank in range(1, CELLS + 1))
+    wanted = ["file", "row", *keep, "score", "p_value", *cells]
     top: pa.Table | None = None
-    for part in parts:
+    for part in parts.read(wanted):
         # A row too far away for a finite score has a p-value alone, and is the strangest.
         rank = pc.if_else(part["p_value"].is_valid(), pc.fill_null(part["score"], math.inf), part["score"])
         ranked = part.append_column(RANK, rank).filter(rank.is_valid())
@@ -60,8 +63,7 @@ def strangest_rows(parts: Iterable[pa.Table], keep: Sequence[str]) -> Table | No
         top = joined.sort_by([(RANK, "descending")]).slice(0, TOP)
     if top is None or not top.num_rows:
         return None
-    cells = (f"strangest_{rank}" for rank in range(1, CELLS + 1))
-    shown = [name for name in ("file", "row", *keep, "score", "p_value", *cells) if name in top.column_names]
+    shown = [name for name in wanted if name in top.column_names]
     table = Table(title=f"The {top.num_rows} strangest rows", title_justify="left")
     for name in shown:
         table.add_column(name, justify="right" if pa.types.is_floating(top.schema.field(name).type) else "left")

@@ -86,10 +86,10 @@ class PartWriter:
         self.done = True
 
     def read(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """Those of the whole parts, one after another: all columns, or these."""
+        """The whole parts, one after another: all columns, or those of these names that there are."""
         for number in range(self._number):
             with self._system.open(self._path(_name(number)), "rb") as file:
-                yield pyarrow.parquet.read_table(file, columns=columns)
+                yield pyarrow.parquet.ParquetFile(file).read(columns)
 
     def set_column(self, name: str, make: Callable[[pa.Table], pa.Array]) -> None:
         """Give every whole part one more column, before `finish`; a run that goes on gives it again."""
