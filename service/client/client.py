@@ -2,76 +2,21 @@
 
 import asyncio
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass
 from threading import Thread
 from types import TracebackType
-from typing import Any, Self, TypedDict, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 import numpy as np
 import pyarrow as pa
-from rich.progress import Progress
 
+from .discoveries import discoveries
 from .errors import DeadlineError, LowerboundError, OverloadedError, TooLargeError, UnreachableError, error_of, renumber
+from .options import OptionArguments, Options, RowParameters, ScoreParameters
+from .progress import Bar
 from .rows import ARROW, Rows, read_latents, read_rows, to_arrays
 
 T = TypeVar("T")
-
-
-class RowParameters(TypedDict, total=False):
-    """How the service treats rows: see `POST /elbo` and `POST /encode` in the reference of the HTTP endpoints."""
-
-    seed: int
-    num_draws: int
-    on_error: str
-    unseen: str
-    extra: str
-    timeout: float
-
-
-class ScoreParameters(RowParameters, total=False):
-    """How rows are scored: see `POST /elbo` in the reference of the HTTP endpoints."""
-
-    score: str
-    refine: int
-    explain: bool
-    fdr: float
-    observe: bool
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a client talks to a service.
-
-    Attributes:
-        key: The API key, where the service asks for one.
-        model: The model's name; the service's default if None.
-        version: Its version; the latest if None.
-        batch_rows: Rows in a request at most. The client sends fewer where the service says that they are too many.
-        concurrency: Requests under way at most.
-        timeout: Seconds until a request without an answer fails.
-        patience: Seconds that a request waits at most, all waits together, while the service has no room.
-    """
-
-    key: str | None = None
-    model: str | None = None
-    version: int | None = None
-    batch_rows: int = 4096
-    concurrency: int = 4
-    timeout: float = 60.0
-    patience: float = 300.0
-
-
-class OptionArguments(TypedDict, total=False):
-    """The attributes of `Options`, by name."""
-
-    key: str | None
-    model: str | None
-    version: int | None
-    batch_rows: int
-    concurrency: int
-    timeout: float
-    patience: float
 
 
 class AsyncClient:
@@ -206,7 +151,7 @@ class AsyncClient:
                 await self._answer_part(path, rows, start, min(next_row, len(rows)), query, done)
                 bar.update(len(rows), sum(part.num_rows for part in done.values()))
 
-        with _Bar(shown=progress) as bar:
+        with Bar(shown=progress) as bar:
             tasks = [asyncio.create_task(work()) for _ in range(self._options.concurrency)]
             try:
                 await asyncio.gather(*tasks)
@@ -325,38 +270,6 @@ class Client:
         except BaseException:  # Ctrl-C too: requests under way end with the call.
             future.cancel()
             raise
-
-
-class _Bar:
-    """A bar of the rows that are done, or nothing."""
-
-    def __init__(self, *, shown: bool) -> None:
-        self._progress = Progress(disable=not shown)
-        self._task = self._progress.add_task("rows", total=None)
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
-
-    def update(self, total: int, done: int) -> None:
-        self._progress.update(self._task, total=total, completed=done)
-
-
-def discoveries(p: np.ndarray[Any, Any], fdr: float) -> np.ndarray[Any, Any]:
-    """Benjamini and Hochberg's (1995) step-up rule over all rows, as the service applies it to those of a request.
-
-    Args:
-        p: P-values, (rows,), NaN where a row has none.
-        fdr: The share of false calls allowed, between 0 and 1.
-    """
-    ascending = np.sort(p[~np.isnan(p)])
-    passing = np.flatnonzero(ascending <= fdr * np.arange(1, ascending.size + 1) / max(ascending.size, 1))
-    return p <= ascending[passing[-1]] if passing.size else np.zeros(p.shape, np.bool_)
 
 
 def _table(response: httpx.Response) -> pa.Table:
