@@ -6,6 +6,7 @@
     ├── DeviceError             the device asked for cannot be used
     ├── ExtraError              an option needs packages that are not installed
     ├── KeysError               keys, of clients or of those who sign bundles, cannot be used
+    ├── RefusedError            the connection refuses the request, by HTTP's rules or its limits; has the status
     ├── FileError               a file of rows cannot be read, or their scores not written
     ├── RequestError            the client's doing; may name the place in its data
     │   ├── MalformedError      400  the bytes are not what their media type says
@@ -60,6 +61,14 @@ class KeysError(LowerboundError):
 
 class FileError(LowerboundError):
     """Rows that cannot be read from a file, or answers that cannot be written. The message names file and place."""
+
+
+class RefusedError(LowerboundError):
+    """A request that the connection refuses, by the rules of HTTP or its own limits. `status` is that of the answer."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = HTTPStatus(status)
 
 
 class RequestError(LowerboundError):

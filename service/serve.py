@@ -3,7 +3,6 @@
 import gc
 import signal
 import sys
-from contextlib import nullcontext, suppress
 from functools import partial
 
 from fastapi import FastAPI
@@ -13,11 +12,8 @@ from service.api.app import create_app
 from service.cli import parse
 from service.observability import logs
 from service.observability.metrics import shared_folder
-from service.server import Connection, Server, Supervisor, tune_process
+from service.server import Connection, Server, Supervisor, end_process, tune_process
 from service.settings import Settings
-
-WORKER_PATIENCE = 60
-"""Seconds in which a worker must give a sign of life, or be replaced; imports alone take several on a busy machine."""
 
 
 def main(arguments: list[str]) -> None:
@@ -27,14 +23,15 @@ def main(arguments: list[str]) -> None:
         ValidationError: The arguments or the environment do not make settings.
         LowerboundError: See `create_app`.
     """
+    # The first process of a container ignores signals without a handler. uvicorn answers the requests in flight, then
+    # raises the signal again that stopped it.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     settings = parse(Settings, arguments)
     several = settings.workers > 1
     if settings.poll is not None and not several:
         # Ignored until the folder is watched, which begins with a check.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     app = make_app(settings)
-    # uvicorn answers the requests in flight, then raises the signal again that stopped it.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     if several:  # Each worker makes its own application; this one has shown that the settings can be served.
         del app
         gc.unfreeze()
@@ -43,9 +40,9 @@ def main(arguments: list[str]) -> None:
         partial(make_app, settings) if several else app,
         factory=several,
         workers=settings.workers,
-        timeout_worker_healthcheck=WORKER_PATIENCE,
         timeout_graceful_shutdown=settings.graceful_shutdown_timeout,
         http=Connection,
+        ws="none",
         host=settings.host,
         port=settings.port,
         log_config=None,
@@ -53,11 +50,14 @@ def main(arguments: list[str]) -> None:
         server_header=False,
         proxy_headers=False,  # No answer depends on the client's address.
     )
-    with shared_folder() if several else nullcontext(), suppress(KeyboardInterrupt):
-        if several:
-            Supervisor(config).run()
-        else:
-            Server(config).run()
+    if several:
+        with shared_folder() as offer:
+            Supervisor(config, offer).run()
+        return
+    try:
+        Server(config).run()
+    finally:
+        end_process()
 
 
 def make_app(settings: Settings) -> FastAPI:

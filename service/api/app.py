@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.auth import is_loopback, read_keys, with_auth
 from service.api.openapi import complete_openapi, named, versioned
-from service.api.problem_details import RequestMiddleware, answer_with_problems
+from service.api.problem_details import RequestMiddleware, answer_with_problems, refuse
 from service.api.routes import decode, docs, elbo, encode, explorer, health, instances, metrics, model, sample, v2
 from service.bundle import TrustedKeys
 from service.engine import EngineFactory
@@ -130,8 +130,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(RequestMiddleware, timeout=settings.timeout, telemetry=telemetry)
     app.direct = _Direct(loader, settings.timeout, telemetry)
     app.guarded = with_auth(app.dispatch, keys, settings.cors_origins, settings.timeout, telemetry)
+    app.state.refuse = RequestMiddleware(refuse, settings.timeout, telemetry)
     if spans:
-        app.guarded = spans.around(app.guarded)
+        app.guarded, app.state.refuse = spans.around(app.guarded), spans.around(app.state.refuse)
     return app
 
 

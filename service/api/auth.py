@@ -22,6 +22,7 @@ SHORTEST = 16
 """Characters of the shortest key: with fewer, guesses might find it."""
 
 _KEY = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # The token after `Bearer`: RFC 6750, section 2.1.
+_PREFLIGHT = b"access-control-request-method"
 _OPEN = ("/health/", "/v2/health/", "/explorer/")
 
 
@@ -70,9 +71,10 @@ def with_auth(
     if keys:
         app = ApiKeyMiddleware(app, keys, timeout, telemetry)
     if origins:  # Around the guard: a browser asks without a key whether it may send one.
-        app = CORSMiddleware(
+        cross_origin = CORSMiddleware(
             app, allow_origins=origins, allow_methods=("GET", "POST"), allow_headers=("*",), expose_headers=("*",)
         )
+        return _PreflightMiddleware(cross_origin, RequestMiddleware(cross_origin, timeout, telemetry))
     return app
 
 
@@ -133,6 +135,18 @@ class ApiKeyMiddleware:
                     found |= hmac.compare_digest(key, given)
                 return found and is_bearer
         return False
+
+
+class _PreflightMiddleware:
+    """ASGI middleware that gives an id and a place in the metrics to preflight requests, which CORS answers."""
+
+    def __init__(self, app: ASGIApp, for_preflights: ASGIApp) -> None:
+        self._app = app
+        self._for_preflights = for_preflights
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_preflight = scope["type"] == "http" and scope["method"] == "OPTIONS" and _PREFLIGHT in dict(scope["headers"])
+        await (self._for_preflights if is_preflight else self._app)(scope, receive, send)
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:

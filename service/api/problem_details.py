@@ -27,6 +27,7 @@ from service.errors import (
     InvalidError,
     LowerboundError,
     OverloadedError,
+    RefusedError,
     RequestError,
     UnauthorizedError,
 )
@@ -92,6 +93,11 @@ class RequestMiddleware:
         try:
             with self._time_limit:
                 await self._app(scope, receive, send_with_id)
+        except asyncio.CancelledError:
+            refusal = scope.get("state", {}).get("refusal")
+            if status != _CLOSED or refusal is None:
+                raise
+            await self._failed(scope, RefusedError(*refusal), request_id.decode())(scope, receive, send_with_id)
         except Exception as error:
             if status != _CLOSED:
                 raise
@@ -169,6 +175,15 @@ class _TimeLimit:
         self._timer = None
 
 
+async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    """The ASGI application for requests that the connection refuses.
+
+    Raises:
+        RefusedError: With the status and the detail in `scope["state"]["refusal"]`.
+    """
+    raise RefusedError(*scope["state"]["refusal"])
+
+
 def answer_with_problems(app: FastAPI) -> None:
     """Leave FastAPI's invalid requests to the envelope, and give its other errors the shape of all."""
 
@@ -204,6 +219,8 @@ def unique_ids() -> Iterator[bytes]:
 
 
 def _render(scope: Scope, error: LowerboundError) -> JSONResponse:
+    if isinstance(error, RefusedError):
+        return _answer(scope, error.status, str(error))
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
     answer = (
         _answer(scope, status, error.detail, error.location)

@@ -15,7 +15,7 @@ import os
 import time
 from collections import Counter as Tally
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 
@@ -30,6 +30,9 @@ from service.scoring import FALSE_ALARMS, Martingale
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """The environment variable that names the processes' common folder."""
+
+ROOM = 16 * 2**20
+"""Bytes that must be free where processes share metrics."""
 
 INTERVAL = 0.1
 """Seconds that an event waits at most before it counts."""
@@ -49,17 +52,41 @@ logger = logging.getLogger("service")
 
 
 @contextmanager
-def shared_folder() -> Iterator[None]:
-    """Have the processes that are started meanwhile keep their metrics in a common folder, which is removed at the end.
+def shared_folder() -> Iterator[Callable[[], None]]:
+    """Make a folder for the metrics of several processes, and remove it at the end.
 
-    prometheus_client looks for it when it is imported: this has no effect on a process that has done so.
+    Yields:
+        A function to call before each process starts: it names the folder in the environment, if there is room in it.
+        prometheus_client reads the environment when it is imported, so this process is not affected.
     """
-    with TemporaryDirectory(prefix="lowerbound-metrics-") as folder:
-        os.environ[FOLDER] = folder
+    try:
+        folder = TemporaryDirectory(prefix="lowerbound-metrics-")
+    except OSError as error:
+        logger.warning("there is no folder for metrics of several processes (%s): each shows its own", error)
+        yield lambda: None
+        return
+
+    def offer() -> None:
+        if has_room(folder.name):
+            os.environ[FOLDER] = folder.name
+        else:
+            os.environ.pop(FOLDER, None)
+            logger.warning("%s has no room for metrics of several processes: the next one shows its own", folder.name)
+
+    with folder:
         try:
-            yield
+            yield offer
         finally:
-            del os.environ[FOLDER]
+            os.environ.pop(FOLDER, None)
+
+
+def has_room(folder: str) -> bool:
+    """Whether metrics can be written to a folder. On a full disk, writing to mapped memory would end the process."""
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return False
+    return found.f_bavail * found.f_frsize >= ROOM and (found.f_favail > 0 or found.f_files == 0)
 
 
 class _Histogram(Histogram):
@@ -81,6 +108,7 @@ class Telemetry:
 
     def __init__(self, workers: int) -> None:
         self._folder = os.environ.get(FOLDER)
+        self._full = False
         self._timer: asyncio.TimerHandle | None = None
         self._in_flight = 0
         self._ended: list[tuple[Labels, int, float]] = []
@@ -208,6 +236,12 @@ class Telemetry:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if not self.can_write():
+            for watch in self._told:
+                watch.forget()
+            for lost in (self._ended, self._rejected, self._told):
+                lost.clear()
+            return
         durations: dict[tuple[Labels, int], list[float]] = defaultdict(list)
         for labels, status, seconds in self._ended:
             durations[labels, status].append(seconds)
@@ -222,6 +256,15 @@ class Telemetry:
         for watch in self._told:
             watch.flush()
         self._told.clear()
+
+    def can_write(self) -> bool:
+        """Whether metrics can be written; if not, the log says so once, and they are lost."""
+        if self._folder is None or has_room(self._folder):
+            return True
+        if not self._full:
+            self._full = True
+            logger.warning("%s has no room left: metrics are lost from now on", self._folder)
+        return False
 
     def scrape(self, accept: str, models: Iterable[Model]) -> tuple[bytes, str]:
         """See `exposition.render`: everything flushed by now, of all processes. May be called in any thread."""
@@ -273,6 +316,8 @@ class ModelMetrics:
 
     def watched(self, ready: bool, replaced: int) -> None:
         """Show how the engine does, and count those that were replaced."""
+        if not self._telemetry.can_write():
+            return
         self._telemetry.ready.labels(*self.labels).set(ready)
         self._telemetry.replaced.labels(*self.labels).inc(replaced - self._replaced)
         self._replaced = replaced
@@ -302,8 +347,15 @@ class ModelMetrics:
             self._martingale.update(np.where(np.isnan(scores), np.inf, scores))
             self._show()
 
+    def forget(self) -> None:
+        """Drop what has been reported."""
+        self._reports.clear()
+        self._scored.clear()
+
     def _show(self) -> None:
         """Show the martingale, divided by the number of processes: the sum of all is a martingale that starts at 1."""
+        if not self._telemetry.can_write():
+            return
         share = -math.log(self._telemetry.workers)
         largest = _exp(self._martingale.log_maximum + share)
         self._telemetry.martingale.labels(*self.labels).set(_exp(self._martingale.log_capital + share))

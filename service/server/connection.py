@@ -1,50 +1,44 @@
-"""Connections: HTTP/1.1 between a socket and the application, and no patience without end.
-
-In place of uvicorn's own protocol, which waits for ever for whoever sends nothing or sends slowly, and computes for
-those who have left. Here a request ends with its connection, and a client that is waited for too long is answered 408.
-
-This module must not know about models or what requests mean.
-"""
+"""Connections: uvicorn's HTTP/1.1 protocol with limits of time, size and number, and as strict as RFC 9112."""
 
 import asyncio
-import fcntl
 import math
-import termios
-from collections import deque
+import re
+from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
-from urllib.parse import unquote
 
 import httptools
-from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
-
-from service.server.cycle import HIGH_WATER, RequestResponseCycle, problem
 
 MAX_HEADERS = 100
 
 MAX_FRAME = 64 * 2**10
-"""Most bytes of a request that are not its body: the head, and what stands between chunks, where a byte is free for
-each byte of the body."""
+"""Most bytes of a request beside its body: its head, and the lines around chunks, where each byte of the body allows
+one more."""
 
 MIN_RATE = 2**10
-"""Bytes that buy a slow client another second."""
+"""Bytes for which a slow client gets another second."""
 
-_CHECK_EVERY = 1.0
-"""Seconds between two looks of a connection at its clock."""
+LINGER = 1.0
+"""Seconds that a client may take to read the last answer, or to wait for it after closing its own side."""
 
-_FAREWELL = 1.0
-"""Seconds that a client may take for its next request after the last answer, where the service is shutting down."""
+_HOST = re.compile(rb"([\w.~!$&'()*+,;=%-]*|\[[\da-fA-F:.]+\])(:\d*)?")
+"""RFC 3986, section 3.2: `uri-host [ ":" port ]`."""
 
 
 class _RefusedError(Exception):
-    """A request that is not read to its end. Arguments: the status of the answer, and what it says."""
+    """The connection refuses the request. Arguments: status and detail of the answer."""
 
 
-class Connection(asyncio.Protocol):
-    """One client's connection, made as uvicorn makes its own protocols; `app.state.settings` say how patient it is.
+class Connection(HttpToolsProtocol):
+    """One client's connection.
 
-    Requests may come before the last one is answered; they are answered one after the other, in order.
+    The application's state has `settings`, with the limits, and `refuse`, an ASGI application. Where the connection
+    refuses a request, `scope["state"]["refusal"]` has the status and the detail that `refuse` answers with. A request
+    that is being answered is cancelled instead, and may answer so by itself.
     """
 
     def __init__(
@@ -54,258 +48,304 @@ class Connection(asyncio.Protocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        self.app: FastAPI = config.loaded_app
-        self.server = server_state
-        self.loop = _loop or asyncio.get_running_loop()
-        self.writable = asyncio.Event()  # Not set while the client does not take what is sent.
-        self.writable.set()
-        self._settings = self.app.state.settings
-        self._idle_timeout = config.timeout_keep_alive
-        self._parser = httptools.HttpRequestParser(self)
-        self._unanswered: deque[RequestResponseCycle] = deque()  # The first is being answered.
-        self._reading: RequestResponseCycle | None = None  # The one whose body is not complete.
-        self._begun = self._paused = self._ended = False  # A request; to read; for good.
-        self._upgrading = False  # The request asks for another protocol, and is about to be read again.
-        self._leaving = False  # As soon as nothing is under way.
-        self._received = self._body = 0  # Bytes of the request that is not complete, and of its body.
-        self._unsent = self._stalled = 0  # Bytes, at the last look; looks at which they were not fewer.
+        super().__init__(config, server_state, app_state, _loop)
+        self.access_log = False  # The application has its own.
+        self._settings = config.loaded_app.state.settings
+        self._answer_refusal: ASGIApp = config.loaded_app.state.refuse
+        self._task: asyncio.Task[None] | None = None
+        self._begun = False  # The task has run.
+        self._running: RequestResponseCycle | None = None  # The cycle that is being answered.
+        self._in_head = self._in_body = False  # The next byte belongs to a request's head or body.
+        self._deaf = False  # Nothing more is read.
+        self._closed = False  # Nothing more is written.
+        self._half_closed = False  # The client has closed its side.
+        self._leaving = False  # The server shuts down.
+        self._upgrading = False  # The request asks for another protocol, and is parsed again without that.
+        self._surplus = False  # There are too many connections, and none can be closed for this one.
+        self._received = self._head = self._body = 0  # Bytes of the incomplete request; of its head; of its body.
+        self._unsent, self._moved = 0, self.loop.time()  # Bytes in the write buffer; when they last became fewer.
+        self._due: float = self._moved + self._settings.read_timeout
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        self._client = transport.get_extra_info("peername")
-        self._address = transport.get_extra_info("sockname")
-        self._surplus = len(self.server.connections) >= self._settings.max_connections
-        self.server.connections.add(self)  # type: ignore[arg-type]
-        self._idle_since = self.loop.time()
-        self._due = self._idle_since + self._settings.read_timeout
-        self._clock = self.loop.call_later(_CHECK_EVERY, self._check)
-        if self.app.state.draining:
+    @property
+    def deadline(self) -> float:
+        """The loop's time at which the connection closes if the client sends nothing more; infinite while it waits."""
+        return self._due + self._received / MIN_RATE
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._closer = _Closer(transport, self._close)
+        if len(self.connections) > self._settings.max_connections:
+            slowest = min(cast("set[Connection]", self.connections), key=lambda connection: connection.deadline)
+            self._surplus = slowest is self
+            if not self._surplus:
+                slowest.drop()
+        if self.config.loaded_app.state.draining:
             self.shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.server.connections.discard(self)
-        self._clock.cancel()
-        for cycle in self._unanswered:
-            cycle.cancel()
+        super().connection_lost(exc)
+        if self._running is not None and self._task is not None:
+            self._running.disconnected = True
+            self._task.cancel()
 
-    def shutdown(self) -> None:
-        """Close, once what has been asked is answered, and whoever has just been answered has had time to ask more."""
-        self._leaving = True
-        self._leave_when_idle()
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Answer a client that has closed its own side, if the answer comes soon: most such clients have left."""
+        self._half_closed = True
+        if self._running is None or self._in_body or self._closed:
+            return False
+        self.cycle.keep_alive = False
+        self._due = self.loop.time() + LINGER
+        return True
 
-    def _leave_when_idle(self) -> None:
-        wait = self._idle_since + _FAREWELL - self.loop.time()
-        if self._unanswered or self._begun or self._ended:
-            return  # The answer will say that it is the last one.
-        if wait > 0:
-            self.loop.call_later(wait, self._leave_when_idle)
-        elif not self.transport.is_closing() and not _has_data(self.transport):
-            self.transport.close()
-
-    def is_last(self) -> bool:
-        """Whether the connection is to be closed after the answer that begins now."""
-        more = len(self._unanswered) > 1 or (self._begun and self._reading is None)  # The head of another request.
-        return self._leaving and not more
-
-    # Reading: the transport's data, and what the parser finds in them.
+    # Reading.
 
     def data_received(self, data: bytes) -> None:
-        if self._ended:
+        if self._deaf:
             return
         self._received += len(data)
         try:
             self._feed(data)
-        except httptools.HttpParserUpgrade:  # CONNECT.
-            self._end()
         except httptools.HttpParserError as error:
             cause = error.__context__
             self._refuse(*cause.args if isinstance(cause, _RefusedError) else (400, str(error)))
         else:
             if self._received > MAX_FRAME + 2 * self._body:
-                self._refuse(431, f"more than {MAX_FRAME:,} bytes that are not its body")
+                self._refuse(431, f"more than {MAX_FRAME:,} bytes beside the body")
 
     def _feed(self, data: bytes) -> None:
-        """Parse the data. A request to change the protocol is ignored, as RFC 9110, section 7.8, allows."""
+        """Parse the data. A request for another protocol is ignored, as RFC 9110, section 7.8, allows."""
         while True:
             try:
-                self._parser.feed_data(data)
+                self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:
-                if not self._upgrading:
-                    raise
-                # The parser would take the body for another protocol, so another one reads the request from its head.
+                # The parser would skip the body, so another parser reads the request again from its head.
                 data = self._head_without_upgrade() + data[upgrade.args[0] :]
                 self._upgrading = False
-                self._parser = httptools.HttpRequestParser(self)
+                self.parser = httptools.HttpRequestParser(self)
             else:
                 return
 
     def _head_without_upgrade(self) -> bytes:
-        """The head of the request that asks for another protocol, as one that does not."""
-        fields = [b"%b: %b\r\n" % field for field in self._headers if field[0] != b"upgrade"]
-        version = self._parser.get_http_version().encode()
-        return b"%b %b HTTP/%b\r\n%b\r\n" % (self._parser.get_method(), self._url, version, b"".join(fields))
+        fields = [b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade"]
+        version = self.parser.get_http_version().encode()
+        return b"%b %b HTTP/%b\r\n%b\r\n" % (self.parser.get_method(), self.url, version, b"".join(fields))
 
     def on_message_begin(self) -> None:
-        self._begun = True
-        self._url = b""
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._continue = False
-        if not self._paused:
-            self._due = self.loop.time() + self._settings.read_timeout
+        super().on_message_begin()
+        self._in_head = True
+        self._head = 0
+        self._hosts: list[bytes] = []
+        self._coding = b""
+        self._due = self.loop.time() + self._settings.read_timeout
 
     def on_url(self, url: bytes) -> None:
-        self._url += url
+        self.url += url
+        if len(self.url) > MAX_FRAME:
+            raise _RefusedError(414, f"more than {MAX_FRAME:,} bytes of target")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._reading is not None:
-            return  # A trailer; what it says would come too late.
-        if len(self._headers) == MAX_HEADERS:
-            raise _RefusedError(431, f"more than {MAX_HEADERS} header fields")
+        self._head += len(name) + len(value)
+        if len(self.headers) == MAX_HEADERS or len(self.url) + self._head > MAX_FRAME:
+            raise _RefusedError(431, f"more than {MAX_HEADERS} header fields, or {MAX_FRAME:,} bytes of them")
+        if self._in_body:
+            return  # A trailer, which the application does not see.
         name = name.lower()
-        if name == b"expect" and value.lower() == b"100-continue":
-            self._continue = True
-        self._headers.append((name, value))
+        if name == b"host":
+            self._hosts.append(value)
+        elif name == b"transfer-encoding":
+            self._coding = value.lower()
+        elif name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        if self._surplus:
-            raise _RefusedError(503, f"{self._settings.max_connections} connections are open, and no more are served")
-        if self._parser.should_upgrade() and self._parser.get_method() != b"CONNECT":
+        self._check_head()
+        if self.parser.should_upgrade():
             self._upgrading = True
             return
-        path, _, query = self._url.partition(b"?")
-        if not path.startswith(b"/"):
-            url = httptools.parse_url(self._url)
-            path, query = url.path or b"/", url.query or b""
-        version = self._parser.get_http_version()
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": version,
-            "method": self._parser.get_method().decode(),
-            "scheme": "http",
-            "path": unquote(path.decode("ascii")) if b"%" in path else path.decode("ascii"),
-            "raw_path": path,
-            "query_string": query,
-            "root_path": "",
-            "headers": self._headers,
-            "client": self._client,
-            "server": self._address,
-        }
-        keep_alive = version != "1.0" and self._parser.should_keep_alive()
-        self._reading = cycle = RequestResponseCycle(
-            self, scope, keep_alive=keep_alive, expects_continue=self._continue
-        )
-        self._unanswered.append(cycle)
-        if len(self._unanswered) == 1:
-            cycle.start()
-        else:
-            self._pause()
+        self._begin_cycle()
+        self._in_head, self._in_body = False, True
+
+    def _begin_cycle(self) -> None:
+        """Start the application, or queue the request behind another one."""
+        if not self.url.startswith(b"/"):
+            target = httptools.parse_url(self.url)
+            self.url = (target.path or b"/") + (b"?" + target.query if target.query else b"")
+        super().on_headers_complete()
+        self.cycle.transport = cast(asyncio.Transport, self._closer)
+        if self._leaving:
+            self.cycle.keep_alive = False
+
+    def _check_head(self) -> None:
+        """Refuse what RFC 9112 forbids and the parser lets through.
+
+        Raises:
+            _RefusedError: With the status that the RFC names.
+        """
+        version = self.parser.get_http_version()
+        if self._surplus:
+            most = self._settings.max_connections
+            raise _RefusedError(503, f"{most} connections are open, and no more are served")
+        if version not in {"1.0", "1.1"}:
+            raise _RefusedError(505, f"HTTP/{version} is not spoken; send HTTP/1.1")
+        if len(self._hosts) > 1 or (not self._hosts and version == "1.1"):
+            raise _RefusedError(400, f"{len(self._hosts)} header fields `Host`; send one")
+        if self._hosts and not _HOST.fullmatch(self._hosts[0]):
+            raise _RefusedError(400, "`Host` is not a name or an address with or without a port")
+        if self._coding and version == "1.0":
+            raise _RefusedError(400, "HTTP/1.0 has no `Transfer-Encoding`")
+        if self._coding not in {b"", b"chunked"}:
+            raise _RefusedError(501, "of the transfer codings only `chunked` is understood")
+        if self.parser.get_method() == b"CONNECT":
+            raise _RefusedError(501, "CONNECT is not supported")
+        if version == "1.0":
+            self.expect_100_continue = False
 
     def on_body(self, body: bytes) -> None:
         self._body += len(body)
-        if self._reading is not None and self._reading.take(body) > HIGH_WATER:
-            self._pause()
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         if self._upgrading:
             return
-        self._begun = False
+        super().on_message_complete()
+        self._in_body = False
         self._received = self._body = 0
-        self._due = math.inf
-        if self._reading is not None:
-            self._reading.complete()
-            self._reading = None
-        if len(self._unanswered) <= 1:
-            self.resume()  # To hear of it when the client leaves.
+        self._due = self._idle_until() if self.cycle.response_complete else math.inf
 
-    def _pause(self) -> None:
-        self._paused = True
-        self._due = math.inf
-        self.transport.pause_reading()
+    # Answering.
 
-    def resume(self) -> None:
-        """Read on."""
-        if self._paused:
-            self._paused = False
-            self.transport.resume_reading()
-            if self._begun:
-                self._due = self.loop.time() + self._settings.read_timeout
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        self._begun = False
+        run = cast(Any, partial(self._run, cycle, app))
+        self._task = task = self.loop.create_task(cycle.run_asgi(run))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
 
-    # Writing.
+    async def _run(self, cycle: RequestResponseCycle, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_last(message: Message) -> None:
+            if cycle.waiting_for_100_continue:
+                cycle.keep_alive = False  # The client need not send its body.
+            await send(message)
 
-    def answered(self, cycle: RequestResponseCycle) -> None:
-        """The first of the requests has its whole answer: go on with the next one, or wait for it."""
-        self._unanswered.popleft()
-        if not cycle.keep_alive:
-            if self._leaving:  # Of what the client did not know, it may have sent more.
-                self._unanswered.clear()
-                self.resume()
-                self._linger()
-            else:
+        self._begun = True
+        if "refusal" in scope["state"]:
+            app = self._answer_refusal
+        try:
+            await app(scope, receive, send_last if cycle.waiting_for_100_continue else send)
+        except asyncio.CancelledError:
+            if not cycle.disconnected and not cycle.response_started:
+                cycle.keep_alive = False
+                scope["state"].setdefault("refusal", (503, "the service is shutting down"))
+                await self._answer_refusal(scope, receive, send)
+            elif not cycle.disconnected:
+                cycle.disconnected = True
                 self.transport.close()
+
+    def on_response_complete(self) -> None:
+        self._running = None
+        if self._closed or self.transport.is_closing():
             return
-        if self._unanswered:
-            self._unanswered[0].start()
-        else:
-            self._idle_since = self.loop.time()
-            self._due = min(self._due, self._idle_since + self._idle_timeout)
-            if self._leaving:
-                self._leave_when_idle()
-        if len(self._unanswered) <= 1:
-            self.resume()
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self._in_body:
+            self._due = self.loop.time() + LINGER  # The rest of a body that was not read.
+            self._received = 0
+        elif not self._in_head:
+            self._due = self._idle_until()
 
-    def pause_writing(self) -> None:
-        self.writable.clear()
+    def _idle_until(self) -> float:
+        return self.loop.time() + (LINGER if self._leaving else self.timeout_keep_alive)
 
-    def resume_writing(self) -> None:
-        self.writable.set()
+    # Closing.
 
-    # Giving up.
-
-    def _check(self) -> None:
-        """Leave a client that takes nothing of its answer, or keeps the service waiting."""
-        self._clock = self.loop.call_later(_CHECK_EVERY, self._check)
+    def check(self, now: float) -> None:
+        """Close or refuse a client that keeps the service waiting. The server calls this once a second."""
         unsent = self.transport.get_write_buffer_size()
-        self._stalled = self._stalled + 1 if 0 < self._unsent <= unsent else 0
+        if unsent == 0 or unsent < self._unsent:
+            self._moved = now
         self._unsent = unsent
-        if self._stalled * _CHECK_EVERY > self._settings.read_timeout:
+        if now > self._moved + self._settings.read_timeout:
             self.transport.abort()
-        elif self.transport.is_closing() or self.loop.time() < self._due + self._received / MIN_RATE:
+        elif self.flow.read_paused and self._due < math.inf:
+            self._due = now + self._settings.read_timeout
+        elif now < self.deadline:
             pass
-        elif self._begun and not self._ended:
+        elif (self._in_head or self._in_body) and not self._deaf:
             self._refuse(408, "not received in time")
         else:
             self.transport.close()
 
+    def shutdown(self) -> None:
+        """Answer what has been asked, the last request with `Connection: close`; close when the client asks no more."""
+        self._leaving = True
+        if self._running is None and not (self._in_head or self._in_body):
+            idle_since = self._due - self.timeout_keep_alive
+            self._due = idle_since + LINGER
+            self.check(self.loop.time())
+        elif self.cycle is not None and not self._in_head:
+            self.cycle.keep_alive = False
+
     def _refuse(self, status: int, detail: str) -> None:
-        """Read no more, and say why, unless an answer is on its way."""
-        cycle, self._reading = self._reading, None
-        if cycle is not None and cycle in self._unanswered:
-            self._unanswered.remove(cycle)
-            cycle.cancel()
-        if not self._unanswered and (cycle is None or not cycle.begun):
-            self.transport.write(problem(status, detail))
-        self._end()
-
-    def _end(self) -> None:
-        """Read no more, and close once what has been asked before is answered."""
-        if self._unanswered:
-            self._ended = True
-            self._received = 0
-            self._unanswered[-1].keep_alive = False
-            self._due = math.inf
+        """Answer the incomplete request with an error, read no more, and close."""
+        self._deaf = True
+        self._due = math.inf
+        refusal = status, detail
+        if not self._in_body:
+            self._queue_refusal(refusal)
+        elif self.cycle.response_complete:
+            self._close()
+        elif self.cycle is not self._running:  # Earlier requests are being answered.
+            self.pipeline.popleft()
+            self._queue_refusal(refusal)
         else:
-            self._linger()
+            self.cycle.keep_alive = False
+            if not self.cycle.response_started and self._task is not None:
+                self.cycle.scope["state"]["refusal"] = refusal
+                if self._begun:  # A task that has not run would not see that it is cancelled.
+                    self._task.cancel()
+        self._in_head = self._in_body = False
 
-    def _linger(self) -> None:
-        """Say no more; closed at once, with data not read, the connection would be reset, and the last answer lost."""
-        self._ended = True
+    def _queue_refusal(self, refusal: tuple[int, str]) -> None:
+        """Refuse a request in its turn. Of its head a part may be missing."""
+        if self.scope is None or not (self._in_head or self._in_body):
+            super().on_message_begin()
+        try:
+            self._begin_cycle()
+        except (httptools.HttpParserError, UnicodeDecodeError):
+            self.url = b"/"
+            self._begin_cycle()
+        self.cycle.scope["state"]["refusal"] = refusal
+        self.cycle.keep_alive = self.cycle.more_body = False
+
+    def drop(self) -> None:
+        """Close at once, for another client."""
+        self._deaf = True
+        self._due = math.inf
+        self.transport.abort()
+
+    def _close(self) -> None:
+        """Say no more, and close when the client has read the answer.
+
+        Closed at once, with data not read, the connection would be reset, and the answer lost: RFC 9112, section 9.6.
+        """
+        self._deaf = self._closed = True
+        self.pipeline.clear()
         self._received = 0
-        self.transport.write_eof()
-        self._due = self.loop.time() + _CHECK_EVERY
+        self._due = self.loop.time() + LINGER
+        if self._half_closed:
+            self.transport.close()
+        elif not self.transport.is_closing():
+            self.flow.resume_reading()
+            self.transport.write_eof()
 
 
-def _has_data(transport: asyncio.Transport) -> bool:
-    """Whether something has arrived that has not been read yet."""
-    size = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.FIONREAD, bytes(4))
-    return any(size)
+class _Closer:
+    """A connection's transport as its requests see it: their last answer reaches the client."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = close

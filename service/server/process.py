@@ -1,7 +1,10 @@
-"""The process: what it is told before it serves, once the application is made."""
+"""The process: its settings before it serves, and its end."""
 
 import gc
+import logging
+import os
 import sys
+from typing import NoReturn
 
 SWITCH_INTERVAL = 2e-4
 """Seconds after which a thread gives way: at Python's 5 ms, finished batches wait for the event loop's next pause."""
@@ -12,3 +15,20 @@ def tune_process() -> None:
     sys.setswitchinterval(SWITCH_INTERVAL)
     gc.collect()
     gc.freeze()
+
+
+def end_process() -> NoReturn:
+    """End a process that has served, with status 0, or that of the exception being handled.
+
+    A thread may be loading a version: at an orderly end the interpreter would stop it within ONNX Runtime and abort.
+    """
+    error = sys.exception()
+    status = 0 if error is None or isinstance(error, KeyboardInterrupt) else 1
+    if isinstance(error, SystemExit):
+        status = error.code if isinstance(error.code, int) else 1
+    if status:
+        sys.excepthook(*sys.exc_info())
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -1,143 +1,70 @@
-"""Servers: one process, or several on one port, from the start to the end, at which no request is lost.
-
-uvicorn closes its port and the idle connections as soon as it is told to stop: what was on its way to them is lost.
-Here newcomers are turned away first, which leaves those who have come to be accepted; whoever is connected is answered,
-and told that this was the last answer; and connections are closed that have been idle for a while.
-
-This module must not know about HTTP, models or what requests mean.
-"""
+"""Servers: uvicorn's, with a look at every connection twice a second, and an end within the grace."""
 
 import asyncio
-import ctypes
 import logging
-import signal
+import os
 import socket
-import struct
-import sys
-import time
-from collections.abc import Sequence
-from contextlib import suppress
-from types import FrameType
+import threading
+from collections.abc import Callable
+from typing import cast
 
 import uvicorn
 from uvicorn.config import Config
-from uvicorn.supervisors import multiprocess
 
-HANDSHAKE = 0.2
-"""Seconds in which who has begun to connect can do so: a round trip to the other side of the world."""
+from service.server.connection import Connection
 
-_HEAR_EVERY = HANDSHAKE / 4
-"""Seconds after which a parent has heard a signal: before its servers stop to accept, if they got the same signal."""
+MARGIN = 2.0
+"""Seconds beyond the grace after which a process that still has not ended is made to."""
+
+_ACCEPT = 0.1
+"""Seconds in which connections that wait for it are accepted and read before the port closes."""
 
 _CHECK_EVERY = 0.5
-"""Seconds between two looks of a parent at its servers."""
-
-_TICK = 0.02
-"""Seconds between two looks of a server at what is still to be answered."""
-
-_SO_ATTACH_FILTER = 26
-_WITHOUT_SYN = ((0x30, 0, 0, 13), (0x45, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
-"""A packet filter: load the flags of the TCP header; if they have SYN, take nothing; else all."""
+"""Seconds between two looks at the connections."""
 
 logger = logging.getLogger("service")
 
 
 class Server(uvicorn.Server):
-    """One process's server, or one of several that share a socket.
-
-    In that case their parent turns newcomers away, if all of them end; if not, the others accept whoever comes.
-    """
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin the end. Ctrl-C reaches all processes; of several, their parent tells the others when it is time."""
-        if sig != signal.SIGINT or self.config.workers == 1 or self.should_exit:
-            super().handle_exit(sig, frame)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept who has come, answer who has asked, and end; what takes longer than the grace is cancelled."""
-        logger.info("shutting down")
-        state = self.server_state
-        self.config.loaded_app.state.draining = True
-        for connection in list(state.connections):
-            connection.shutdown()
-        try:
-            async with asyncio.timeout(self.config.timeout_graceful_shutdown):
-                if sockets is None:
-                    stop_accepting([listener for server in self.servers for listener in server.sockets])
-                await asyncio.sleep(HANDSHAKE)
-                for _ in range(2):  # Turns of the loop, for it accepts after it has looked at the clock.
-                    await asyncio.sleep(0)
-                self._close(sockets)
-                while (state.connections or state.tasks) and not self.force_exit:  # noqa: ASYNC110 - they are plain sets
-                    await asyncio.sleep(_TICK)
-        except TimeoutError:
-            self._close(sockets)
-            for task in state.tasks:
-                task.cancel()
-        if not self.force_exit:
-            await self.lifespan.shutdown()
-
-    def _close(self, sockets: list[socket.socket] | None) -> None:
-        for server in self.servers:
-            server.close()
-        for listener in sockets or []:
-            listener.close()
-
-
-class Supervisor(multiprocess.Multiprocess):
-    """The parent of several servers that share its socket.
+    """One process's server.
 
     Args:
-        config: Of each of them.
+        config: See uvicorn; its application has the state that `Connection` needs.
+        beat: Called with every look at the connections. Where it raises `BrokenPipeError`, the server ends.
     """
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config, [config.bind_socket()])
-        multiprocess.Process = _Worker  # type: ignore[misc]  # uvicorn has no other way to say what it starts.
+    def __init__(self, config: Config, beat: Callable[[], None] | None = None) -> None:
+        super().__init__(config)
+        self._beat = beat
 
-    def run(self) -> None:
-        """Start the servers, keep their number, and end with them; in place of uvicorn's own, which hears later."""
-        self.init_processes()
-        due = time.monotonic() + _CHECK_EVERY
-        while not self.should_exit.wait(_HEAR_EVERY):
-            self.handle_signals()
-            if time.monotonic() > due:
-                self.keep_subprocess_alive()
-                due = time.monotonic() + _CHECK_EVERY
-        self.terminate_all()
-        self.join_all()
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and begin to look."""
+        await super().startup(sockets)
+        self._looking = asyncio.create_task(self._look())
 
-    def terminate_all(self) -> None:
-        """Turn newcomers away before anyone stops to accept, and keep nothing open that nobody accepts from."""
-        stop_accepting(self.sockets)
-        super().terminate_all()
-        for listener in self.sockets:
-            listener.close()
+    async def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            for connection in cast("set[Connection]", self.server_state.connections.copy()):
+                connection.check(loop.time())
+            if self._beat is not None:
+                try:
+                    self._beat()
+                except BrokenPipeError:  # The parent has ended.
+                    self.should_exit = True
+            await asyncio.sleep(_CHECK_EVERY)
 
-
-class _Worker(multiprocess.Process):
-    """A child of the supervisor."""
-
-    @property
-    def server(self) -> Server:
-        if self._server is None:
-            self._server = Server(self.config)
-        return self._server  # type: ignore[return-value]
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer the requests in flight, and end; a request that takes longer than the grace is cancelled."""
+        self.config.loaded_app.state.draining = True
+        grace = self.config.timeout_graceful_shutdown or 0
+        forced = threading.Timer(grace + MARGIN, _end_now)
+        forced.daemon = True
+        forced.start()
+        await asyncio.sleep(_ACCEPT)
+        await super().shutdown(sockets)
 
 
-def stop_accepting(listeners: Sequence[socket.socket]) -> None:
-    """Let nobody begin to connect any more, where that can be had; those who have begun still may, and be accepted.
-
-    Closing a socket resets the connections that wait to be accepted, and to accept them all first is not enough where
-    others come meanwhile. On Linux they can be kept away by a filter on the socket: their attempts get no answer, and
-    are repeated after a second, when the socket is closed and they are refused. The filter is on the socket and not
-    on its descriptor, of which each process has its own.
-    """
-    if sys.platform != "linux":
-        return
-    program = b"".join(struct.pack("=HBBI", *instruction) for instruction in _WITHOUT_SYN)
-    buffer = ctypes.create_string_buffer(program, len(program))
-    for listener in listeners:
-        pointer = struct.pack("HP", len(_WITHOUT_SYN), ctypes.addressof(buffer))
-        with suppress(OSError):  # Not every sandbox has filters.
-            listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, pointer)
+def _end_now() -> None:
+    logger.critical("something does not end within %g seconds after the grace; the process ends", MARGIN)
+    os._exit(0)

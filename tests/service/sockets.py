@@ -7,7 +7,7 @@ import orjson
 
 ROW = [[0] * 8] * 8
 BODY = orjson.dumps({"instances": [ROW]})
-LIVE = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 class Client:
@@ -59,7 +59,7 @@ class Client:
 
 
 def post(body: bytes, *headers: bytes, path: bytes = b"/elbo") -> bytes:
-    head = [b"POST %b HTTP/1.1" % path, b"Host: x", b"Content-Length: %d" % len(body), *headers, b"", b""]
+    head = [b"POST %b HTTP/1.1" % path, b"Host: localhost", b"Content-Length: %d" % len(body), *headers, b"", b""]
     return b"\r\n".join(head) + body
 
 

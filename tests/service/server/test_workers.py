@@ -1,9 +1,11 @@
 """Several processes on one port: all answer, one that ends is replaced, and all stop together."""
 
+import contextlib
 import io
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from service.bundle import Bundle
 from service.observability.metrics import FOLDER, INTERVAL
 from tests.conftest import samples, wait_until
 from tests.service.bundle_versions import publish
+from tests.service.load import ONE
 from tests.service.processes import Workers, is_serving, start
 
 until = partial(wait_until, seconds=60, ignoring=(httpx.TransportError, OSError))
@@ -96,7 +99,7 @@ def test_one_that_is_killed_is_replaced(workers: Workers) -> None:
         workers.only(killed),
         socket.create_connection((httpx.URL(workers.url).host, httpx.URL(workers.url).port)) as one,
     ):
-        one.sendall(b"POST /encode HTTP/1.1\r\nHost: any\r\nContent-Length: 9\r\n\r\n")  # And never the body.
+        one.sendall(b"POST /encode HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n")  # And never the body.
         assert metrics(workers)["lowerbound_http_requests_in_flight",] == 2
     os.kill(killed, signal.SIGKILL)
     until(lambda: len(workers.pids() - {killed}) == 2)
@@ -165,6 +168,96 @@ def test_what_cannot_be_served_is_refused_at_once(tmp_path: Path) -> None:
     refused = start(tmp_path, "--models", str(tmp_path))
     assert refused.parent.wait(timeout=60) == 1
     assert (tmp_path / "log").read_text().startswith("error: ")
+
+
+def test_a_killed_worker_is_replaced_at_once(workers: Workers) -> None:
+    for _ in range(5):
+        until(lambda: len(workers.pids()) == 2)
+        killed = min(workers.pids())
+        started = time.monotonic()
+        os.kill(killed, signal.SIGKILL)
+        until(lambda killed=killed: len(workers.pids() - {killed}) == 2)
+        assert time.monotonic() - started < 2
+        (new,) = workers.pids() - {killed} - {max(workers.pids() - {killed}, key=age)}
+        until(lambda new=new: is_serving(workers, new))
+
+
+def age(pid: int) -> float:
+    """Seconds since a process was started, as the system counts them."""
+    return -int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["from the start", "later"])
+def test_a_full_disk_costs_metrics_only(tmp_path: Path, when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(small)], check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    monkeypatch.setenv("TMPDIR", str(small))
+    try:
+        if when == "from the start":
+            fill(small)
+        started = start(tmp_path)
+        until(lambda: len(started.pids()) == 2)
+        until(lambda: started.send_request(path="/health/ready").is_success)
+        fill(small)
+        before = started.pids()
+        for _ in range(100):
+            assert started.send_request("POST", "/elbo", json={"instances": [ONE]}).status_code == 200
+        time.sleep(3 * INTERVAL)
+        os.kill(min(before), signal.SIGKILL)
+        until(lambda: len(started.pids() - {min(before)}) == 2)
+        new = min(started.pids() - before)
+        until(lambda: is_serving(started, new))
+        assert started.send_request(path="/metrics").is_success
+        assert max(before) in started.pids()
+        assert "no room" in (tmp_path / "log").read_text()
+        started.parent.terminate()
+        assert started.parent.wait(60) == 0
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)
+
+
+def fill(folder: Path) -> None:
+    """Leave little room."""
+    with contextlib.suppress(OSError), (folder / "filled").open("ab", buffering=0) as file:
+        while file.write(bytes(2**20)) == 2**20:
+            pass
+    os.truncate(folder / "filled", (folder / "filled").stat().st_size - 2**16)
+
+
+GRACE = 3
+
+
+@pytest.mark.parametrize("state", ["a worker is stopped", "workers are replaced", "all are stopped"])
+def test_the_end_comes_within_the_grace(tmp_path: Path, state: str) -> None:
+    started = start(tmp_path, "--graceful-shutdown-timeout", str(GRACE))
+    until(lambda: len(started.pids()) == 2)
+    until(lambda: started.send_request(path="/health/ready").is_success)
+    pids = started.pids()
+    if state == "workers are replaced":
+        for _ in range(4):
+            started.parent.send_signal(signal.SIGHUP)
+            time.sleep(0.1)
+    for pid in {"a worker is stopped": [min(pids)], "all are stopped": pids}.get(state, []):
+        os.kill(pid, signal.SIGSTOP)
+    begun = time.monotonic()
+    started.parent.terminate()
+    assert started.parent.wait(60) == 0
+    assert time.monotonic() - begun < GRACE + 3
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_workers_end_with_their_parent(tmp_path: Path) -> None:
+    started = start(tmp_path)
+    until(lambda: len(started.pids()) == 2)
+    until(lambda: started.send_request(path="/health/ready").is_success)
+    pids = started.pids()
+    started.parent.kill()
+    started.parent.wait(10)
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), seconds=20)
 
 
 def test_all_stop_together(workers: Workers) -> None:
