@@ -16,12 +16,14 @@ from playwright.sync_api import Browser, Page, expect
 from pydantic import TypeAdapter
 
 from service.bulk.readers import open_inputs, read_from
-from service.bundle import Array, ImageInput, write_bundle
+from service.bundle import Array, ImageInput, TabularInput, write_bundle
 from tests.conftest import Serve
 from tests.explorer.conftest import ready
 from tests.service.http_client import NPY, send_request
-from tests.service.toy_bundles import bundle_files, image_graphs
+from tests.service.toy_bundles import bundle_files, image_graphs, table_graphs
+from tests.training.datasets import test_read_alike
 from training.datasets import AnySource, Dataset, Source
+from training.datasets.table import Table
 
 FILE = {"Content-Type": "application/octet-stream", "Accept": NPY}
 ROWS = 6
@@ -125,6 +127,21 @@ KINDS: dict[str, tuple[Callable[[Path], None], dict[str, Any]]] = {
 }
 
 
+TABLES = ("csv", "tsv", "decimal commas", "pipes", "latin", "utf-16", "gzip", "orders", "own markers")
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kind]:
+    made = {}
+    for name in TABLES:
+        write, options = test_read_alike.KINDS[name]
+        folder = tmp_path_factory.mktemp("table")
+        write(folder)
+        (path,) = folder.iterdir()
+        made[name.replace(" ", "-")] = Kind(Table(**options).load(path), path, [path])
+    return made
+
+
 @pytest.fixture(scope="module")
 def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kind]:
     made = {}
@@ -139,13 +156,19 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kind]:
 
 
 @pytest.fixture(scope="module")
-def server(kinds: dict[str, Kind], serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """A toy model of every kind, whose scores tell each pixel and place from any other."""
+def server(
+    kinds: dict[str, Kind], tables: dict[str, Kind], serve: Serve, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[httpx.Client]:
+    """A toy model of every kind, whose scores tell each value and place from any other."""
     repository = tmp_path_factory.mktemp("models")
     for name, kind in kinds.items():
         data = kind.dataset.input
         assert isinstance(data, ImageInput)
         write_bundle(repository, *bundle_files(name, data, image_graphs(data), kind.dataset.rows[:2]))
+    for name, kind in tables.items():
+        data = kind.dataset.input
+        assert isinstance(data, TabularInput)
+        write_bundle(repository, *bundle_files(name, data, table_graphs(data), kind.dataset.rows[:2]))
     with serve("--models", str(repository), "--default-model", "rgb", "--engine-threads", "1") as client:
         yield client
 
@@ -197,3 +220,18 @@ def test_dropped_files_have_the_same_scores(
     with page.expect_response(lambda answer: (answer.request.post_data_buffer or b"").endswith(rows)) as answer:
         page.locator("#pictures").get_by_label("Choose files").set_input_files(list(kind.files))
     np.testing.assert_array_equal(fields(answer.value.body()), scores(server, name, kind))
+
+
+@pytest.mark.parametrize("name", [name.replace(" ", "-") for name in TABLES])
+def test_dropped_tables_have_the_same_scores(
+    tables: dict[str, Kind], server: httpx.Client, page: Page, name: str
+) -> None:
+    kind = tables[name]
+    page.locator("#which").select_option(f"{name} 1")
+    expect(page.locator("#title")).to_have_text(name)
+    expect(page.locator("#rows .ranked > tbody > tr:not(.opened)")).to_have_count(40)
+    with page.expect_response(lambda answer: f"/models/{name}/" in answer.url and "elbo" in answer.url) as answer:
+        page.get_by_label("Choose a CSV file").set_input_files(kind.files)
+    found = answer.value.json()
+    assert not any(found["problem"])
+    assert found["score"] == scores(server, name, kind).tolist()

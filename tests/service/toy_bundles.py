@@ -182,6 +182,53 @@ def image_graphs(data: ImageInput) -> dict[str, str]:
     }
 
 
+def table_graphs(data: TabularInput) -> dict[str, str]:
+    """Graphs of tables of any width; the ELBO tells each cell and place from any other, and a missing one is -1."""
+    size = len(data.columns)
+    x = f"double[batch, {size}] x"
+    filled = """
+            least = Constant <value = double {-1.0}> ()
+            missing = IsNaN (x)
+            filled = Where (missing, least, x)"""
+    return {
+        "encoder": f"""
+        <ir_version: 10, opset_import: ["" : 20]>
+        encoder ({x}) => (float[batch, 2] mean, float[batch, 2] log_variance) {{{filled}
+            narrow = Cast <to = 1> (filled)
+            ends = Constant <value = int64[2] {{0, {size - 1}}}> ()
+            mean = Gather <axis = 1> (narrow, ends)
+            log_variance = Sub (mean, mean)
+        }}""",
+        "decoder": f"""
+        <ir_version: 10, opset_import: ["" : 20]>
+        decoder (float[batch, 2] z) => (double[batch, {size}] x_mean) {{
+            first = Constant <value = int64[1] {{0}}> ()
+            narrow = Gather <axis = 1> (z, first)
+            wide = Cast <to = 11> (narrow)
+            nothing = Sub (wide, wide)
+            size = Constant <value = int64[2] {{1, {size}}}> ()
+            x_mean = Expand (nothing, size)
+        }}""",
+        "elbo": f"""
+        <ir_version: 10, opset_import: ["" : 20]>
+        elbo ({x}, float[draws, 2] noise) => (
+            double[batch] elbo, double[batch] log_likelihood, double[batch] kl, double[batch] standard_error,
+            double[batch] log_evidence, double[batch] ess
+        ) {{{filled}
+            axis = Constant <value = int64 {{1}}> ()
+            axes = Constant <value = int64[1] {{1}}> ()
+            sums = CumSum (filled, axis)
+            kl = ReduceMean <keepdims = 0> (sums, axes)
+            log_likelihood = Neg (kl)
+            elbo = Sub (log_likelihood, kl)
+            log_evidence = Neg (kl)
+            standard_error = Abs (kl)
+            nothing = Sub (kl, kl)
+            ess = Exp (nothing)
+        }}""",
+    }
+
+
 def bundle_files(
     name: str, data: ImageInput | TabularInput, graphs: dict[str, str], x: Array, num_draws: int = 4
 ) -> tuple[Manifest, dict[str, bytes]]:
