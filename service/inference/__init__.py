@@ -1,8 +1,9 @@
 """Many requests, few engine calls: live models, how they come and go, and how they are watched."""
 
 from service.inference.batcher import Report
+from service.inference.limits import Limits
 from service.inference.loader import ModelLoader
-from service.inference.model import Limits, Model
+from service.inference.model import Model
 from service.inference.registry import ModelRegistry
 from service.inference.watchdog import MakeEngine
 

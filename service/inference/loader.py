@@ -15,7 +15,9 @@ from functools import partial
 from service.bundle import MANIFEST, Bundle, TrustedKeys, read_bundle
 from service.engine import Engine, EngineFactory
 from service.errors import BundleError, LowerboundError, StorageError
-from service.inference.model import Limits, Model, Observer, Unobserved
+from service.inference.limits import Limits
+from service.inference.model import Model
+from service.inference.observer import Observer, Unobserved
 from service.inference.registry import ModelRegistry
 from service.storage import BundleRef, BundleStore, Fingerprint
 from service.threads import in_thread

@@ -4,8 +4,7 @@ import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,6 +12,8 @@ from service.bundle import Array, Bundle
 from service.engine import Engine, verify_golden
 from service.errors import InvalidError, NotReadyError, TooLargeError
 from service.inference.batcher import Batcher, Report, Work
+from service.inference.limits import Limits
+from service.inference.observer import Observer, Unobserved
 from service.inference.watchdog import GOLDEN, MakeEngine, Watchdog
 from service.scoring import (
     ROUNDS,
@@ -26,53 +27,6 @@ from service.scoring import (
 )
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Limits of the work of one model; row-draws are rows × draws of the decoder.
-
-    Attributes:
-        max_batch: Most row-draws in one engine call.
-        max_queue: Most row-draws waiting, and in one request.
-        max_draws: Most draws for one row.
-        engine_threads: Engine calls at once.
-        engine_timeout: Seconds that one of them may take.
-    """
-
-    max_batch: int
-    max_queue: int
-    max_draws: int
-    engine_threads: int
-    engine_timeout: float
-
-
-class Observer(Protocol):
-    """The reports of a model, called on the event loop."""
-
-    def computed(self, report: Report) -> None:
-        """One engine call has ended. Those on golden rows are told of only if they failed."""
-
-    def scored(self, elbo: Array, score: Array, p_value: Array) -> None:
-        """Rows have been scored just as the held-out rows were; each argument has shape (batch,).
-
-        ELBO and score are NaN in a row that is too far away for finite ones.
-        """
-
-    def watched(self, ready: bool, replaced: int) -> None:
-        """Whether the engine answers its golden rows as it should, where that has changed; engines replaced by now."""
-
-
-class Unobserved:
-    """An observer, of any bundle, that takes no notice."""
-
-    def __init__(self, bundle: Bundle) -> None: ...
-
-    def computed(self, report: Report) -> None: ...
-
-    def scored(self, elbo: Array, score: Array, p_value: Array) -> None: ...
-
-    def watched(self, ready: bool, replaced: int) -> None: ...
 
 
 class Model:
@@ -378,13 +332,13 @@ def _blank(columns: dict[str, Array], finite: Array) -> dict[str, Array]:
     }
 
 
-def _notify(observer: Observer, report: Report) -> None:
-    if report.key != GOLDEN or report.failed:
-        observer.computed(report)
-
-
 def _base_samples(bundle: Bundle, seed: int, num_draws: int) -> Array:
     manifest = bundle.manifest
     if (seed, num_draws) == (manifest.seed, manifest.num_draws):
         return bundle.calibration["noise"]
     return noise.base_samples(seed, num_draws, manifest.latent_size)
+
+
+def _notify(observer: Observer, report: Report) -> None:
+    if report.key != GOLDEN or report.failed:
+        observer.computed(report)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from openapi_spec_validator import validate
 
+from service.api.app import OPERATIONS
 from service.api.content import MODEL_HEADERS
 from service.api.problem_details import PROBLEM_MEDIA_TYPE, REQUEST_ID_HEADER
 from service.readers.pictures import MEDIA_TYPES
@@ -19,7 +20,7 @@ from service.readers.pictures import MEDIA_TYPES
 JSON, NPY, PNG = "application/json", "application/x-npy", "image/png"
 ARROW, FILE = "application/vnd.apache.arrow.stream", "application/octet-stream"
 PREFIXES = ["", "/models/{name}", "/models/{name}/versions/{version}"]
-COMPUTING = {"/encode": "post", "/decode": "post", "/sample": "get", "/elbo": "post", "/instances": "post"}
+COMPUTING = {operation.path: operation.method.lower() for operation in OPERATIONS}
 PROBLEMS = {"400", "401", "404", "406", "413", "415", "422", "429", "503", "504"}
 
 

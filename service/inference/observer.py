@@ -1,0 +1,34 @@
+"""Observers of a model: metrics and drift, which inference does not know."""
+
+from typing import Protocol
+
+from service.bundle import Array, Bundle
+from service.inference.batcher import Report
+
+
+class Observer(Protocol):
+    """The reports of a model, called on the event loop."""
+
+    def computed(self, report: Report) -> None:
+        """One engine call has ended. Those on golden rows are told of only if they failed."""
+
+    def scored(self, elbo: Array, score: Array, p_value: Array) -> None:
+        """Rows have been scored just as the held-out rows were; each argument has shape (batch,).
+
+        ELBO and score are NaN in a row that is too far away for finite ones.
+        """
+
+    def watched(self, ready: bool, replaced: int) -> None:
+        """Whether the engine answers its golden rows as it should, where that has changed; engines replaced by now."""
+
+
+class Unobserved:
+    """An observer, of any bundle, that takes no notice."""
+
+    def __init__(self, bundle: Bundle) -> None: ...
+
+    def computed(self, report: Report) -> None: ...
+
+    def scored(self, elbo: Array, score: Array, p_value: Array) -> None: ...
+
+    def watched(self, ready: bool, replaced: int) -> None: ...
