@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
-from pydantic_settings import BaseSettings, CliApp, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import CliApp, SettingsConfigDict
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
@@ -21,13 +21,13 @@ from training.datasets.schema_file import write_schema
 from training.datasets.source import chunks
 from training.datasets.table import Table as TableSource
 from training.datasets.table import TableError
-from training.recipe_files import RecipeError, read_values
+from training.recipe_files import FileSettings, RecipeError, read_values
 
 SHOWN = 5
 """Categories of a column that are shown."""
 
 
-class FirstLook(BaseSettings):
+class FirstLook(FileSettings):
     """The fields of a recipe that say where its data is, and how to read it."""
 
     model_config = SettingsConfigDict(
@@ -36,18 +36,6 @@ class FirstLook(BaseSettings):
 
     data: Location | None = None
     dataset: AnySource
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The YAML file and the command line only."""
-        return (init_settings,)
 
 
 def look(recipe: str, arguments: Sequence[str], console: Console) -> Dataset | None:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, CliImplicitFlag, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import CliImplicitFlag, SettingsConfigDict
 
 from service.bundle import ModelName
 from service.cli import parse, problems
@@ -13,7 +13,7 @@ from service.storage import Location
 from training.datasets import AnySource, SplitRecipe
 from training.fit import FitRecipe
 from training.model import ModelRecipe
-from training.recipe_files import RecipeError, read_values
+from training.recipe_files import FileSettings, RecipeError, read_values
 
 
 class BoundRecipe(BaseModel):
@@ -29,7 +29,7 @@ class BoundRecipe(BaseModel):
     )
 
 
-class Recipe(BaseSettings):
+class Recipe(FileSettings):
     """Train a variational autoencoder and write a bundle that the service can answer from."""
 
     model_config = SettingsConfigDict(
@@ -50,18 +50,6 @@ class Recipe(BaseSettings):
     out: Location = Field(default=Path("models"), description="The repository for the bundle: a folder or a URL.")
     runs: Path = Field(default=Path("runs"), description="Folder for the checkpoints and metrics of runs.")
     resume: CliImplicitFlag[bool] = Field(default=False, description="Continue the latest run of this name.")
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The YAML file and the command line only: an environment variable named DATA must not pick the data."""
-        return (init_settings,)
 
     @classmethod
     def read(cls, name: str, arguments: list[str]) -> Self:
