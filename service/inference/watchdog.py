@@ -5,8 +5,6 @@ where they do not come back in time, or come back wrong, or where any call takes
 then made of the bundle's bytes and tried; where that does not help either, the process ends, so that whatever
 supervises it can start a whole one: memory, driver or device may be at fault, and a process that is half alive serves
 nobody. It ends at once, since the handlers of an orderly end may hang with the device.
-
-This module must not know about HTTP or how an engine works.
 """
 
 import asyncio

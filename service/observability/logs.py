@@ -2,8 +2,6 @@
 
 A request whose caller traces it (W3C Trace Context, header `traceparent`) has the caller's trace and span in its lines,
 so that they are found from there; where the service has a span of its own in that trace, see `tracing`, that is named.
-
-This module must not know about HTTP frameworks, models or arrays.
 """
 
 import logging

@@ -4,8 +4,6 @@ On a request's way events are only put into lists. Ten times a second, while the
 metrics all at once, which costs a request much less than if each were added alone.
 
 With several processes each keeps its metrics in files of a common folder: prometheus_client's multiprocess mode.
-
-This module must not know about HTTP frameworks, or how anything that it counts is done.
 """
 
 import asyncio

@@ -2,8 +2,6 @@
 
 Of several processes each has files in a common folder, which are added up here. Those of processes that have ended
 still count, but for what they had under way.
-
-This module must not know about requests, or when anything is counted.
 """
 
 import os

@@ -3,8 +3,6 @@
 What OpenTelemetry's own variables say (`OTEL_SERVICE_NAME`, `OTEL_TRACES_SAMPLER`, `OTEL_EXPORTER_OTLP_HEADERS`, ...)
 its SDK heeds by itself. Its packages are an extra of this project: nothing imports this module unless spans are wanted.
 FastAPI's own spans would be of its routes, which the operations on models go past.
-
-This module must not know about models or arrays.
 """
 
 import contextlib
