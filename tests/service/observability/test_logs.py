@@ -7,11 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import onnxruntime as ort
 import pytest
 
 from service.bundle import Bundle
-from service.engine import OnnxEngine
 from service.observability.logs import REQUEST_CONTEXT, RequestContext, _Json
 from tests.conftest import run_server
 
@@ -103,10 +101,3 @@ def test_an_exception_is_part_of_its_line() -> None:
     assert (line["level"], line["message"], line["request_id"]) == ("error", "request it failed", "mine")
     assert line["exception"].startswith("Traceback")
     assert line["exception"].endswith(r"invalid literal for int() with base 10: 'first\nsecond'")
-
-
-def test_the_runtime_does_not_report(monkeypatch: pytest.MonkeyPatch, digits_bundle: Bundle) -> None:
-    told: list[bool] = []
-    monkeypatch.setattr(ort, "disable_telemetry_events", lambda: told.append(True))
-    OnnxEngine(digits_bundle.manifest.graphs, digits_bundle.files, "cpu")
-    assert told
