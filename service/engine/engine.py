@@ -13,10 +13,14 @@ import onnxruntime as ort
 
 from service.bundle import WEIGHTS, Array, Bundle, Graph, Tensor
 from service.engine.devices import PROVIDERS, Device, Precision, Target, choose
+from service.engine.onnx_file import check_graph
 from service.errors import BundleError, DeviceError
 
 RELATIVE_TOLERANCE = 1e-5
 """Beside the manifest's absolute tolerance in nats: float32 keeps about seven digits."""
+
+NO_FOLDER = "/dev/null/none"
+"""Where ONNX Runtime looks for external data that are not in memory: a folder that there cannot be."""
 
 _DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(uint8)": "uint8"}
 
@@ -68,16 +72,21 @@ class OnnxEngine:
 
 
 def verify_golden(engine: Engine, bundle: Bundle) -> None:
-    """Run every graph on its golden rows, after which none is new to the device, and compare the ELBOs.
+    """Run every graph on its golden rows, after which none is new to the device, and compare shapes and ELBOs.
 
     Raises:
-        BundleError: A graph fails, or the ELBOs are not the bundle's.
+        BundleError: A graph fails, or its shapes or the ELBOs are not the bundle's.
     """
     for name, graph in bundle.manifest.graphs.items():
         try:
             answer = engine.run(name, {tensor.name: bundle.golden[name][tensor.name] for tensor in graph.inputs})
         except Exception as error:  # ONNX Runtime's own kinds share no public base.
             raise BundleError(f"{name}.onnx: on {engine.device} it fails its golden rows: {error}") from error
+        for tensor in graph.outputs:
+            if answer[tensor.name].shape != bundle.golden[name][tensor.name].shape:
+                raise BundleError(
+                    f"{name}.onnx: on {engine.device} the golden {tensor.name} has shape {answer[tensor.name].shape}"
+                )
         if name == "elbo" and not (distance := golden_error(answer, bundle)) <= 1:
             raise BundleError(f"on {engine.device} the golden ELBOs are {distance:.3g} times the tolerance away")
 
@@ -104,8 +113,10 @@ def open_session(
         DeviceError: ONNX Runtime would run it elsewhere.
         BundleError: It cannot be loaded, or its real inputs or outputs are not the manifest's.
     """
-    ort.disable_telemetry_events()  # The service sends no usage data.
+    check_graph(files[f"{name}.onnx"], f"{name}.onnx", weights=WEIGHTS in files)
     options = ort.SessionOptions()
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # The format that was checked.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", NO_FOLDER)
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     # Failures matter, but a capture may fail; its default logger warns of every session that CUDA is no plugin.
