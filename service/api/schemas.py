@@ -169,7 +169,7 @@ class ModelsAnswer(BaseModel):
     default: str | None = Field(description="The model of the paths that name none, if there is one.")
     refused: dict[str, dict[int, str]] = Field(
         description="Versions in the repository that cannot be served as they are, and why. One that was served before "
-        "it was replaced still is, as it was."
+        "it was replaced still is, as it was. Version 0 stands for a model's folder that cannot be read."
     )
 
 

@@ -1,19 +1,20 @@
 """A bundle: its manifest, its files, and their signature."""
 
+from service.bundle.arrays import Array, read_arrays, write_arrays
 from service.bundle.files import (
     MANIFEST,
+    MAX_MANIFEST_BYTES,
     WEIGHTS,
-    Array,
     Bundle,
     describe_files,
     dump_manifest,
     parse_manifest,
-    read_arrays,
     read_bundle,
+    read_digest,
     versions,
-    write_arrays,
     write_bundle,
 )
+from service.bundle.folder import MAX_BYTES, MAX_FILES, BundleFolder
 from service.bundle.manifest import (
     BOUNDS,
     CALIBRATION,
@@ -45,7 +46,7 @@ from service.bundle.manifest import (
     TextFormat,
     TimeFormat,
 )
-from service.bundle.signing import SIGNATURE, TrustedKeys
+from service.bundle.signing import SIGNATURE, SIGNATURE_BYTES, TrustedKeys
 
 __all__ = [
     "BOUNDS",
@@ -53,6 +54,9 @@ __all__ = [
     "FORMAT_VERSION",
     "GOLDEN",
     "MANIFEST",
+    "MAX_BYTES",
+    "MAX_FILES",
+    "MAX_MANIFEST_BYTES",
     "MISSING",
     "MISSING_CELLS",
     "OPTIONAL_GRAPHS",
@@ -60,9 +64,11 @@ __all__ = [
     "REQUIRED_GRAPHS",
     "SCORES",
     "SIGNATURE",
+    "SIGNATURE_BYTES",
     "WEIGHTS",
     "Array",
     "Bundle",
+    "BundleFolder",
     "Calibration",
     "CategoricalColumn",
     "Category",
@@ -88,6 +94,7 @@ __all__ = [
     "parse_manifest",
     "read_arrays",
     "read_bundle",
+    "read_digest",
     "versions",
     "write_arrays",
     "write_bundle",

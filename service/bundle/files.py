@@ -21,12 +21,12 @@ A bundle is a folder `<repository>/<name>/<version>/`:
     golden.npz       `<graph>.<tensor>`: a few rows, their noise, and what every graph answered
     card/            the model card: index.html, and its pictures (optional)
 
-Every file is read into memory once and checked against the manifest's SHA-256. The graphs are built from those very
-bytes, so that the verified bytes run and no path inside a graph reaches the disk.
+A bundle is hostile until it is verified. The signature is checked before the manifest is parsed, and sizes before
+contents. Every file is read into memory once and checked against the manifest's SHA-256. The graphs are built from
+those very bytes, so that the verified bytes run.
 """
 
 import hashlib
-import io
 import json
 import os
 import re
@@ -36,20 +36,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import ValidationError
 
+from service.bundle.arrays import Array, read_arrays
+from service.bundle.folder import BundleFolder
 from service.bundle.manifest import CALIBRATION, FORMAT_VERSION, GOLDEN, MISSING_CELLS, File, Manifest, TabularInput
-from service.bundle.signing import TrustedKeys
+from service.bundle.signing import SIGNATURE, SIGNATURE_BYTES, TrustedKeys
 from service.errors import BundleError
 
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.bin"
 
-Array = npt.NDArray[Any]
+MAX_MANIFEST_BYTES = 4 * 2**20
+"""Bytes of manifest.json; as objects of Python it takes up to twenty times as many."""
+
+MAX_GOLDEN_ROWS = 1024
+"""Golden rows of a graph: the service computes them every few seconds."""
+
+_VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
 
 @dataclass(frozen=True)
@@ -83,28 +89,42 @@ class Bundle:
         return tensors
 
 
-def read_bundle(folder: Path, trusted: TrustedKeys | None = None) -> Bundle:
-    """Read a bundle and verify all of it; also, if told whom to trust, that one of them has signed it.
+def read_bundle(folder: Path, trusted: TrustedKeys | None = None, digest: str | None = None) -> Bundle:
+    """Read a bundle and verify all of it.
+
+    Args:
+        folder: The bundle's.
+        trusted: The keys of which one must have signed it; None: it need not be signed.
+        digest: SHA-256 that its manifest must have, where that was verified before.
 
     Raises:
         BundleError: The manifest is missing, not signed by one of them, unreadable or of another major format version;
-            a file is missing, of another size or digest, or outside the folder; an array has the wrong shape. The
-            message names the file or field.
+            a file is missing, of another size or digest, or no plain file; an array has the wrong shape. The message
+            names the file or field.
     """
-    try:
-        text = (folder / MANIFEST).read_bytes()
-    except OSError as error:
-        raise BundleError(f"{folder}: {MANIFEST} cannot be read: {error.strerror}") from error
-    if trusted is not None:
-        trusted.check(text, folder)
-    manifest = parse_manifest(text, folder)
-    files = {name: _read_file(folder, name, expected) for name, expected in manifest.files.items()}
-    bundle = Bundle(manifest, files, hashlib.sha256(text).hexdigest())
+    with BundleFolder(folder) as opened:
+        text = _read_manifest(opened, trusted)
+        found = hashlib.sha256(text).hexdigest()
+        if digest is not None and digest != found:
+            raise BundleError(f"{folder / MANIFEST}: it changes while it is read")
+        manifest = parse_manifest(text, folder)
+        files = {name: _read_file(opened, name, expected) for name, expected in manifest.files.items()}
+    bundle = Bundle(manifest, files, found)
     try:
         _check_arrays(bundle)
     except BundleError as error:
         raise BundleError(f"{folder}: {error}") from error
     return bundle
+
+
+def read_digest(folder: Path, trusted: TrustedKeys | None = None) -> str:
+    """The manifest's SHA-256, once its signature has been checked, without understanding it; see `read_bundle`.
+
+    Raises:
+        BundleError: The manifest cannot be read, or no trusted key has signed it.
+    """
+    with BundleFolder(folder) as opened:
+        return hashlib.sha256(_read_manifest(opened, trusted)).hexdigest()
 
 
 def write_bundle(repository: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Path:
@@ -147,30 +167,15 @@ def describe_files(files: Mapping[str, bytes]) -> dict[str, File]:
     return {name: File(sha256=hashlib.sha256(data).hexdigest(), size=len(data)) for name, data in files.items()}
 
 
-def read_arrays(data: bytes, name: str) -> dict[str, Array]:
-    """The arrays of an .npz file held in memory; pickled objects are refused."""
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
-    except Exception as error:  # NumPy and zipfile raise a dozen kinds for damaged files.
-        raise BundleError(f"{name}: not a readable .npz file: {error}") from error
+def versions(repository: Path, model: str | None = None) -> dict[str, list[int]]:
+    """The bundles under a repository, good and bad: for each name, or for one, its versions, oldest first.
 
-
-def write_arrays(arrays: Mapping[str, Array]) -> bytes:
-    """The bytes of an .npz file."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    return buffer.getvalue()
-
-
-def versions(repository: Path) -> dict[str, list[int]]:
-    """The complete bundles under a repository: for each name its versions, oldest first."""
-    found: dict[str, list[int]] = {}
-    for manifest in repository.glob(f"*/*/{MANIFEST}"):
-        name, version = manifest.parts[-3:-1]
-        if re.fullmatch(r"[1-9]\d*", version):
-            found.setdefault(name, []).append(int(version))
-    return {name: sorted(found[name]) for name in sorted(found)}
+    A version's folder without a manifest is still being written, and passed over; one that cannot be looked into is
+    not. Version 0 stands for a model's folder that cannot be looked into itself.
+    """
+    names = (_list(repository) or []) if model is None else [model]
+    found = {name: _versions_of(repository / name) for name in names if not name.startswith(".")}
+    return {name: numbers for name, numbers in found.items() if numbers}
 
 
 def dump_manifest(manifest: Manifest) -> bytes:
@@ -199,19 +204,52 @@ def parse_manifest(text: bytes, folder: Path) -> Manifest:
         raise BundleError(f"{where}: {field + ': ' if field else ''}{first['msg']}") from error
 
 
-def _read_file(folder: Path, name: str, expected: File) -> bytes:
-    where = folder / name
-    try:
-        if not where.resolve().is_relative_to(folder.resolve()):
-            raise BundleError(f"{where}: leaves the bundle's folder")
-        if where.stat().st_size != expected.size:
-            raise BundleError(f"{where}: {where.stat().st_size} bytes; the manifest says {expected.size}")
-        data = where.read_bytes()
-    except (OSError, ValueError, RuntimeError) as error:  # No path, or a symbolic link to itself.
-        raise BundleError(f"{where}: cannot be read: {error}") from error
+def _read_manifest(folder: BundleFolder, trusted: TrustedKeys | None) -> bytes:
+    """The bytes of manifest.json, whose signature has been checked."""
+    text = folder.read(MANIFEST, MAX_MANIFEST_BYTES)
+    if trusted is not None:
+        where = folder.path / SIGNATURE
+        try:
+            signature = folder.read(SIGNATURE, SIGNATURE_BYTES)
+        except BundleError as error:
+            raise BundleError(f"{error}; unsigned bundles are refused") from error
+        trusted.check(text, signature, where)
+    return text
+
+
+def _read_file(folder: BundleFolder, name: str, expected: File) -> bytes:
+    data = folder.read(name, expected.size, expected.size)
     if (digest := hashlib.sha256(data).hexdigest()) != expected.sha256:
-        raise BundleError(f"{where}: SHA-256 is {digest}; the manifest says {expected.sha256}")
+        raise BundleError(f"{folder.path / name}: SHA-256 is {digest}; the manifest says {expected.sha256}")
     return data
+
+
+def _versions_of(folder: Path) -> list[int]:
+    names = _list(folder)
+    if names is None:
+        return [0]
+    return sorted(int(name) for name in names if _VERSION.fullmatch(name) and _is_bundle(folder / name))
+
+
+def _is_bundle(folder: Path) -> bool:
+    """Whether there is a manifest, of whatever kind, or no telling."""
+    try:
+        os.lstat(folder / MANIFEST)
+    except FileNotFoundError:
+        return folder.is_symlink() and not folder.exists()
+    except OSError:
+        return True
+    return True
+
+
+def _list(folder: Path) -> list[str] | None:
+    """The names in a folder, sorted; none where it is a file or gone, None where it cannot be looked into."""
+    try:
+        return sorted(entry.name for entry in folder.iterdir())
+    except NotADirectoryError:
+        return []
+    except OSError:
+        return None if os.path.lexists(folder) else []
 
 
 def _check_arrays(bundle: Bundle) -> None:
@@ -240,6 +278,8 @@ def _check_arrays(bundle: Bundle) -> None:
             array = bundle.golden[name].get(tensor.name)
             if array is None or array.dtype != tensor.dtype or not _fits(array.shape, tensor.shape, named):
                 raise BundleError(f"{GOLDEN}: {name}.{tensor.name} must be {tensor.dtype} of shape {tensor.shape}")
+        if named.get("batch", 0) > MAX_GOLDEN_ROWS:
+            raise BundleError(f"{GOLDEN}: {name} has {named['batch']:,} rows; at most {MAX_GOLDEN_ROWS:,} are computed")
 
 
 def _check_missing_cells(bundle: Bundle) -> None:
@@ -265,8 +305,9 @@ def _check_missing_cells(bundle: Bundle) -> None:
             raise BundleError(
                 f"{MISSING_CELLS}: {score}.sizes must hold {parts} sizes, of at least one pattern or count"
             )
-        if scores is None or scores.dtype != np.float64 or scores.shape != (sizes.sum(),):
-            raise BundleError(f"{MISSING_CELLS}: {score} must hold {sizes.sum()} scores, float64")
+        total = sum(sizes.tolist())  # By Python, whose sums have no end at which they begin anew.
+        if scores is None or scores.dtype != np.float64 or scores.shape != (total,):
+            raise BundleError(f"{MISSING_CELLS}: {score} must hold {total} scores, float64")
         for part in np.split(scores, np.cumsum(sizes)[:-1]):
             if np.any(np.isnan(part)) or np.any(part[1:] < part[:-1]):
                 raise BundleError(f"{MISSING_CELLS}: {score} must hold numbers, each part sorted ascending")

@@ -1,11 +1,13 @@
 """The manifest: what a bundle says of itself, and the signature that the contract gives to each of its graphs."""
 
+import math
 from collections.abc import Mapping
-from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self
 
 import numpy as np
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from service.bundle.folder import check_files
 
 FORMAT_VERSION = "1.0"
 CALIBRATION = "calibration.npz"
@@ -34,6 +36,9 @@ SCORES: Mapping[str, tuple[str, int]] = {
 
 PASS_SCORES = ("typicality", "multiscale_residual")
 """Scores of the graph `scores`; the last one is of images."""
+
+MAX_VALUES = 2**22
+"""Values of one instance, such as a picture of 2048 × 2048 pixels: each has a name."""
 
 ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Category = bool | int | float | str
@@ -98,6 +103,8 @@ class ImageInput(Record):
             raise ValueError(f"uint8 pixels lie in [0, 255], not [{self.low}, {self.high}]")
         if len(self.shape) == 3 and self.shape[2] not in (1, 3):
             raise ValueError(f"images have 1 or 3 channels, not {self.shape[2]}")
+        if min(self.shape) < 1 or math.prod(self.shape) > MAX_VALUES:
+            raise ValueError(f"shape: {self.shape} has not 1 to {MAX_VALUES:,} values")
         return self
 
     @property
@@ -241,13 +248,13 @@ class Manifest(Record):
 
     format_version: str = Field(pattern=r"^\d+\.\d+$")
     name: ModelName
-    version: int = Field(ge=1)
+    version: int = Field(ge=1, le=999_999_999)
     created: AwareDatetime
     input: Input
-    latent_size: int = Field(ge=1, description="L, the number of latent dimensions.")
+    latent_size: int = Field(ge=1, le=2**16, description="L, the number of latent dimensions.")
     likelihood: str
     prior: str
-    num_draws: int = Field(ge=1, description="K, the draws per row of the calibrated scores.")
+    num_draws: int = Field(ge=1, le=2**16, description="K, the draws per row of the calibrated scores.")
     seed: int = Field(ge=0, lt=2**32, description="The seed of the calibrated scores' noise.")
     scores: tuple[str, ...] = Field(description="The calibrated scores; larger is more anomalous.")
     default_score: str
@@ -272,9 +279,7 @@ class Manifest(Record):
                 raise ValueError(f"graphs: unknown graph {name!r}")
             if graph != (contract := graph_contract(name, self.input, self.latent_size)):
                 raise ValueError(f"graphs.{name}: must be {contract.model_dump()}")
-        for file in map(PurePosixPath, self.files):
-            if file.is_absolute() or ".." in file.parts:
-                raise ValueError(f"files: {file} leaves the bundle's folder")
+        check_files({name: file.size for name, file in self.files.items()})
         wanted = {f"{graph}.onnx" for graph in self.graphs} | {CALIBRATION, GOLDEN}
         if missing := sorted(wanted - self.files.keys()):
             raise ValueError(f"files: {', '.join(missing)} missing")

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key, l
 from service.errors import BundleError, KeysError
 
 SIGNATURE = "manifest.sig"
+SIGNATURE_BYTES = 64
 
 _UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm)
 """Errors of `cryptography` for text that is no PEM key, keys of unknown kinds, and keys with a passphrase."""
@@ -34,22 +35,17 @@ class TrustedKeys:
     def __init__(self, files: Iterable[Path]) -> None:
         self._keys = [_read_public(file) for file in files]
 
-    def check(self, manifest: bytes, folder: Path) -> None:
-        """Check the signature in `folder` of the manifest that was read from there.
+    def check(self, manifest: bytes, signature: bytes, where: Path) -> None:
+        """Check the signature of a manifest, which was read from `where`.
 
         Raises:
-            BundleError: There is none, or it is of another manifest or by no trusted key.
+            BundleError: It is of another manifest or by no trusted key.
         """
-        file = folder / SIGNATURE
-        try:
-            signature = file.read_bytes()
-        except OSError as error:
-            raise BundleError(f"{file}: cannot be read, and unsigned bundles are refused: {error.strerror}") from error
         for key in self._keys:
             with contextlib.suppress(InvalidSignature):
                 key.verify(signature, manifest)
                 return
-        raise BundleError(f"{file}: no signature of this manifest by a trusted key")
+        raise BundleError(f"{where}: no signature of this manifest by a trusted key")
 
 
 def sign(manifest: bytes, key: Path) -> bytes:

@@ -1,8 +1,9 @@
 """The repository: stored bundles, and the models made of them. It can follow the storage as that changes.
 
-A version is loaded beside the serving ones: read, verified, put on an engine, tried on its golden rows. Only then is it
-in the catalogue; what it replaces leaves the catalogue in the same moment, answers the requests that began with it, and
-is freed. A version that fails on the way is refused, and nothing else changes.
+A version is loaded beside the serving ones: tried in a process of its own, then read, verified, put on an engine and
+tried on its golden rows. Only then is it in the catalogue; what it replaces leaves the catalogue in the same moment,
+answers the requests that began with it, and is freed. A version that fails on the way is refused, and nothing else
+changes.
 """
 
 import asyncio
@@ -12,15 +13,25 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from service.bundle import MANIFEST, Bundle, TrustedKeys, read_bundle
+from service.bundle import MANIFEST, Bundle, TrustedKeys, read_bundle, read_digest
 from service.engine import Engine, EngineFactory
-from service.errors import BundleError, LowerboundError, StorageError
+from service.errors import BundleError, DeviceError, LowerboundError, NotReadyError, StorageError
 from service.inference.limits import Limits
 from service.inference.model import Model
 from service.inference.observer import Observer, Unobserved
 from service.inference.registry import ModelRegistry
-from service.storage import BundleRef, BundleStore, Fingerprint
+from service.inference.trial import Trial
+from service.storage import DEFAULT_REPOSITORY, BundleRef, BundleStore, Fingerprint
 from service.threads import in_thread
+
+PATIENCE = 60.0
+"""Seconds in which the bundles must be listed, or a small one loaded, while the service serves."""
+
+SLOWEST = 2**20
+"""Bytes of a bundle for which its download and loading have a second more."""
+
+MAX_REASON = 1000
+"""Characters of the reason for which a version is refused."""
 
 logger = logging.getLogger("service")
 
@@ -71,15 +82,19 @@ class ModelLoader:
         self._refusals: dict[BundleRef, _Refusal] = {}
         self._leaving: set[asyncio.Task[None]] = set()
         models: dict[BundleRef, Model] = {}
-        failures: dict[BundleRef, tuple[Fingerprint, LowerboundError]] = {}
-        for ref, fingerprint in storage.list_bundles().items():
-            try:
-                models[ref] = self._load(ref)
-            except (BundleError, StorageError) as error:
-                failures[ref] = fingerprint, error
+        failures: dict[BundleRef, tuple[Fingerprint, Exception]] = {}
+        with Trial(limits.engine_timeout) as trial:
+            for ref, fingerprint in storage.list_bundles().items():
+                try:
+                    models[ref] = self._load(ref, fingerprint, trial)
+                except DeviceError:
+                    raise
+                except Exception as error:  # Whatever is wrong with it, the others are to be served.
+                    failures[ref] = fingerprint, error
         if not models:
-            absent = BundleError(f"{storage}: no bundle <name>/<version>/{MANIFEST} in it")
-            raise next((failure for _, failure in failures.values()), absent)
+            for ref, (_, failure) in failures.items():
+                raise failure if isinstance(failure, LowerboundError) else BundleError(f"{ref}: {failure!r}")
+            raise BundleError(f"{storage}: no bundle <name>/<version>/{MANIFEST} in it")
         for ref, (fingerprint, failure) in failures.items():
             self._refuse(ref, fingerprint, failure)
         self._publish(models)
@@ -113,32 +128,44 @@ class ModelLoader:
     async def refresh(self) -> None:
         """Serve what is stored now. Loading takes place beside the event loop."""
         try:
-            found = await in_thread(self._storage.list_bundles)
-        except StorageError as error:
-            logger.error("%s; what was read of it is still served", error)  # noqa: TRY400 - no traceback
+            found = await in_thread(self._storage.list_bundles, PATIENCE)
+        except (StorageError, TimeoutError) as error:
+            reason = str(error) or f"{self._storage}: is not listed within {PATIENCE:.0f} seconds"
+            logger.error("%s; what was read of it is still served", reason)  # noqa: TRY400 - no traceback
             return
         if not found:
             logger.error("%s: no bundle in it any more; what was read of it is still served", self._storage)
             return
         served = {BundleRef(model.manifest.name, model.manifest.version): model for model in self.registry}
         self._refusals = {ref: refusal for ref, refusal in self._refusals.items() if ref in found}
-        for ref, fingerprint in found.items():
-            if ref in served and served[ref].bundle.digest == fingerprint.digest:
-                self._refusals.pop(ref, None)
-            elif ref not in self._refusals or self._refusals[ref].fingerprint != fingerprint:
-                await self._take(ref, fingerprint, served)
-        gone = [served.pop(ref) for ref in served.keys() - found.keys()]
+        with Trial(self._limits.engine_timeout) as trial:
+            for ref, fingerprint in found.items():
+                if ref in served and served[ref].bundle.digest == fingerprint.digest:
+                    self._refusals.pop(ref, None)
+                elif ref not in self._refusals or self._refusals[ref].fingerprint != fingerprint:
+                    await self._take(ref, fingerprint, served, trial)
+        gone = served.keys() - found.keys()
+        if len(gone) == len(served):
+            logger.error("%s: no bundle in it can be served; what was read of it before is still served", self._storage)
+            gone = set()
+        leaving = [served.pop(ref) for ref in gone]
         self._publish(served)
-        self._let_go(gone)
+        self._let_go(leaving)
 
-    async def _take(self, ref: BundleRef, fingerprint: Fingerprint, served: dict[BundleRef, Model]) -> None:
+    async def _take(
+        self, ref: BundleRef, fingerprint: Fingerprint, served: dict[BundleRef, Model], trial: Trial
+    ) -> None:
         """Serve a new version, or refuse it."""
+        seconds = PATIENCE + self._limits.engine_timeout + fingerprint.size / SLOWEST
         try:
-            model = await in_thread(partial(self._load, ref))
+            model = await in_thread(partial(self._load, ref, fingerprint, trial), seconds)
+        except TimeoutError:
+            trial.close()  # Its thread may still be in it.
+            self._refuse(ref, fingerprint, NotReadyError(f"{ref}: is not loaded within {seconds:.0f} seconds"))
+            self._publish(served)
         except Exception as error:  # Memory, files or a device may be wanting; what serves must go on.
-            if not isinstance(error, LowerboundError):
-                logger.exception("%s cannot be loaded", ref)
             self._refuse(ref, fingerprint, error)
+            self._publish(served)
         else:
             self._refusals.pop(ref, None)
             self._start(model)
@@ -149,11 +176,21 @@ class ModelLoader:
 
     def _refuse(self, ref: BundleRef, fingerprint: Fingerprint, error: Exception) -> None:
         """Record why a version is not served: in the log, and for `/models`, without its path on this machine."""
-        reason = str(error).replace(f"{self._storage.folder}/", "") or type(error).__name__
-        refusal = _Refusal(None if isinstance(error, StorageError) else fingerprint, reason)
+        if isinstance(error, LowerboundError):
+            reason = self._without_folder(str(error))
+        else:
+            reason = f"cannot be loaded: {type(error).__name__}"
+            logger.error("%s %d cannot be loaded", _printable(ref.name), ref.version, exc_info=error)
+        again = isinstance(error, StorageError | NotReadyError)
+        refusal = _Refusal(None if again else fingerprint, _printable(reason))
         if self._refusals.get(ref) != refusal:
-            logger.error("%s is refused: %s", ref, reason)
+            logger.error("%s %d is refused: %s", _printable(ref.name), ref.version, refusal.reason)
         self._refusals[ref] = refusal
+
+    def _without_folder(self, text: str) -> str:
+        for folder in (self._storage.folder.absolute(), self._storage.folder):
+            text = text.replace(f"{folder}/", "").replace(str(folder), "the folder of bundles")
+        return text
 
     def _publish(self, models: Mapping[BundleRef, Model]) -> None:
         by_name: dict[str, dict[int, Model]] = {}
@@ -161,7 +198,7 @@ class ModelLoader:
             by_name.setdefault(ref.name, {})[ref.version] = models[ref]
         refused: dict[str, dict[int, str]] = {}
         for ref in sorted(self._refusals):
-            refused.setdefault(ref.name, {})[ref.version] = self._refusals[ref].reason
+            refused.setdefault(_printable(ref.name), {})[ref.version] = self._refusals[ref].reason
         default = next(iter(by_name)) if len(by_name) == 1 else self._default_model
         if self.registry.default and default is None:
             logger.warning("several models and no default among them: paths that name none are refused from now on")
@@ -186,12 +223,21 @@ class ModelLoader:
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)
 
-    def _load(self, ref: BundleRef) -> Model:
-        folder = self._storage.fetch(ref)
-        bundle = read_bundle(folder, self._trusted)
+    def _load(self, ref: BundleRef, fingerprint: Fingerprint, trial: Trial) -> Model:
+        folder = self._storage.fetch(ref, self._trusted)
+        digest = read_digest(folder, self._trusted)
+        if self._storage.folder != DEFAULT_REPOSITORY:  # Which is part of the package, like its code.
+            trial.check(folder, digest, fingerprint.size)
+        bundle = read_bundle(folder, self._trusted, digest)
         if (bundle.manifest.name, bundle.manifest.version) != ref:
             raise BundleError(f"{folder}: the manifest names another model or version")
         return Model(bundle, partial(_make_engine, self._factory), self._limits, self._observe)
+
+
+def _printable(text: str) -> str:
+    """A text from a bundle or its folder for logs and answers: not too long, and without what steers a terminal."""
+    short = text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}…"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in short)
 
 
 def _make_engine(factory: EngineFactory, bundle: Bundle) -> Engine:

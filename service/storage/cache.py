@@ -1,13 +1,11 @@
-"""The mirror: a repository at a URL, copied to a folder of this machine as its bundles are asked for.
+"""The cache: a repository at a URL, copied to a folder of this machine bundle by bundle.
 
-    <name>/<version>/    a bundle, whole: a folder like any other repository's
-    .sha256/<digest>     its files, of which the bundle's are further names; versions share those they have in common
+    <name>/<version>/     a whole bundle: a folder like any other repository's
+    <name>/.<version>-…/  a bundle that is being downloaded
 
-A download gets the name of its digest once it has been found to have it, and a bundle its folder when all of it is
-there: a process that is killed leaves nothing that anyone takes for whole. All processes that mirror the same URL into
-the same folder take turns.
-
-This module must not know about HTTP, or what becomes of the bundles.
+The signature of the manifest is checked first, if there are trusted keys, then the listed sizes. Only then is a bundle
+downloaded. It gets its folder once all its files have their digests, and no file there is ever written to. Processes
+that copy the same URL into the same folder take turns.
 """
 
 import fcntl
@@ -20,7 +18,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.bundle import MANIFEST, SIGNATURE, File, parse_manifest
+from service.bundle import (
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    SIGNATURE,
+    SIGNATURE_BYTES,
+    BundleFolder,
+    File,
+    TrustedKeys,
+    parse_manifest,
+)
 from service.errors import BundleError, StorageError
 from service.storage.local import BundleRef, Fingerprint, LocalStore
 from service.storage.remote import RemoteStore
@@ -33,10 +40,17 @@ logger = logging.getLogger("service")
 
 @dataclass(frozen=True)
 class _Seen:
-    """A bundle as it was at the last look."""
+    """A bundle as it was at the last look.
+
+    Attributes:
+        fingerprint: What it looks like.
+        sizes: Of its files, as they are listed.
+        manifest: The bytes of its manifest; None where they are too many.
+    """
 
     fingerprint: Fingerprint
-    manifest: bytes
+    sizes: Mapping[str, int]
+    manifest: bytes | None
 
 
 class CachedStore:
@@ -56,7 +70,6 @@ class CachedStore:
     def __init__(self, url: str, cache: Path) -> None:
         self._remote = RemoteStore(url)
         self.folder = cache / hashlib.sha256(self._remote.url.encode()).hexdigest()[:16]
-        self._contents = self.folder / ".sha256"
         self._seen: dict[BundleRef, _Seen] | None = None
 
     def __str__(self) -> str:
@@ -77,22 +90,28 @@ class CachedStore:
             self._seen = seen
             return {ref: bundle.fingerprint for ref, bundle in seen.items()}
 
-    def fetch(self, ref: BundleRef) -> Path:
+    def fetch(self, ref: BundleRef, trusted: TrustedKeys | None = None) -> Path:
         folder = self.folder / ref.name / str(ref.version)
         if self._seen is None:
             return folder
         with self._alone():
-            seen = self._seen[ref]
-            manifest = parse_manifest(seen.manifest, folder)
-            sizes = {name: size for name, size, _ in seen.fingerprint.files}
-            contents = {
-                name: self._content(ref, name, expected, sizes.get(name)) for name, expected in manifest.files.items()
-            }
+            seen, where = self._seen[ref], Path(f"{ref.name}/{ref.version}")
+            if seen.manifest is None:
+                raise BundleError(f"{where / MANIFEST}: at most {MAX_MANIFEST_BYTES:,} bytes are read")
             written = {MANIFEST: seen.manifest}
-            if SIGNATURE in sizes:
-                written[SIGNATURE] = self._remote.read(ref, SIGNATURE)
-            if not _is_complete(folder, contents, written):
-                _complete(folder, contents, written)
+            if seen.sizes.get(SIGNATURE) == SIGNATURE_BYTES:
+                written[SIGNATURE] = self._remote.read(ref, SIGNATURE, SIGNATURE_BYTES)
+            if trusted is not None:
+                if SIGNATURE not in written:
+                    raise BundleError(f"{where / SIGNATURE}: no signature; unsigned bundles are refused")
+                trusted.check(seen.manifest, written[SIGNATURE], where / SIGNATURE)
+            manifest = parse_manifest(seen.manifest, where)
+            if (manifest.name, manifest.version) != ref:
+                raise BundleError(f"{where}: the manifest names another model or version")
+            for name, expected in manifest.files.items():
+                _check_size(where / name, seen.sizes.get(name), expected)
+            if not _is_whole(folder, manifest.files, written):
+                self._download(ref, folder, manifest.files, written)
         return folder
 
     def _list_bundles(self) -> dict[BundleRef, _Seen]:
@@ -102,51 +121,52 @@ class CachedStore:
             before = (self._seen or {}).get(ref)
             if before is not None and before.fingerprint.files == listed:
                 seen[ref] = before
-            else:
-                manifest = self._remote.read(ref, MANIFEST)
-                seen[ref] = _Seen(Fingerprint(hashlib.sha256(manifest).hexdigest(), listed), manifest)
+                continue
+            sizes = {name: file.size for name, file in files.items()}
+            manifest = b"" if sizes[MANIFEST] == 0 else None
+            if 0 < sizes[MANIFEST] <= MAX_MANIFEST_BYTES:
+                manifest = self._remote.read(ref, MANIFEST, MAX_MANIFEST_BYTES)
+            seen[ref] = _Seen(Fingerprint(hashlib.sha256(manifest or b"").hexdigest(), listed), sizes, manifest)
         return seen
 
-    def _content(self, ref: BundleRef, name: str, expected: File, size: int | None) -> Path:
-        """The file with the content that a bundle's file must have, downloaded if it is not there yet."""
-        content = self._contents / expected.sha256
-        if content.exists() and _digest(content) == expected.sha256:
-            return content
-        where = f"{ref.name}/{ref.version}/{name}"
-        if size is None:
-            raise BundleError(f"{where}: is not there")
-        if size != expected.size:
-            raise BundleError(f"{where}: {size} bytes; the manifest says {expected.size}")
-        unproven = content.with_name(f".{expected.sha256}")
+    def _download(self, ref: BundleRef, folder: Path, files: Mapping[str, File], written: Mapping[str, bytes]) -> None:
+        """Make a bundle's folder, in the place of whatever is there."""
+        folder.parent.mkdir(exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            for name, expected in files.items():
+                (temporary / name).parent.mkdir(exist_ok=True)
+                self._download_file(ref, name, expected, temporary / name)
+            for name, data in written.items():
+                (temporary / name).write_bytes(data)
+            if folder.exists():
+                shutil.rmtree(folder)
+            temporary.rename(folder)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+    def _download_file(self, ref: BundleRef, name: str, expected: File, to: Path) -> None:
         for _ in range(TRIES):
-            self._remote.download(ref, name, unproven)
-            digest = _digest(unproven)
+            self._remote.download(ref, name, to, expected.size)
+            with to.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
             if digest == expected.sha256:
-                return unproven.replace(content)
-        unproven.unlink()
-        raise BundleError(f"{where}: SHA-256 is {digest}; the manifest says {expected.sha256}")
+                return
+        raise BundleError(f"{ref.name}/{ref.version}/{name}: SHA-256 is {digest}; the manifest says {expected.sha256}")
 
     def _forget(self, seen: Mapping[BundleRef, _Seen]) -> None:
-        """Remove what is in none of these bundles, and what a killed process has left."""
-        kept = {str(self.folder / ref.name / str(ref.version)) for ref in seen}
-        for folder in self.folder.glob("[!.]*/*"):
-            if str(folder) not in kept:
-                shutil.rmtree(folder)
-        digests: set[str] = set()
-        for bundle in seen.values():
-            try:
-                digests |= {file.sha256 for file in parse_manifest(bundle.manifest, self.folder).files.values()}
-            except BundleError:  # To be told of by whoever asks for it.
-                continue
-        for content in self._contents.iterdir():
-            if content.name not in digests:
-                content.unlink()
+        """Remove what is at the URL no more, and what a killed process has left."""
+        kept = {self.folder / ref.name / str(ref.version) for ref in seen}
+        for folder in self.folder.glob("*/*"):
+            if folder not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Keep others out of the folder meanwhile; the system lets go of it for a process that is killed."""
         try:
-            self._contents.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
             with (self.folder / ".lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 yield
@@ -154,32 +174,20 @@ class CachedStore:
             raise StorageError(f"{self.folder}: cannot be written: {error.strerror or error}") from error
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _check_size(where: Path, size: int | None, expected: File) -> None:
+    if size is None:
+        raise BundleError(f"{where}: is not there")
+    if size != expected.size:
+        raise BundleError(f"{where}: {size} bytes; the manifest says {expected.size}")
 
 
-def _is_complete(folder: Path, contents: Mapping[str, Path], written: Mapping[str, bytes]) -> bool:
+def _is_whole(folder: Path, files: Mapping[str, File], written: Mapping[str, bytes]) -> bool:
+    """Whether a bundle is there, as it has to be."""
     try:
-        return (
-            all((folder / name).samefile(content) for name, content in contents.items())
-            and all((folder / name).read_bytes() == data for name, data in written.items())
-            and (folder / SIGNATURE).exists() == (SIGNATURE in written)
-        )
-    except FileNotFoundError:
+        with BundleFolder(folder) as opened:
+            return all(
+                hashlib.sha256(opened.read(name, file.size, file.size)).hexdigest() == file.sha256
+                for name, file in files.items()
+            ) and all(opened.read(name, len(data)) == data for name, data in written.items())
+    except BundleError:
         return False
-
-
-def _complete(folder: Path, contents: Mapping[str, Path], written: Mapping[str, bytes]) -> None:
-    """Make a bundle's folder, in the place of whatever is there."""
-    folder.parent.mkdir(exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    for name, content in contents.items():
-        path = temporary / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.hardlink_to(content)
-    for name, data in written.items():
-        (temporary / name).write_bytes(data)
-    if folder.exists():
-        shutil.rmtree(folder)
-    temporary.rename(folder)

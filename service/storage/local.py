@@ -1,18 +1,27 @@
-"""Storage: where bundles lie. Here: in a folder `<name>/<version>/` of this machine; see `storage.cache` for URLs.
-
-This module must not know about HTTP, or what becomes of the bundles.
-"""
+"""Storage: where bundles lie. Here: in a folder `<name>/<version>/` of this machine; see `storage.cache` for URLs."""
 
 import contextlib
 import hashlib
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, NamedTuple, Protocol, Self
 
 from pydantic import BeforeValidator
 
-from service.bundle import MANIFEST, Manifest, versions, write_bundle
+from service.bundle import (
+    MANIFEST,
+    MAX_FILES,
+    MAX_MANIFEST_BYTES,
+    BundleFolder,
+    Manifest,
+    TrustedKeys,
+    versions,
+    write_bundle,
+)
+from service.errors import BundleError
 
 DEFAULT_REPOSITORY = Path(__file__).parents[1] / "models"
 """The embedded default: one digits model, part of the package."""
@@ -42,12 +51,17 @@ class Fingerprint:
     """What a bundle looks like from outside.
 
     Attributes:
-        digest: The manifest's SHA-256.
+        digest: The manifest's SHA-256, or why there is none.
         files: Every file's name, size in bytes, and something that is another whenever the file is.
     """
 
     digest: str
     files: frozenset[tuple[str, int, str]]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(size for _, size, _ in self.files)
 
 
 class BundleStore(Protocol):
@@ -60,17 +74,23 @@ class BundleStore(Protocol):
     folder: Path
 
     def list_bundles(self) -> dict[BundleRef, Fingerprint]:
-        """The complete bundles, those of a name from the oldest version to the latest.
+        """The complete bundles, good and bad, those of a name from the oldest version to the latest.
+
+        Version 0 stands for a model's folder that cannot be looked into.
 
         Raises:
             StorageError: They cannot be reached now.
         """
 
-    def fetch(self, ref: BundleRef) -> Path:
+    def fetch(self, ref: BundleRef, trusted: TrustedKeys | None = None) -> Path:
         """The folder of a bundle that was there at the last look.
 
+        Args:
+            ref: The bundle's.
+            trusted: See `read_bundle`; what must be copied to this machine is so only if one of them has signed it.
+
         Raises:
-            BundleError: What is there is not what its manifest says.
+            BundleError: What is there is not what its manifest says, or not signed.
             StorageError: It cannot be reached now.
         """
 
@@ -92,10 +112,10 @@ class LocalStore:
     @classmethod
     def at(cls, path: Path) -> Self:
         """The folder of a repository; or of one model or one version within it, of which no other is seen."""
-        here = path.resolve()
-        if (here / MANIFEST).is_file():
+        here = Path(os.path.realpath(path))  # Which does not mind a link to itself.
+        if os.path.lexists(here / MANIFEST):
             return cls(here.parents[1], here.parent.name, here.name)
-        if versions(here.parent).get(here.name) and not versions(here):
+        if versions(here.parent, here.name) and not versions(here):
             return cls(here.parent, here.name)
         return cls(path)
 
@@ -103,22 +123,15 @@ class LocalStore:
         return str(self.folder.joinpath(*filter(None, (self._name, self._version))))
 
     def list_bundles(self) -> dict[BundleRef, Fingerprint]:
-        found: dict[BundleRef, Fingerprint] = {}
-        for name, numbers in versions(self.folder).items():
-            for version in numbers:
-                if self._name not in {None, name} or self._version not in {None, str(version)}:
-                    continue
-                folder = self.folder / name / str(version)
-                with contextlib.suppress(FileNotFoundError):  # Gone since.
-                    files = {file: file.stat() for file in folder.rglob("*")}
-                    found[BundleRef(name, version)] = Fingerprint(
-                        hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest(),
-                        frozenset((str(file), seen.st_size, str(seen.st_mtime_ns)) for file, seen in files.items()),
-                    )
-        return found
+        return {
+            ref: _fingerprint(self.fetch(ref))
+            for name, numbers in versions(self.folder, self._name).items()
+            for ref in (BundleRef(name, number) for number in numbers)
+            if self._version in {None, str(ref.version)}
+        }
 
-    def fetch(self, ref: BundleRef) -> Path:
-        return self.folder / ref.name / str(ref.version)
+    def fetch(self, ref: BundleRef, trusted: TrustedKeys | None = None) -> Path:
+        return self.folder.joinpath(ref.name, *([str(ref.version)] if ref.version else []))
 
     def taken(self, name: str) -> list[int]:
         """The versions of a model of which anything is there, complete or not."""
@@ -131,3 +144,23 @@ class LocalStore:
     def write(self, manifest: Manifest, files: Mapping[str, bytes]) -> Path:
         """See `write_bundle`."""
         return write_bundle(self.folder, manifest, files)
+
+
+def _fingerprint(folder: Path) -> Fingerprint:
+    """Of a bundle in a folder, good or bad. What cannot be seen there may come to be seen without another change."""
+    try:
+        with BundleFolder(folder) as opened:
+            digest = hashlib.sha256(opened.read(MANIFEST, MAX_MANIFEST_BYTES)).hexdigest()
+    except BundleError as error:
+        digest = str(error)
+    return Fingerprint(digest, frozenset(islice(_marks(folder), MAX_FILES)))
+
+
+def _marks(folder: Path) -> Iterator[tuple[str, int, str]]:
+    """Name, size and time of change of what lies where a bundle has its files; links are not followed."""
+    for where in (folder, folder / "card"):
+        with contextlib.suppress(OSError), os.scandir(where) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):  # Gone since.
+                    seen = entry.stat(follow_symlinks=False)
+                    yield entry.path, seen.st_size, str(seen.st_ctime_ns)

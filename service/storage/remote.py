@@ -13,13 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from fsspec.callbacks import Callback
 from fsspec.core import url_to_fs
 
 from service.bundle import MANIFEST, Manifest, dump_manifest
 from service.errors import BundleError, ExtraError, LowerboundError, StorageError
 from service.storage.local import BundleRef
 
-_FILE = re.compile(r"([^/.][^/]*)/([1-9]\d*)/(.+)")
+_FILE = re.compile(r"([^/.][^/]*)/([1-9][0-9]{0,8})/(.+)")
 """Name, version and file; hidden names are passed over."""
 
 
@@ -30,6 +31,20 @@ class File(NamedTuple):
     """Bytes."""
     mark: str
     """What else the driver says of it, an ETag or a time: another one whenever the file is."""
+
+
+class _Limit(Callback):  # type: ignore[misc]  # fsspec has no types.
+    """Told how much of a file is copied; breaks off where that is more than it may."""
+
+    def __init__(self, most: int, name: str) -> None:
+        super().__init__()
+        self._most = most
+        self._name = name
+
+    def relative_update(self, inc: int = 1) -> None:
+        super().relative_update(inc)
+        if self.value > self._most:
+            raise BundleError(f"{self._name}: more than the {self._most} bytes that the manifest says")
 
 
 class RemoteStore:
@@ -62,24 +77,30 @@ class RemoteStore:
         with self._reaching():
             return {ref: files for ref, files in sorted(self._find().items()) if MANIFEST in files}
 
-    def read(self, ref: BundleRef, name: str) -> bytes:
+    def read(self, ref: BundleRef, name: str, most: int) -> bytes:
         """A file of a bundle.
 
         Raises:
+            BundleError: It has more than so many bytes.
             StorageError: It cannot be read now.
         """
         with self._reaching():
-            content: bytes = self._system.cat_file(self._path(ref, name))
-            return content
+            content: bytes = self._system.cat_file(self._path(ref, name), start=0, end=most + 1)
+        if len(content) > most:
+            raise BundleError(f"{ref.name}/{ref.version}/{name}: at most {most:,} bytes are read")
+        return content
 
-    def download(self, ref: BundleRef, name: str, to: Path) -> None:
-        """Copy a file of a bundle to this machine.
+    def download(self, ref: BundleRef, name: str, to: Path, size: int) -> None:
+        """Copy a file of a bundle, of so many bytes, to this machine.
 
         Raises:
+            BundleError: It has more.
             StorageError: It cannot be read now, or not to its end.
         """
         with self._reaching():
-            self._system.get_file(self._path(ref, name), str(to))
+            self._system.get_file(
+                self._path(ref, name), str(to), callback=_Limit(size, f"{ref.name}/{ref.version}/{name}")
+            )
 
     def taken(self, name: str) -> list[int]:
         """The versions of a model of which anything is there, complete or not."""
@@ -117,7 +138,8 @@ class RemoteStore:
         self._system.invalidate_cache()
         found: dict[BundleRef, dict[str, File]] = {}
         for path, seen in self._system.find(self._root, detail=True).items():
-            if place := _FILE.fullmatch(path[len(self._root) + 1 :]):
+            # Of a folder at a URL of its own, no pipes and devices, which may have no end.
+            if seen.get("type", "file") == "file" and (place := _FILE.fullmatch(path[len(self._root) + 1 :])):
                 files = found.setdefault(BundleRef(place[1], int(place[2])), {})
                 files[place[3]] = File(int(seen["size"]), str(seen))
         return found

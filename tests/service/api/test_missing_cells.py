@@ -63,6 +63,10 @@ def test_without_the_file_only_complete_rows_have_a_p_value(several: httpx.Clien
         ({"counts": np.array([1])}, "negative_elbo.sizes must hold 3"),
         ({"negative_elbo.sizes": np.array([49, -1])}, "negative_elbo.sizes must"),
         ({"negative_elbo.sizes": np.array([19, 28])}, "negative_elbo must hold 47"),
+        (
+            {"counts": np.array([1]), "negative_elbo.sizes": np.array([2**63 - 1, 2**63 - 1, 50])},
+            "negative_elbo must hold 18446744073709551664",
+        ),
         ({"negative_elbo": -STORED["negative_elbo"]}, "sorted"),
         ({"negative_elbo": np.full(48, np.nan)}, "numbers"),
         ({"negative_elbo": None}, "negative_elbo must"),

@@ -99,7 +99,7 @@ def test_the_default_bundle_is_whole() -> None:
 
 def test_a_missing_manifest_is_named(table_bundle: Path) -> None:
     (table_bundle / MANIFEST).unlink()
-    with pytest.raises(BundleError, match=r"people/1: manifest\.json cannot be read: No such file"):
+    with pytest.raises(BundleError, match=r"people/1/manifest\.json: cannot be read: No such file"):
         read_bundle(table_bundle)
 
 
@@ -183,6 +183,8 @@ def test_a_wrong_field_is_named(table_bundle: Path, change: Callable[[dict[str, 
         {"low": -1.0},
         {"high": 256.0},
         {"shape": (2, 2, 2)},
+        {"shape": (10**9, 10**9)},
+        {"shape": (0, 2)},
         {"shape": (4,)},
         {"dtype": "float16"},
         {"high": float("inf"), "dtype": "float32"},
@@ -217,42 +219,6 @@ def test_another_size_is_noticed(table_bundle: Path, change: Callable[[bytes], b
     data = path.read_bytes()
     path.write_bytes(change(data))
     with pytest.raises(BundleError, match=rf"encoder\.onnx: {len(change(data))} bytes; the manifest says {len(data)}"):
-        read_bundle(table_bundle)
-
-
-@pytest.mark.parametrize("name", ["../secret", "card/../../secret", "ABSOLUTE"])
-def test_no_path_leaves_the_folder(table_bundle: Path, name: str) -> None:
-    secret = table_bundle.parent / "secret"
-    secret.write_bytes(b"secret")
-    if name == "ABSOLUTE":
-        name = str(secret)
-    (table_bundle / "card").mkdir()
-    entry = {"sha256": hashlib.sha256(b"secret").hexdigest(), "size": 6}
-    edit(table_bundle, lambda document: document["files"].update({name: entry}))
-    with pytest.raises(BundleError, match=r"secret:? leaves the bundle's folder"):
-        read_bundle(table_bundle)
-
-
-@pytest.mark.parametrize("name", ["encoder.onnx", "card"])
-def test_no_symbolic_link_leaves_the_folder(table_bundle: Path, name: str) -> None:
-    outside = table_bundle.parent / "outside"
-    outside.mkdir()
-    shutil.move(table_bundle / "encoder.onnx", outside / "encoder.onnx")
-    (table_bundle / name).symlink_to(outside / "encoder.onnx" if name == "encoder.onnx" else outside)
-    if name == "card":
-        edit(table_bundle, lambda d: d["files"].update({"card/encoder.onnx": d["files"]["encoder.onnx"]}))
-        shutil.copy(outside / "encoder.onnx", table_bundle / "encoder.onnx")
-    with pytest.raises(BundleError, match=r"encoder\.onnx: leaves the bundle's folder"):
-        read_bundle(table_bundle)
-
-
-@pytest.mark.parametrize("name", ["loop", "no\0path", "", "card"])
-def test_what_is_no_file_is_refused(table_bundle: Path, name: str) -> None:
-    (table_bundle / "loop").symlink_to("loop")
-    (table_bundle / "card").mkdir()
-    size = (table_bundle / "card").stat().st_size
-    edit(table_bundle, lambda document: document["files"].update({name: {"sha256": "0" * 64, "size": size}}))
-    with pytest.raises(BundleError, match=r"people/1"):
         read_bundle(table_bundle)
 
 
@@ -311,6 +277,14 @@ def test_golden_rows_there_must_be(table_bundle: Path) -> None:
     arrays = read_arrays((table_bundle / GOLDEN).read_bytes(), GOLDEN)
     replace(table_bundle, GOLDEN, write_arrays({key: array[:0] for key, array in arrays.items()}))
     with pytest.raises(BundleError, match=r"golden\.npz: encoder\.x must be"):
+        read_bundle(table_bundle)
+
+
+def test_golden_rows_are_few(table_bundle: Path) -> None:
+    arrays = read_arrays((table_bundle / GOLDEN).read_bytes(), GOLDEN)
+    many = {key: np.repeat(array, 500, 0) for key, array in arrays.items() if key.startswith("encoder.")}
+    replace(table_bundle, GOLDEN, write_arrays(arrays | many))
+    with pytest.raises(BundleError, match=r"golden\.npz: encoder has 1,500 rows; at most 1,024 are computed"):
         read_bundle(table_bundle)
 
 

@@ -1,6 +1,6 @@
 """Bundles at a URL: downloaded once, verified, never half-read; what is out of reach goes on being served."""
 
-import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -17,7 +17,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from service.bundle import MANIFEST, SIGNATURE, Bundle, read_bundle, versions
+from service.bundle import MANIFEST, SIGNATURE, Bundle, TrustedKeys, read_bundle, versions
 from service.bundle.signing import sign
 from service.errors import BundleError, ExtraError, LowerboundError, StorageError
 from service.storage import DEFAULT_REPOSITORY, BundleRef
@@ -46,27 +46,11 @@ def mirror(there: Path, tmp_path: Path) -> CachedStore:
     return CachedStore(there.as_uri(), tmp_path / "cache")
 
 
-def contents(mirror: CachedStore) -> set[str]:
-    """The digests of what is kept."""
-    return {path.name for path in (mirror.folder / ".sha256").iterdir()}
-
-
 def test_what_is_mirrored_is_a_repository(mirror: CachedStore, there: Path) -> None:
     assert list(mirror.list_bundles()) == [FIRST]
     folder = mirror.fetch(FIRST)
     assert read_bundle(folder).digest == read_bundle(there / NAME / "1").digest
     assert versions(mirror.folder) == {NAME: [1]}
-
-
-def test_versions_share_what_they_have_in_common(mirror: CachedStore, there: Path) -> None:
-    publish(there, 2, made=1)
-    publish(there, 3)
-    mirror.list_bundles()
-    first, second, other = (mirror.fetch(ref) for ref in (FIRST, SECOND, BundleRef(NAME, 3)))
-    names = read_bundle(first).manifest.files
-    assert all((first / name).samefile(second / name) for name in names)
-    assert not any((first / name).samefile(other / name) for name in names)
-    assert len(contents(mirror)) == 2 * len(names)
 
 
 def test_what_is_kept_is_not_downloaded_again(mirror: CachedStore, there: Path) -> None:
@@ -84,7 +68,7 @@ def test_what_is_kept_is_not_downloaded_again(mirror: CachedStore, there: Path) 
 def test_what_has_gone_bad_where_it_is_kept_is_downloaded_again(mirror: CachedStore) -> None:
     mirror.list_bundles()
     path = mirror.fetch(FIRST) / "elbo.onnx"
-    path.write_bytes(path.read_bytes()[::-1])  # In all its names.
+    path.write_bytes(path.read_bytes()[::-1])
     with pytest.raises(BundleError, match="SHA-256"):
         read_bundle(mirror.folder / NAME / "1")
     read_bundle(mirror.fetch(FIRST))
@@ -94,13 +78,11 @@ def test_what_is_gone_is_forgotten_when_something_is_left(mirror: CachedStore, t
     publish(there, 2)
     mirror.list_bundles()
     mirror.fetch(FIRST)
-    second = read_bundle(mirror.fetch(SECOND))
+    mirror.fetch(SECOND)
     (mirror.folder / NAME / ".3-killed").mkdir()
-    (mirror.folder / ".sha256" / f".{'0' * 64}").write_bytes(b"half")
     shutil.rmtree(there / NAME / "1")
     mirror.list_bundles()
     assert [path.name for path in (mirror.folder / NAME).iterdir()] == ["2"]
-    assert contents(mirror) == {file.sha256 for file in second.manifest.files.values()}
     shutil.rmtree(there / NAME / "2")
     assert mirror.list_bundles() == {}
     assert versions(mirror.folder) == {NAME: [2]}
@@ -151,8 +133,73 @@ def test_what_is_not_as_the_manifest_says_is_refused(
     with pytest.raises(BundleError, match=f"^{NAME}/1/elbo.onnx: {said}"):
         mirror.fetch(FIRST)
     assert versions(mirror.folder) == {}
-    for path in (mirror.folder / ".sha256").iterdir():
-        assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name
+    assert not list(mirror.folder.glob("*/*"))
+
+
+Sign = Callable[[bytes], bytes]
+
+
+@pytest.fixture
+def signed(there: Path, tmp_path: Path) -> tuple[TrustedKeys, Sign]:
+    """The key that must have signed what is mirrored, and what signs with it; the first version is signed."""
+    key = Ed25519PrivateKey.generate()
+    public = tmp_path / "public.pem"
+    public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    (there / NAME / "1" / SIGNATURE).write_bytes(key.sign((there / NAME / "1" / MANIFEST).read_bytes()))
+    return TrustedKeys([public]), key.sign
+
+
+def change_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    document = json.loads((folder / MANIFEST).read_bytes())
+    change(document)
+    (folder / MANIFEST).write_text(json.dumps(document))
+
+
+def test_nothing_is_downloaded_before_its_signature_is_checked(
+    mirror: CachedStore, there: Path, signed: tuple[TrustedKeys, Sign]
+) -> None:
+    trusted, _ = signed
+    mirror.list_bundles()
+    good = mirror.fetch(FIRST, trusted)
+    before = {path: path.read_bytes() for path in good.iterdir()}
+    shutil.copytree(there / NAME / "1", there / NAME / "2")
+    change_manifest(there / NAME / "2", lambda d: d["files"].update({SIGNATURE: d["files"]["elbo.onnx"]}))
+    for signature, said in ((bytes(64), "no signature of this manifest"), (bytes(65), "unsigned bundles are refused")):
+        (there / NAME / "2" / SIGNATURE).write_bytes(signature)
+        mirror.list_bundles()
+        with pytest.raises(BundleError, match=f"{NAME}/2/{SIGNATURE}: .*{said}"):
+            mirror.fetch(SECOND, trusted)
+    assert {path: path.read_bytes() for path in good.iterdir()} == before
+    assert [path.name for path in (mirror.folder / NAME).iterdir()] == ["1"]
+
+
+@pytest.mark.parametrize("name", [SIGNATURE, "no\0path", "", ".", "a" * 300, "elbo.onnx/x", "../../3/elbo.onnx"])
+def test_names_of_files_lead_nowhere_though_they_are_signed(
+    mirror: CachedStore, there: Path, signed: tuple[TrustedKeys, Sign], name: str
+) -> None:
+    trusted, sign = signed
+    folder = there / NAME / "1"
+    change_manifest(folder, lambda d: d["files"].update({name: d["files"]["elbo.onnx"]}))
+    (folder / SIGNATURE).write_bytes(sign((folder / MANIFEST).read_bytes()))
+    mirror.list_bundles()
+    with pytest.raises(BundleError, match=f"^{NAME}/1/{MANIFEST}: .*files: "):
+        mirror.fetch(FIRST, trusted)
+    assert not list(mirror.folder.glob("[!.]*"))
+
+
+def test_a_manifest_is_measured_before_it_is_downloaded(mirror: CachedStore, there: Path) -> None:
+    os.truncate(there / NAME / "1" / MANIFEST, 2**42)
+    mirror.list_bundles()
+    with pytest.raises(BundleError, match=f"^{NAME}/1/{MANIFEST}: at most 4,194,304 bytes are read"):
+        mirror.fetch(FIRST)
+
+
+def test_what_is_no_file_is_not_downloaded(mirror: CachedStore, there: Path) -> None:
+    (there / NAME / "1" / "elbo.onnx").unlink()
+    os.mkfifo(there / NAME / "1" / "elbo.onnx")
+    mirror.list_bundles()
+    with pytest.raises(BundleError, match=f"^{NAME}/1/elbo.onnx: is not there"):
+        mirror.fetch(FIRST)
 
 
 def test_keys_that_lead_elsewhere_are_passed_over(tmp_path: Path) -> None:
@@ -359,17 +406,14 @@ def test_a_kill_in_the_midst_of_a_download_leaves_nothing_half(s3: S3, bucket: B
         between.spoilt, between.most, between.cuts = b"weights.bin", 150_000, False
         process = subprocess.Popen(command, env=os.environ | s3.environment(between.port), stdout=log, stderr=log)
         try:
-            until(lambda: [path for path in cache.glob("*/.sha256/.*") if path.stat().st_size])
+            until(lambda: [path for path in cache.glob("*/digits/.*/weights.bin") if path.stat().st_size])
             time.sleep(1)
         finally:
             kill(process)
-    (half,) = cache.glob("*/.sha256/.*")
+    (half,) = cache.glob("*/digits/.*")
     (folder,) = cache.iterdir()
-    assert 0 < half.stat().st_size < 248_320
+    assert 0 < (half / "weights.bin").stat().st_size < 248_320
     assert versions(folder) == {}
-    whole = [path for path in (folder / ".sha256").iterdir() if path != half]
-    assert whole
-    assert all(hashlib.sha256(path.read_bytes()).hexdigest() == path.name for path in whole)
     with serving(bucket, tmp_path, s3.environment()) as client:
         assert models(client)["models"] == {"digits": [1]}
         assert not half.exists()

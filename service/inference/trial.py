@@ -1,0 +1,140 @@
+"""The trial of a bundle in a process of its own, before this process loads it.
+
+A hostile graph or file may compute for ever, take all memory, or crash the process that loads it. In a trial this
+happens to the trial's process. The service ends that process and refuses the bundle.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import service
+from service.bundle import MAX_BYTES
+from service.errors import BundleError, NotReadyError
+
+BOOT = 60.0
+"""Seconds in which the process must be there; its imports alone take several on a busy machine."""
+
+RATE = 20 * 2**20
+"""Bytes of a bundle for which it has a second more."""
+
+_MOST = 2**16
+"""Bytes of an answer that are read."""
+
+
+class Trial:
+    """A process that tries bundles one after the other; it is started for the first, and again after one that ends it.
+
+    Args:
+        seconds: Time for the trial of a small bundle.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._process: _Process | None = None
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process, and start no other; what is being tried is refused."""
+        self._closed = True
+        self._end()
+
+    def check(self, folder: Path, digest: str, size: int) -> None:
+        """Try a bundle.
+
+        Args:
+            folder: The bundle's.
+            digest: SHA-256 of its manifest.
+            size: Bytes of all its files, for which it is given time and memory.
+
+        Raises:
+            BundleError: It is not whole, does not answer its golden rows in time, or ends the process.
+            NotReadyError: It cannot be tried now.
+        """
+        size = min(size, MAX_BYTES)
+        seconds = self._seconds + size / RATE
+        process = self._process or self._start()
+        try:
+            process.send({"folder": str(folder.absolute()), "digest": digest, "size": size, "seconds": seconds})
+            answer = process.receive(seconds)
+        except TimeoutError as error:
+            self._end()
+            raise BundleError(f"{folder}: is not read and its golden rows answered in {seconds:.0f} seconds") from error
+        except (OSError, ValueError) as error:
+            raise BundleError(f"{folder}: ends the process that tries it ({self._end(1)}); memory?") from error
+        if "error" in answer:
+            raise BundleError(str(answer["error"]))
+
+    def _start(self) -> "_Process":
+        if self._closed:
+            raise NotReadyError("no more bundles are tried")
+        try:
+            process = self._process = _Process()
+            process.receive(BOOT)
+        except (OSError, ValueError) as error:
+            raise NotReadyError(f"no process to try bundles in: {error} ({self._end(1)})") from error
+        return process
+
+    def _end(self, patience: float = 0) -> str:
+        process, self._process = self._process, None
+        return process.end(patience) if process else "not started"
+
+
+class _Process:
+    """The other process, and the connection to it; see `service.engine.trial`."""
+
+    def __init__(self) -> None:
+        path = [str(Path(service.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("LOWERBOUND_")}
+        self._connection, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "service.engine.trial"],
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
+                stderr=subprocess.DEVNULL,
+                env=environment | {"PYTHONPATH": os.pathsep.join(path)},
+            )
+
+    def send(self, question: dict[str, Any]) -> None:
+        self._connection.sendall(json.dumps(question).encode() + b"\n")
+
+    def receive(self, seconds: float) -> dict[str, Any]:
+        """The object on the next line.
+
+        Raises:
+            TimeoutError: There is none within so many seconds.
+            OSError: The process has ended.
+            ValueError: It answers something else.
+        """
+        due, line = time.monotonic() + seconds, b""
+        while not line.endswith(b"\n"):
+            self._connection.settimeout(max(due - time.monotonic(), 1e-3))
+            read = self._connection.recv(_MOST)
+            if not read or len(line) > _MOST:
+                raise ConnectionError("it has ended")
+            line += read
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def end(self, patience: float) -> str:
+        """End the process, if it does not end by itself before long; says how it ended."""
+        try:
+            status = self._process.wait(patience)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            status = self._process.wait()
+        self._connection.close()
+        return f"status {status}"
