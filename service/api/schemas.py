@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.bundle import Category, Manifest
 from service.engine import Precision
-from service.scoring import Query, RowsQuery, Seed
+from service.scoring import LARGEST, Query, RowsQuery, Seed
 
 Value = TypeVar("Value")
 Some = Annotated[list[Value], Field(min_length=1)]
@@ -22,7 +22,7 @@ TableRecord = dict[str, Category | None]
 class EncodeQuery(RowsQuery):
     """Parameters of `POST /encode`."""
 
-    num_draws: int = Field(default=0, ge=0, description="S, posterior draws per row to add to the answer.")
+    num_draws: int = Field(default=0, ge=0, le=LARGEST, description="S, posterior draws per row to add to the answer.")
     seed: Seed = None
 
 
@@ -36,7 +36,7 @@ class DecodeQuery(Query):
 class SampleQuery(Query):
     """Parameters of `GET /sample`."""
 
-    n: int = Field(default=16, ge=1, description="How many instances.")
+    n: int = Field(default=16, ge=1, le=LARGEST, description="How many instances.")
     seed: Seed = None
     temperature: float = Field(default=1.0, ge=0, le=100, description="Factor on the prior's standard deviation.")
 

@@ -6,9 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from service.errors import InvalidError, suggest
-from service.scoring import ElboQuery, NumDraws, OnError, Refine, Score, Seed
+from service.scoring import LARGEST, ElboQuery, NumDraws, OnError, Refine, Score, Seed
 
-Shape = list[Annotated[int, Field(ge=0, lt=2**63)]]
+Shape = list[Annotated[int, Field(ge=0, le=LARGEST)]]
 
 
 class Checked(BaseModel):
@@ -49,7 +49,9 @@ class TensorParameters(Checked):
 class InputParameters(TensorParameters):
     """How an input's values are sent."""
 
-    binary_data_size: int | None = Field(default=None, ge=0, description="Bytes of this input's data after the JSON.")
+    binary_data_size: int | None = Field(
+        default=None, ge=0, le=LARGEST, description="Bytes of this input's data after the JSON."
+    )
 
 
 class InferInput(Checked):
@@ -95,8 +97,8 @@ class InferParameters(Checked):
     """Parameters of every request."""
 
     binary_data_output: bool = False
-    timeout: int = Field(default=0, ge=0)
-    priority: int = Field(default=0, ge=0)
+    timeout: int = Field(default=0, ge=0, le=LARGEST)
+    priority: int = Field(default=0, ge=0, le=LARGEST)
 
 
 class EncodeParameters(InferParameters):

@@ -6,6 +6,7 @@ from service.scoring.drift import FALSE_ALARMS, Martingale
 from service.scoring.missing_cells import HeldOutScores
 from service.scoring.noise import MAX_DRAWS, MAX_LATENT_SIZE
 from service.scoring.parameters import (
+    LARGEST,
     BoundParameters,
     ElboQuery,
     NumDraws,
@@ -23,6 +24,7 @@ from service.scoring.refinement import RefinementState, first_state
 
 __all__ = [
     "FALSE_ALARMS",
+    "LARGEST",
     "MAX_DRAWS",
     "MAX_LATENT_SIZE",
     "ROUNDS",

@@ -11,8 +11,11 @@ from service.bundle import PASS_SCORES, SCORES, Array, Bundle, ScoreName, Tabula
 from service.errors import InvalidError
 from service.scoring.missing_cells import HeldOutScores
 
+LARGEST = 2**63 - 1
+"""The largest whole number that a client may send: longer ones can neither be multiplied nor written out."""
+
 Seed = Annotated[int | None, Field(ge=0, lt=2**32, description="Seed of the random numbers. Default: the bundle's.")]
-NumDraws = Annotated[int | None, Field(ge=1, description="K, draws of z per row. Default: the bundle's.")]
+NumDraws = Annotated[int | None, Field(ge=1, le=LARGEST, description="K, draws of z per row. Default: the bundle's.")]
 
 Score = Annotated[
     ScoreName | None,
@@ -23,6 +26,7 @@ Refine = Annotated[
     int | None,
     Field(
         ge=0,
+        le=LARGEST,
         description="T, steps of gradient ascent on the ELBO from the encoder's posterior, for each row. Default: 0, "
         "or the bundle's for the score regret.",
     ),

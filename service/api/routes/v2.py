@@ -44,6 +44,7 @@ from service.errors import DeadlineError, InvalidError, NotFoundError, RequestEr
 from service.inference import Model
 from service.observability.logs import count_rows
 from service.observability.metrics import Telemetry
+from service.scoring import LARGEST
 
 BINARY = "application/octet-stream"
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -250,7 +251,9 @@ async def infer(
     graph: Named,
     header_length: Annotated[
         int | None,
-        Header(alias=HEADER_LENGTH, description="Bytes of JSON before the binary data; 0 if there is no JSON."),
+        Header(
+            alias=HEADER_LENGTH, le=LARGEST, description="Bytes of JSON before the binary data; 0 if there is no JSON."
+        ),
     ] = None,
 ) -> Response:
     """The outputs for the tensors sent, in JSON, in binary or in both; `Content-Type` is not looked at."""

@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import httpx
 import numpy as np
@@ -160,7 +161,18 @@ def test_no_parameter_is_too_much(victim: Victim, query: str) -> None:
     assert victim.send_request() == victim.good
 
 
-@pytest.mark.parametrize("query", [f"n={10**9}", "n=0", "temperature=inf", "temperature=nan", "temperature=1e9"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        f"n={10**9}",
+        f"n={'9' * 4300}",
+        f"temperature={'9' * 4300}",
+        "n=0",
+        "temperature=inf",
+        "temperature=nan",
+        "temperature=1e9",
+    ],
+)
 def test_no_sample_is_too_large(victim: Victim, query: str) -> None:
     assert victim.client.get(f"/sample?{query}").status_code in {413, 422}
     assert victim.send_request() == victim.good
@@ -181,6 +193,23 @@ def test_no_header_is_too_much(victim: Victim, name: str, value: str) -> None:
     for path in ("/elbo", "/v2/models/digits/infer"):
         answer = victim.client.post(path, content=json.dumps({"instances": [ONE]}), headers=headers)
         assert answer.status_code < 500, answer.text
+    assert victim.send_request() == victim.good
+
+
+@pytest.mark.parametrize("member", ["num_draws", "seed", "refine", "timeout", "priority", "shape", "binary_data_size"])
+def test_no_number_of_the_protocol_is_too_long(victim: Victim, member: str) -> None:
+    tensor: dict[str, Any] = {"name": "x", "shape": [1, 8, 8], "datatype": "UINT8", "data": ONE}
+    document: dict[str, Any] = {"inputs": [tensor], "parameters": {}}
+    long = 10**4300 - 1
+    if member == "shape":
+        tensor["shape"] = [long, 8, 8]
+    elif member == "binary_data_size":
+        tensor["parameters"] = {"binary_data_size": long}
+    else:
+        document["parameters"] = {member: long}
+    answer = victim.client.post("/v2/models/digits/infer", json=document)
+    assert answer.status_code == 400, answer.text
+    assert member in answer.json()["error"]
     assert victim.send_request() == victim.good
 
 

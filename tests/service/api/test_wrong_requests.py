@@ -31,6 +31,10 @@ def test_no_such_page(digits: httpx.Client, path: str) -> None:
     assert_problem(digits.get(path), 404, "^GET /", None)
 
 
+LONG = "9" * 4300
+"""As many digits as Python reads."""
+
+
 @pytest.mark.parametrize(
     ("path", "query", "location"),
     [
@@ -52,6 +56,14 @@ def test_no_such_page(digits: httpx.Client, path: str) -> None:
         ("/encode", {"explain": "true"}, "query.explain"),
         ("/decode", {"draw": 2}, "query.draw"),
         ("/decode", {"n": 2}, "query.n"),
+        ("/elbo", {"num_draws": 2**63}, "query.num_draws"),
+        ("/elbo", {"num_draws": LONG}, "query.num_draws"),
+        ("/elbo", {"refine": LONG}, "query.refine"),
+        ("/elbo", {"seed": LONG}, "query.seed"),
+        ("/elbo", {"fdr": LONG}, "query.fdr"),
+        ("/elbo", {"timeout": LONG}, "query.timeout"),
+        ("/encode", {"num_draws": LONG}, "query.num_draws"),
+        ("/decode", {"seed": LONG}, "query.seed"),
     ],
 )
 def test_wrong_parameters(
