@@ -18,7 +18,7 @@ from service.bundle import Array
 from service.codecs.arrow import read_stream, write_stream
 from service.errors import InvalidError, MalformedError, TooLargeError
 from service.readers.arrays import GZIP, NPY, ZIP, is_idx, plain_numbers, read_sent_idx, read_sent_npz
-from service.readers.pictures import MEDIA_TYPES, Picture, is_picture
+from service.readers.pictures import MEDIA_TYPES, PictureBytes, is_picture
 
 MAX_NESTED = 2**20
 """Most arrays, objects and members of objects in a JSON document. Each takes up to 200 bytes of memory and some
@@ -135,7 +135,7 @@ class PictureFile:
     media_type: ClassVar[str] = "image/png"
 
     def decode(self, body: bytes, field: str) -> object:
-        return Picture(body)
+        return PictureBytes(body)
 
 
 class AnyFile:
@@ -145,7 +145,7 @@ class AnyFile:
 
     def decode(self, body: bytes, field: str) -> object:
         if is_picture(body[:12]):
-            return Picture(body)
+            return PictureBytes(body)
         if body.startswith(NPY):
             return Npy().decode(body, field)
         if body.startswith(ZIP):

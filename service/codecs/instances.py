@@ -15,10 +15,10 @@ import numpy as np
 
 from service.bundle import Array, CategoricalColumn, Category, Column, ImageInput, TabularInput
 from service.codecs.rows import Marks, Reading, Rows
-from service.errors import InvalidError, suggest
+from service.errors import InvalidError, RequestError, suggest
 from service.readers import CellProblem, describe_value, parse_table
 from service.readers.arrays import Levels
-from service.readers.pictures import Picture, in_data_units
+from service.readers.pictures import Picture, PictureBytes, in_data_units
 from service.readers.times import render_time
 
 STRICT = Reading()
@@ -60,28 +60,28 @@ def parse_marked(values: object, data: ImageInput | TabularInput, reading: Readi
     wrong = marks.unreadable if reading.mark else None
     match data:
         case ImageInput():
-            if isinstance(values, Picture):
-                return _picture(values, data, wrong)
+            if isinstance(values, PictureBytes):
+                return _picture(values.body, data, wrong)
             if isinstance(values, Levels):
                 return in_data_units(_check_array(values.values, data.shape, "instances"), data)
             if not isinstance(values, np.ndarray):
                 values = _numbers(values, data.shape, "instances", wrong)
             return _check_pixels(_check_array(values, data.shape, "instances"), data, wrong)
         case TabularInput():
-            if isinstance(values, Picture | Levels):
+            if isinstance(values, PictureBytes | Levels):
                 raise InvalidError("must be rows of this model's table, not pictures", "instances")
             if isinstance(values, np.ndarray):
                 return _check_cells(_check_array(values, data.shape, "instances"), data, wrong)
             return _table(values, data, reading, marks)
 
 
-def _picture(picture: Picture, data: ImageInput, marked: dict[int, InvalidError] | None) -> Array:
+def _picture(body: bytes, data: ImageInput, marked: dict[int, InvalidError] | None) -> Array:
     try:
-        return picture.instances(data)
-    except InvalidError as error:
+        return Picture(body).instances(data)
+    except RequestError as error:
         if marked is None:
             raise
-        marked[0] = error
+        marked[0] = InvalidError(error.detail, error.location or "instances[0]")
         return np.zeros((1, *data.shape), data.dtype)
 
 

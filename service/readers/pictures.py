@@ -13,6 +13,7 @@ This module must not know about HTTP, models or where pictures are stored.
 
 import io
 import struct
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -57,6 +58,17 @@ _PLACE = "instances[0]"
 def is_picture(head: bytes) -> bool:
     """Whether a file that begins so, in 12 bytes or more, is in one of the formats."""
     return head.startswith(_MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+
+
+@dataclass(frozen=True, eq=False)
+class PictureBytes:
+    """A picture file as it was sent, of which nothing is read yet.
+
+    Attributes:
+        body: The file.
+    """
+
+    body: bytes
 
 
 class Picture:

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -211,6 +212,15 @@ def test_a_picture_is_an_instance(digits: httpx.Client, x: Array) -> None:
     assert_problem(wide, 422, "has 8 × 9 pixels", "instances[0]")
     latent = digits.post("/decode", content=body, headers={"Content-Type": PNG})
     assert_problem(latent, 415, f"bodies of '{PNG}' are not read", "header.Content-Type")
+
+
+@pytest.mark.parametrize("body", [b"no picture", b"\x89PNG\r\n\x1a\n and no more"])
+def test_a_damaged_picture_is_a_row_that_can_be_marked(digits: httpx.Client, body: bytes) -> None:
+    headers = {"Content-Type": "image/png"}
+    assert digits.post("/elbo", content=body, headers=headers).status_code == 400
+    marked = digits.post("/elbo?on_error=mark", content=body, headers=headers).raise_for_status().json()
+    assert marked["score"] == [None]
+    assert re.match(r"instances\[0\]: is (no PNG|damaged)", marked["problem"][0])
 
 
 def test_a_drawn_picture_can_be_sent_back(digits: httpx.Client) -> None:
