@@ -68,7 +68,7 @@ def wait_until(
 
 def process_of(client: httpx.Client) -> int:
     """The server that a client from `run_server` talks to."""
-    command = ["pgrep", "-f", f"service --port {client.base_url.port}"]
+    command = ["pgrep", "-f", f" --port {client.base_url.port}( |$)"]
     return int(subprocess.run(command, capture_output=True, check=True, text=True).stdout.split()[0])
 
 

@@ -1,14 +1,18 @@
 """The batcher: many requests, few engine calls.
 
 Rows that wait while the engine is busy are computed together; there is no timer, so an idle service adds no delay and a
-busy one fills its batches. Jobs that share (graph, shared inputs) share batches; large jobs are split, taking turns
-with the others; answers are put together in order. All work is measured in row-draws: rows × draws of the decoder.
+busy one fills its batches. Jobs that share (graph, shared inputs) share batches; answers are put together in order.
+All work is measured in row-draws: rows × draws of the decoder.
+
+A job that fits in one batch is small. Small jobs and large ones wait in two queues, which the engine threads take from
+in turns; where all of them compute large jobs, one more thread computes the small ones. So a small job waits for no
+large one. Requests of like size share the room for admitted work, and leave that of other sizes alone.
 """
 
 import asyncio
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +28,9 @@ from service.errors import EngineLostError, NotReadyError, OverloadedError
 
 _SMOOTHING = 0.1
 """Weight of the newest batch in the running mean of the computing rate."""
+
+LIKE = 8
+"""Requests whose costs differ by no larger factor are of like size."""
 
 _STOPPED = "this model is being stopped"
 
@@ -75,13 +82,21 @@ class _EngineThread(Thread):
     """A thread that computes batches.
 
     Attributes:
+        for_small: It computes small jobs only, while all threads of the other kind compute large ones.
+        wake: Has an entry where there may be something to do, and false where the thread is to end.
         since: When the engine call under way began, if one is.
+        on_large: That call computes large jobs.
         given_up: Nobody waits for that call any more.
     """
 
-    def __init__(self, run: Callable[["_EngineThread"], None]) -> None:
+    def __init__(
+        self, run: Callable[["_EngineThread"], None], wake: SimpleQueue[bool], *, for_small: bool = False
+    ) -> None:
         super().__init__(target=run, args=[self], name="engine", daemon=True)
+        self.for_small = for_small
+        self.wake = wake
         self.since: float | None = None
+        self.on_large = False
         self.given_up = False
 
 
@@ -132,7 +147,7 @@ class Batcher:
     Args:
         engine: What computes.
         max_batch: Most row-draws in one engine call; a single row with more draws is a batch of its own.
-        max_queue: Most row-draws of admitted requests; beyond it, new ones are refused at once.
+        max_queue: Most row-draws of admitted requests of like size; beyond it, new ones are refused at once.
         engine_threads: Engine calls under way at once.
         observe: Told of every engine call, on the event loop.
 
@@ -147,10 +162,13 @@ class Batcher:
         self._observe = observe
         self._max_batch = max_batch
         self._max_queue = max_queue
-        self._waiting: deque[_Job] = deque()
+        self._small: deque[_Job] = deque()
+        self._large: deque[_Job] = deque()
+        self._large_is_next = False
         self._taking = Lock()
         self._wake: SimpleQueue[bool] = SimpleQueue()
-        self._admitted = 0
+        self._wake_for_small: SimpleQueue[bool] = SimpleQueue()
+        self._admitted: Counter[int] = Counter()  # Requests by their cost.
         self._outstanding = 0
         self._open: set[_Job] = set()
         self._rate = 0.0
@@ -163,10 +181,11 @@ class Batcher:
     def start(self) -> None:
         """Begin to compute; called on the loop that works will be submitted on."""
         self._loop = asyncio.get_running_loop()
-        self._threads = [self._new_thread() for _ in range(self._num_threads)]
+        self._threads = [self._new_thread(for_small=i == self._num_threads) for i in range(self._num_threads + 1)]
 
-    def _new_thread(self) -> _EngineThread:
-        thread = _EngineThread(self._engine_thread)
+    def _new_thread(self, *, for_small: bool) -> _EngineThread:
+        wake = self._wake_for_small if for_small else self._wake
+        thread = _EngineThread(self._engine_thread, wake, for_small=for_small)
         thread.start()
         return thread
 
@@ -176,8 +195,8 @@ class Batcher:
         Calls under way are waited for, but no longer than so many seconds.
         """
         self._stopped = True
-        for _ in self._threads:
-            self._wake.put(False)
+        for thread in self._threads:
+            thread.wake.put(False)
         await asyncio.gather(*(asyncio.to_thread(thread.join, patience) for thread in self._threads))
         for job in self._open:
             job.fail(NotReadyError(_STOPPED))
@@ -200,12 +219,14 @@ class Batcher:
             for engine_threads in [*self._given_up, busy]
             if any(thread.is_alive() for thread in engine_threads)
         ]
-        self._threads = [self._new_thread() if thread.given_up else thread for thread in self._threads]
+        self._threads = [
+            self._new_thread(for_small=thread.for_small) if thread.given_up else thread for thread in self._threads
+        ]
 
     @property
     def admitted(self) -> int:
         """Row-draws that requests under way will compute, or have computed."""
-        return self._admitted
+        return sum(cost * number for cost, number in self._admitted.items())
 
     def longest_call(self) -> float:
         """Seconds that the longest engine call under way takes already; 0 if there is none."""
@@ -222,9 +243,10 @@ class Batcher:
         Raises:
             OverloadedError: There is no room.
         """
-        if self._admitted and self._admitted + cost > self._max_queue:
-            wait = self._admitted / self._rate if self._rate else 1.0
-            raise OverloadedError(f"{self._admitted:,} row-draws are queued, {self._max_queue:,} at most", wait)
+        queued = sum(other * n for other, n in self._admitted.items() if cost <= LIKE * other and other <= LIKE * cost)
+        if queued and queued + cost > self._max_queue:
+            wait = queued / self._rate if self._rate else 1.0
+            raise OverloadedError(f"{queued:,} row-draws are queued, {self._max_queue:,} at most", wait)
 
     @contextmanager
     def admit(self, cost: int) -> Iterator[None]:
@@ -236,11 +258,13 @@ class Batcher:
             OverloadedError: There is no room.
         """
         self.check_room(cost)
-        self._admitted += cost
+        self._admitted[cost] += 1
         try:
             yield
         finally:
-            self._admitted -= cost
+            self._admitted[cost] -= 1
+            if not self._admitted[cost]:
+                del self._admitted[cost]
 
     async def submit(self, work: Work, *, first: bool = False) -> dict[str, Array]:
         """Every output of the work's graph, row i answering row i; the work has at least one row.
@@ -259,11 +283,12 @@ class Batcher:
         cost = job.num_rows * work.draws
         self._outstanding += cost
         self._open.add(job)
+        queue = self._small if cost <= self._max_batch else self._large
         if first:
             with self._taking:  # An engine thread that takes looks at the front more than once.
-                self._waiting.appendleft(job)
+                queue.appendleft(job)
         else:
-            self._waiting.append(job)
+            queue.append(job)
         self._newcomers = True
         if not self._gathering:
             self._gathering = True
@@ -285,16 +310,24 @@ class Batcher:
             asyncio.get_running_loop().call_soon(self._gather)
         else:
             self._wake.put(True)
+            if self._small and self._all_on_large():
+                self._wake_for_small.put(True)
+
+    def _all_on_large(self) -> bool:
+        return all(thread.on_large or thread.for_small for thread in self._threads)
 
     def _engine_thread(self, thread: _EngineThread) -> None:
-        while not thread.given_up and self._wake.get():
+        while not thread.given_up and thread.wake.get():
             with self._taking:
-                batch = self._take()
+                batch = self._take(thread)
                 thread.since = time.monotonic() if batch else None
+                if self._small and self._all_on_large():
+                    self._wake_for_small.put(True)
                 engine = self.engine
             if batch:
                 self._answer(batch, engine, thread)
                 thread.since = None
+                thread.on_large = False
             del engine  # Which may be replaced while this engine thread waits.
 
     def _answer(self, batch: list[_Piece], engine: Engine, thread: _EngineThread) -> None:
@@ -321,22 +354,21 @@ class Batcher:
             if not self._loop.is_closed():
                 raise
 
-    def _take(self) -> list[_Piece]:
+    def _take(self, thread: _EngineThread) -> list[_Piece]:
         """The next batch: the longest-waiting job's rows, filled up with rows that can share its engine call.
 
-        A job with rows left goes to the end of the queue, so that large jobs and small ones take turns.
+        A job with rows left goes to the end of its queue, so that large jobs take turns.
         """
-        while self._waiting and self._waiting[0].future.done():
-            self._waiting.popleft()
-        if not self._waiting:
+        waiting = self._choose_queue(thread)
+        if not waiting:
             return []
-        first = self._waiting[0].work
+        first = waiting[0].work
         room = max(1, self._max_batch // first.draws)
         batch: list[_Piece] = []
         passed_over: list[_Job] = []
         unfinished: list[_Job] = []
-        while self._waiting and room:
-            job = self._waiting.popleft()
+        while waiting and room:
+            job = waiting.popleft()
             if job.future.done():
                 continue
             if (job.work.graph, job.work.key, job.work.draws) != (first.graph, first.key, first.draws):
@@ -348,11 +380,22 @@ class Batcher:
             room -= rows
             if job.handed_out < job.num_rows:
                 unfinished.append(job)
-        self._waiting.extendleft(reversed(passed_over))
-        self._waiting.extend(unfinished)
-        if self._waiting:
+        waiting.extendleft(reversed(passed_over))
+        waiting.extend(unfinished)
+        thread.on_large = bool(batch) and waiting is self._large
+        self._large_is_next = not thread.on_large
+        if self._small or self._large:
             self._wake.put(True)
         return batch
+
+    def _choose_queue(self, thread: _EngineThread) -> deque[_Job]:
+        """The queue whose turn it is, without jobs at its front that nobody waits for; may be empty."""
+        for queue in (self._small, self._large):
+            while queue and queue[0].future.done():
+                queue.popleft()
+        if thread.for_small:
+            return self._small if self._all_on_large() else deque()
+        return self._large if self._large and (self._large_is_next or not self._small) else self._small
 
     def _compute(self, batch: list[_Piece], engine: Engine) -> dict[str, Array]:
         first = batch[0].job.work

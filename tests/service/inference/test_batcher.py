@@ -90,7 +90,7 @@ def with_batcher(
         finally:
             engine.may_go_on.set()
             await batcher.stop(30)
-        assert batcher._admitted == batcher._outstanding == 0
+        assert batcher.admitted == batcher._outstanding == 0
         assert not batcher._open
 
     asyncio.run(main())
@@ -146,7 +146,7 @@ def test_every_request_is_answered_once_by_its_own_rows(tasks: History, max_batc
 
 
 MUTATIONS = {
-    "a slice is dropped": ("self._waiting.extend(unfinished)", "self._waiting.extend(unfinished[1:])"),
+    "a slice is dropped": ("waiting.extend(unfinished)", "waiting.extend(unfinished[1:])"),
     "slices overlap by one": ("offset += rows\n", "offset += rows - 1\n"),
     "a row is handed out twice": ("job.handed_out += rows\n", "job.handed_out += max(rows - 1, 1)\n"),
     "rows come back one too late": (
@@ -159,7 +159,7 @@ MUTATIONS = {
         "self._answer([piece], engine, thread)",
         "self._loop.call_soon_threadsafe(piece.job.fail, error)",
     ),
-    "who left is not taken off": ("            self._admitted -= cost\n", "            pass\n"),
+    "who left is not taken off": ("            self._admitted[cost] -= 1\n", "            pass\n"),
 }
 """Faults of the batcher, as text of its source and what to put there."""
 
@@ -217,7 +217,7 @@ def answered_once_by_their_own_rows(
         if not any(leaves or POISON in task.rows["x"] for task, leaves, _ in tasks):
             rows = [row for task, _, _ in tasks for row in task.rows["x"].tolist()]
             assert sorted(row for _, batch in engine.calls for row in batch) == sorted(rows)
-        assert engine.most_under_way <= engine_threads
+        assert engine.most_under_way <= engine_threads + 1  # One more for small jobs beside large ones.
 
     with_batcher(
         scenario, max_batch=max_batch, max_queue=10**6, engine_threads=engine_threads, kind=kind, patience=patience
@@ -297,9 +297,27 @@ def test_large_jobs_and_small_ones_take_turns() -> None:
         done, _ = await asyncio.wait([large, small], return_when=asyncio.FIRST_COMPLETED)
         assert small in done
         np.testing.assert_array_equal((await large)["value"], 2 * np.arange(10, 22))
-        assert [len(rows) for _, rows in engine.calls] == [4, 4, 2, 4]
+        assert [len(rows) for _, rows in engine.calls] == [4, 2, 4, 4]
 
     with_batcher(scenario, max_batch=8)
+
+
+def test_small_jobs_are_computed_while_large_ones_hold_every_thread() -> None:
+    async def scenario(batcher: Batcher, engine: Arithmetic) -> None:
+        engine.may_go_on.clear()
+        large = [asyncio.create_task(batcher.submit(work(*range(100 * i, 100 * i + 9)))) for i in (1, 2)]
+        await until_busy(engine)
+        await until_busy(engine)
+        small = asyncio.create_task(batcher.submit(work(1)))
+        await until_busy(engine)
+        assert engine.calls[2] == ("double", [1])
+        another = asyncio.create_task(batcher.submit(work(2, shift=1, graph="shift")))
+        await asyncio.sleep(0.05)
+        assert engine.under_way == 3  # No more than one for all small jobs.
+        engine.may_go_on.set()
+        await asyncio.gather(*large, small, another)
+
+    with_batcher(scenario, max_batch=8, engine_threads=2)
 
 
 def test_one_row_of_many_draws_is_a_batch_of_its_own() -> None:
@@ -332,10 +350,10 @@ def test_rows_of_a_caller_that_left_are_not_computed() -> None:
         left = asyncio.create_task(admitted(batcher, work(2, 3)))
         stays = asyncio.create_task(admitted(batcher, work(4)))
         await asyncio.sleep(0)
-        assert batcher._admitted == 4
+        assert batcher.admitted == 4
         left.cancel()
         await asyncio.sleep(0)
-        assert batcher._admitted == 2
+        assert batcher.admitted == 2
         engine.may_go_on.set()
         await asyncio.gather(first, stays)
         assert engine.calls == [("double", [1]), ("double", [4])]
@@ -351,12 +369,12 @@ def test_what_there_is_no_room_for_is_refused_at_once() -> None:
         with pytest.raises(OverloadedError, match="9 row-draws are queued, 10 at most") as refusal:
             await admitted(batcher, work(4, draws=2))
         assert refusal.value.retry_after == 1.0  # Nothing has been measured yet.
-        fits = asyncio.create_task(admitted(batcher, work(5)))
+        fits = asyncio.create_task(admitted(batcher, work(5)))  # Of another size than the nine.
         await asyncio.sleep(0)
-        assert batcher._admitted == 10
+        assert batcher.admitted == 10
         engine.may_go_on.set()
         await asyncio.gather(first, fits)
-        assert batcher._admitted == 0
+        assert batcher.admitted == 0
         engine.may_go_on.clear()
         second = asyncio.create_task(admitted(batcher, work(6, 7, 8, draws=3)))
         await until_busy(engine)
