@@ -30,6 +30,7 @@ The command line prints an error as one line; `service.api` answers with its sta
 from collections.abc import Iterable
 from difflib import get_close_matches
 from http import HTTPStatus
+from typing import Self
 
 SIMILARITY = 0.7
 """Share of their characters, by `difflib`, that a misspelt name and the one that was meant have in common."""
@@ -82,6 +83,9 @@ class RequestError(LowerboundError):
         super().__init__(detail if location is None else f"{location}: {detail}")
         self.detail = detail
         self.location = location
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str | None]]:
+        return type(self), (self.detail, self.location)
 
 
 class MalformedError(RequestError):

@@ -18,6 +18,12 @@ async def in_thread(function: Callable[[], T], seconds: float | None = None) -> 
     Raises:
         TimeoutError: It has not returned within so many seconds; the thread goes on, and its outcome is dropped.
     """
+    async with asyncio.timeout(seconds):
+        return await asyncio.wrap_future(start_thread(function))
+
+
+def start_thread(function: Callable[[], T]) -> Future[T]:
+    """Run the function in a thread of its own; its outcome cannot be cancelled."""
     outcome: Future[T] = Future()
     outcome.set_running_or_notify_cancel()
 
@@ -28,5 +34,4 @@ async def in_thread(function: Callable[[], T], seconds: float | None = None) -> 
             outcome.set_exception(error)
 
     Thread(target=run, daemon=True).start()
-    async with asyncio.timeout(seconds):
-        return await asyncio.wrap_future(outcome)
+    return outcome

@@ -14,10 +14,12 @@ from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.auth import is_loopback, read_keys, with_auth
+from service.api.budget import BodyBudget
 from service.api.openapi import complete_openapi, named, versioned
 from service.api.problem_details import RequestMiddleware, answer_with_problems, refuse
 from service.api.routes import decode, docs, elbo, encode, explorer, health, instances, metrics, model, sample, v2
 from service.bundle import TrustedKeys
+from service.child import ChildProcess
 from service.engine import EngineFactory
 from service.errors import ExtraError, NotFoundError
 from service.inference import Limits, Model, ModelLoader, ModelRegistry
@@ -29,6 +31,12 @@ if TYPE_CHECKING:
     from service.observability.tracing import Spans
 
 NAMED, VERSIONED = "/models/{name}", "/models/{name}/versions/{version}"
+CHILD_MEMORY = 12
+"""What reading or writing a large body may take, in bodies of the largest size."""
+
+LEAST_MEMORY = 2**28
+"""And in bytes, where these are small: answers may be large nevertheless."""
+
 OPERATIONS = (elbo.OPERATION, encode.OPERATION, decode.OPERATION, sample.OPERATION, instances.OPERATION)
 
 logger = logging.getLogger("service")
@@ -93,6 +101,7 @@ def create_app(settings: Settings) -> FastAPI:
         loader.start()
         async with _following(loader, settings.poll), spans or contextlib.nullcontext():
             yield
+        app.state.child.stop()
         await loader.stop()
         telemetry.flush()
 
@@ -106,6 +115,8 @@ def create_app(settings: Settings) -> FastAPI:
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
     app.state.settings = settings
+    app.state.budget = BodyBudget(settings.max_body)
+    app.state.child = ChildProcess(max(LEAST_MEMORY, CHILD_MEMORY * settings.max_body))
     app.state.loader = loader
     app.state.draining = False
     app.state.telemetry = telemetry

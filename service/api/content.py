@@ -1,21 +1,23 @@
 """One exchange over HTTP: read the body within its limit, agree on media types, render the answer with its headers."""
 
+import io
+from collections.abc import Collection
 from functools import lru_cache
-from typing import Any
 
-import numpy as np
 from fastapi import Request, Response
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
-from service.bundle import ImageInput, TabularInput
-from service.codecs.codec import FILE_READERS, READERS, WRITERS, AnyFile, Columns, Json, Png, Writer
-from service.codecs.compression import check_encoding, decompress_aside
-from service.codecs.instances import has_categories, parse_rows, picture, render
+from service.api.budget import UNCOUNTED, BodyBudget
+from service.bundle import Array, ImageInput
+from service.codecs import bodies
+from service.codecs.codec import FILE_READERS, READERS, WRITERS, Json, Png, Writer
+from service.codecs.compression import MAX_RATIO, SMALL, check_encoding, decompress
+from service.codecs.instances import parse_latents
 from service.codecs.rows import Reading, Rows
 from service.errors import InvalidError, MediaTypeError, NotAcceptableError, TooLargeError
 from service.inference import Model
 from service.observability.logs import count_rows
-from service.readers.arrays import Levels
 
 MODEL_HEADERS = {
     "Lowerbound-Model": "The model's name.",
@@ -25,39 +27,39 @@ MODEL_HEADERS = {
 }
 
 
-async def read_body(request: Request, field: str) -> object:
-    """The values in a request's body, as its `Content-Type` says to read them; JSON where it says nothing.
+async def read_rows(request: Request, model: Model, reading: Reading) -> Rows:
+    """The instances in a request's body, for a model, as its `Content-Type` says to read them; JSON where it is silent.
 
     Raises:
         MediaTypeError: No codec reads that type, or the body is compressed in a way that is not read.
-        TooLargeError: More bytes than `max_body`; the rest is not read.
-        MalformedError: See `Reader.decode`.
-        InvalidError: See `Reader.decode`.
+        TooLargeError: More bytes than `max_body`, of which the rest is not read; or more rows than the model answers.
+        RequestError: See `bodies.read_rows`.
     """
-    media_type = _media_type(request)
-    readers = READERS | FILE_READERS if field == "instances" else READERS
-    reader = readers.get(media_type)
-    if reader is None:
-        raise MediaTypeError(f"bodies of {media_type!r} are not read; send {', '.join(readers)}", "header.Content-Type")
-    return reader.decode(await read_bytes(request), field)
+    media_type = _check_media_type(request, READERS | FILE_READERS)
+    body = await read_bytes(request)
+    data, max_rows = model.manifest.input, model.max_rows
+    values = bodies.decode_if_quick(body, media_type, "instances", mark=reading.mark)
+    if values is not bodies.SLOW:
+        return bodies.make_rows(values, media_type, data, reading, max_rows)
+    state = request.app.state
+    rows: Rows = await state.child.run(bodies.read_rows, body, media_type, data, reading, max_rows)
+    state.budget.add(max(0, rows.x.nbytes - len(body)))
+    return rows
 
 
-async def read_rows(request: Request, model: Model, reading: Reading) -> Rows:
-    """The instances in a request's body, for a model.
+async def read_latents(request: Request, model: Model) -> Array:
+    """The latents in a request's body, (batch, L).
 
     Raises:
-        RequestError: See `read_body` and `parse_rows`.
-        TooLargeError: They are more than the model answers at once.
+        RequestError: See `read_rows` and `bodies.read_latents`.
     """
-    values = await read_body(request, "instances")
-    data = model.manifest.input
-    if isinstance(values, np.ndarray) and values.shape == data.shape and _media_type(request) == AnyFile.media_type:
-        values = values[None]  # A file of one instance may leave out the axis of rows.
-    if isinstance(values, np.ndarray | list | Levels):
-        model.check_rows(len(values))
-    if isinstance(values, np.ndarray) and has_categories(data) and _media_type(request) == Json.media_type:
-        values = values.tolist()  # In JSON a number stands for itself, as in records, not for a category's code.
-    return parse_rows(values, data, reading)
+    media_type = _check_media_type(request, READERS)
+    body, latent_size = await read_bytes(request), model.manifest.latent_size
+    values = bodies.decode_if_quick(body, media_type, "latents")
+    if values is not bodies.SLOW:
+        return parse_latents(values, latent_size)
+    latents: Array = await request.app.state.child.run(bodies.read_latents, body, media_type, latent_size)
+    return latents
 
 
 async def read_bytes(request: Request) -> bytes:
@@ -67,29 +69,54 @@ async def read_bytes(request: Request) -> bytes:
         TooLargeError: More bytes than `max_body`, as they come or decompressed; the rest is not read.
         EncodingError: See `decompress`.
         MalformedError: See `decompress`.
+        OverloadedError: See `BodyBudget`.
     """
     encoding = _header(request, b"content-encoding").lower()
     check_encoding(encoding)
     limit: int = request.app.state.settings.max_body
-    return await decompress_aside(await _receive(request, limit), encoding, limit)
+    body = await _receive(request, limit)
+    if encoding in {"", "identity"}:
+        return body
+    budget: BodyBudget = request.app.state.budget
+    most = min(limit, MAX_RATIO * len(body))
+    budget.take(most)
+    if len(body) <= SMALL:
+        plain = decompress(body, encoding, limit)
+    else:
+        plain = await request.app.state.child.run(decompress, body, encoding, limit)
+    budget.add(len(plain) - most)
+    return plain
 
 
 async def _receive(request: Request, limit: int) -> bytes:
     declared = _header(request, b"content-length")
     if declared.isdecimal() and int(declared) > limit:
         raise TooLargeError(f"{int(declared):,} bytes; at most {limit:,} are read", "body")
-    chunks: list[bytes] = []
-    size = 0
+    budget: BodyBudget = request.app.state.budget
+    buffer = io.BytesIO()
     while True:
         message = await request.receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
-        chunks.append(message.get("body", b""))
-        size += len(chunks[-1])
+        chunk: bytes = message.get("body", b"")
+        size = buffer.tell() + len(chunk)
         if size > limit:
             raise TooLargeError(f"more than {limit:,} bytes, which is all that is read", "body")
-        if not message.get("more_body", False):
-            return b"".join(chunks)
+        if size > UNCOUNTED:
+            budget.take(len(chunk))
+        more = message.get("more_body", False)
+        if not more and size == len(chunk):
+            return chunk
+        buffer.write(chunk)
+        if not more:
+            return buffer.getvalue()
+
+
+def _check_media_type(request: Request, readers: Collection[str]) -> str:
+    media_type = _media_type(request)
+    if media_type not in readers:
+        raise MediaTypeError(f"bodies of {media_type!r} are not read; send {', '.join(readers)}", "header.Content-Type")
+    return media_type
 
 
 def _media_type(request: Request) -> str:
@@ -105,26 +132,45 @@ def choose_writer(request: Request, *extra: str) -> Writer:
     return WRITERS[_best(_header(request, b"accept", "*/*"), (*READERS, *extra))]
 
 
-def respond(model: Model, writer: Writer, columns: dict[str, Any]) -> Response:
-    """An answer, naming the model that gave it; a picture shows its `instances` and nothing else."""
-    data = model.manifest.input
-    count_rows(len(next(iter(columns.values()))))
-    shown: Columns = columns
-    if isinstance(data, ImageInput) and writer.media_type == Png.media_type:
-        shown = {"picture": picture(columns["instances"], data)}
-    elif isinstance(data, TabularInput) and writer.records:
-        shown = render(columns, data)
-    return _Answer(writer.encode(shown), _heading(*_identity(model), writer.media_type))
+async def respond(
+    request: Request,
+    model: Model,
+    writer: Writer,
+    columns: dict[str, Array],
+    rows: Rows | None = None,
+    too_far: Array | None = None,
+) -> Response:
+    """An answer, naming the model that gave it; see `bodies.write_answer`."""
+    data, media_type = model.manifest.input, writer.media_type
+    count_rows(len(next(iter(columns.values()))) if rows is None else rows.total)
+    if bodies.is_quick_answer(columns, media_type, rows):
+        content = bodies.write_answer(columns, media_type, data, rows, too_far)
+    else:
+        named = rows and bodies.without_values(rows)
+        content = await request.app.state.child.run(bodies.write_answer, columns, media_type, data, named, too_far)
+    return _Answer(content, _heading(*_identity(model), media_type))
+
+
+_PIECE = 2**20
+"""Bytes of an answer that are sent at once."""
 
 
 class _Answer(Response):
-    """A response whose headers, but for the length, were made before."""
+    """A response whose headers, but for the length, were made before; large ones are sent as the client takes them."""
 
     def __init__(self, content: bytes, heading: list[tuple[bytes, bytes]]) -> None:
         self.status_code = 200
         self.background = None
         self.body = content
         self.raw_headers = [*heading, (b"content-length", b"%d" % len(content))]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        body = self.body
+        for start in range(0, len(body) - _PIECE, _PIECE):
+            await send({"type": "http.response.body", "body": body[start : start + _PIECE], "more_body": True})
+        rest = (len(body) - 1) // _PIECE * _PIECE
+        await send({"type": "http.response.body", "body": body[rest:] if rest > 0 else body})
 
 
 @lru_cache(maxsize=256)

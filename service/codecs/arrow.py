@@ -29,12 +29,16 @@ MAX_VALUES = 2**24
 """Most values that are made into Python objects: columns of bits hold eight in each byte."""
 
 
+MAX_BATCHES = 2**14
+"""Most batches of a stream; each takes some microseconds, of a hundred bytes."""
+
+
 def read_stream(body: bytes, field: str) -> object:
     """The values in a stream, as the module says; an array is a view of the body where one batch holds it all.
 
     Raises:
         MalformedError: The bytes are no Arrow stream, or a compressed one.
-        TooLargeError: They are more than `MAX_VALUES`, and no array.
+        TooLargeError: They are more than `MAX_VALUES`, and no array; or in more than `MAX_BATCHES` batches.
         InvalidError: There is no column, or one of a type that is not read.
     """
     try:
@@ -188,7 +192,12 @@ def _values(values: Sequence[Any], key: str) -> Any:
 
 def _is_compressed(body: bytes) -> bool:
     """Whether any batch of the stream is compressed; reading it would allocate the size that it claims."""
-    return any(_batch_is_compressed(message) for message in pa.ipc.MessageReader.open_stream(body))
+    compressed = False
+    for number, message in enumerate(pa.ipc.MessageReader.open_stream(body)):
+        if number > MAX_BATCHES:
+            raise TooLargeError(f"more than {MAX_BATCHES:,} batches; send fewer and larger ones", "body")
+        compressed = compressed or _batch_is_compressed(message)
+    return compressed
 
 
 def _batch_is_compressed(message: Any) -> bool:

@@ -64,8 +64,8 @@ class Json:
     records: ClassVar[bool] = True
 
     def decode(self, body: bytes, field: str) -> object:
-        _check_nested(body)
-        array = _regular_array(body, field)
+        check_nested(body)
+        array = regular_array(body, field)
         if array is not None:
             return array
         document = read_json(body)
@@ -175,7 +175,7 @@ def read_json(body: bytes, *, constants: bool = False) -> Any:
         MalformedError: It is not JSON, or a key occurs twice in an object.
         TooLargeError: See `MAX_NESTED`.
     """
-    _check_nested(body)
+    check_nested(body)
     repeated: list[tuple[dict[str, Any], str]] = []
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -254,7 +254,7 @@ def _record(fields: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]) -> n
     return np.dtype(list(fields))
 
 
-def _check_nested(body: bytes) -> None:
+def check_nested(body: bytes) -> None:
     """Refuse a document that would take far more memory than bytes, before any object is made of it."""
     if len(body) <= MAX_NESTED:
         return
@@ -264,7 +264,7 @@ def _check_nested(body: bytes) -> None:
         raise TooLargeError(f"{nested:,} arrays, objects and members; at most {MAX_NESTED:,} are read as JSON", "body")
 
 
-def _regular_array(body: bytes, field: str) -> Array | None:
+def regular_array(body: bytes, field: str) -> Array | None:
     """The array in `{field: ...}` if it is nested lists of numbers, all of one shape, and None for anything else.
 
     simdjson reads the numbers without making a Python object of each, but flattens nested lists silently. Therefore all

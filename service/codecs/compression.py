@@ -1,6 +1,5 @@
 """Compressed bodies: the content codings that requests may come in, undone within a limit."""
 
-import asyncio
 import zlib
 
 from service.errors import EncodingError, MalformedError, TooLargeError
@@ -8,8 +7,11 @@ from service.errors import EncodingError, MalformedError, TooLargeError
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 """Their window bits in zlib; `deflate` is in zlib's wrapping, as RFC 9110 has it."""
 
-SMALL = 2**14
-"""Bytes that are decompressed at once: to a thousand times as many at most, which takes some ten milliseconds."""
+MAX_RATIO = 1040
+"""Bytes that one compressed byte makes, at most: 1,032 and something for short bodies."""
+
+SMALL = 2**13
+"""Bytes that are decompressed within some ten milliseconds, to a thousand times as many at most."""
 
 
 def check_encoding(encoding: str) -> None:
@@ -20,13 +22,6 @@ def check_encoding(encoding: str) -> None:
     """
     if encoding not in {"", "identity", *_WINDOW_BITS}:
         raise EncodingError(f"{encoding!r} bodies are not read", "header.Content-Encoding", tuple(_WINDOW_BITS))
-
-
-async def decompress_aside(body: bytes, encoding: str, limit: int) -> bytes:
-    """See `decompress`; beside the event loop where there may be so much in the body that others would notice."""
-    if len(body) <= SMALL or encoding in {"", "identity"}:
-        return decompress(body, encoding, limit)
-    return await asyncio.to_thread(decompress, body, encoding, limit)
 
 
 def decompress(body: bytes, encoding: str, limit: int) -> bytes:

@@ -144,9 +144,21 @@ def _numbers(values: object, shape: tuple[int, ...], name: str, marked: dict[int
         array = np.zeros((len(values), *shape))
         for i, value in enumerate(values):
             with _marking(marked, i):
-                _check_nested(value, shape, f"{name}[{i}]")
-                array[i] = value
+                array[i] = _row(value, shape, f"{name}[{i}]")
     return array
+
+
+def _row(value: Any, shape: tuple[int, ...], place: str) -> Any:
+    """An entry that is of the shape, which NumPy finds out faster than Python where it is."""
+    if isinstance(value, list) and _only_numbers(value):
+        try:
+            row = np.array(value)
+        except (ValueError, OverflowError):
+            row = np.array([])
+        if row.dtype.kind in "iuf" and row.shape == shape:
+            return row
+    _check_nested(value, shape, place)
+    return value
 
 
 def _only_numbers(values: Sequence[Any]) -> bool:

@@ -1,7 +1,9 @@
 """Rows of a request or a file: the rows to score, and the problem of each other one."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -31,6 +33,11 @@ class Marks:
     unreadable: dict[int, InvalidError] = field(default_factory=dict)
     unseen: dict[int, list[InvalidError]] = field(default_factory=dict)
 
+    def __reduce__(self) -> tuple[type["PackedMarks"], tuple[bytes]]:
+        unreadable = {row: (error.detail, error.location) for row, error in self.unreadable.items()}
+        unseen = {row: [(error.detail, error.location) for error in errors] for row, errors in self.unseen.items()}
+        return PackedMarks, (pickle.dumps((unreadable, unseen)),)
+
     def first(self, rows: int) -> "Marks":
         """Those of the first rows alone."""
         return Marks(
@@ -47,6 +54,26 @@ class Marks:
                 return Marks(self.unreadable)
             case "error":
                 return Marks({row: errors[0] for row, errors in self.unseen.items()} | self.unreadable)
+
+
+class PackedMarks(Marks):
+    """Marks from another process, which are unpacked where they are looked at: a process may only pass them on."""
+
+    def __init__(self, packed: bytes) -> None:
+        object.__setattr__(self, "_packed", packed)
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in {"unreadable", "unseen"}:
+            raise AttributeError(name)
+        unreadable, unseen = pickle.loads(self.__dict__["_packed"])  # noqa: S301 - from this program alone
+        errors = {row: InvalidError(*error) for row, error in unreadable.items()}
+        object.__setattr__(self, "unreadable", errors)
+        lists = {row: [InvalidError(*error) for error in errors] for row, errors in unseen.items()}
+        object.__setattr__(self, "unseen", lists)
+        return getattr(self, name)
+
+    def __reduce__(self) -> tuple[type["PackedMarks"], tuple[bytes]]:
+        return PackedMarks, (self.__dict__["_packed"],)
 
 
 @dataclass(frozen=True)
@@ -103,6 +130,25 @@ class Rows:
             return cls(x, np.arange(len(x)), len(x), marks, reading)
         return cls(x[scored] if scored.any() else x[:1], np.flatnonzero(scored), len(x), marks, reading)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """All rows, of which the parts are some each, in order."""
+        places = np.concatenate([part.places for part in parts])
+        x = np.concatenate([part.x[: len(part.places)] for part in parts]) if len(places) else parts[0].x
+        marks = Marks()
+        for part in parts:
+            marks.unreadable.update(part.marks.unreadable)
+            marks.unseen.update(part.marks.unseen)
+        return cls(x, places, sum(part.total for part in parts), marks, parts[0].reading)
+
+    def moved(self, by: int) -> Self:
+        """The same rows, where so many others come before them."""
+        if not by:
+            return self
+        unreadable = {row + by: moved(error, by) for row, error in self.marks.unreadable.items()}
+        unseen = {row + by: [moved(error, by) for error in errors] for row, errors in self.marks.unseen.items()}
+        return replace(self, places=self.places + by, marks=Marks(unreadable, unseen))
+
     def answer(self, columns: Mapping[str, Array], too_far: Array) -> dict[str, Any]:
         """The answer to all rows, with NaN or false for rows that cannot be scored, and the column `problem`.
 
@@ -133,6 +179,12 @@ class Rows:
         spread = np.full((self.total, *values.shape[1:]), np.nan if values.dtype.kind == "f" else 0, values.dtype)
         spread[self.places] = values
         return spread
+
+
+def moved(error: InvalidError, by: int) -> InvalidError:
+    """What is wrong with a row, where so many others come before it."""
+    place = re.sub(r"^instances\[(\d+)\]", lambda row: f"instances[{int(row[1]) + by}]", error.location or "")
+    return InvalidError(error.detail, place or None)
 
 
 def _writable(text: str) -> str:

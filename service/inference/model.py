@@ -25,8 +25,12 @@ from service.scoring import (
     noise,
     resolve_parameters,
 )
+from service.threads import in_thread
 
 T = TypeVar("T")
+
+_FEW = 2**16
+"""Random numbers that are drawn within a few milliseconds."""
 
 
 class Model:
@@ -48,6 +52,7 @@ class Model:
         self._limits = limits
         engine = make_engine(bundle)
         verify_golden(engine, bundle)
+        noise.base_samples(0, 1, 1)  # Loads scipy, for a second, before the first request for other draws does.
         self._observer = observe(bundle)
         self._batcher = Batcher(
             engine,
@@ -142,9 +147,14 @@ class Model:
 
         answer = await self._compute(len(x), compute, lambda posterior: posterior["mean"])
         if num_draws:
-            epsilon = self._base_samples(chosen_seed(self.bundle, seed), num_draws)
-            deviation = np.exp(0.5 * answer["log_variance"])
-            answer["draws"] = answer["mean"][:, None] + deviation[:, None] * epsilon
+            epsilon = await self._noise(chosen_seed(self.bundle, seed), num_draws)
+
+            def draw() -> Array:
+                deviation = np.exp(0.5 * answer["log_variance"])
+                draws: Array = answer["mean"][:, None] + deviation[:, None] * epsilon
+                return draws
+
+            answer["draws"] = await _aside(len(x) * epsilon.size, draw)
         return answer
 
     async def decode(self, z: Array) -> Array:
@@ -159,7 +169,10 @@ class Model:
         self._check_size(len(z), 1, "latents")
         shape = (len(z), len(self.manifest.input.features))
         seed = chosen_seed(self.bundle, seed)
-        random = {"normal": noise.standard_normal(seed, shape, 1), "uniform": noise.uniform(seed, shape, 2)}
+        random = await _aside(
+            shape[0] * shape[1],
+            lambda: {"normal": noise.standard_normal(seed, shape, 1), "uniform": noise.uniform(seed, shape, 2)},
+        )
         answer = await self._compute(len(z), lambda: self._batcher.submit(Work("draw", {"z": z, **random})))
         return answer["x"]
 
@@ -170,7 +183,8 @@ class Model:
         """
         self._check_size(n, 1, "query.n")
         seed = chosen_seed(self.bundle, seed)
-        normal = noise.standard_normal(seed, (n, self.manifest.latent_size))
+        size = self.manifest.latent_size
+        normal = await _aside(n * size, lambda: noise.standard_normal(seed, (n, size)))
         spread = (temperature * normal).astype(np.float32)
         uniform = noise.uniform(seed, (n, 1), 1)
 
@@ -254,13 +268,16 @@ class Model:
                     return answer
             return await operation()
 
+    async def _noise(self, seed: int, draws: int) -> Array:
+        return await _aside(draws * self.manifest.latent_size, lambda: self._base_samples(seed, draws))
+
     async def _decode(self, z: Array) -> Array:
         return (await self._batcher.submit(Work("decoder", {"z": z})))["x_mean"]
 
     async def _bounds(self, x: Array, parameters: BoundParameters) -> dict[str, Array]:
         """The columns of `elbo` that depend on one row each."""
         draws = parameters.draws
-        shared, key = {"noise": self._base_samples(parameters.seed, draws)}, (parameters.seed, draws)
+        shared, key = {"noise": await self._noise(parameters.seed, draws)}, (parameters.seed, draws)
         at_once = not parameters.refine and not parameters.by_graph
         judged = ((*key, parameters.column), draws, parameters.judge) if at_once else (key, draws)
 
@@ -299,13 +316,10 @@ class Model:
             expected.append(cells.expected)
         return {"feature_surprise": np.concatenate(surprises, 1), "feature_expected": np.concatenate(expected, 1)}
 
-    def check_rows(self, rows: int) -> None:
-        """Refuse a request, before its rows are parsed, with more of them than can be computed with one draw each.
-
-        Raises:
-            TooLargeError: It has.
-        """
-        self._check_size(rows, 1, "instances")
+    @property
+    def max_rows(self) -> int:
+        """Most rows that a request may have, with one draw each."""
+        return self._limits.max_queue
 
     def _check_size(self, rows: int, draws: int, place: str, times: int = 1, why: str = "") -> None:
         """Refuse, before anything of its size is made, what could never be computed: each row so many times."""
@@ -320,6 +334,11 @@ class Model:
                 f"one request may ask for {limit:,}: {advice}",
                 place,
             )
+
+
+async def _aside(numbers: int, function: Callable[[], T]) -> T:
+    """What the function makes, in a thread if that is many numbers; NumPy lets the event loop go on meanwhile."""
+    return await in_thread(function) if numbers > _FEW else function()
 
 
 def _blank(columns: dict[str, Array], finite: Array) -> dict[str, Array]:

@@ -38,6 +38,7 @@ MAX_PROFILES = 4
 """Most colour profiles of a PNG picture; each may unpack to a mebibyte."""
 
 _JPEG, _PNG, _TIFF = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", (b"II*\0", b"MM\0*")
+_SCAN = b"\xff\xda"
 _MAGIC = (_JPEG, _PNG, *_TIFF, b"BM", b"GIF87a", b"GIF89a")
 _GRAY = frozenset({"1", "L", "LA", "I;16", "I;16L", "I;16B"})
 _RGB = frozenset({"P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"})
@@ -58,6 +59,21 @@ _PLACE = "instances[0]"
 def is_picture(head: bytes) -> bool:
     """Whether a file that begins so, in 12 bytes or more, is in one of the formats."""
     return head.startswith(_MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+
+
+QUICK_BYTES, QUICK_PIXELS = 2**14, 2**18
+"""Of a file, and of all its scans, that are decoded within some ten milliseconds."""
+
+
+def is_quick_picture(body: bytes) -> bool:
+    """Whether a file, of whatever content, is decoded within some ten milliseconds."""
+    if len(body) > QUICK_BYTES:
+        return False
+    try:
+        picture = Picture(body)
+    except RequestError:
+        return True
+    return picture.height * picture.width * max(1, body.count(_SCAN)) <= QUICK_PIXELS
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +209,7 @@ _MAX_READS = 2**15
 def _check_parts(body: bytes) -> None:
     """Refuse a file whose parts would take long to look at, before Pillow does."""
     if body.startswith(_JPEG):
-        count, most, parts = body.count(b"\xff\xda"), MAX_SCANS, "scans"
+        count, most, parts = body.count(_SCAN), MAX_SCANS, "scans"
     elif body.startswith(_PNG):
         count, most, parts = body.count(b"iCCP"), MAX_PROFILES, "colour profiles"
     elif body.startswith(_TIFF):

@@ -5,10 +5,9 @@ import math
 import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
-from scipy.stats import qmc
 
 SOBOL_BITS = 30
-MAX_LATENT_SIZE = qmc.Sobol.MAXDIM  # 21,201: the direction numbers that are tabulated
+MAX_LATENT_SIZE = 21_201  # scipy's Sobol.MAXDIM: the direction numbers that are tabulated
 MAX_DRAWS = 2**16
 
 
@@ -29,6 +28,8 @@ def base_samples(seed: int, num_draws: int, latent_size: int) -> npt.NDArray[np.
     Returns:
         ε, shape (K, L), float32, in standard deviations of the posterior.
     """
+    from scipy.stats import qmc  # noqa: PLC0415 - a second, which processes that only read bodies need not spend
+
     sobol = qmc.Sobol(latent_size, scramble=True, bits=SOBOL_BITS, rng=np.random.default_rng(seed))
     # Whole powers of two are what Sobol points come in; the first K of them are the first K of the sequence.
     points = sobol.random_base2(math.ceil(math.log2(num_draws)))[:num_draws]

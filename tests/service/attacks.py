@@ -59,6 +59,16 @@ def arrow(column: pa.Array, name: str = "instances", rows: int | None = None) ->
     return stream.replace(ROWS.to_bytes(8, "little"), rows.to_bytes(8, "little"))
 
 
+def empty_batches(number: int) -> bytes:
+    """A stream of so many batches without rows."""
+    schema = pa.schema([("instances", pa.list_(pa.float64(), 64))])
+    body = io.BytesIO()
+    writer = pa.ipc.new_stream(body, schema)
+    start = body.tell()
+    writer.write_batch(pa.RecordBatch.from_pylist([], schema=schema))
+    return body.getvalue()[:start] + number * body.getvalue()[start:] + b"\xff\xff\xff\xff\0\0\0\0"
+
+
 def run_length() -> pa.Array:
     """One value, said to repeat."""
     return pa.RunEndEncodedArray.from_arrays(pa.array([ROWS], pa.int64()), pa.array([1.0]))
@@ -80,7 +90,7 @@ BODIES: dict[str, tuple[str, bytes, int]] = {
     "JPEG of many scans": ("image/jpeg", scans(900), 413),
     "JSON of deep arrays": (JSON, b'{"instances":' + b"[" * 10**6, 400),
     "JSON of deep objects": (JSON, b'{"instances":' + b'{"a":' * 10**6, 413),
-    "JSON of one long number": (JSON, b'{"instances": [[' + b"9" * 7 * MEBIBYTE + b"]]}", 400),
+    "JSON of one long number": (JSON, b'{"instances": [[' + b"9" * 7 * MEBIBYTE + b"]]}", 413),
     "JSON of empty arrays": (JSON, b'{"instances": [' + b"[]," * (MEBIBYTE // 2) + b"[]]}", 413),
     "JSON of escapes": (JSON, b'{"instances": "' + b"\\ud800" * MEBIBYTE + b'"}', 422),
     "JSON of many keys": (JSON, json.dumps({str(i): 0 for i in range(500_000)}).encode(), 422),

@@ -32,7 +32,7 @@ async def elbo(request: Request, model: ServedModel, query: Annotated[ElboQuery,
         fdr=query.fdr,
         observe=query.observe,
     )
-    return respond(model, writer, rows.answer(bounds, np.isnan(bounds["score"])))
+    return await respond(request, model, writer, bounds, rows, np.isnan(bounds["score"]))
 
 
 OPERATION = Operation("POST", "/elbo", elbo, ElboAnswer, Instances)

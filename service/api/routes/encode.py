@@ -18,7 +18,7 @@ async def encode(request: Request, model: ServedModel, query: Annotated[EncodeQu
     model.check_room()
     rows = await read_rows(request, model, Reading.asked(query))
     posterior = await model.encode(rows.x, query.num_draws, query.seed)
-    return respond(model, writer, rows.answer(posterior, np.isnan(posterior["mean"][:, 0])))
+    return await respond(request, model, writer, posterior, rows, np.isnan(posterior["mean"][:, 0]))
 
 
 OPERATION = Operation("POST", "/encode", encode, EncodeAnswer, Instances)

@@ -13,7 +13,7 @@ from service.api.schemas import SampleAnswer, SampleQuery
 async def sample(request: Request, model: ServedModel, query: Annotated[SampleQuery, Query()]) -> Response:
     """Latents from the prior and the expectation of x given each; as `image/png`, the pictures side by side."""
     writer = choose_writer(request, *picture_type(model))
-    return respond(model, writer, await model.sample(query.n, query.seed, query.temperature))
+    return await respond(request, model, writer, await model.sample(query.n, query.seed, query.temperature))
 
 
 OPERATION = Operation("GET", "/sample", sample, SampleAnswer, media_types=["image/png"])

@@ -5,10 +5,10 @@ Each graph of a bundle is a model of its own: `digits` answers the bounds, `digi
 
 import asyncio
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from fastapi import APIRouter, Depends, Header, Path, Request, Response
@@ -16,6 +16,8 @@ from fastapi import APIRouter, Depends, Header, Path, Request, Response
 from service.api.content import MODEL_HEADERS, identify, read_bytes
 from service.api.openapi import body, check_ready, describe_headers, failure, find_model
 from service.bundle import Array, TabularInput, Tensor
+from service.child import ChildProcess
+from service.codecs.bodies import QUICK, QUICK_ANSWER, QUICK_ARRAY, QUICK_MARKED, without_values
 from service.codecs.codec import Json
 from service.codecs.instances import parse_latents, parse_rows
 from service.codecs.oip import Inference, datatype, read_raw, read_request, write_answer
@@ -40,15 +42,21 @@ from service.codecs.oip_messages import (
     TensorMetadata,
 )
 from service.codecs.rows import PROBLEM, Reading
-from service.errors import DeadlineError, InvalidError, NotFoundError, RequestError
+from service.errors import DeadlineError, InvalidError, NotFoundError, RequestError, TooLargeError
 from service.inference import Model
 from service.observability.logs import count_rows
 from service.observability.metrics import Telemetry
 from service.scoring import LARGEST
 
 BINARY = "application/octet-stream"
+MAX_JSON = 2**24
+"""Most bytes of a request's JSON, whose values become a hundred bytes and more for each pair; binary data has no limit
+but the body's."""
+
 HEADER_LENGTH = "Inference-Header-Content-Length"
 PLATFORM = "onnxruntime_onnx"
+
+T = TypeVar("T")
 
 router = APIRouter(prefix="/v2", responses=failure())
 graphs = APIRouter()
@@ -111,19 +119,22 @@ class Graph:
         """For tables, each cell is explained beside the others."""
         return self.graph == "explain" and isinstance(self.model.manifest.input, TabularInput)
 
-    async def infer(self, tensor: Array, parameters: InferParameters) -> dict[str, Any]:
-        """Every output by name, as the ordinary endpoints compute it."""
+    async def infer(self, tensor: Array, parameters: InferParameters, child: ChildProcess) -> dict[str, Any]:
+        """Every output by name, as the ordinary endpoints compute it; what takes long at either end, by the child."""
         manifest = self.model.manifest
         if self.input.name == "z":
-            z = parse_latents(tensor, manifest.latent_size)
+            z = await _run(child, tensor.nbytes <= QUICK_ARRAY, parse_latents, tensor, manifest.latent_size)
             if isinstance(parameters, DrawParameters):
                 return {"x": await self.model.draw(z, parameters.seed)}
             return {"x_mean": await self.model.decode(z)}
         on_error = parameters.on_error if isinstance(parameters, EncodeParameters) else "fail"
-        rows = parse_rows(tensor, manifest.input, Reading(mark=on_error == "mark"))
+        reading = Reading(mark=on_error == "mark")
+        quick = tensor.nbytes <= (QUICK_MARKED if reading.mark else QUICK_ARRAY)
+        rows = await _run(child, quick, parse_rows, tensor, manifest.input, reading)
+        named = rows if quick else without_values(rows)
         if not isinstance(parameters, ExplainParameters):
             posterior = await self.model.encode(rows.x)
-            return rows.answer(posterior, np.isnan(posterior["mean"][:, 0]))
+            return await _run(child, quick, named.answer, posterior, np.isnan(posterior["mean"][:, 0]))
         bounds = await self.model.elbo(
             rows.x,
             num_draws=parameters.num_draws,
@@ -132,7 +143,12 @@ class Graph:
             refine=parameters.refine if isinstance(parameters, ElboParameters) else 0,
             explain=self.graph == "explain",
         )
-        return rows.answer(bounds, np.isnan(bounds["score"]))
+        return await _run(child, quick, named.answer, bounds, np.isnan(bounds["score"]))
+
+
+async def _run(child: ChildProcess, quick: bool, function: Callable[..., T], *arguments: Any) -> T:
+    """Call the function, here if it is quick, or else in the child process."""
+    return function(*arguments) if quick else await child.run(function, *arguments)
 
 
 def _served(model: Model) -> list[str]:
@@ -259,14 +275,15 @@ async def infer(
     """The outputs for the tensors sent, in JSON, in binary or in both; `Content-Type` is not looked at."""
     with graph.model.in_use(), _in_terms_of_the_protocol():
         graph.model.check_room()
-        inference = _read(await read_bytes(request), header_length, graph)
+        child: ChildProcess = request.app.state.child
+        inference = await _read(await read_bytes(request), header_length, graph, child)
         parameters = _PARAMETERS.get(graph.graph, InferParameters).check(inference.parameters, "parameters")
         marked = isinstance(parameters, EncodeParameters) and parameters.on_error == "mark"
         wanted = _wanted(inference, graph, [PROBLEM] if marked else [])
         tensor = _only_input(inference, graph)
         try:
             async with asyncio.timeout(parameters.timeout / 1e6 or None):
-                columns = await graph.infer(tensor, parameters)
+                columns = await graph.infer(tensor, parameters, child)
         except TimeoutError as error:
             raise DeadlineError(f"not answered within {parameters.timeout:,} microseconds") from error
         count_rows(len(tensor))
@@ -275,7 +292,9 @@ async def infer(
         columns[PROBLEM] = [text and _in_terms(text) for text in columns[PROBLEM]]
     head = {"id": inference.id} if inference.id is not None else {}
     head |= {"model_name": graph.name, "model_version": graph.version}
-    answer, length = write_answer(head, {name: columns[name] for name in wanted}, binary)
+    outputs = {name: columns[name] for name in wanted}
+    quick = sum(np.size(values) for name, values in outputs.items() if name not in binary) <= QUICK_ANSWER
+    answer, length = await _run(child, quick, write_answer, head, outputs, binary)
     headers = identify(graph.model) | ({} if length is None else {HEADER_LENGTH: str(length)})
     return Response(answer, media_type=Json.media_type if length is None else BINARY, headers=headers)
 
@@ -284,11 +303,14 @@ router.include_router(graphs, prefix="/models/{name}")
 router.include_router(graphs, prefix="/models/{name}/versions/{version}", dependencies=[Depends(versioned)])
 
 
-def _read(sent: bytes, header_length: int | None, graph: Graph) -> Inference:
+async def _read(sent: bytes, header_length: int | None, graph: Graph, child: ChildProcess) -> Inference:
     if header_length == 0:
         row = tuple(size for size in graph.input.shape if isinstance(size, int))
         return read_raw(sent, graph.input.name, graph.input.dtype, row)
-    return read_request(sent, header_length)
+    size = len(sent) if header_length is None else header_length
+    if size > MAX_JSON:
+        raise TooLargeError(f"{size:,} bytes of JSON; at most {MAX_JSON:,} are read, send binary data", "body")
+    return await _run(child, size <= QUICK, read_request, sent, header_length)
 
 
 def _only_input(inference: Inference, graph: Graph) -> Array:

@@ -198,7 +198,7 @@ def test_no_header_is_too_much(victim: Victim, name: str, value: str) -> None:
 
 @pytest.mark.parametrize("member", ["num_draws", "seed", "refine", "timeout", "priority", "shape", "binary_data_size"])
 def test_no_number_of_the_protocol_is_too_long(victim: Victim, member: str) -> None:
-    tensor: dict[str, Any] = {"name": "x", "shape": [1, 8, 8], "datatype": "UINT8", "data": ONE}
+    tensor: dict[str, Any] = {"name": "x", "shape": [1, 8, 8], "datatype": "UINT8", "data": [0] * 64}
     document: dict[str, Any] = {"inputs": [tensor], "parameters": {}}
     long = 10**4300 - 1
     if member == "shape":

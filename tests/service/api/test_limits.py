@@ -138,13 +138,13 @@ def filled(tmp_path: Path, x: Array, max_queue: int) -> Iterator[httpx.Client]:
     fault.write_text("")
     program = ("tests.service.faulty_server", str(fault))
     with run_server(*options, log=tmp_path / "log", program=program) as client, ExitStack() as held:
+        held.callback(os.kill, process_of(client), signal.SIGKILL)  # At its end it would wait for the engine.
         fault.write_text("hang 1")
         for _ in range(8):
             sender = held.enter_context(socket.create_connection(("127.0.0.1", client.base_url.port or 0)))
             sender.sendall(head % len(body) + body)
-        wait_until(lambda: client.post("/encode", content=b"no JSON").status_code == 429, 30)
+        wait_until(lambda: client.post(f"/elbo?num_draws={max_queue - 63}", content=b"no JSON").status_code == 429, 30)
         yield client
-        os.kill(process_of(client), signal.SIGKILL)  # At its end it would wait for the engine.
 
 
 def test_a_request_that_takes_too_long_is_given_up(serve: Serve, x: Array) -> None:

@@ -1,0 +1,57 @@
+"""Memory for bodies: how many bytes all requests under way may hold.
+
+This module must not know what is in the bodies.
+"""
+
+import asyncio
+from typing import Any, cast
+
+from service.errors import OverloadedError
+
+UNCOUNTED = 2**16
+"""Bytes of a body that are always read; `max_connections` bounds how many there are."""
+
+LARGEST_BODIES = 4
+"""Bodies of the largest size that there is room for."""
+
+_RETRY_AFTER = 1.0
+
+
+class BodyBudget:
+    """Counts the bytes that requests hold, each from its first large piece to its end.
+
+    Args:
+        max_body: Most bytes of one body.
+    """
+
+    def __init__(self, max_body: int) -> None:
+        self._limit = LARGEST_BODIES * max_body
+        self._held: dict[asyncio.Task[Any], int] = {}
+        self._total = 0
+
+    def take(self, size: int) -> None:
+        """Count more bytes for the request of this task.
+
+        Raises:
+            OverloadedError: Other requests hold so many that there is no room.
+        """
+        if self._total + size > self._limit and self._total > self._held.get(_request(), 0):
+            detail = f"bodies of {self._total:,} bytes are being read, {self._limit:,} at most"
+            raise OverloadedError(detail, _RETRY_AFTER)
+        self.add(size)
+
+    def add(self, size: int) -> None:
+        """Count bytes that are held already; fewer, if they are negative."""
+        task = _request()
+        if task not in self._held:
+            self._held[task] = 0
+            task.add_done_callback(self._release)
+        self._held[task] += size
+        self._total += size
+
+    def _release(self, task: asyncio.Task[Any]) -> None:
+        self._total -= self._held.pop(task)
+
+
+def _request() -> asyncio.Task[Any]:
+    return cast(asyncio.Task[Any], asyncio.current_task())

@@ -1,0 +1,196 @@
+"""Work beside the event loop, in a process of its own.
+
+In a thread, parsing and writing hold Python's lock for seconds, and nothing else goes on. A child process has a lock of
+its own and a limit of memory, and can be ended where it takes too long.
+
+This module must not know what the work is.
+"""
+
+import asyncio
+import os
+import pickle
+import resource
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from service.errors import NotReadyError, TooLargeError
+from service.threads import start_thread
+
+T = TypeVar("T")
+
+PATIENCE = 1.0
+"""Seconds that a function may still take when nobody waits for it any more; then its process ends."""
+
+IDLE = 60.0
+"""Seconds after which a process that has nothing to do ends."""
+
+_NICENESS = 5
+"""So that the event loop and the engine come first where processors are few."""
+
+
+class ChildProcess:
+    """Runs functions in one process, one after the other; it starts with the first of them.
+
+    Args:
+        memory: Most bytes that a function may take, beside its arguments.
+    """
+
+    def __init__(self, memory: int) -> None:
+        self._memory = memory
+        self._turn = asyncio.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        self._idle: asyncio.TimerHandle | None = None
+
+    async def run(self, function: Callable[..., T], *arguments: Any) -> T:
+        """What the function returns or raises, in the process.
+
+        Args:
+            function: Of a module, by whose name the process finds it.
+            arguments: Which can be pickled; bytes and arrays are not copied.
+
+        Raises:
+            NotReadyError: The process ended meanwhile.
+            TooLargeError: The function takes more memory than it may.
+        """
+        loop = asyncio.get_running_loop()
+        await self._turn.acquire()
+        if self._idle is not None:
+            self._idle.cancel()
+        outcome = start_thread(partial(self._exchange, function, arguments))
+
+        def next_turn() -> None:
+            self._idle = loop.call_later(IDLE, self.stop)
+            self._turn.release()
+
+        def ended(_: object) -> None:
+            with suppress(RuntimeError):  # The loop is closed.
+                loop.call_soon_threadsafe(next_turn)
+
+        outcome.add_done_callback(ended)
+        try:
+            result: T = await asyncio.wrap_future(outcome)
+        except asyncio.CancelledError:
+            loop.call_later(PATIENCE, lambda: None if outcome.done() else self._kill())
+            raise
+        return result
+
+    def stop(self) -> None:
+        """End the process, whatever it does; the next function starts another."""
+        self._kill()
+        if self._process is not None:
+            self._process.wait()
+        if self._socket is not None and not self._turn.locked():
+            self._socket.close()
+            self._process = self._socket = None
+
+    def _kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+
+    def _exchange(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        process, connection = self._process, self._socket
+        if process is None or connection is None or process.poll() is not None:
+            if connection is not None:
+                connection.close()
+            process, connection = self._process, self._socket = self._start()
+        try:
+            _send(connection, (function, tuple(map(_shared, arguments))))
+            succeeded, value = _receive(connection)
+        except (OSError, EOFError) as error:
+            process.kill()
+            process.wait()
+            raise NotReadyError("the process that reads and writes large bodies has ended; try again") from error
+        if not succeeded:
+            raise value
+        return value
+
+    def _start(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
+        """Start the process, without the service's keys and settings."""
+        ours, theirs = socket.socketpair()
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("LOWERBOUND_")}
+        environment |= {"PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "service.child", str(theirs.fileno()), str(self._memory)]
+        with theirs:
+            process = subprocess.Popen(  # noqa: S603 - this interpreter and module
+                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environment
+            )
+        return process, ours
+
+
+def main(descriptor: int, memory: int) -> None:
+    """Run what the parent sends, until it closes the connection."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # Which may be meant for all of a group, before the last answer.
+        signal.signal(number, signal.SIG_IGN)
+    started = False
+    with socket.socket(fileno=descriptor) as connection, suppress(EOFError, OSError):
+        while True:
+            function, arguments = _receive(connection)
+            if not started:  # Now that what the functions need is loaded.
+                started = True
+                _limit_memory(memory)
+                os.nice(_NICENESS)
+            answer: tuple[bool, Any]
+            try:
+                answer = True, _shared(function(*arguments))
+            except MemoryError:
+                answer = False, TooLargeError(f"takes more than {memory:,} bytes of memory to read or write", "body")
+            except Exception as error:
+                answer = False, error
+            del arguments
+            _send(connection, answer)
+            del answer
+
+
+def _limit_memory(more: int) -> None:
+    """Let the process have so many bytes more than it has now."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        (now,) = (int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmData"))
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (1024 * now + more, hard))
+
+
+def _shared(value: object) -> object:
+    """Bytes as `pickle` sends them without a copy."""
+    return pickle.PickleBuffer(value) if isinstance(value, bytes) else value
+
+
+def _send(connection: socket.socket, message: object) -> None:
+    buffers: list[pickle.PickleBuffer] = []
+    head = pickle.dumps(message, pickle.HIGHEST_PROTOCOL, buffer_callback=buffers.append)
+    parts = [memoryview(head), *(buffer.raw() for buffer in buffers)]
+    connection.sendall(struct.pack(f"<{1 + len(parts)}Q", len(parts), *(part.nbytes for part in parts)))
+    for part in parts:
+        connection.sendall(part)
+
+
+def _receive(connection: socket.socket) -> Any:
+    """Raises EOFError where the connection is closed."""
+    (number,) = struct.unpack("<Q", _read(connection, 8))
+    sizes = struct.unpack(f"<{number}Q", _read(connection, 8 * number))
+    head, *buffers = [_read(connection, size) for size in sizes]
+    return pickle.loads(head, buffers=buffers)  # noqa: S301 - from this program alone
+
+
+def _read(connection: socket.socket, size: int) -> bytes:
+    """So many bytes; in one piece, as a rule."""
+    pieces: list[bytes] = []
+    while size:
+        pieces.append(connection.recv(size, socket.MSG_WAITALL))
+        if not pieces[-1]:
+            raise EOFError
+        size -= len(pieces[-1])
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,197 @@
+"""Bodies: from the bytes of a request to the arrays of a bundle's graphs, and from answers to bytes.
+
+What takes long is told from what does not by looks at the bytes alone, so that a caller can do it elsewhere.
+
+This module must not know about HTTP frameworks or graphs.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from service.bundle import Array, ImageInput, TabularInput
+from service.codecs.codec import (
+    FILE_READERS,
+    READERS,
+    WRITERS,
+    AnyFile,
+    Arrow,
+    Columns,
+    Json,
+    Npy,
+    Png,
+    check_nested,
+    regular_array,
+)
+from service.codecs.instances import has_categories, parse_latents, parse_rows, picture, render
+from service.codecs.pieces import PIECE, cut, find_array
+from service.codecs.rows import Reading, Rows, moved
+from service.errors import InvalidError, MalformedError, TooLargeError
+from service.readers.arrays import NPY, Levels
+from service.readers.pictures import is_picture, is_quick_picture
+
+LONGEST_NUMBER = 64
+"""Bytes of a number in JSON, with the white space around it."""
+
+QUICK = 2**16
+"""Bytes of a body that is read within some ten milliseconds, however it is made."""
+
+QUICK_MARKED = 2**14
+"""The same, where each wrong row or cell is put down."""
+
+QUICK_ARRAY = 2**20
+"""The same, of an array of numbers."""
+
+QUICK_FILE = 2**13
+"""The same, of a body that may unpack to much more."""
+
+QUICK_ANSWER = 2**16
+"""Numbers of an answer that are written within some ten milliseconds."""
+
+
+SLOW = object()
+"""In the place of values that take longer to decode."""
+
+
+def decode(body: bytes, media_type: str, field: str) -> object:
+    """The values in a body, see `Reader.decode`."""
+    return (READERS | FILE_READERS)[media_type].decode(body, field)
+
+
+def decode_if_quick(body: bytes, media_type: str, field: str, *, mark: bool = False) -> object:
+    """The values in a body, or `SLOW`.
+
+    Args:
+        body: As it was sent, decompressed.
+        media_type: One of `READERS`, or for instances of `FILE_READERS`.
+        field: The name of the values, where the format has names.
+        mark: Whether each wrong row is put down, which takes longer.
+
+    Raises:
+        RequestError: See `Reader.decode`.
+    """
+    size = len(body)
+    if size <= _most_quick_bytes(body, media_type, mark=mark):
+        return decode(body, media_type, field)
+    if media_type == Json.media_type and size <= QUICK_ARRAY and not mark:
+        array = regular_array(body, field)
+        return SLOW if array is None else array
+    return SLOW
+
+
+def _most_quick_bytes(body: bytes, media_type: str, *, mark: bool) -> int:
+    if media_type == AnyFile.media_type and body.startswith(NPY):
+        media_type = Npy.media_type
+    if media_type in FILE_READERS and is_picture(body[:12]):
+        return QUICK if is_quick_picture(body) else 0
+    if media_type == Arrow.media_type or media_type in FILE_READERS:
+        return QUICK_FILE
+    if mark:
+        return QUICK_MARKED
+    return QUICK_ARRAY if media_type == Npy.media_type else QUICK
+
+
+def read_rows(body: bytes, media_type: str, data: ImageInput | TabularInput, reading: Reading, max_rows: int) -> Rows:
+    """The instances in a body.
+
+    Raises:
+        RequestError: See `Reader.decode` and `make_rows`.
+    """
+    if media_type == Json.media_type and len(body) > PIECE and (start := find_array(body, "instances")) is not None:
+        check_nested(body)
+        return _read_long(body, start, data, reading, max_rows)
+    return make_rows(decode(body, media_type, "instances"), media_type, data, reading, max_rows)
+
+
+def _read_long(body: bytes, start: int, data: ImageInput | TabularInput, reading: Reading, max_rows: int) -> Rows:
+    """The instances in a long JSON array, piece by piece."""
+    parts: list[Rows] = []
+    total = 0
+    for place, piece in cut(body, start, PIECE + LONGEST_NUMBER * math.prod(data.shape)):
+        try:
+            values = decode(b'{"instances":[%b]}' % piece, Json.media_type, "instances")
+        except MalformedError as error:
+            raise MalformedError(f"{error.detail}, in what begins at byte {place:,}", error.location) from error
+        if parts and not len(values):  # type: ignore[arg-type]  # A list or an array.
+            raise MalformedError(f"not readable JSON: a comma before the end, at byte {place:,}")
+        try:
+            parts.append(make_rows(values, Json.media_type, data, reading, max_rows - total).moved(total))
+        except InvalidError as error:
+            raise moved(error, total) from error
+        total += parts[-1].total
+    return Rows.joined(parts)
+
+
+def make_rows(
+    values: object, media_type: str, data: ImageInput | TabularInput, reading: Reading, max_rows: int
+) -> Rows:
+    """The instances among the values that were decoded from a body.
+
+    Args:
+        values: See `Reader.decode`.
+        media_type: Of the body.
+        data: The kind of data that the model was trained on.
+        reading: How they are read.
+        max_rows: Most that are.
+
+    Raises:
+        RequestError: See `parse_rows`.
+        TooLargeError: There are more rows.
+    """
+    if isinstance(values, np.ndarray) and values.shape == data.shape and media_type == AnyFile.media_type:
+        values = values[None]  # A file of one instance may leave out the axis of rows.
+    if isinstance(values, np.ndarray | list | Levels) and len(values) > max_rows:
+        raise TooLargeError(f"{len(values):,} rows; one request may ask for {max_rows:,}", "instances")
+    if isinstance(values, np.ndarray) and has_categories(data) and media_type == Json.media_type:
+        values = values.tolist()  # In JSON a number stands for itself, as in records, not for a category's code.
+    return parse_rows(values, data, reading)
+
+
+def read_latents(body: bytes, media_type: str, latent_size: int) -> Array:
+    """The latents in a body, (batch, latent_size), float32.
+
+    Raises:
+        RequestError: See `Reader.decode` and `parse_latents`.
+    """
+    return parse_latents(decode(body, media_type, "latents"), latent_size)
+
+
+def is_quick_answer(columns: Mapping[str, Array], media_type: str, rows: Rows | None) -> bool:
+    """Whether an answer is written so soon that the event loop need not do anything else meanwhile."""
+    most = QUICK_ARRAY if media_type == Npy.media_type else QUICK_ANSWER
+    marked = 0 if rows is None else 8 * rows.total
+    return marked <= QUICK_ANSWER and sum(values.size for values in columns.values()) <= most
+
+
+def write_answer(
+    columns: Mapping[str, Array],
+    media_type: str,
+    data: ImageInput | TabularInput,
+    rows: Rows | None = None,
+    too_far: Array | None = None,
+) -> bytes:
+    """The bytes of an answer.
+
+    Args:
+        columns: By field an array whose entry i belongs to instance i.
+        media_type: One of `WRITERS`; a picture shows the `instances` and nothing else.
+        data: The kind of data that the model was trained on.
+        rows: What is wrong with some of the instances, if the columns answer any.
+        too_far: See `Rows.answer`.
+
+    Raises:
+        InvalidError: See `Rows.answer` and `Writer.encode`.
+    """
+    shown: Columns = columns if rows is None or too_far is None else rows.answer(columns, too_far)
+    if isinstance(data, ImageInput) and media_type == Png.media_type:
+        shown = {"picture": picture(shown["instances"], data)}
+    elif isinstance(data, TabularInput) and WRITERS[media_type].records:
+        shown = render(shown, data)
+    return WRITERS[media_type].encode(shown)
+
+
+def without_values(rows: Rows) -> Rows:
+    """What an answer needs of the rows."""
+    return replace(rows, x=rows.x[:0])

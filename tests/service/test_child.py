@@ -1,0 +1,71 @@
+"""A process beside the event loop: it answers, fails, is ended and is started again, and the loop goes on meanwhile."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import numpy as np
+import pytest
+
+from service.child import ChildProcess
+from service.errors import InvalidError, NotReadyError, TooLargeError
+
+MEBIBYTE = 2**20
+
+
+def with_child(scenario: Callable[[ChildProcess], Awaitable[None]]) -> None:
+    async def main() -> None:
+        child = ChildProcess(256 * MEBIBYTE)
+        try:
+            await asyncio.wait_for(scenario(child), 60)
+        finally:
+            child.stop()
+
+    asyncio.run(main())
+
+
+def take(mebibytes: int) -> int:
+    return len(bytes(bytearray(b"a") * (mebibytes * MEBIBYTE)))
+
+
+def refuse() -> None:
+    raise InvalidError("is wrong", "instances[3]")
+
+
+def test_bytes_arrays_and_errors_come_back_as_they_are() -> None:
+    async def scenario(child: ChildProcess) -> None:
+        assert await child.run(bytes.upper, b"a" * MEBIBYTE) == b"A" * MEBIBYTE
+        np.testing.assert_array_equal(await child.run(np.negative, np.arange(9)), -np.arange(9))
+        with pytest.raises(InvalidError, match=r"^instances\[3\]: is wrong$") as caught:
+            await child.run(refuse)
+        assert (caught.value.detail, caught.value.location) == ("is wrong", "instances[3]")
+
+    with_child(scenario)
+
+
+def test_the_loop_goes_on_and_a_function_that_nobody_waits_for_is_ended() -> None:
+    async def scenario(child: ChildProcess) -> None:
+        await child.run(len, b"")
+        forever = asyncio.create_task(child.run(pow, 3, 10**9))
+        for _ in range(10):
+            await asyncio.sleep(0.01)
+        assert not forever.done()
+        forever.cancel()
+        assert await child.run(len, b"abc") == 3  # By another process.
+
+    with_child(scenario)
+
+
+def test_memory_has_a_limit_and_a_dead_process_is_replaced() -> None:
+    async def scenario(child: ChildProcess) -> None:
+        assert await child.run(take, 16) == 16 * MEBIBYTE
+        with pytest.raises(TooLargeError, match="takes more than 268,435,456 bytes of memory"):
+            await child.run(take, 512)
+        running = asyncio.create_task(child.run(time.sleep, 30))
+        await asyncio.sleep(0.2)
+        child.stop()
+        with pytest.raises(NotReadyError, match="has ended; try again"):
+            await running
+        assert await child.run(take, 1) == MEBIBYTE
+
+    with_child(scenario)
