@@ -97,7 +97,9 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         if not keys and not is_loopback(settings.host):
-            logger.warning("listening on %s without API keys: whoever reaches it may ask", settings.host)
+            logger.warning(
+                "listening on %s without API keys: every client that reaches it may send requests", settings.host
+            )
         loader.start()
         async with _following(loader, settings.poll), spans or contextlib.nullcontext():
             yield

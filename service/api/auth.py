@@ -63,7 +63,7 @@ def with_auth(
 
     Args:
         app: What is asked.
-        keys: See `read_keys`; of these a request must bring one.
+        keys: See `read_keys`; a request must have one of them.
         origins: Whose pages may ask; `*` for all.
         timeout: Seconds for a refusal to be sent.
         telemetry: What counts refusals.
@@ -81,7 +81,7 @@ def with_auth(
 def is_open(path: str) -> bool:
     """Whether a path answers without a key: health checks and the explorer's files do.
 
-    Its files hold nothing of any model, and without them nobody could enter a key.
+    Its files hold nothing of any model, and without them no user could enter a key.
     """
     return path == "/" or path.startswith(_OPEN)
 

@@ -18,7 +18,7 @@ export class Service {
   #askForKey;
   #asked = null;
 
-  /** `askForKey(wasRefused)` promises a key from whoever sits before the page. */
+  /** `askForKey(wasRefused)` promises a key from the user. */
   constructor(askForKey) {
     this.#askForKey = askForKey;
   }

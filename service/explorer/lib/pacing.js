@@ -20,7 +20,7 @@ export function latest(work) {
   };
 }
 
-/** Work that waits until nobody has asked for it for some milliseconds. */
+/** Work that starts when no call has asked for it for some milliseconds. */
 export function debounced(work, milliseconds = 200) {
   let timer;
   return (...given) => {

@@ -273,7 +273,9 @@ def test_an_open_service_that_others_reach_says_so(tmp_path: Path, host: str, ke
     with run_server("--host", host, log=tmp_path / "log", LOWERBOUND_API_KEYS=key):
         pass
     lines = re.findall(r"WARNING service: (.*)", (tmp_path / "log").read_text())
-    assert lines == (["listening on 0.0.0.0 without API keys: whoever reaches it may ask"] if warned else [])
+    assert lines == (
+        ["listening on 0.0.0.0 without API keys: every client that reaches it may send requests"] if warned else []
+    )
 
 
 # Browsers
