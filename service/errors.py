@@ -11,6 +11,7 @@
     ├── RequestError            the client's doing; may name the place in its data
     │   ├── MalformedError      400  the bytes are not what their media type says
     │   ├── UnauthorizedError   401  a request without a key of the service
+    │   ├── ForbiddenError      403  a browser's request, for a name or from an origin that is not allowed
     │   ├── NotFoundError       404  no such model, version or page
     │   ├── NotAcceptableError  406  no answer in a media type the client accepts
     │   ├── TooLargeError       413  more bytes, rows or draws than the service takes
@@ -96,6 +97,10 @@ class UnauthorizedError(RequestError):
     """A request without a key of the service, where that asks for one."""
 
 
+class ForbiddenError(RequestError):
+    """A browser's request, for a name or from an origin that is not allowed."""
+
+
 class NotFoundError(RequestError):
     """No such model, version or page."""
 
@@ -155,6 +160,7 @@ class DeadlineError(ServiceError):
 STATUS: dict[type[LowerboundError], HTTPStatus] = {
     MalformedError: HTTPStatus.BAD_REQUEST,
     UnauthorizedError: HTTPStatus.UNAUTHORIZED,
+    ForbiddenError: HTTPStatus.FORBIDDEN,
     NotFoundError: HTTPStatus.NOT_FOUND,
     NotAcceptableError: HTTPStatus.NOT_ACCEPTABLE,
     TooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,

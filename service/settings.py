@@ -12,6 +12,7 @@ from service.observability.logs import Format
 from service.scoring import MAX_DRAWS
 from service.storage import DEFAULT_REPOSITORY, Location
 
+Host = Annotated[str, Field(pattern=r"^(\*|\.?[\w-]+(\.[\w-]+)*)$")]
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
 
 
@@ -100,6 +101,11 @@ class Settings(BaseSettings):
     )
     api_keys_file: Path | None = Field(
         default=None, description="File of API keys, one a line; each request must then have one of them."
+    )
+    allowed_hosts: Annotated[tuple[Host, ...], NoDecode, BeforeValidator(_split)] = Field(
+        default=(),
+        description="Names that requests may have as Host, separated by commas; .example.com for all below it, * for "
+        "all. IP addresses are always allowed. Default: localhost if host is a loopback address, or else *.",
     )
     cors_origins: Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_split)] = Field(
         default=(), description="Origins of web pages that may send requests, separated by commas; * for all."

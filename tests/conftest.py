@@ -17,6 +17,9 @@ from prometheus_client.parser import text_string_to_metric_families
 if TYPE_CHECKING:
     from tests.s3 import S3
 
+JSON = {"Content-Type": "application/json"}
+"""Bodies are JSON unless a test says otherwise."""
+
 Serve = Callable[..., AbstractContextManager[httpx.Client]]
 
 
@@ -32,7 +35,7 @@ def run_server(
     environment = {key: value for key, value in os.environ.items() if not key.startswith("LOWERBOUND_")} | settings
     with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output, env=environment) as process:
         try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=JSON, timeout=60) as client:
                 _wait_until_ready(client, process, log)
                 yield client
         finally:

@@ -14,6 +14,7 @@ from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.auth import is_loopback, read_keys, with_auth
+from service.api.browsers import BrowserMiddleware, default_hosts
 from service.api.budget import BodyBudget
 from service.api.openapi import complete_openapi, named, versioned
 from service.api.problem_details import RequestMiddleware, answer_with_problems, refuse
@@ -142,7 +143,13 @@ def create_app(settings: Settings) -> FastAPI:
     answer_with_problems(app)
     app.add_middleware(RequestMiddleware, timeout=settings.timeout, telemetry=telemetry)
     app.direct = _Direct(loader, settings.timeout, telemetry)
-    app.guarded = with_auth(app.dispatch, keys, settings.cors_origins, settings.timeout, telemetry)
+    app.guarded = BrowserMiddleware(
+        with_auth(app.dispatch, keys, settings.cors_origins, settings.timeout, telemetry),
+        settings.allowed_hosts or default_hosts(on_loopback=is_loopback(settings.host)),
+        settings.cors_origins,
+        settings.timeout,
+        telemetry,
+    )
     app.state.refuse = RequestMiddleware(refuse, settings.timeout, telemetry)
     if spans:
         app.guarded, app.state.refuse = spans.around(app.guarded), spans.around(app.state.refuse)

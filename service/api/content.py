@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 from service.api.budget import UNCOUNTED, BodyBudget
 from service.bundle import Array, ImageInput
 from service.codecs import bodies
-from service.codecs.codec import FILE_READERS, READERS, WRITERS, Json, Png, Writer
+from service.codecs.codec import FILE_READERS, READERS, WRITERS, Png, Writer
 from service.codecs.compression import MAX_RATIO, SMALL, check_encoding, decompress
 from service.codecs.instances import parse_latents
 from service.codecs.rows import Reading, Rows
@@ -28,7 +28,7 @@ MODEL_HEADERS = {
 
 
 async def read_rows(request: Request, model: Model, reading: Reading) -> Rows:
-    """The instances in a request's body, for a model, as its `Content-Type` says to read them; JSON where it is silent.
+    """The instances in a request's body, for a model, as its `Content-Type` says to read them.
 
     Raises:
         MediaTypeError: No codec reads that type, or the body is compressed in a way that is not read.
@@ -115,12 +115,13 @@ async def _receive(request: Request, limit: int) -> bytes:
 def _check_media_type(request: Request, readers: Collection[str]) -> str:
     media_type = _media_type(request)
     if media_type not in readers:
-        raise MediaTypeError(f"bodies of {media_type!r} are not read; send {', '.join(readers)}", "header.Content-Type")
+        given = f"bodies of {media_type!r} are not read" if media_type else "names no media type"
+        raise MediaTypeError(f"{given}; send {', '.join(readers)}", "header.Content-Type")
     return media_type
 
 
 def _media_type(request: Request) -> str:
-    return _header(request, b"content-type", Json.media_type).partition(";")[0].strip().lower()
+    return _header(request, b"content-type").partition(";")[0].strip().lower()
 
 
 def choose_writer(request: Request, *extra: str) -> Writer:

@@ -47,7 +47,8 @@ class Replica:
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         cpus = int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))
-        self._settings = Settings(**{"engine_threads": max(1, cpus), **given})
+        # Ray's proxy listens, on an address that the settings do not know.
+        self._settings = Settings(**{"engine_threads": max(1, cpus), "host": "0.0.0.0", **given})  # noqa: S104
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
         """Read the models; a bundle that must not be served ends the replica here."""

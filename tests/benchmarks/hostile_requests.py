@@ -14,7 +14,7 @@ from tests.service.http_client import JSON, NPY, npy
 from tests.service.load import ONE
 
 PATIENCE = 20.0
-HEAD = b"POST /elbo HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-npy\r\nContent-Length: %d\r\n\r\n"
+HEAD = b"POST /elbo HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-npy\r\nContent-Length: %d\r\n\r\n"
 LEFT = "left"
 CLOSED = "closed"
 
@@ -24,7 +24,7 @@ def slow_heads(port: int, number: int) -> Counter[str]:
     with ExitStack() as held:
         senders = [held.enter_context(_connect(port)) for _ in range(number)]
         for sender in senders:
-            sender.sendall(b"POST /elbo HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+            sender.sendall(b"POST /elbo HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
             sender.setblocking(False)
         answers: Counter[str] = Counter()
         deadline = time.monotonic() + PATIENCE
@@ -51,7 +51,7 @@ def _trickle(sender: socket.socket) -> str:
 
 def many_headers(port: int, number: int) -> Counter[str]:
     """Requests of 100,000 headers, one after the other."""
-    head = b"GET /model HTTP/1.1\r\nHost: x\r\n" + b"".join(b"a%d: b\r\n" % i for i in range(100_000)) + b"\r\n"
+    head = b"GET /model HTTP/1.1\r\nHost: localhost\r\n" + b"".join(b"a%d: b\r\n" % i for i in range(100_000)) + b"\r\n"
     return Counter(_exchange(port, head) for _ in range(number))
 
 

@@ -59,7 +59,15 @@ class Client:
 
 
 def post(body: bytes, *headers: bytes, path: bytes = b"/elbo") -> bytes:
-    head = [b"POST %b HTTP/1.1" % path, b"Host: localhost", b"Content-Length: %d" % len(body), *headers, b"", b""]
+    head = [
+        b"POST %b HTTP/1.1" % path,
+        b"Host: localhost",
+        b"Content-Type: application/json",
+        b"Content-Length: %d" % len(body),
+        *headers,
+        b"",
+        b"",
+    ]
     return b"\r\n".join(head) + body
 
 

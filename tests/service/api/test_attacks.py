@@ -125,7 +125,7 @@ def test_a_bomb_in_a_bomb_is_bytes(victim: Victim) -> None:
     ],
 )
 def test_no_path_leads_out(victim: Victim, path: str) -> None:
-    request = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{{}}"
+    request = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{{}}"
     with socket.create_connection(("127.0.0.1", victim.client.base_url.port or 0), 10) as raw:
         raw.sendall(request.encode())
         answer = b"".join(iter(lambda: raw.recv(1 << 16), b""))

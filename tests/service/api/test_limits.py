@@ -133,7 +133,7 @@ def almost_full(tmp_path: Path, x: Array) -> Iterator[httpx.Client]:
 def filled(tmp_path: Path, x: Array, max_queue: int) -> Iterator[httpx.Client]:
     """A server that has admitted eight requests of eight row-draws, and whose engine hangs."""
     fault, body = tmp_path / "fault", npy(np.repeat(x[:1], 8, axis=0))
-    head = b"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-npy\r\nContent-Length: %d\r\n\r\n"
+    head = b"POST /encode HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-npy\r\nContent-Length: %d\r\n\r\n"
     options = ("--engine-threads", "1", "--max-queue", str(max_queue), "--engine-timeout", "600")
     fault.write_text("")
     program = ("tests.service.faulty_server", str(fault))

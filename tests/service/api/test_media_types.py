@@ -119,7 +119,7 @@ def test_a_quality_is_a_number(digits: httpx.Client) -> None:
     assert_problem(answer, 422, "'high' is no quality", "header.Accept")
 
 
-@pytest.mark.parametrize("media_type", ["text/plain", "image/avif", "application/x-www-form-urlencoded", "json", ""])
+@pytest.mark.parametrize("media_type", ["text/plain", "image/avif", "application/x-www-form-urlencoded", "json"])
 def test_unread_media_types(digits: httpx.Client, media_type: str) -> None:
     answer = digits.post("/elbo", content=b"{}", headers={"Content-Type": media_type})
     assert_problem(answer, 415, f"bodies of '{media_type}' are not read", "header.Content-Type")
@@ -146,9 +146,9 @@ def test_other_codings_are_not_read(digits: httpx.Client) -> None:
     assert answer.headers["Accept-Encoding"] == "gzip, deflate"
 
 
-@pytest.mark.parametrize("media_type", ["application/json; charset=utf-8", "Application/JSON", None])
-def test_media_types_of_json(digits: httpx.Client, x: Array, media_type: str | None) -> None:
-    headers = {} if media_type is None else {"Content-Type": media_type}
+@pytest.mark.parametrize("media_type", ["application/json; charset=utf-8", "Application/JSON"])
+def test_media_types_of_json(digits: httpx.Client, x: Array, media_type: str) -> None:
+    headers = {"Content-Type": media_type}
     answer = digits.post("/elbo", content=json.dumps({"instances": x.tolist()}), headers=headers)
     assert answer.status_code == 200
     assert answer.content == post(digits, "/elbo", x).content

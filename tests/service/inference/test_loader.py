@@ -216,7 +216,7 @@ def test_what_is_gone_is_freed(folder: Path) -> None:
         transport = httpx.ASGITransport(app)
         async with (
             app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=transport, base_url="http://a") as client,
+            httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
         ):
             for _ in range(2):
                 for prefix in ("", f"/models/{NAME}/versions/1"):

@@ -102,7 +102,9 @@ class Machines:
         deployment = DEPLOYMENT.options(num_replicas=replicas, ray_actor_options={"num_cpus": cpus})
         serve.run(deployment.bind(given), name=name, route_prefix=prefix)
         try:
-            with httpx.Client(base_url=self.url + prefix, timeout=60) as client:
+            with httpx.Client(
+                base_url=self.url + prefix, headers={"Content-Type": "application/json"}, timeout=60
+            ) as client:
                 yield client
         finally:
             serve.delete(name)

@@ -16,6 +16,9 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from tests.conftest import Serve, run_server, wait_until
 from tests.service.sockets import BODY, LIVE, ROW, Client, asked, post, work
 
+CHUNKED = post(b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+"""The head of a request whose body comes in chunks."""
+
 until = partial(wait_until, seconds=10)
 
 
@@ -80,7 +83,7 @@ def test_requests_in_a_row_are_answered_in_order(patient: int) -> None:
 @pytest.mark.parametrize("size", [1, 7, 100, 10_000])
 def test_a_request_may_come_in_pieces(patient: int, size: int) -> None:
     chunked = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in (BODY[:9], BODY[9:11], BODY[11:]))
-    head = b"POST /elbo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = CHUNKED
     whole = head + chunked + b"0\r\nX-Request-ID: late\r\n\r\n" + post(BODY)
     with Client(patient) as client:
         for start in range(0, len(whole), size):
@@ -141,7 +144,15 @@ def test_an_upgrade_is_ignored(patient: int, size: int) -> None:
     """Java's HttpClient asks for HTTP/2 in its first request, whatever that is."""
     upgrade = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABk")
     chunked = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
-    head = [b"POST /elbo HTTP/1.1", b"Host: localhost", b"Transfer-Encoding: chunked", *upgrade, b"", b""]
+    head = [
+        b"POST /elbo HTTP/1.1",
+        b"Host: localhost",
+        b"Content-Type: application/json",
+        b"Transfer-Encoding: chunked",
+        *upgrade,
+        b"",
+        b"",
+    ]
     whole = post(BODY, *upgrade) + LIVE[:-2] + b"\r\n".join([*upgrade, b"", b""]) + b"\r\n".join(head) + chunked + LIVE
     with Client(patient) as client:
         for start in range(0, len(whole), size):
@@ -196,12 +207,7 @@ def test_what_can_be_read_in_two_ways_is_refused(patient: int, head: bytes) -> N
 )
 def test_chunks_are_read_strictly(patient: int, chunks: bytes) -> None:
     with Client(patient) as client:
-        client.send(
-            b"POST /elbo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
-            + chunks
-            + b"0\r\n\r\n"
-            + LIVE
-        )
+        client.send(CHUNKED + chunks + b"0\r\n\r\n" + LIVE)
         assert client.answer()[0] == 400
         assert client.closed()
 
@@ -224,7 +230,10 @@ def test_what_is_not_http_is_refused(patient: int, garbage: bytes) -> None:
         (LIVE.replace(b"1.1", b"0.9"), 505),
         (b"POST /elbo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
         (b"POST /elbo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", 501),
-        (b"POST /elbo HTTP/1.0\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (
+            b"POST /elbo HTTP/1.0\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            400,
+        ),
         (b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost:80\r\n\r\n", 501),
         (b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 414),
         (LIVE[:-2] + b"X: " + b"y" * 70_000 + b"\r\n\r\n", 431),
@@ -322,7 +331,7 @@ def test_a_hundred_fields_are_read(patient: int) -> None:
 @pytest.mark.parametrize("frame", [b"1;" + b"x" * 300_000, b"0\r\nX: " + b"y" * 300_000])
 def test_what_surrounds_chunks_is_limited(patient: int, frame: bytes) -> None:
     with Client(patient) as client:
-        client.send(b"POST /elbo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+        client.send(CHUNKED)
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             client.send(frame)
         assert client.answer()[0] == 431
@@ -360,7 +369,7 @@ def test_slow_senders_are_given_up(impatient: int, promptly: bytes) -> None:
 
 def test_slow_bodies_of_chunks_are_given_up(impatient: int) -> None:
     with Client(impatient) as client:
-        client.send(b"POST /elbo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+        client.send(CHUNKED)
         drip(client, b"1\r\n{\r\n" * 10)
         assert client.answer()[0] == 408
 

@@ -23,6 +23,7 @@ from tests.conftest import samples, wait_until
 from tests.service.bundle_versions import publish
 from tests.service.load import ONE
 from tests.service.processes import Workers, is_serving, start
+from tests.service.sockets import post
 
 until = partial(wait_until, seconds=60, ignoring=(httpx.TransportError, OSError))
 
@@ -99,7 +100,7 @@ def test_one_that_is_killed_is_replaced(workers: Workers) -> None:
         workers.only(killed),
         socket.create_connection((httpx.URL(workers.url).host, httpx.URL(workers.url).port)) as one,
     ):
-        one.sendall(b"POST /encode HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n")  # And never the body.
+        one.sendall(post(b" ", path=b"/encode")[:-1])  # And never the body.
         assert metrics(workers)["lowerbound_http_requests_in_flight",] == 2
     os.kill(killed, signal.SIGKILL)
     until(lambda: len(workers.pids() - {killed}) == 2)

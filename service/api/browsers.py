@@ -1,0 +1,94 @@
+"""Protection from web pages: the names that the service answers to, and requests of pages of other origins."""
+
+from collections.abc import Collection
+from functools import lru_cache
+from ipaddress import ip_address
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.api.problem_details import RequestMiddleware
+from service.errors import ForbiddenError
+from service.observability.metrics import Telemetry
+
+_SAFE = {"GET", "HEAD", "OPTIONS"}
+_LOOPBACK = ("localhost", ".localhost")
+
+
+class BrowserMiddleware:
+    """ASGI middleware that answers 403 to requests that a page of another site may have made a browser send.
+
+    A page whose name's owner lets it resolve to this machine (DNS rebinding) sends its own name as `Host`. IP
+    addresses cannot be rebound and are always allowed, so probes by address work. A page of another origin sends an
+    `Origin` that differs from `Host`; clients other than browsers send none.
+
+    Args:
+        app: What answers all other requests.
+        hosts: Names allowed in `Host`; one that begins with a dot stands for all names below it, `*` for all names.
+        origins: Origins of other sites whose pages may send requests; `*` for all.
+        timeout: Seconds for a refusal to be sent.
+        telemetry: Counts refusals.
+    """
+
+    def __init__(
+        self, app: ASGIApp, hosts: Collection[str], origins: Collection[str], timeout: float, telemetry: Telemetry
+    ) -> None:
+        self._app = app
+        self._hosts = [host.lower() for host in hosts]
+        self._origins = {origin.encode() for origin in origins}
+        self._refuse = RequestMiddleware(self._raise, timeout, telemetry)
+        self._is_allowed = lru_cache(maxsize=256)(self._matches)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            host = origin = site = b""
+            for name, value in scope["headers"]:
+                if name == b"host":
+                    host = value
+                elif name == b"origin":
+                    origin = value
+                elif name == b"sec-fetch-site":
+                    site = value
+            is_safe = not origin or scope["method"] in _SAFE
+            if not self._is_allowed(host) or not (is_safe or self._may_send(origin, site, host)):
+                await self._refuse(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _matches(self, host: bytes) -> bool:
+        name = _name(host)
+        try:
+            ip_address(name)
+        except ValueError:
+            wildcards = (allowed for allowed in self._hosts if allowed.startswith("."))
+            return not name or "*" in self._hosts or name in self._hosts or name.endswith(tuple(wildcards))
+        return True
+
+    def _may_send(self, origin: bytes, site: bytes, host: bytes) -> bool:
+        is_own = site == b"same-origin" or origin.lower().partition(b"://")[2] == host.lower()
+        return is_own or b"*" in self._origins or origin in self._origins
+
+    async def _raise(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope["headers"])
+        host = headers.get(b"host", b"")
+        if not self._is_allowed(host):
+            raise ForbiddenError(
+                f"the service does not answer to the name {_name(host)!r}; --allowed-hosts names those that it does",
+                "header.Host",
+            )
+        origin = headers[b"origin"].decode("latin-1")
+        raise ForbiddenError(
+            f"pages of {origin} may not send this; --cors-origins names those that may", "header.Origin"
+        )
+
+
+def default_hosts(*, on_loopback: bool) -> tuple[str, ...]:
+    """The names that the service answers to unless told: those of this machine, or all on an outside address."""
+    return _LOOPBACK if on_loopback else ("*",)
+
+
+def _name(host: bytes) -> str:
+    """The name or address in a `Host`, without its port."""
+    text = host.decode("latin-1").lower()
+    if text.startswith("["):
+        return text[1:].partition("]")[0]
+    return text.partition(":")[0].rstrip(".")
