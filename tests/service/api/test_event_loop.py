@@ -151,7 +151,8 @@ def test_health_is_answered_whatever_else_is_asked(client: httpx.Client, watch: 
 def test_unfinished_bodies_have_a_budget(serve: Serve, number: int) -> None:
     """Four of the largest are held; those beyond are refused, and small ones are answered."""
     largest = 8 * MEBIBYTE
-    head = b"POST /elbo HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-npy\r\nContent-Length: %d\r\n\r\n" % largest
+    head = b"POST /elbo HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n"
+    head %= NPY.encode(), largest
     with serve("--max-body", str(largest), "--engine-threads", "1") as client, ExitStack() as held:
         client.post(ELBO, json={"instances": [ONE]}).raise_for_status()
         before, refused = peak(process_of(client)), 0
