@@ -15,6 +15,7 @@ import orjson
 import pytest
 
 from tests.conftest import wait_until
+from tests.service.bundle_versions import publish
 from tests.service.processes import servers
 from tests.service.sockets import BODY, LIVE, Client, asked, post, work
 
@@ -52,6 +53,9 @@ class Process:
 
     def stop(self) -> None:
         self._process.send_signal(signal.SIGTERM)
+
+    def hang_up(self) -> None:
+        self._process.send_signal(signal.SIGHUP)
 
     def status(self, seconds: float) -> int:
         """How it exits, within that time."""
@@ -138,3 +142,17 @@ def test_the_end_does_not_wait_longer_than_told(tmp_path: Path, workers: str) ->
         assert (status, headers["connection"]) == (503, "close")
         assert orjson.loads(body)["detail"] == "the service is shutting down"
         assert process.status(10) == 0
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.05, 0.2])
+def test_a_version_that_loads_does_not_disturb_the_end(tmp_path: Path, delay: float) -> None:
+    models = tmp_path / "models"
+    publish(models, 1)
+    with Process(tmp_path, "--models", str(models), "--poll", "0") as process:
+        for version in range(2, 8):
+            publish(models, version)
+        process.hang_up()
+        time.sleep(delay)
+        process.stop()
+        assert process.status(20) == 0
+        assert "Traceback" not in process.log.read_text()
