@@ -191,7 +191,7 @@ class Connection(HttpToolsProtocol):
         if len(self._hosts) > 1 or (not self._hosts and version == "1.1"):
             raise _RefusedError(400, f"{len(self._hosts)} header fields `Host`; send one")
         if self._hosts and not _HOST.fullmatch(self._hosts[0]):
-            raise _RefusedError(400, "`Host` is not a name or an address with or without a port")
+            raise _RefusedError(400, "`Host` is neither a name nor an address")
         if self._coding and version == "1.0":
             raise _RefusedError(400, "HTTP/1.0 has no `Transfer-Encoding`")
         if self._coding not in {b"", b"chunked"}:
@@ -327,10 +327,7 @@ class Connection(HttpToolsProtocol):
         self.transport.abort()
 
     def _close(self) -> None:
-        """Say no more, and close when the client has read the answer.
-
-        Closed at once, with data not read, the connection would be reset, and the answer lost: RFC 9112, section 9.6.
-        """
+        """Write no more, and close when the client has read the answer: RFC 9112, section 9.6, against resets."""
         self._deaf = self._closed = True
         self.pipeline.clear()
         self._received = 0
