@@ -2,8 +2,6 @@
 
 In a thread, parsing and writing hold Python's lock for seconds, and nothing else goes on. A child process has a lock of
 its own and a limit of memory, and can be ended where it takes too long.
-
-This module must not know what the work is.
 """
 
 import asyncio

@@ -1,7 +1,4 @@
-"""Memory for bodies: how many bytes all requests under way may hold.
-
-This module must not know what is in the bodies.
-"""
+"""Memory for bodies: how many bytes all requests under way may hold."""
 
 import asyncio
 from typing import Any, cast

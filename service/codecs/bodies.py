@@ -1,8 +1,6 @@
 """Bodies: from the bytes of a request to the arrays of a bundle's graphs, and from answers to bytes.
 
 What takes long is told from what does not by looks at the bytes alone, so that a caller can do it elsewhere.
-
-This module must not know about HTTP frameworks or graphs.
 """
 
 import math

@@ -1,7 +1,4 @@
-"""Long JSON arrays in pieces, so that no more than one piece is ever Python objects.
-
-This module must not know what the elements mean.
-"""
+"""Long JSON arrays in pieces, so that no more than one piece is ever Python objects."""
 
 import re
 from collections.abc import Iterator

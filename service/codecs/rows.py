@@ -1,6 +1,6 @@
 """Rows of a request or a file: the rows to score, and the problem of each other one."""
 
-import pickle
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,10 +33,10 @@ class Marks:
     unreadable: dict[int, InvalidError] = field(default_factory=dict)
     unseen: dict[int, list[InvalidError]] = field(default_factory=dict)
 
-    def __reduce__(self) -> tuple[type["PackedMarks"], tuple[bytes]]:
-        unreadable = {row: (error.detail, error.location) for row, error in self.unreadable.items()}
-        unseen = {row: [(error.detail, error.location) for error in errors] for row, errors in self.unseen.items()}
-        return PackedMarks, (pickle.dumps((unreadable, unseen)),)
+    def __reduce__(self) -> tuple[type["PackedMarks"], tuple[str]]:
+        unreadable = [(row, error.detail, error.location) for row, error in self.unreadable.items()]
+        unseen = [(row, [(error.detail, error.location) for error in errors]) for row, errors in self.unseen.items()]
+        return PackedMarks, (json.dumps((unreadable, unseen)),)
 
     def first(self, rows: int) -> "Marks":
         """Those of the first rows alone."""
@@ -59,20 +59,19 @@ class Marks:
 class PackedMarks(Marks):
     """Marks from another process, which are unpacked where they are looked at: a process may only pass them on."""
 
-    def __init__(self, packed: bytes) -> None:
+    def __init__(self, packed: str) -> None:
         object.__setattr__(self, "_packed", packed)
 
     def __getattr__(self, name: str) -> Any:
         if name not in {"unreadable", "unseen"}:
             raise AttributeError(name)
-        unreadable, unseen = pickle.loads(self.__dict__["_packed"])  # noqa: S301 - from this program alone
-        errors = {row: InvalidError(*error) for row, error in unreadable.items()}
-        object.__setattr__(self, "unreadable", errors)
-        lists = {row: [InvalidError(*error) for error in errors] for row, errors in unseen.items()}
+        unreadable, unseen = json.loads(self.__dict__["_packed"])
+        object.__setattr__(self, "unreadable", {row: InvalidError(*error) for row, *error in unreadable})
+        lists = {row: [InvalidError(*error) for error in errors] for row, errors in unseen}
         object.__setattr__(self, "unseen", lists)
         return getattr(self, name)
 
-    def __reduce__(self) -> tuple[type["PackedMarks"], tuple[bytes]]:
+    def __reduce__(self) -> tuple[type["PackedMarks"], tuple[str]]:
         return PackedMarks, (self.__dict__["_packed"],)
 
 

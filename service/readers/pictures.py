@@ -7,8 +7,6 @@
 - Opaque alpha is dropped. A picture with transparent pixels needs a background.
 - Grey becomes RGB, and RGB with three equal channels becomes grey, where the model's pictures are so.
 - Black is the model's lowest value and white its highest.
-
-This module must not know about HTTP, models or where pictures are stored.
 """
 
 import io

@@ -3,8 +3,6 @@
 It is laid out as a folder's are, `<name>/<version>/`, and there is no renaming there: a bundle's manifest is written
 last, and a bundle is there once its manifest is. Credentials are the driver's business, which has its own variables and
 files for them.
-
-This module must not know about HTTP, or what becomes of the bundles.
 """
 
 import re
