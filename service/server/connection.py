@@ -75,8 +75,9 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         self._closer = _Closer(transport, self._close)
         if len(self.connections) > self._settings.max_connections:
-            slowest = min(cast("set[Connection]", self.connections), key=lambda connection: connection.deadline)
-            self._surplus = slowest is self
+            others = cast("set[Connection]", self.connections) - {self}
+            slowest = min(others, key=lambda connection: connection.deadline)
+            self._surplus = slowest.deadline == math.inf
             if not self._surplus:
                 slowest.drop()
         if self.config.loaded_app.state.draining:

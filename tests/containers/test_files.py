@@ -16,6 +16,7 @@ import httpx
 import pytest
 import yaml
 
+from service import __version__
 from service.api.auth import read_keys
 from service.settings import Settings
 
@@ -119,7 +120,7 @@ def test_prometheus_looks_where_the_services_are() -> None:
 def test_the_labels_are_the_projects() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     labels = dict(re.findall(r'org\.opencontainers\.image\.(\w+)="([^"]*)"', STAGES["base"]))
-    assert labels["version"] == project["version"]
+    assert labels["version"] == __version__
     assert labels["licenses"] == project["license"]
 
 

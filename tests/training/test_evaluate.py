@@ -122,7 +122,7 @@ def test_data_of_another_kind_is_refused_by_name(
         ((str(trained), "--test", str(narrow)), "no column 'x3'"),
         ((str(trained), "--label", "x1"), "'x1' is a feature of the model"),
         ((digits, "--label", "y"), "data of the kind 'digits' has no labels"),
-        ((str(tmp_path),), "manifest.json cannot be read"),
+        ((str(tmp_path),), "manifest.json: cannot be read"),
         ((digits, "--num-draws", "0"), "num_draws"),
     ):
         assert main(["evaluate", *arguments, "--out", str(tmp_path / "report.json")]) == 1

@@ -79,7 +79,7 @@ def test_json_of_very_many_pieces_is_not_taken_apart(serve: Serve, path: str, pi
         before = peak(pid)
         answer = client.post(path, content=content, headers={"Content-Type": JSON})
         assert answer.status_code == 413, answer.text
-        assert "are read as JSON" in answer.text
+        assert "are read" in answer.text
         assert peak(pid) - before < 3 * len(content)
         client.post("/elbo", json={"instances": [ONE]}).raise_for_status()
 

@@ -21,7 +21,7 @@ JSON, NPY, PNG = "application/json", "application/x-npy", "image/png"
 ARROW, FILE = "application/vnd.apache.arrow.stream", "application/octet-stream"
 PREFIXES = ["", "/models/{name}", "/models/{name}/versions/{version}"]
 COMPUTING = {operation.path: operation.method.lower() for operation in OPERATIONS}
-PROBLEMS = {"400", "401", "404", "406", "413", "415", "422", "429", "503", "504"}
+PROBLEMS = {"400", "401", "403", "404", "406", "413", "415", "422", "429", "503", "504"}
 
 
 @pytest.fixture(scope="module")

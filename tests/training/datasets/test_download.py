@@ -26,7 +26,7 @@ def test_data_at_a_url_is_what_it_is_on_this_machine(
 def test_what_is_wrong_names_the_url(tmp_path: Path) -> None:
     url = write(tmp_path / "t.csv", "a,b\n1,2\n2,3,4\n").as_uri()
     with (
-        pytest.raises(DataError, match=f"^{url}, row 2 .line 3.: 3 cells"),
+        pytest.raises(DataError, match=f"^{url}, row 2: line 3 has 3 cells"),
         download(url) as path,
     ):
         Table().load(path)
