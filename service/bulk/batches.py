@@ -41,7 +41,7 @@ class Batch:
 
     @property
     def places(self) -> dict[str, pa.Array]:
-        """Where the rows come from: `file`, and `row` from 1 if they are not pictures; then the columns kept."""
+        """The place of each row: `file`, and `row` from 1 if they are not pictures; then the columns kept."""
         rows = len(self.x)
         if self.names is not None:
             return {"file": pa.array(self.names)}

@@ -1,4 +1,4 @@
-"""What callers may choose: how a client talks to a service, and the parameters of its methods."""
+"""Options of a client, and the parameters of its methods."""
 
 from dataclasses import dataclass
 from typing import TypedDict
