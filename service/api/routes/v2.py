@@ -307,7 +307,7 @@ async def _read(sent: bytes, header_length: int | None, graph: Graph, child: Chi
     if header_length == 0:
         row = tuple(size for size in graph.input.shape if isinstance(size, int))
         return read_raw(sent, graph.input.name, graph.input.dtype, row)
-    size = len(sent) if header_length is None else header_length
+    size = len(sent) if header_length is None else min(header_length, len(sent))
     if size > MAX_JSON:
         raise TooLargeError(f"{size:,} bytes of JSON; at most {MAX_JSON:,} are read, send binary data", "body")
     return await _run(child, size <= QUICK, read_request, sent, header_length)
