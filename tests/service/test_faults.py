@@ -99,7 +99,7 @@ def test_a_worker_killed_under_load_takes_no_more_than_its_own_requests(tmp_path
                 new = min(workers.pids() - before)
                 until(lambda new=new: is_serving(workers, new))
         assert set(load.seen) == {"right"}
-        assert load.seen["right"] > 20
+        assert load.seen["right"] > 100
         assert load.again <= 3 * 4  # Those under way in the killed process.
     finally:
         workers.parent.terminate()
@@ -215,7 +215,7 @@ def test_a_jump_of_the_wall_clock_changes_nothing(tmp_path: Path) -> None:
                 until(lambda days=days: abs((shown(client) - time.time()) / 86_400 - days) < 1)  # It has seen that.
                 time.sleep(1.5)
         assert set(load.seen) == {"right"}
-        assert load.seen["right"] > 20
+        assert load.seen["right"] > 100
         assert max(outcome.ended - outcome.begun for outcome in load.outcomes) < 2
         assert client.get("/model").json()["replaced_engines"] == 0
         assert client.get("/health/ready").is_success
