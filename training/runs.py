@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from training.fit.disk import replace_file
 from training.recipe_files import RecipeError
 from training.recipes import Recipe
 
@@ -20,19 +21,21 @@ def open_run(recipe: Recipe, fingerprint: str) -> Path:
         fingerprint: Digest of the data.
 
     Raises:
+        OSError: The folder cannot be written.
         RecipeError: There is no run to resume, or it was of another recipe or other data; names the fields that differ.
     """
     parent = recipe.runs / recipe.name
-    numbers = sorted(int(path.parent.name) for path in parent.glob(f"*/{RECORD}"))
+    folders = sorted((path for path in parent.glob("*") if path.name.isdecimal()), key=lambda path: int(path.name))
+    recorded = [path for path in folders if (path / RECORD).exists()]
     record = {"recipe": recipe.record(), "data_sha256": fingerprint}
     if not recipe.resume:
-        folder = parent / str(max(numbers, default=0) + 1)
+        folder = parent / str(int(folders[-1].name) + 1 if folders else 1)
         folder.mkdir(parents=True)
-        (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+        replace_file(folder / RECORD, lambda path: path.write_text(json.dumps(record, indent=2) + "\n"))
         return folder
-    if not numbers:
+    if not recorded:
         raise RecipeError(f"{parent}: no run to resume")
-    folder = parent / str(numbers[-1])
+    folder = recorded[-1]
     earlier, now = (_fields(run) for run in (json.loads((folder / RECORD).read_text()), record))
     if differing := sorted(key for key in earlier.keys() | now.keys() if earlier.get(key) != now.get(key)):
         raise RecipeError(f"{folder} was run with another {', '.join(differing)}; give the same, or leave out --resume")

@@ -323,10 +323,14 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int | str, ...], named: dict[str
 
 def _write_file(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with path.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        error.filename = str(path)  # Of the writing, not only of the opening.
+        raise
 
 
 def _flush_folder(path: Path) -> None:

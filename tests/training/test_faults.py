@@ -1,6 +1,7 @@
 """A disk that takes no more, or nothing at all: the trainer says so, leaves no half bundle, and goes on afterwards."""
 
 import os
+import re
 import resource
 import sys
 from pathlib import Path
@@ -48,9 +49,12 @@ def interrupted(folder: Path, most: int, *arguments: str) -> str:
 @pytest.mark.usefixtures("_uncounted")
 def test_a_full_disk_leaves_no_half_bundle(tmp_path: Path, rows: Path) -> None:
     arguments = ("arrays", "--data", str(rows), *QUICK)
-    assert "best.safetensors: cannot be written" in interrupted(tmp_path, 1_000, *arguments)
-    assert "File too large" in interrupted(tmp_path, 30_000, *arguments, "--resume")
-    assert (tmp_path / "runs" / "arrays" / "1" / "best.safetensors").exists()
+    assert "run.json: cannot be written" in interrupted(tmp_path, 500, *arguments)
+    assert "no run to resume" in interrupted(tmp_path, 500, *arguments, "--resume")
+    assert "best.safetensors: cannot be written" in interrupted(tmp_path, 1_800, *arguments)
+    full = interrupted(tmp_path, 30_000, *arguments, "--resume")
+    assert re.search(r"File too large: '.*/models/arrays/\.1-.*/", full), full
+    assert (tmp_path / "runs" / "arrays" / "2" / "best.safetensors").exists()
     assert not list((tmp_path / "models").rglob("manifest.json"))
     status, output, errors = run(*arguments, "--resume", folder=tmp_path)
     assert status == 0, errors

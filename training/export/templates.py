@@ -59,9 +59,9 @@ def write_template(key: str, template: onnx.ModelProto) -> None:
     folder = _folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, suffix=".new", delete=False) as file:
-            file.write(template.SerializeToString(deterministic=True))
-        Path(file.name).replace(folder / f"{key}.onnx")
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            (file := Path(temporary, "template")).write_bytes(template.SerializeToString(deterministic=True))
+            file.replace(folder / f"{key}.onnx")
         by_age = sorted(folder.glob("*.onnx"), key=lambda path: path.stat().st_mtime)
         for path in by_age[:-KEPT]:
             path.unlink(missing_ok=True)

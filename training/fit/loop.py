@@ -4,12 +4,11 @@ Every random number of an epoch comes from a generator seeded by (seed, epoch), 
 of an epoch. It therefore gives the same result as an uninterrupted run with the same number of processes.
 """
 
-import contextlib
 import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from itertools import islice
 from pathlib import Path
@@ -17,11 +16,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from training.fit.diagnostics import Diagnostics, diagnose
+from training.fit.disk import replace_file, to_disk
 from training.fit.options import FitRecipe
 from training.fit.progress import ProgressBar
 from training.fit.rows import TrainingRows, take
@@ -146,8 +145,8 @@ def fit(
             progress.history.append(figures)
             if accelerator.is_main_process:
                 if progress.best is figures:
-                    _replace(run / BEST, lambda path: save_file(vae.state_dict(), path))
-                _replace(run / METRICS, lambda path: _write_metrics(path, progress.history))
+                    replace_file(run / BEST, lambda path: save_file(vae.state_dict(), path))
+                replace_file(run / METRICS, lambda path: _write_metrics(path, progress.history))
             accelerator.log({name: value for name, value in asdict(figures).items() if name != "epoch"}, step=epoch)
             _save_checkpoint(accelerator, run, progress)
             bar.epoch(epoch, figures.shown(), progress.best is figures)
@@ -237,11 +236,11 @@ def _diagnose(vae: VAE, rows: Tensor, seed: int) -> Diagnostics:
 def _save_checkpoint(accelerator: Accelerator, run: Path, progress: Progress) -> None:
     """Complete once its progress.json is there; only then are older ones removed."""
     folder = run / f"checkpoint-{len(progress.history)}"
-    with _to_disk(folder):
+    with to_disk(folder):
         accelerator.save_state(str(folder))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        _replace(
+        replace_file(
             folder / "progress.json", lambda path: path.write_text(json.dumps([asdict(e) for e in progress.history]))
         )
         for other in run.glob("checkpoint-*"):
@@ -270,20 +269,3 @@ def _write_metrics(path: Path, history: list[Epoch]) -> None:
     names = [column.name for column in fields(Epoch)]
     lines = [",".join(names), *(",".join(str(value) for value in asdict(epoch).values()) for epoch in history)]
     path.write_text("\n".join(lines) + "\n")
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(path.name + ".new")
-    with _to_disk(path):
-        write(temporary)
-        temporary.replace(path)
-
-
-@contextlib.contextmanager
-def _to_disk(path: Path) -> Iterator[None]:
-    """A full disk is an `OSError`, for which torch and safetensors have other kinds."""
-    try:
-        yield
-    except (RuntimeError, SafetensorError) as error:
-        raise OSError(f"{path}: cannot be written: {error}") from error
