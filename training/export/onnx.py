@@ -3,7 +3,7 @@
 import logging
 import multiprocessing
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from typing import cast
 
@@ -85,10 +85,27 @@ def trace(module: nn.Module, graph: Graph) -> onnx.ModelProto:
         )
     if program is None:
         raise ExportError("torch.onnx.export gave nothing")
-    model = program.model_proto
-    for tensor in model.graph.initializer:
-        if tensor.name in weights:
-            tensor.ClearField("raw_data")
+    return _simplified(program.model_proto, weights.keys())
+
+
+def _simplified(model: onnx.ModelProto, weights: Collection[str]) -> onnx.ModelProto:
+    """Simplify a graph as far as its weights' values do not matter, and take these out.
+
+    That takes most of the time of an export, and so is done once for all models of this structure.
+    """
+    absent = [tensor for tensor in model.graph.initializer if tensor.name in weights]
+    kept = [tensor for tensor in model.graph.initializer if tensor.name not in weights]
+    for tensor in absent:
+        tensor.ClearField("raw_data")
+    # The optimizer computes nothing from inputs.
+    unknown = [onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in absent]
+    inputs = len(model.graph.input)
+    model.graph.input.extend(unknown)
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    model = onnxscript.optimizer.optimize(model)
+    del model.graph.input[inputs:]
+    model.graph.initializer.extend(absent)
     return model
 
 
