@@ -38,11 +38,11 @@ class Command:
 
 
 COMMANDS = {
-    "serve": Command("service.serve:main", "answer over HTTP from a folder of bundles"),
+    "serve": Command("service.commands.serve:main", "answer over HTTP from a folder of bundles"),
     "train": Command("training.commands:train", "train on a table or on pictures, and write a bundle", "train"),
     "evaluate": Command("training.evaluate:main", "measure a bundle on rows that it was not trained on", "train"),
     "score": Command("service.bulk.score:main", "score files of any size, without a server", "bulk"),
-    "sign": Command("service.sign:main", "sign a bundle, for services that require a signature"),
+    "sign": Command("service.commands.sign:main", "sign a bundle, for services that require a signature"),
     "export": Command("training.commands:export", "write the bundle of a run that was not finished", "train"),
 }
 

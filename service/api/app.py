@@ -20,7 +20,7 @@ from service.api.openapi import complete_openapi, named, versioned
 from service.api.problem_details import RequestMiddleware, answer_with_problems, refuse
 from service.api.routes import decode, docs, elbo, encode, explorer, health, instances, metrics, model, sample, v2
 from service.bundle import TrustedKeys
-from service.child import ChildProcess
+from service.codecs.child import ChildProcess
 from service.engine import EngineFactory
 from service.errors import ExtraError, NotFoundError
 from service.inference import Limits, Model, ModelLoader, ModelRegistry

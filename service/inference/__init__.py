@@ -1,6 +1,6 @@
 """Many requests, few engine calls: live models, how they come and go, and how they are watched."""
 
-from service.inference.batcher import Report
+from service.inference.jobs import Report
 from service.inference.limits import Limits
 from service.inference.loader import ModelLoader
 from service.inference.model import Model

@@ -13,18 +13,18 @@ import asyncio
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from queue import SimpleQueue
 from threading import Lock, Thread
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from service.bundle import Array
 from service.engine import Engine
 from service.errors import EngineLostError, NotReadyError, OverloadedError
+from service.inference.jobs import Job, Piece, Report, Work
 
 _SMOOTHING = 0.1
 """Weight of the newest batch in the running mean of the computing rate."""
@@ -33,49 +33,6 @@ LIKE = 8
 """Requests whose costs differ by no larger factor are of like size."""
 
 _STOPPED = "this model is being stopped"
-
-
-@dataclass(frozen=True)
-class Work:
-    """Rows to be computed by one graph.
-
-    `rows` are the inputs with one entry per row, all of the same length; `shared` are the inputs common to all rows,
-    and `finish` makes of the graph's outputs the answer, row by row. `key` names the content of these two: works with
-    the same graph and key may be computed together.
-    """
-
-    graph: str
-    rows: Mapping[str, Array]
-    shared: Mapping[str, Array] = field(default_factory=dict)
-    key: Hashable = None
-    draws: int = 1
-    finish: Callable[[dict[str, Array]], dict[str, Array]] = dict
-
-    @property
-    def num_rows(self) -> int:
-        return len(next(iter(self.rows.values())))
-
-
-class Report(NamedTuple):
-    """What became of one engine call.
-
-    Attributes:
-        graph: What was computed.
-        key: See `Work`.
-        rows: Of so many rows.
-        draws: With so many draws each.
-        waits: How long works waited whose first rows these are, in seconds.
-        seconds: How long the engine took.
-        failed: Whether it raised. The rows of several works are then tried again, work by work.
-    """
-
-    graph: str
-    key: Hashable
-    rows: int
-    draws: int
-    waits: list[float]
-    seconds: float
-    failed: bool
 
 
 class _EngineThread(Thread):
@@ -98,44 +55,6 @@ class _EngineThread(Thread):
         self.since: float | None = None
         self.on_large = False
         self.given_up = False
-
-
-class _Job:
-    """A work on its way: what has been handed out, what has come back."""
-
-    def __init__(self, work: Work) -> None:
-        self.work = work
-        self.num_rows = self.outstanding = work.num_rows
-        self.handed_out = 0
-        self.submitted = time.monotonic()
-        self.answer: dict[str, Array] = {}
-        self.future: asyncio.Future[dict[str, Array]] = asyncio.get_running_loop().create_future()
-
-    def put(self, start: int, rows: int, piece: dict[str, Array]) -> None:
-        """Store the answer of as many rows from `start` on; completes the job with the last piece."""
-        if rows == self.num_rows:
-            self.answer = piece
-        else:
-            for name, values in piece.items():
-                if name not in self.answer:
-                    self.answer[name] = np.empty((self.num_rows, *values.shape[1:]), values.dtype)
-                self.answer[name][start : start + rows] = values
-        self.outstanding -= rows
-        if not self.outstanding and not self.future.done():
-            self.future.set_result(self.answer)
-
-    def fail(self, error: BaseException) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """Rows [start, stop) of a job."""
-
-    job: _Job
-    start: int
-    stop: int
 
 
 class Batcher:
@@ -162,15 +81,15 @@ class Batcher:
         self._observe = observe
         self._max_batch = max_batch
         self._max_queue = max_queue
-        self._small: deque[_Job] = deque()
-        self._large: deque[_Job] = deque()
+        self._small: deque[Job] = deque()
+        self._large: deque[Job] = deque()
         self._large_is_next = False
         self._taking = Lock()
         self._wake: SimpleQueue[bool] = SimpleQueue()
         self._wake_for_small: SimpleQueue[bool] = SimpleQueue()
         self._admitted: Counter[int] = Counter()  # Requests by their cost.
         self._outstanding = 0
-        self._open: set[_Job] = set()
+        self._open: set[Job] = set()
         self._rate = 0.0
         self._gathering = self._newcomers = False
         self._stopped = False
@@ -279,7 +198,7 @@ class Batcher:
         """
         if self._stopped:
             raise NotReadyError(_STOPPED)
-        job = _Job(work)
+        job = Job(work)
         cost = job.num_rows * work.draws
         self._outstanding += cost
         self._open.add(job)
@@ -330,7 +249,7 @@ class Batcher:
                 thread.on_large = False
             del engine  # Which may be replaced while this engine thread waits.
 
-    def _answer(self, batch: list[_Piece], engine: Engine, thread: _EngineThread) -> None:
+    def _answer(self, batch: list[Piece], engine: Engine, thread: _EngineThread) -> None:
         """Compute a batch and hand its answers to the loop; after a failure each piece alone, one being at fault."""
         thread.since = started = time.monotonic()
         try:
@@ -354,7 +273,7 @@ class Batcher:
             if not self._loop.is_closed():
                 raise
 
-    def _take(self, thread: _EngineThread) -> list[_Piece]:
+    def _take(self, thread: _EngineThread) -> list[Piece]:
         """The next batch: the longest-waiting job's rows, filled up with rows that can share its engine call.
 
         A job with rows left goes to the end of its queue, so that large jobs take turns.
@@ -364,9 +283,9 @@ class Batcher:
             return []
         first = waiting[0].work
         room = max(1, self._max_batch // first.draws)
-        batch: list[_Piece] = []
-        passed_over: list[_Job] = []
-        unfinished: list[_Job] = []
+        batch: list[Piece] = []
+        passed_over: list[Job] = []
+        unfinished: list[Job] = []
         while waiting and room:
             job = waiting.popleft()
             if job.future.done():
@@ -375,7 +294,7 @@ class Batcher:
                 passed_over.append(job)
                 continue
             rows = min(room, job.num_rows - job.handed_out)
-            batch.append(_Piece(job, job.handed_out, job.handed_out + rows))
+            batch.append(Piece(job, job.handed_out, job.handed_out + rows))
             job.handed_out += rows
             room -= rows
             if job.handed_out < job.num_rows:
@@ -388,7 +307,7 @@ class Batcher:
             self._wake.put(True)
         return batch
 
-    def _choose_queue(self, thread: _EngineThread) -> deque[_Job]:
+    def _choose_queue(self, thread: _EngineThread) -> deque[Job]:
         """The queue whose turn it is, without jobs at its front that nobody waits for; may be empty."""
         for queue in (self._small, self._large):
             while queue and queue[0].future.done():
@@ -397,7 +316,7 @@ class Batcher:
             return self._small if self._all_on_large() else deque()
         return self._large if self._large and (self._large_is_next or not self._small) else self._small
 
-    def _compute(self, batch: list[_Piece], engine: Engine) -> dict[str, Array]:
+    def _compute(self, batch: list[Piece], engine: Engine) -> dict[str, Array]:
         first = batch[0].job.work
         rows = {
             name: np.concatenate([piece.job.work.rows[name][piece.start : piece.stop] for piece in batch])
@@ -407,7 +326,7 @@ class Batcher:
         }
         return first.finish(engine.run(first.graph, {**rows, **first.shared}))
 
-    def _scatter(self, batch: list[_Piece], answer: Mapping[str, Array], started: float, seconds: float) -> None:
+    def _scatter(self, batch: list[Piece], answer: Mapping[str, Array], started: float, seconds: float) -> None:
         self._measure(batch, seconds)
         offset = 0
         for piece in batch:
@@ -416,13 +335,13 @@ class Batcher:
             offset += rows
         self._report(batch, started, seconds, False)
 
-    def _report(self, batch: list[_Piece], started: float, seconds: float, failed: bool) -> None:
+    def _report(self, batch: list[Piece], started: float, seconds: float, failed: bool) -> None:
         first = batch[0].job.work
         rows = sum(piece.stop - piece.start for piece in batch)
         waits = [started - piece.job.submitted for piece in batch if not piece.start and not failed]
         self._observe(Report(first.graph, first.key, rows, first.draws, waits, seconds, failed))
 
-    def _measure(self, batch: list[_Piece], seconds: float) -> None:
+    def _measure(self, batch: list[Piece], seconds: float) -> None:
         done = sum(piece.stop - piece.start for piece in batch) * batch[0].job.work.draws
         newest = self._num_threads * done / max(seconds, 1e-9)
         self._rate = (

@@ -11,7 +11,8 @@ import numpy as np
 from service.bundle import Array, Bundle
 from service.engine import Engine, verify_golden
 from service.errors import InvalidError, NotReadyError, TooLargeError
-from service.inference.batcher import Batcher, Report, Work
+from service.inference.batcher import Batcher
+from service.inference.jobs import Report, Work
 from service.inference.limits import Limits
 from service.inference.observer import Observer, Unobserved
 from service.inference.watchdog import GOLDEN, MakeEngine, Watchdog

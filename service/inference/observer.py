@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from service.bundle import Array, Bundle
-from service.inference.batcher import Report
+from service.inference.jobs import Report
 
 
 class Observer(Protocol):

@@ -16,7 +16,8 @@ from collections.abc import Callable
 
 from service.bundle import Bundle
 from service.engine import Engine, golden_error, verify_golden
-from service.inference.batcher import Batcher, Work
+from service.inference.batcher import Batcher
+from service.inference.jobs import Work
 from service.threads import in_thread
 
 ATTEMPTS = 3

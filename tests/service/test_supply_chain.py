@@ -17,7 +17,7 @@ import pytest
 from tests.conftest import run_server
 
 ROOT = Path(__file__).parents[2]
-BETWEEN_OWN_PROCESSES = ROOT / "service" / "child.py"
+BETWEEN_OWN_PROCESSES = ROOT / "service" / "codecs" / "child.py"
 SOURCES = [
     path
     for folder in ("service", "training")

@@ -16,8 +16,8 @@ from fastapi import APIRouter, Depends, Header, Path, Request, Response
 from service.api.content import MODEL_HEADERS, identify, read_bytes
 from service.api.openapi import body, check_ready, describe_headers, failure, find_model
 from service.bundle import Array, TabularInput, Tensor
-from service.child import ChildProcess
 from service.codecs.bodies import QUICK, QUICK_ANSWER, QUICK_ARRAY, QUICK_MARKED, without_values
+from service.codecs.child import ChildProcess
 from service.codecs.codec import Json
 from service.codecs.instances import parse_latents, parse_rows
 from service.codecs.oip import Inference, datatype, read_raw, read_request, write_answer

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from service.errors import NotReadyError, OverloadedError
 from service.inference import Report
-from service.inference.batcher import Batcher, Work
+from service.inference.batcher import Batcher
+from service.inference.jobs import Work
 
 Array = npt.NDArray[Any]
 POISON = -1

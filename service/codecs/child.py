@@ -116,7 +116,7 @@ class ChildProcess:
         ours, theirs = socket.socketpair()
         environment = {name: value for name, value in os.environ.items() if not name.startswith("LOWERBOUND_")}
         environment |= {"PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "service.child", str(theirs.fileno()), str(self._memory)]
+        command = [sys.executable, "-m", "service.codecs.child", str(theirs.fileno()), str(self._memory)]
         with theirs:
             process = subprocess.Popen(  # noqa: S603 - this interpreter and module
                 command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environment

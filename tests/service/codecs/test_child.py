@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import numpy as np
 import pytest
 
-from service.child import ChildProcess
+from service.codecs.child import ChildProcess
 from service.errors import InvalidError, NotReadyError, TooLargeError
 
 MEBIBYTE = 2**20
