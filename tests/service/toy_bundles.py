@@ -136,6 +136,27 @@ COLOUR_GRAPHS = {
 """Of pictures of 4 × 6 pixels in colours."""
 
 
+def _ordinal_elbo(x: str, flat: str) -> str:
+    """An ELBO that tells each value and place of `flat`, (batch, values) in double, from any other."""
+    return f"""
+        <ir_version: 10, opset_import: ["" : 20]>
+        elbo ({x}, float[draws, 2] noise) => (
+            double[batch] elbo, double[batch] log_likelihood, double[batch] kl, double[batch] standard_error,
+            double[batch] log_evidence, double[batch] ess
+        ) {{{flat}
+            axis = Constant <value = int64 {{1}}> ()
+            axes = Constant <value = int64[1] {{1}}> ()
+            sums = CumSum (flat, axis)
+            kl = ReduceMean <keepdims = 0> (sums, axes)
+            log_likelihood = Neg (kl)
+            elbo = Sub (log_likelihood, kl)
+            log_evidence = Neg (kl)
+            standard_error = Abs (kl)
+            nothing = Sub (kl, kl)
+            ess = Exp (nothing)
+        }}"""
+
+
 def image_graphs(data: ImageInput) -> dict[str, str]:
     """Graphs of pictures of any shape; the ELBO tells each pixel and place from any other."""
     shape, size = ", ".join(map(str, data.shape)), math.prod(data.shape)
@@ -160,25 +181,12 @@ def image_graphs(data: ImageInput) -> dict[str, str]:
             size = Constant <value = int64[{len(data.shape) + 1}] {{1, {shape}}}> ()
             x_mean = Expand (point, size)
         }}""",
-        "elbo": f"""
-        <ir_version: 10, opset_import: ["" : 20]>
-        elbo ({x}, float[draws, 2] noise) => (
-            double[batch] elbo, double[batch] log_likelihood, double[batch] kl, double[batch] standard_error,
-            double[batch] log_evidence, double[batch] ess
-        ) {{
+        "elbo": _ordinal_elbo(
+            x,
+            """
             wide = Cast <to = 11> (x)
-            flat = Flatten (wide)
-            axis = Constant <value = int64 {{1}}> ()
-            axes = Constant <value = int64[1] {{1}}> ()
-            sums = CumSum (flat, axis)
-            kl = ReduceMean <keepdims = 0> (sums, axes)
-            log_likelihood = Neg (kl)
-            elbo = Sub (log_likelihood, kl)
-            log_evidence = Neg (kl)
-            standard_error = Abs (kl)
-            nothing = Sub (kl, kl)
-            ess = Exp (nothing)
-        }}""",
+            flat = Flatten (wide)""",
+        ),
     }
 
 
@@ -189,12 +197,12 @@ def table_graphs(data: TabularInput) -> dict[str, str]:
     filled = """
             least = Constant <value = double {-1.0}> ()
             missing = IsNaN (x)
-            filled = Where (missing, least, x)"""
+            flat = Where (missing, least, x)"""
     return {
         "encoder": f"""
         <ir_version: 10, opset_import: ["" : 20]>
         encoder ({x}) => (float[batch, 2] mean, float[batch, 2] log_variance) {{{filled}
-            narrow = Cast <to = 1> (filled)
+            narrow = Cast <to = 1> (flat)
             ends = Constant <value = int64[2] {{0, {size - 1}}}> ()
             mean = Gather <axis = 1> (narrow, ends)
             log_variance = Sub (mean, mean)
@@ -209,23 +217,7 @@ def table_graphs(data: TabularInput) -> dict[str, str]:
             size = Constant <value = int64[2] {{1, {size}}}> ()
             x_mean = Expand (nothing, size)
         }}""",
-        "elbo": f"""
-        <ir_version: 10, opset_import: ["" : 20]>
-        elbo ({x}, float[draws, 2] noise) => (
-            double[batch] elbo, double[batch] log_likelihood, double[batch] kl, double[batch] standard_error,
-            double[batch] log_evidence, double[batch] ess
-        ) {{{filled}
-            axis = Constant <value = int64 {{1}}> ()
-            axes = Constant <value = int64[1] {{1}}> ()
-            sums = CumSum (filled, axis)
-            kl = ReduceMean <keepdims = 0> (sums, axes)
-            log_likelihood = Neg (kl)
-            elbo = Sub (log_likelihood, kl)
-            log_evidence = Neg (kl)
-            standard_error = Abs (kl)
-            nothing = Sub (kl, kl)
-            ess = Exp (nothing)
-        }}""",
+        "elbo": _ordinal_elbo(x, filled),
     }
 
 
