@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from pydantic_settings import BaseSettings, CliApp, CliSettingsSource
+from pydantic_settings import BaseSettings, CliApp, CliSettingsSource, SettingsConfigDict
 
 from service import __version__
 from service.errors import LowerboundError
@@ -54,6 +54,12 @@ commands:
 {commands}
 
 `lowerbound COMMAND --help` lists the options of a command. `lowerbound --version` prints the version."""
+
+
+class CommandOptions(BaseSettings):
+    """Base of a subcommand's options: one field, one flag."""
+
+    model_config = SettingsConfigDict(frozen=True, cli_kebab_case=True, cli_hide_none_type=True, cli_avoid_json=True)
 
 
 class HelpPage(RawDescriptionHelpFormatter):

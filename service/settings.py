@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
 
+from service.cli import CommandOptions
 from service.engine import Device, Precision
 from service.observability.logs import Format
 from service.scoring import MAX_DRAWS
@@ -21,7 +22,7 @@ def _split(value: object) -> object:
     return value.split(",") if isinstance(value, str) else value
 
 
-class Settings(BaseSettings):
+class Settings(CommandOptions):
     """Serve variational autoencoders: encode, decode, sample, and score by the evidence lower bound.
 
     Examples:
@@ -33,14 +34,7 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="LOWERBOUND_",
-        env_ignore_empty=True,
-        frozen=True,
-        cli_prog_name="lowerbound serve",
-        cli_kebab_case=True,
-        cli_hide_none_type=True,
-        cli_avoid_json=True,
-        cli_implicit_flags=True,
+        env_prefix="LOWERBOUND_", env_ignore_empty=True, cli_prog_name="lowerbound serve", cli_implicit_flags=True
     )
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
+from pydantic_settings import CliPositionalArg, SettingsConfigDict
 from rich.console import Console
 
-from service.cli import parse
+from service.cli import CommandOptions, parse
 from service.errors import LowerboundError
 from service.storage import Location
 from training.first_look import look
@@ -29,7 +29,7 @@ Recipes: {", ".join(names())}, or a .yaml file.
 `lowerbound train RECIPE --help` lists the fields of a recipe with their defaults."""
 
 
-class Export(BaseSettings):
+class Export(CommandOptions):
     """Write the bundle of a run from its best epoch, without training it to the end.
 
     Examples:
@@ -39,13 +39,7 @@ class Export(BaseSettings):
     The data must be the same that the run was trained on: its rows are divided again in the same way.
     """
 
-    model_config = SettingsConfigDict(
-        frozen=True,
-        cli_prog_name="lowerbound export",
-        cli_kebab_case=True,
-        cli_hide_none_type=True,
-        cli_avoid_json=True,
-    )
+    model_config = SettingsConfigDict(cli_prog_name="lowerbound export")
 
     run: CliPositionalArg[Path] = Field(description="The run's folder, <runs>/<name>/<number>.")
     data: Location | None = Field(default=None, description="The run's data, if it was moved.")

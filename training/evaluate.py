@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 from pydantic import Field
-from pydantic_settings import BaseSettings, CliImplicitFlag, CliPositionalArg, SettingsConfigDict
+from pydantic_settings import CliImplicitFlag, CliPositionalArg, SettingsConfigDict
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
 from service.bundle import BOUNDS, Array, Bundle, Category, ImageInput, TabularInput, read_bundle
-from service.cli import parse
+from service.cli import CommandOptions, parse
 from service.codecs.instances import render_records
 from service.engine import Device, Engine, OnnxEngine
 from service.errors import LowerboundError
@@ -41,7 +41,7 @@ class EvaluationError(LowerboundError):
     """An evaluation that cannot be made. The message says what is missing or wrong."""
 
 
-class Evaluation(BaseSettings):
+class Evaluation(CommandOptions):
     """Measure a bundle: likelihood, detection beside baselines, and the features that make its strangest rows strange.
 
     Examples:
@@ -52,13 +52,7 @@ class Evaluation(BaseSettings):
     Tables go to standard output, and the whole report to a JSON file.
     """
 
-    model_config = SettingsConfigDict(
-        frozen=True,
-        cli_prog_name="lowerbound evaluate",
-        cli_kebab_case=True,
-        cli_hide_none_type=True,
-        cli_avoid_json=True,
-    )
+    model_config = SettingsConfigDict(cli_prog_name="lowerbound evaluate")
 
     bundle: CliPositionalArg[Path] = Field(description="The bundle's folder, <repository>/<name>/<version>.")
     data: Location | None = Field(default=None, description="The data it was trained on, if it is no longer there.")

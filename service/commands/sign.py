@@ -4,14 +4,14 @@ import sys
 from pathlib import Path
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
+from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from service.bundle import MANIFEST, SIGNATURE, read_bundle
 from service.bundle.signing import sign
-from service.cli import parse
+from service.cli import CommandOptions, parse
 
 
-class Signing(BaseSettings):
+class Signing(CommandOptions):
     """Sign a bundle's manifest, and with it every file of the bundle.
 
     Example:
@@ -20,9 +20,7 @@ class Signing(BaseSettings):
     A service started with --trusted-keys serves only bundles that one of those keys has signed.
     """
 
-    model_config = SettingsConfigDict(
-        frozen=True, cli_prog_name="lowerbound sign", cli_kebab_case=True, cli_hide_none_type=True
-    )
+    model_config = SettingsConfigDict(cli_prog_name="lowerbound sign")
 
     bundle: CliPositionalArg[Path] = Field(description="The bundle's folder, <repository>/<name>/<version>.")
     key: Path = Field(description="PEM file of an Ed25519 private key.")
