@@ -19,7 +19,7 @@ from rich.table import Column, Table
 
 from service.bundle import BOUNDS, Array, Bundle, Category, ImageInput, TabularInput, read_bundle
 from service.cli import CommandOptions, parse
-from service.codecs.instances import render_records
+from service.codecs.rendering import render_records
 from service.engine import Device, Engine, OnnxEngine
 from service.errors import LowerboundError
 from service.scoring import MAX_DRAWS, HeldOutScores, noise, scores

@@ -11,7 +11,7 @@ from service.bulk.batches import Batch
 from service.bulk.strangest import strangest_cells
 from service.bundle import Array, Bundle, TabularInput
 from service.codecs.arrow import write_batch
-from service.codecs.instances import render
+from service.codecs.rendering import render
 from service.codecs.rows import MARKING, PROBLEM, Rows
 from service.errors import InvalidError
 from service.inference import Limits, MakeEngine, Model

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from service.bulk.writer import PartWriter
 from service.bundle import Array, TabularInput
-from service.codecs.instances import render_records
+from service.codecs.rendering import render_records
 from service.codecs.rows import Rows
 
 CELLS = 3

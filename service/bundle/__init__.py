@@ -15,36 +15,34 @@ from service.bundle.files import (
     write_bundle,
 )
 from service.bundle.folder import MAX_BYTES, MAX_FILES, BundleFolder
-from service.bundle.manifest import (
-    BOUNDS,
-    CALIBRATION,
-    FORMAT_VERSION,
-    GOLDEN,
+from service.bundle.graphs import BOUNDS, OPTIONAL_GRAPHS, REQUIRED_GRAPHS, Graph, Tensor, graph_contract
+from service.bundle.inputs import (
     MISSING,
-    MISSING_CELLS,
-    OPTIONAL_GRAPHS,
-    PASS_SCORES,
-    REQUIRED_GRAPHS,
-    SCORES,
-    Calibration,
     CategoricalColumn,
     Category,
     Column,
     Derived,
-    File,
-    Graph,
     ImageInput,
-    Manifest,
-    ModelName,
     NumericColumn,
     PictureReading,
-    Provenance,
     Record,
-    ScoreName,
     TabularInput,
-    Tensor,
     TextFormat,
     TimeFormat,
+)
+from service.bundle.manifest import (
+    CALIBRATION,
+    FORMAT_VERSION,
+    GOLDEN,
+    MISSING_CELLS,
+    PASS_SCORES,
+    SCORES,
+    Calibration,
+    File,
+    Manifest,
+    ModelName,
+    Provenance,
+    ScoreName,
 )
 from service.bundle.signing import SIGNATURE, SIGNATURE_BYTES, TrustedKeys
 
@@ -91,6 +89,7 @@ __all__ = [
     "TrustedKeys",
     "describe_files",
     "dump_manifest",
+    "graph_contract",
     "parse_manifest",
     "read_arrays",
     "read_bundle",

@@ -42,7 +42,8 @@ from pydantic import ValidationError
 
 from service.bundle.arrays import Array, read_arrays
 from service.bundle.folder import BundleFolder
-from service.bundle.manifest import CALIBRATION, FORMAT_VERSION, GOLDEN, MISSING_CELLS, File, Manifest, TabularInput
+from service.bundle.inputs import TabularInput
+from service.bundle.manifest import CALIBRATION, FORMAT_VERSION, GOLDEN, MISSING_CELLS, File, Manifest
 from service.bundle.signing import SIGNATURE, SIGNATURE_BYTES, TrustedKeys
 from service.errors import BundleError
 

@@ -23,8 +23,9 @@ from service.codecs.codec import (
     check_nested,
     regular_array,
 )
-from service.codecs.instances import has_categories, parse_latents, parse_rows, picture, render
+from service.codecs.instances import has_categories, parse_latents, parse_rows
 from service.codecs.pieces import PIECE, cut, find_array
+from service.codecs.rendering import picture, render
 from service.codecs.rows import Reading, Rows, moved
 from service.errors import InvalidError, MalformedError, TooLargeError
 from service.readers.arrays import NPY, Levels

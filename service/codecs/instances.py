@@ -1,25 +1,23 @@
-"""Instances: between the values that clients send and receive and the arrays of a bundle's graphs.
+"""Instances: from the values that clients send to the arrays of a bundle's graphs.
 
 Clients send raw data, in the units of the training file: images as nested arrays of pixel values; rows of a table as
 records by column name or as lists in column order, `null` where a value is missing. Whatever is not an instance of the
 model's data is refused with the place of the first offending value; or, row by row, put down with its place.
 """
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from service.bundle import Array, CategoricalColumn, Category, Column, ImageInput, TabularInput
+from service.bundle import Array, CategoricalColumn, ImageInput, TabularInput
 from service.codecs.rows import Marks, Reading, Rows
 from service.errors import InvalidError, RequestError, suggest
 from service.readers import CellProblem, describe_value, parse_table
 from service.readers.arrays import Levels
 from service.readers.pictures import Picture, PictureBytes, in_data_units
-from service.readers.times import render_time
 
 STRICT = Reading()
 
@@ -96,36 +94,6 @@ def parse_latents(values: object, latent_size: int) -> Array:
     with np.errstate(over="ignore"):
         narrow = latents.astype(np.float32)
     return _refuse(~np.isfinite(narrow), narrow, "is not a finite number in float32", name="latents")
-
-
-def render(columns: Mapping[str, Any], data: TabularInput) -> dict[str, Any]:
-    """The columns of a table's answer, with those of rows and cells as records by column name."""
-    records = {
-        "instances": render_records,
-        "feature_expected": render_records,
-        "feature_log_likelihood": render_by_column,
-        "feature_surprise": render_by_column,
-    }
-    return {name: records[name](x, data) if name in records else x for name, x in columns.items()}
-
-
-def render_records(x: Array, data: TabularInput) -> list[dict[str, Category | None]]:
-    """Rows of shape (batch, columns) as records of values by column name; a category's code may be NaN, for None."""
-    columns = [_cells(x[:, i], column) for i, column in enumerate(data.columns)]
-    return [dict(zip(data.features, row, strict=True)) for row in zip(*columns, strict=True)]
-
-
-def render_by_column(values: Array, data: TabularInput) -> list[dict[str, float]]:
-    """A number for each cell, of shape (batch, columns), as records by column name."""
-    return [dict(zip(data.features, row, strict=True)) for row in values.tolist()]
-
-
-def _cells(values: Array, column: Column) -> list[Category | None]:
-    if isinstance(column, CategoricalColumn):
-        return [None if math.isnan(code) else column.categories[int(code)] for code in values]
-    if column.time is not None:
-        return [render_time(value, column.time) for value in values.tolist()]
-    return [float(value) for value in values]
 
 
 def _numbers(values: object, shape: tuple[int, ...], name: str, marked: dict[int, InvalidError] | None = None) -> Array:
@@ -336,19 +304,3 @@ def _marking(marked: dict[int, InvalidError] | None, row: int) -> Iterator[None]
         if marked is None:
             raise
         marked.setdefault(row, error)
-
-
-def picture(x: Array, data: ImageInput) -> Array:
-    """Instances of shape (batch, *data.shape) side by side in one picture, as square as can be, black from low to high.
-
-    Returns:
-        uint8, shape (rows × height, columns × width[, 3]).
-    """
-    shades = np.clip((x - data.low) / (data.high - data.low), 0, 1)
-    tiles = np.round(255 * shades).astype(np.uint8).reshape(len(x), *data.shape[:2], -1)
-    columns = math.ceil(math.sqrt(len(tiles)))
-    rows = math.ceil(len(tiles) / columns)
-    height, width, channels = tiles.shape[1:]
-    tiles = np.concatenate([tiles, np.zeros((rows * columns - len(tiles), height, width, channels), np.uint8)])
-    grid = tiles.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
-    return grid.reshape(rows * height, columns * width, channels).squeeze(-1 if channels == 1 else ())

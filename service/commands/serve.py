@@ -11,7 +11,7 @@ from uvicorn.config import Config
 from service.api.app import create_app
 from service.cli import parse
 from service.observability import logs
-from service.observability.metrics import shared_folder
+from service.observability.multiprocess import shared_folder
 from service.server import Connection, Server, Supervisor, end_process, tune_process
 from service.settings import Settings
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from service.errors import TooLargeError
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -20,3 +22,17 @@ class Limits:
     max_draws: int
     engine_threads: int
     engine_timeout: float
+
+    def check(self, rows: int, draws: int, place: str, times: int = 1, why: str = "") -> None:
+        """Refuse, before anything of its size is made, what could never be computed: each row so many times."""
+        limit = self.max_queue
+        if draws > self.max_draws:
+            raise TooLargeError(f"{draws:,} draws; at most {self.max_draws:,} are made", place)
+        if rows * draws * times > limit:
+            fitting = limit // (draws * times)
+            advice = f"send at most {fitting:,} rows" if fitting else f"ask for at most {limit // times:,} draws"
+            raise TooLargeError(
+                f"{rows:,} rows × {draws:,} draws{f', each {why},' if why else ''} are {rows * draws * times:,} draws; "
+                f"one request may ask for {limit:,}: {advice}",
+                place,
+            )

@@ -10,7 +10,7 @@ import numpy as np
 
 from service.bundle import Array, Bundle
 from service.engine import Engine, verify_golden
-from service.errors import InvalidError, NotReadyError, TooLargeError
+from service.errors import InvalidError, NotReadyError
 from service.inference.batcher import Batcher
 from service.inference.jobs import Report, Work
 from service.inference.limits import Limits
@@ -140,7 +140,7 @@ class Model:
 
         All are NaN in a row that is too far from all data for a finite posterior.
         """
-        self._check_size(len(x), max(num_draws, 1), "query.num_draws" if num_draws else "instances")
+        self._limits.check(len(x), max(num_draws, 1), "query.num_draws" if num_draws else "instances")
 
         async def compute() -> dict[str, Array]:
             posterior = await self._batcher.submit(Work("encoder", {"x": x}))
@@ -160,14 +160,14 @@ class Model:
 
     async def decode(self, z: Array) -> Array:
         """E[x|z] in data units, shape (batch, *input.shape)."""
-        self._check_size(len(z), 1, "latents")
+        self._limits.check(len(z), 1, "latents")
         return await self._compute(len(z), lambda: self._decode(z))
 
     async def draw(self, z: Array, seed: int | None = None) -> Array:
         """One draw from p(x|z) for each row of z, in data units, shape (batch, *input.shape)."""
         if "draw" not in self.manifest.graphs:
             raise InvalidError("this bundle has no graph to draw from p(x|z)", "query.draw")
-        self._check_size(len(z), 1, "latents")
+        self._limits.check(len(z), 1, "latents")
         shape = (len(z), len(self.manifest.input.features))
         seed = chosen_seed(self.bundle, seed)
         random = await _aside(
@@ -182,7 +182,7 @@ class Model:
 
         Of a prior with components each keeps its centre, and the temperature is that of the spread around it.
         """
-        self._check_size(n, 1, "query.n")
+        self._limits.check(n, 1, "query.n")
         seed = chosen_seed(self.bundle, seed)
         size = self.manifest.latent_size
         normal = await _aside(n * size, lambda: noise.standard_normal(seed, (n, size)))
@@ -227,11 +227,10 @@ class Model:
         parameters = self._resolve(num_draws, seed, score, refine, explain=explain)
         draws = parameters.draws
         cells = x.shape[1] if parameters.by_cell else 0
-        self._check_size(len(x), draws, "query.num_draws" if num_draws else "instances")
-        self._check_size(
-            len(x), draws, "query.refine", 1 + parameters.refine, f"with {parameters.refine:,} steps of refinement"
-        )
-        self._check_size(len(x), draws, "query.explain", 1 + cells, f"once whole and once for each of {cells:,} cells")
+        check = functools.partial(self._limits.check, len(x), draws)
+        check("query.num_draws" if num_draws else "instances")
+        check("query.refine", 1 + parameters.refine, f"with {parameters.refine:,} steps of refinement")
+        check("query.explain", 1 + cells, f"once whole and once for each of {cells:,} cells")
         if fdr is not None and parameters.held_out is None:
             raise InvalidError(
                 "without valid p-values no false-discovery rate can be kept: ask for a calibrated score, with the "
@@ -321,20 +320,6 @@ class Model:
     def max_rows(self) -> int:
         """Most rows that a request may have, with one draw each."""
         return self._limits.max_queue
-
-    def _check_size(self, rows: int, draws: int, place: str, times: int = 1, why: str = "") -> None:
-        """Refuse, before anything of its size is made, what could never be computed: each row so many times."""
-        limit = self._limits.max_queue
-        if draws > self._limits.max_draws:
-            raise TooLargeError(f"{draws:,} draws; at most {self._limits.max_draws:,} are made", place)
-        if rows * draws * times > limit:
-            fitting = limit // (draws * times)
-            advice = f"send at most {fitting:,} rows" if fitting else f"ask for at most {limit // times:,} draws"
-            raise TooLargeError(
-                f"{rows:,} rows × {draws:,} draws{f', each {why},' if why else ''} are {rows * draws * times:,} draws; "
-                f"one request may ask for {limit:,}: {advice}",
-                place,
-            )
 
 
 async def _aside(numbers: int, function: Callable[[], T]) -> T:

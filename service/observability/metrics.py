@@ -13,9 +13,7 @@ import os
 import time
 from collections import Counter as Tally
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from tempfile import TemporaryDirectory
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -23,14 +21,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from service.bundle import Array, Bundle
 from service.inference import Model, Report
+from service.observability.multiprocess import FOLDER, has_room
 from service.observability.prometheus import render, totals
 from service.scoring import FALSE_ALARMS, Martingale
-
-FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-"""The environment variable that names the processes' common folder."""
-
-ROOM = 16 * 2**20
-"""Bytes that must be free where processes share metrics."""
 
 INTERVAL = 0.1
 """Seconds that an event waits at most before it counts."""
@@ -47,44 +40,6 @@ Labels = tuple[str, str, str]
 """Method, route and model of a request. Empty: a route that there is not, and the model of a route without one."""
 
 logger = logging.getLogger("service")
-
-
-@contextmanager
-def shared_folder() -> Iterator[Callable[[], None]]:
-    """Make a folder for the metrics of several processes, and remove it at the end.
-
-    Yields:
-        A function to call before each process starts: it names the folder in the environment, if there is room in it.
-        prometheus_client reads the environment when it is imported, so this process is not affected.
-    """
-    try:
-        folder = TemporaryDirectory(prefix="lowerbound-metrics-")
-    except OSError as error:
-        logger.warning("there is no folder for metrics of several processes (%s): each shows its own", error)
-        yield lambda: None
-        return
-
-    def offer() -> None:
-        if has_room(folder.name):
-            os.environ[FOLDER] = folder.name
-        else:
-            os.environ.pop(FOLDER, None)
-            logger.warning("%s has no room for metrics of several processes: the next one shows its own", folder.name)
-
-    with folder:
-        try:
-            yield offer
-        finally:
-            os.environ.pop(FOLDER, None)
-
-
-def has_room(folder: str) -> bool:
-    """Whether metrics can be written to a folder. On a full disk, writing to mapped memory would end the process."""
-    try:
-        found = os.statvfs(folder)
-    except OSError:
-        return False
-    return found.f_bavail * found.f_frsize >= ROOM and (found.f_favail > 0 or found.f_files == 0)
 
 
 class _Histogram(Histogram):

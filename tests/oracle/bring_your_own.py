@@ -23,7 +23,7 @@ from service.bundle import (
     write_arrays,
     write_bundle,
 )
-from service.bundle.manifest import graph_contract
+from service.bundle.graphs import graph_contract
 from service.engine import OnnxEngine
 from service.scoring import conformal, noise
 

@@ -19,7 +19,7 @@ from service.bundle import (
     describe_files,
     write_arrays,
 )
-from service.bundle.manifest import graph_contract
+from service.bundle.graphs import graph_contract
 from service.engine import OnnxEngine
 
 TABLE_GRAPHS = {

@@ -15,7 +15,7 @@ from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 
 from service.bundle import WEIGHTS, Array, Graph, ImageInput, TabularInput
-from service.bundle.manifest import graph_contract
+from service.bundle.graphs import graph_contract
 from service.engine import RELATIVE_TOLERANCE, Engine
 from service.errors import LowerboundError
 from service.scoring import first_state, noise

@@ -5,21 +5,20 @@ Each graph of a bundle is a model of its own: `digits` answers the bounds, `digi
 
 import asyncio
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 import numpy as np
 from fastapi import APIRouter, Depends, Header, Path, Request, Response
 
 from service.api.content import MODEL_HEADERS, identify, read_bytes
+from service.api.graphs import Graph, call, served_graphs
 from service.api.openapi import body, check_ready, describe_headers, failure, find_model
-from service.bundle import Array, TabularInput, Tensor
-from service.codecs.bodies import QUICK, QUICK_ANSWER, QUICK_ARRAY, QUICK_MARKED, without_values
+from service.bundle import Array, Tensor
+from service.codecs.bodies import QUICK, QUICK_ANSWER
 from service.codecs.child import ChildProcess
 from service.codecs.codec import Json
-from service.codecs.instances import parse_latents, parse_rows
 from service.codecs.oip import Inference, datatype, read_raw, read_request, write_answer
 from service.codecs.oip_messages import (
     DrawParameters,
@@ -41,9 +40,8 @@ from service.codecs.oip_messages import (
     TensorConfig,
     TensorMetadata,
 )
-from service.codecs.rows import PROBLEM, Reading
+from service.codecs.rows import PROBLEM
 from service.errors import DeadlineError, InvalidError, NotFoundError, RequestError, TooLargeError
-from service.inference import Model
 from service.observability.logs import count_rows
 from service.observability.metrics import Telemetry
 from service.scoring import LARGEST
@@ -56,8 +54,6 @@ but the body's."""
 HEADER_LENGTH = "Inference-Header-Content-Length"
 PLATFORM = "onnxruntime_onnx"
 
-T = TypeVar("T")
-
 router = APIRouter(prefix="/v2", responses=failure())
 graphs = APIRouter()
 
@@ -69,90 +65,8 @@ _PARAMETERS: dict[str, type[InferParameters]] = {
 }
 """The graphs that take more parameters than every request does."""
 
-_SERVED = ("elbo", "encoder", "decoder", "explain", "draw")
-"""The graphs that are models to the protocol; the others are steps of what these answer."""
-
 _PLACES = {"instances": "x", "latents": "z", "query": "parameters"}
 """What the protocol calls the places that the ordinary endpoints name."""
-
-
-@dataclass(frozen=True)
-class Graph:
-    """One graph of a model, which to the protocol is a model."""
-
-    model: Model
-    graph: str
-
-    @property
-    def name(self) -> str:
-        return self.model.manifest.name if self.graph == "elbo" else f"{self.model.manifest.name}.{self.graph}"
-
-    @property
-    def version(self) -> str:
-        return str(self.model.manifest.version)
-
-    @property
-    def input(self) -> Tensor:
-        """What clients send: x or z. The service makes the noise."""
-        return self.model.manifest.graphs[self.graph].inputs[0]
-
-    @property
-    def outputs(self) -> list[Tensor]:
-        manifest = self.model.manifest
-        outputs = list(manifest.graphs[self.graph].outputs)
-        if self.graph == "elbo":
-            units = {"score": "as the manifest says", "p_value": "probability"}
-            outputs += [Tensor(name=name, dtype="float64", shape=("batch",), unit=unit) for name, unit in units.items()]
-        elif self._cell_by_cell:
-            units, shape = {"feature_surprise": "nats", "feature_expected": "data"}, ("batch", *manifest.input.shape)
-            outputs += [Tensor(name=name, dtype="float64", shape=shape, unit=unit) for name, unit in units.items()]
-        return outputs
-
-    @property
-    def row_draws(self) -> int:
-        """What a row costs under the bundle's own draws."""
-        draws = self.model.manifest.num_draws if self.graph in {"elbo", "explain"} else 1
-        return draws * (1 + len(self.model.manifest.input.features)) if self._cell_by_cell else draws
-
-    @property
-    def _cell_by_cell(self) -> bool:
-        """For tables, each cell is explained beside the others."""
-        return self.graph == "explain" and isinstance(self.model.manifest.input, TabularInput)
-
-    async def infer(self, tensor: Array, parameters: InferParameters, child: ChildProcess) -> dict[str, Any]:
-        """Every output by name, as the ordinary endpoints compute it; what takes long at either end, by the child."""
-        manifest = self.model.manifest
-        if self.input.name == "z":
-            z = await _run(child, tensor.nbytes <= QUICK_ARRAY, parse_latents, tensor, manifest.latent_size)
-            if isinstance(parameters, DrawParameters):
-                return {"x": await self.model.draw(z, parameters.seed)}
-            return {"x_mean": await self.model.decode(z)}
-        on_error = parameters.on_error if isinstance(parameters, EncodeParameters) else "fail"
-        reading = Reading(mark=on_error == "mark")
-        quick = tensor.nbytes <= (QUICK_MARKED if reading.mark else QUICK_ARRAY)
-        rows = await _run(child, quick, parse_rows, tensor, manifest.input, reading)
-        named = rows if quick else without_values(rows)
-        if not isinstance(parameters, ExplainParameters):
-            posterior = await self.model.encode(rows.x)
-            return await _run(child, quick, named.answer, posterior, np.isnan(posterior["mean"][:, 0]))
-        bounds = await self.model.elbo(
-            rows.x,
-            num_draws=parameters.num_draws,
-            seed=parameters.seed,
-            score=parameters.score if isinstance(parameters, ElboParameters) else None,
-            refine=parameters.refine if isinstance(parameters, ElboParameters) else 0,
-            explain=self.graph == "explain",
-        )
-        return await _run(child, quick, named.answer, bounds, np.isnan(bounds["score"]))
-
-
-async def _run(child: ChildProcess, quick: bool, function: Callable[..., T], *arguments: Any) -> T:
-    """Call the function, here if it is quick, or else in the child process."""
-    return function(*arguments) if quick else await child.run(function, *arguments)
-
-
-def _served(model: Model) -> list[str]:
-    return [graph for graph in _SERVED if graph in model.manifest.graphs]
 
 
 async def named(
@@ -161,8 +75,8 @@ async def named(
     """The graph that the path names."""
     prefix, dot, suffix = name.partition(".")
     model, graph = find_model(request, prefix or name), suffix if dot else "elbo"
-    if graph not in _served(model) or Graph(model, graph).name != name:
-        known = ", ".join(Graph(model, graph).name for graph in _served(model))
+    if graph not in served_graphs(model) or Graph(model, graph).name != name:
+        known = ", ".join(Graph(model, graph).name for graph in served_graphs(model))
         raise NotFoundError(f"no model {name!r} is served; there are {known}")
     return Graph(model, graph)
 
@@ -198,7 +112,7 @@ async def ready(request: Request) -> ServerReady:
 async def all_statistics(request: Request) -> Statistics:
     """Statistics of every model since the start, under /v2 or not, over all processes."""
     totals = await _totals(request)
-    served = [Graph(model, graph) for model in request.app.state.loader.registry for graph in _served(model)]
+    served = [Graph(model, graph) for model in request.app.state.loader.registry for graph in served_graphs(model)]
     return Statistics(model_stats=[_statistics(totals, graph) for graph in served])
 
 
@@ -294,7 +208,7 @@ async def infer(
     head |= {"model_name": graph.name, "model_version": graph.version}
     outputs = {name: columns[name] for name in wanted}
     quick = sum(np.size(values) for name, values in outputs.items() if name not in binary) <= QUICK_ANSWER
-    answer, length = await _run(child, quick, write_answer, head, outputs, binary)
+    answer, length = await call(child, quick, write_answer, head, outputs, binary)
     headers = identify(graph.model) | ({} if length is None else {HEADER_LENGTH: str(length)})
     return Response(answer, media_type=Json.media_type if length is None else BINARY, headers=headers)
 
@@ -310,7 +224,7 @@ async def _read(sent: bytes, header_length: int | None, graph: Graph, child: Chi
     size = len(sent) if header_length is None else min(header_length, len(sent))
     if size > MAX_JSON:
         raise TooLargeError(f"{size:,} bytes of JSON; at most {MAX_JSON:,} are read, send binary data", "body")
-    return await _run(child, size <= QUICK, read_request, sent, header_length)
+    return await call(child, size <= QUICK, read_request, sent, header_length)
 
 
 def _only_input(inference: Inference, graph: Graph) -> Array:

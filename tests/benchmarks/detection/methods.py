@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from service.bundle import ImageInput, TabularInput
-from service.bundle.manifest import graph_contract
+from service.bundle.graphs import graph_contract
 from service.scoring import noise, scores
 from tests.benchmarks.detection.tasks import Array, Task
 from training.evaluation.baselines import BASELINES, baseline_scores

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from service.bundle import CategoricalColumn, Derived, ImageInput, NumericColumn, TabularInput, TimeFormat
-from service.codecs.instances import STRICT, parse_instances, parse_latents, picture, render_by_column, render_records
+from service.codecs.instances import STRICT, parse_instances, parse_latents
+from service.codecs.rendering import render_records
 from service.codecs.rows import Reading
 from service.errors import InvalidError
 
@@ -344,21 +345,19 @@ def test_what_is_rendered_is_read_back(rows: list[tuple[float, int, float]]) -> 
     np.testing.assert_array_equal(parse_instances(records, TABLE), cells)
 
 
-def test_categories_are_rendered_as_they_were_given() -> None:
-    records = render_records(np.array([[0.5, code, 1] for code in range(6)]), TABLE)
-    kinds = [record["kind"] for record in records]
-    assert [(type(kind), kind) for kind in kinds] == [
-        (str, "a"),
-        (int, 1),
-        (bool, True),
-        (float, 2.5),
-        (str, "1"),
-        (int, 0),
-    ]
-
-
-def test_numbers_by_cell_are_rendered_by_column() -> None:
-    assert render_by_column(np.array([[1.0, 2.0, 3.0]]), TABLE) == [{"age": 1.0, "kind": 2.0, "a.b[0]": 3.0}]
+def test_columns_that_files_have_and_the_model_has_not_are_known() -> None:
+    """Records of the training file, and of answers, are read where extra fields are refused."""
+    placed = NumericColumn(name="placed", time=TimeFormat(order="ymd"))
+    hour = NumericColumn(name="placed.hour", period=24, derived=Derived(source="placed", part="hour"))
+    data = TabularInput(columns=(placed, hour), dropped=("id",))
+    strict = Reading(ignore_extra=False)
+    x = parse_instances([{"placed": "2026-11-28 15:30:00", "id": "A-1"}, {"placed": 0}], data, strict)
+    np.testing.assert_array_equal(x[:, 1], [15.5, 0])
+    records = render_records(x, data)
+    assert records[0] == {"placed": "2026-11-28T15:30:00", "placed.hour": 15.5}
+    np.testing.assert_array_equal(parse_instances(records, data, strict), x)
+    with pytest.raises(InvalidError, match="is no column of this model"):
+        parse_instances([{"placed": 0, "age": 1}], data, strict)
 
 
 # Latents
@@ -402,46 +401,3 @@ def test_wrong_latents_are_found(values: object, location: str) -> None:
     with pytest.raises(InvalidError) as info:
         parse_latents(values, 3)
     assert info.value.location == location
-
-
-# The picture
-
-
-@given(n=st.integers(1, 30), data=st.sampled_from([GREY, COLOUR, SMOOTH]))
-def test_the_grid_holds_every_instance_once(n: int, data: ImageInput) -> None:
-    x = np.random.default_rng(n).uniform(data.low, data.high, (n, *data.shape))
-    grid = picture(x, data)
-    columns = math.isqrt(n - 1) + 1
-    rows = -(-n // columns)
-    height, width = data.shape[:2]
-    assert grid.dtype == np.uint8
-    assert grid.shape == (rows * height, columns * width, *data.shape[2:])
-    for i in range(rows * columns):
-        row, column = divmod(i, columns)
-        tile = grid[row * height : (row + 1) * height, column * width : (column + 1) * width]
-        expected = np.round(255 * (x[i] - data.low) / (data.high - data.low)) if i < n else np.zeros(data.shape)
-        np.testing.assert_array_equal(tile, expected)
-
-
-def test_black_is_low_and_white_is_high() -> None:
-    assert picture(np.full((1, 2, 3), -1.0), SMOOTH).max() == 0
-    assert picture(np.full((1, 2, 3), 1.0), SMOOTH).min() == 255
-    assert picture(np.full((1, 2, 3), 99.0), SMOOTH).min() == 255
-    assert picture(np.full((1, 2, 3), -99.0), SMOOTH).max() == 0
-    one_channel = ImageInput(shape=(2, 3, 1), dtype="uint8", low=0, high=16)
-    assert picture(np.zeros((4, 2, 3, 1)), one_channel).shape == (4, 6)
-
-
-def test_columns_that_files_have_and_the_model_has_not_are_known() -> None:
-    """Records of the training file, and of answers, are read where extra fields are refused."""
-    placed = NumericColumn(name="placed", time=TimeFormat(order="ymd"))
-    hour = NumericColumn(name="placed.hour", period=24, derived=Derived(source="placed", part="hour"))
-    data = TabularInput(columns=(placed, hour), dropped=("id",))
-    strict = Reading(ignore_extra=False)
-    x = parse_instances([{"placed": "2026-11-28 15:30:00", "id": "A-1"}, {"placed": 0}], data, strict)
-    np.testing.assert_array_equal(x[:, 1], [15.5, 0])
-    records = render_records(x, data)
-    assert records[0] == {"placed": "2026-11-28T15:30:00", "placed.hour": 15.5}
-    np.testing.assert_array_equal(parse_instances(records, data, strict), x)
-    with pytest.raises(InvalidError, match="is no column of this model"):
-        parse_instances([{"placed": 0, "age": 1}], data, strict)

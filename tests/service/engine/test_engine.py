@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from service.bundle import GOLDEN, WEIGHTS, Bundle, read_arrays, read_bundle, write_arrays
-from service.bundle.manifest import graph_contract
+from service.bundle.graphs import graph_contract
 from service.engine import EngineFactory, OnnxEngine, golden_error
 from service.errors import BundleError
 from service.inference import ModelLoader

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from service.bundle import Bundle
-from service.observability.metrics import FOLDER, INTERVAL
+from service.observability.metrics import INTERVAL
+from service.observability.multiprocess import FOLDER
 from tests.conftest import samples, wait_until
 from tests.service.bundle_versions import publish
 from tests.service.load import ONE
