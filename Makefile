@@ -26,14 +26,16 @@ serve: .venv/serve/done
 train: .venv/train/done
 	.venv/train/bin/lowerbound train $(RECIPE) $(if $(DATA),--data "$(DATA)") $(ARGS)
 
-# Two processes side by side; tests of one file share servers and models. A cluster's own processes take both cores.
+# Two processes; tests of one file share servers and models. A cluster's own processes take both cores.
+SIDE_BY_SIDE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
 test: .venv/test/done .venv/test/browser
 	.venv/test/bin/ruff check .
 	.venv/test/bin/ruff format --check .
 	.venv/test/bin/mypy
 	.venv/test/bin/hadolint Dockerfile
 	.venv/test/bin/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
-	.venv/test/bin/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile --ignore tests/service/ray_serve $(ARGS)
+	.venv/test/bin/python -m pytest -m "not slow" $(SIDE_BY_SIDE) --ignore tests/service/ray_serve $(ARGS)
 	.venv/test/bin/python -m pytest -m "not slow" tests/service/ray_serve
 
 # Long tests that take both cores, or hold a server under load to its time limits, run one after the other.
@@ -41,7 +43,7 @@ ALONE := tests/service/ray_serve tests/service/bulk/test_on_ray.py tests/service
 	tests/service/deploy/test_monitoring.py tests/service/server
 
 test-all: test
-	.venv/test/bin/python -m pytest -m slow --numprocesses 2 --dist loadfile $(ALONE:%=--ignore %)
+	.venv/test/bin/python -m pytest -m slow $(SIDE_BY_SIDE) $(ALONE:%=--ignore %)
 	.venv/test/bin/python -m pytest -m slow $(ALONE)
 
 coverage: .venv/test/done .venv/test/browser

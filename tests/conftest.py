@@ -88,6 +88,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--server", choices=("plain", "ray"), default="plain", help="what the fixture `serve` starts")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the tests that train begin: they take longest, and two processes are to end at the same time."""
+    items.sort(key=lambda item: "training" not in item.path.parts)
+
+
 @pytest.fixture(scope="session")
 def serve(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     """Start a server of its own, given flags, for the length of a `with` block."""
