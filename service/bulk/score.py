@@ -22,7 +22,7 @@ from service.bundle import Bundle, read_bundle
 from service.cli import HelpPage
 from service.codecs.rows import PROBLEM
 from service.engine import Device, EngineFactory, Precision
-from service.errors import ExtraError
+from service.errors import ExtraError, FileError
 from service.scoring import ElboQuery
 from service.scoring.conformal import discoveries, why_none
 
@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> None:
 
     Raises:
         ValidationError: An option is wrong.
-        LowerboundError: The bundle or an input cannot be used.
+        LowerboundError: The bundle or an input cannot be used, or there are no rows.
     """
     given = _arguments(arguments)
     console = Console(stderr=True, soft_wrap=True)
@@ -110,7 +110,7 @@ def _answer(given: argparse.Namespace, query: ElboQuery, console: Console) -> No
     if one_file:
         refuse_existing(given.output)
     inputs = open_inputs(given.inputs, bundle.manifest.input, given.keep)
-    counts = [source.count() for source in inputs]
+    counts = _counts(inputs)
     parts = PartWriter(
         f"{given.output}.parts" if one_file else given.output, _request(given, query, bundle, inputs, counts)
     )
@@ -153,6 +153,18 @@ def _answer(given: argparse.Namespace, query: ElboQuery, console: Console) -> No
         write_file(parts, given.output)
     for line in filter(None, (called, summary)):
         console.print(line, markup=False, highlight=False)
+
+
+def _counts(inputs: Sequence[Input]) -> list[int]:
+    """The number of rows in each input.
+
+    Raises:
+        FileError: All are without rows.
+    """
+    counts = [source.count() for source in inputs]
+    if not any(counts):
+        raise FileError(f"{', '.join(source.path for source in inputs)}: no rows to score; nothing is written")
+    return counts
 
 
 def _discover(parts: PartWriter, fdr: float, bundle: Bundle) -> str:

@@ -236,6 +236,14 @@ def test_what_cannot_be_done_is_said_in_a_line(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("output", ["out", "out.csv", "out.parquet"])
+def test_inputs_without_rows_are_refused_and_nothing_is_written(tmp_path: Path, output: str) -> None:
+    np.save(tmp_path / "x.npy", np.empty((0, 8, 8), np.uint8))
+    status, errors = bulk(DIGITS, tmp_path / "x.npy", tmp_path / output)
+    assert (status, errors) == (1, f"error: {tmp_path / 'x.npy'}: no rows to score; nothing is written\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
+
+
 def test_a_finished_run_is_left_as_it_is(tmp_path: Path, pixels: Array) -> None:
     np.save(tmp_path / "x.npy", pixels)
     assert bulk(DIGITS, tmp_path / "x.npy", tmp_path / "out")[0] == 0
