@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 NAMED, VERSIONED = "/models/{name}", "/models/{name}/versions/{version}"
 CHILD_MEMORY = 12
-"""What reading or writing a large body may take, in bodies of the largest size."""
+"""Memory of the process for large bodies, in multiples of `max_body`."""
 
 LEAST_MEMORY = 2**28
-"""And in bytes, where these are small: answers may be large nevertheless."""
+"""Bytes that the process may take under a small `max_body`, too: an answer may be larger than its request."""
 
 OPERATIONS = (elbo.OPERATION, encode.OPERATION, decode.OPERATION, sample.OPERATION, instances.OPERATION)
 

@@ -233,7 +233,7 @@ def _versions_of(folder: Path) -> list[int]:
 
 
 def _is_bundle(folder: Path) -> bool:
-    """Whether there is a manifest, of whatever kind, or no telling."""
+    """Whether the folder has a manifest; true also if the system does not let that be found out."""
     try:
         os.lstat(folder / MANIFEST)
     except FileNotFoundError:
@@ -306,7 +306,7 @@ def _check_missing_cells(bundle: Bundle) -> None:
             raise BundleError(
                 f"{MISSING_CELLS}: {score}.sizes must hold {parts} sizes, of at least one pattern or count"
             )
-        total = sum(sizes.tolist())  # By Python, whose sums have no end at which they begin anew.
+        total = sum(sizes.tolist())  # Of integers without a limit: NumPy's would overflow.
         if scores is None or scores.dtype != np.float64 or scores.shape != (total,):
             raise BundleError(f"{MISSING_CELLS}: {score} must hold {total} scores, float64")
         for part in np.split(scores, np.cumsum(sizes)[:-1]):
@@ -330,7 +330,7 @@ def _write_file(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        error.filename = str(path)  # Of the writing, not only of the opening.
+        error.filename = str(path)  # Errors of `write` and `fsync` name no file.
         raise
 
 

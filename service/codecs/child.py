@@ -1,7 +1,7 @@
-"""Work beside the event loop, in a process of its own.
+"""A process that reads and writes large bodies, beside the event loop.
 
-In a thread, parsing and writing hold Python's lock for seconds, and nothing else goes on. A child process has a lock of
-its own and a limit of memory, and can be ended where it takes too long.
+In a thread, parsing and writing would hold Python's lock for seconds and stop the event loop. A process has a lock of
+its own and a limit of memory, and it can be ended.
 """
 
 import asyncio
@@ -25,13 +25,13 @@ from service.threads import start_thread
 T = TypeVar("T")
 
 PATIENCE = 1.0
-"""Seconds that a function may still take when nobody waits for it any more; then its process ends."""
+"""Seconds from the cancelling of a call to the end of its process, if the function has not returned by then."""
 
 IDLE = 60.0
-"""Seconds after which a process that has nothing to do ends."""
+"""Seconds after which an idle process ends."""
 
 _NICENESS = 5
-"""So that the event loop and the engine come first where processors are few."""
+"""Lets the event loop and the engine go first where processors are few."""
 
 
 class ChildProcess:
@@ -49,11 +49,11 @@ class ChildProcess:
         self._idle: asyncio.TimerHandle | None = None
 
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
-        """What the function returns or raises, in the process.
+        """Call the function in the process, and return or raise its outcome.
 
         Args:
-            function: Of a module, by whose name the process finds it.
-            arguments: Which can be pickled; bytes and arrays are not copied.
+            function: A module's function, which the process imports by name.
+            arguments: Values that pickle takes; bytes and arrays are not copied.
 
         Raises:
             NotReadyError: The process ended meanwhile.
@@ -82,7 +82,7 @@ class ChildProcess:
         return result
 
     def stop(self) -> None:
-        """End the process, whatever it does; the next function starts another."""
+        """End the process, even during a call; the next call starts another."""
         self._kill()
         if self._process is not None:
             self._process.wait()
@@ -125,14 +125,14 @@ class ChildProcess:
 
 
 def main(descriptor: int, memory: int) -> None:
-    """Run what the parent sends, until it closes the connection."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # Which may be meant for all of a group, before the last answer.
+    """Run the functions that the parent sends, until it closes the connection."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # A terminal sends these to the whole group, before the last answer.
         signal.signal(number, signal.SIG_IGN)
     started = False
     with socket.socket(fileno=descriptor) as connection, suppress(EOFError, OSError):
         while True:
             function, arguments = _receive(connection)
-            if not started:  # Now that what the functions need is loaded.
+            if not started:  # The modules of the function are loaded by now, and do not count.
                 started = True
                 _limit_memory(memory)
                 os.nice(_NICENESS)

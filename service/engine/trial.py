@@ -24,17 +24,17 @@ COPIES = 8
 """A graph's weights may be held twice, and several graphs may share them."""
 
 GRACE = 5.0
-"""Seconds after its time at which the process ends by itself, if by then it has not been ended."""
+"""Seconds after a bundle's time is up at which the process ends by itself, if the service has not ended it."""
 
 
 def main() -> None:
     """Try bundles until there are no more."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # Told to the service, to look at its bundles.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # It concerns the service alone.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with contextlib.suppress(OSError):  # Where memory runs out, this process is the one to end.
+    with contextlib.suppress(OSError):  # If memory runs out, the kernel ends this process first.
         Path("/proc/self/oom_score_adj").write_text("1000")
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # Whatever a library prints is no answer.
+    os.dup2(2, 1)  # Output of libraries must not mix with the answers.
     answers.write("{}\n")
     for line in sys.stdin:
         asked = json.loads(line)
@@ -53,7 +53,7 @@ def _try(folder: Path, digest: str, size: int) -> dict[str, str]:
             return {"error": f"{folder}: {error}"}
     except BundleError as error:
         return {"error": str(error)}
-    except Exception as error:  # Whatever a library raises for bytes that it did not expect.
+    except Exception as error:  # Libraries raise many kinds for damaged bytes.
         return {"error": f"{folder}: cannot be read: {type(error).__name__}: {error}"}
     return {}
 

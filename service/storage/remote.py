@@ -1,8 +1,7 @@
-"""A repository of bundles at a URL: in S3, Google Cloud Storage, or wherever else fsspec has a driver for.
+"""A repository of bundles at a URL: in S3, Google Cloud Storage, or another store that fsspec has a driver for.
 
-It is laid out as a folder's are, `<name>/<version>/`, and there is no renaming there: a bundle's manifest is written
-last, and a bundle is there once its manifest is. Credentials are the driver's business, which has its own variables and
-files for them.
+Its layout is that of a folder, `<name>/<version>/`. Object stores cannot rename a folder, so the manifest is written
+last: a bundle is complete once it has one. Each driver finds credentials in variables and files of its own.
 """
 
 import re
@@ -28,7 +27,7 @@ class File(NamedTuple):
     size: int
     """Bytes."""
     mark: str
-    """What else the driver says of it, an ETag or a time: another one whenever the file is."""
+    """An ETag or a time from the driver, which changes with the file."""
 
 
 class _Limit(Callback):  # type: ignore[misc]  # fsspec has no types.
@@ -109,7 +108,7 @@ class RemoteStore:
         """Raise a `StorageError` where no bundle of this name could be written."""
         path = f"{self._root}/{name}/.written"
         with self._reaching():
-            self._find()  # Where there is no such bucket this says so; the next line would make one.
+            self._find()  # Fails if the bucket does not exist; the next line would create it.
             self._system.makedirs(f"{self._root}/{name}", exist_ok=True)
             self._system.pipe_file(path, b"")
             self._system.rm_file(path)
@@ -136,7 +135,7 @@ class RemoteStore:
         self._system.invalidate_cache()
         found: dict[BundleRef, dict[str, File]] = {}
         for path, seen in self._system.find(self._root, detail=True).items():
-            # Of a folder at a URL of its own, no pipes and devices, which may have no end.
+            # Under file:// a name may be a pipe or a device, which may have no end.
             if seen.get("type", "file") == "file" and (place := _FILE.fullmatch(path[len(self._root) + 1 :])):
                 files = found.setdefault(BundleRef(place[1], int(place[2])), {})
                 files[place[3]] = File(int(seen["size"]), str(seen))
@@ -151,5 +150,5 @@ class RemoteStore:
             yield
         except LowerboundError:
             raise
-        except Exception as error:  # Every driver has its own kinds, and those of its HTTP library.
+        except Exception as error:  # Drivers raise kinds of their own, and those of their HTTP libraries.
             raise StorageError(f"{self.url}: cannot be reached: {error or type(error).__name__}") from error
