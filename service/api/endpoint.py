@@ -5,7 +5,6 @@ small model. An operation's route appears in the OpenAPI page like any other, de
 calls the handler itself. The paths of the models served are known, so each is looked up in a table.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -20,8 +19,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.api.deadline import deadline
 from service.api.openapi import answers, body, served_model
-from service.errors import DeadlineError, suggest
+from service.errors import suggest
 from service.inference import Model
 from service.scoring import Query
 
@@ -66,8 +66,8 @@ class Operation:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             with model.in_use():
                 query = parse(scope["query_string"])
-                answer = self.handler(Request(scope, receive, send), model, query)
-                response = await (answer if query.timeout is None else _within(query.timeout, answer))
+                async with deadline(query.timeout):
+                    response = await self.handler(Request(scope, receive, send), model, query)
             await response(scope, receive, send)
 
         return app
@@ -81,14 +81,6 @@ class _DirectRoute(APIRoute):
             await operation.on(served_model(Request(scope)))(scope, receive, send)
 
         self.app = app
-
-
-async def _within(seconds: float, answer: Awaitable[Response]) -> Response:
-    try:
-        async with asyncio.timeout(seconds):
-            return await answer
-    except TimeoutError as error:
-        raise DeadlineError(f"not answered within {seconds:g} seconds") from error
 
 
 @cache

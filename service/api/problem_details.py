@@ -9,8 +9,6 @@ import re
 from collections.abc import Iterable, Iterator
 from functools import cache
 from http import HTTPStatus
-from types import TracebackType
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -18,11 +16,11 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.deadline import deadline
 from service.api.schemas import Problem
 from service.codecs.oip_messages import ProtocolError
 from service.errors import (
     STATUS,
-    DeadlineError,
     EncodingError,
     InvalidError,
     LowerboundError,
@@ -70,7 +68,7 @@ class RequestMiddleware:
         self._app = app
         self._telemetry = telemetry
         self._labels = labels
-        self._time_limit = _TimeLimit(timeout)
+        self._timeout = timeout
         self._ids = unique_ids()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -91,7 +89,7 @@ class RequestMiddleware:
             await send(message)
 
         try:
-            with self._time_limit:
+            async with deadline(self._timeout):
                 await self._app(scope, receive, send_with_id)
         except asyncio.CancelledError:
             refusal = scope.get("state", {}).get("refusal")
@@ -132,47 +130,6 @@ class RequestMiddleware:
                 logger.error("request %s failed", request_id, exc_info=error)
                 detail = f"a fault of the service; see its log for {request_id}"
                 return _answer(scope, HTTPStatus.INTERNAL_SERVER_ERROR, detail)
-
-
-class _TimeLimit:
-    """As `asyncio.timeout`, but always of the same length, so that what entered first is due first.
-
-    One timer serves all; one for each request would cost as much as the rest of the envelope.
-
-    Raises:
-        DeadlineError: On leaving, where the time ran out.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._due: dict[asyncio.Task[Any] | None, float] = {}
-        self._timer: asyncio.TimerHandle | None = None
-
-    def __enter__(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._due[asyncio.current_task()] = loop.time() + self._seconds
-        if self._timer is None:
-            self._timer = loop.call_later(self._seconds, self._give_up, loop)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        task = asyncio.current_task()
-        if self._due.pop(task, None) is None and task is not None:  # Given up, and so cancelled.
-            task.uncancel()
-            if kind is asyncio.CancelledError:
-                raise DeadlineError(f"not answered within {self._seconds:g} seconds") from error
-
-    def _give_up(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Cancel the tasks whose time has run out, and wait for the next one's."""
-        for task, due in list(self._due.items()):
-            if due > loop.time():
-                self._timer = loop.call_at(due, self._give_up, loop)
-                return
-            del self._due[task]
-            if task is not None:
-                task.cancel()
-        self._timer = None
 
 
 async def refuse(scope: Scope, receive: Receive, send: Send) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from fastapi import APIRouter, Depends, Header, Path, Request, Response
 
 from service.api.content import MODEL_HEADERS, identify, read_bytes
+from service.api.deadline import deadline
 from service.api.graphs import Graph, call, served_graphs
 from service.api.openapi import body, check_ready, describe_headers, failure, find_model
 from service.bundle import Array, Tensor
@@ -41,7 +42,7 @@ from service.codecs.oip_messages import (
     TensorMetadata,
 )
 from service.codecs.rows import PROBLEM
-from service.errors import DeadlineError, InvalidError, NotFoundError, RequestError, TooLargeError
+from service.errors import InvalidError, NotFoundError, RequestError, TooLargeError
 from service.observability.logs import count_rows
 from service.observability.metrics import Telemetry
 from service.scoring import LARGEST
@@ -195,11 +196,8 @@ async def infer(
         marked = isinstance(parameters, EncodeParameters) and parameters.on_error == "mark"
         wanted = _wanted(inference, graph, [PROBLEM] if marked else [])
         tensor = _only_input(inference, graph)
-        try:
-            async with asyncio.timeout(parameters.timeout / 1e6 or None):
-                columns = await graph.infer(tensor, parameters, child)
-        except TimeoutError as error:
-            raise DeadlineError(f"not answered within {parameters.timeout:,} microseconds") from error
+        async with deadline(parameters.timeout / 1e6 or None):
+            columns = await graph.infer(tensor, parameters, child)
         count_rows(len(tensor))
     binary = {name for name, own in wanted.items() if (parameters.binary_data_output if own is None else own)}
     if PROBLEM in columns:
