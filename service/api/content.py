@@ -1,8 +1,9 @@
 """One exchange over HTTP: read the body within its limit, agree on media types, render the answer with its headers."""
 
 import io
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import lru_cache
+from types import MappingProxyType
 
 from fastapi import Request, Response
 from starlette.requests import ClientDisconnect
@@ -25,6 +26,9 @@ MODEL_HEADERS = {
     "Lowerbound-Bundle": "SHA-256 of its manifest.",
     "Lowerbound-Device": "The device in use.",
 }
+
+
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 
 async def read_rows(request: Request, model: Model, reading: Reading) -> Rows:
@@ -140,8 +144,9 @@ async def respond(
     columns: dict[str, Array],
     rows: Rows | None = None,
     too_far: Array | None = None,
+    headers: Mapping[str, str] = _NONE,
 ) -> Response:
-    """An answer, naming the model that gave it; see `bodies.write_answer`."""
+    """An answer, naming the model that gave it, with more `headers` if any; see `bodies.write_answer`."""
     data, media_type = model.manifest.input, writer.media_type
     count_rows(len(next(iter(columns.values()))) if rows is None else rows.total)
     if bodies.is_quick_answer(columns, media_type, rows):
@@ -149,7 +154,9 @@ async def respond(
     else:
         named = rows and bodies.without_values(rows)
         content = await request.app.state.child.run(bodies.write_answer, columns, media_type, data, named, too_far)
-    return _Answer(content, _heading(*_identity(model), media_type))
+    heading = _heading(*_identity(model), media_type)
+    more = [(name.lower().encode(), text.encode("latin-1")) for name, text in headers.items()]
+    return _Answer(content, [*heading, *more])
 
 
 _PIECE = 2**20

@@ -5,8 +5,8 @@ small model. An operation's route appears in the OpenAPI page like any other, de
 calls the handler itself. The paths of the models served are known, so each is looked up in a table.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from typing import Any, get_type_hints
 from urllib.parse import parse_qsl
@@ -37,6 +37,7 @@ class Operation:
         answer: Schema of the answer.
         body: Schema of the body, if there is one.
         media_types: Of the answer, beside JSON and .npy.
+        headers: Of the answer, beside those of all answers, and what they say.
     """
 
     method: str
@@ -45,6 +46,7 @@ class Operation:
     answer: type[BaseModel]
     body: type[BaseModel] | None = None
     media_types: Sequence[str] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     def route(self, prefix: str, dependencies: Sequence[Depends], tag: str) -> APIRoute:
         """The operation under a prefix; `dependencies` describe the prefix's path parameters."""
@@ -53,7 +55,7 @@ class Operation:
             prefix + self.path,
             self.handler,
             methods=[self.method],
-            responses=answers(self.answer, *self.media_types),
+            responses=answers(self.answer, *self.media_types, headers=self.headers),
             openapi_extra=body(self.body) if self.body else None,
             dependencies=dependencies,
             tags=[tag],

@@ -1,7 +1,7 @@
 """Parts of the OpenAPI page that routes share, and the lookup of a path's model."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Path, Request
@@ -107,10 +107,10 @@ def body(schema: type[BaseModel], media_types: Iterable[str] | None = None) -> d
     return {"parameters": [_ENCODING], "requestBody": {"required": True, "content": content}}
 
 
-def answers(schema: type[BaseModel], *media_types: str) -> dict[int | str, dict[str, Any]]:
+def answers(schema: type[BaseModel], *media_types: str, headers: Mapping[str, str]) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI responses of an endpoint that computes: its answer in each media type, and every problem."""
     content = {name: {"schema": _BINARY} for name in (*READERS, *media_types) if name != Json.media_type}
-    ok = {"model": schema, "content": content, "headers": describe_headers(MODEL_HEADERS)}
+    ok = {"model": schema, "content": content, "headers": describe_headers({**MODEL_HEADERS, **headers})}
     return {200: ok} | problems(*STATUS)
 
 

@@ -116,7 +116,7 @@ def _read_long(body: bytes, start: int, data: ImageInput | TabularInput, reading
         if parts and not len(values):  # type: ignore[arg-type]  # A list or an array.
             raise MalformedError(f"not readable JSON: a comma before the end, at byte {place:,}")
         try:
-            parts.append(make_rows(values, Json.media_type, data, reading, max_rows - total).moved(total))
+            parts.append(make_rows(values, Json.media_type, data, reading, max_rows, total).moved(total))
         except InvalidError as error:
             raise moved(error, total) from error
         total += parts[-1].total
@@ -124,7 +124,7 @@ def _read_long(body: bytes, start: int, data: ImageInput | TabularInput, reading
 
 
 def make_rows(
-    values: object, media_type: str, data: ImageInput | TabularInput, reading: Reading, max_rows: int
+    values: object, media_type: str, data: ImageInput | TabularInput, reading: Reading, max_rows: int, before: int = 0
 ) -> Rows:
     """The instances among the values that were decoded from a body.
 
@@ -133,7 +133,8 @@ def make_rows(
         media_type: Of the body.
         data: The kind of data that the model was trained on.
         reading: How they are read.
-        max_rows: Most that are.
+        max_rows: Most that are, with those before.
+        before: Rows of the body that were read before.
 
     Raises:
         RequestError: See `parse_rows`.
@@ -141,8 +142,11 @@ def make_rows(
     """
     if isinstance(values, np.ndarray) and values.shape == data.shape and media_type == AnyFile.media_type:
         values = values[None]  # A file of one instance may leave out the axis of rows.
-    if isinstance(values, np.ndarray | list | Levels) and len(values) > max_rows:
-        raise TooLargeError(f"{len(values):,} rows; one request may ask for {max_rows:,}", "instances")
+    rows = before + (len(values) if isinstance(values, np.ndarray | list | Levels) else 0)
+    if rows > max_rows:
+        raise TooLargeError(
+            f"{rows:,} rows or more; one request may ask for {max_rows:,} draws, rows × num_draws", "instances"
+        )
     if isinstance(values, np.ndarray) and has_categories(data) and media_type == Json.media_type:
         values = values.tolist()  # In JSON a number stands for itself, as in records, not for a category's code.
     return parse_rows(values, data, reading)

@@ -1,7 +1,7 @@
 """Statistics in NumPy: noise, scores, p-values, drift, refinement and attribution."""
 
 from service.scoring.attribution import ROUNDS, ConditionalAttribution
-from service.scoring.conformal import discoveries, p_values, percentiles, scores
+from service.scoring.conformal import discoveries, p_values, percentiles, scores, why_none
 from service.scoring.drift import FALSE_ALARMS, Martingale
 from service.scoring.missing_cells import HeldOutScores
 from service.scoring.noise import MAX_DRAWS, MAX_LATENT_SIZE
@@ -49,4 +49,5 @@ __all__ = [
     "percentiles",
     "resolve_parameters",
     "scores",
+    "why_none",
 ]

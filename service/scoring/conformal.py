@@ -55,12 +55,18 @@ def why_none(p: npt.NDArray[np.float64], fdr: float, held_out: int) -> str:
         held_out: How many held-out rows the p-values compare with.
     """
     rows, smallest = int(np.count_nonzero(~np.isnan(p))), 1 / (held_out + 1)
+    if not rows:
+        return "no row has a p-value"
     needed = math.ceil(rows * smallest / fdr)
     found = int(np.count_nonzero(p <= smallest))
     return (
-        f"with {held_out:,} held-out rows no p-value is below {smallest:.2g}; at q = {fdr:g} and {rows:,} rows "
-        f"at least {needed:,} rows must be that strange, and {found:,} are"
+        f"with {held_out:,} held-out rows no p-value is below {smallest:.2g}; at q = {fdr:g} and {_count(rows)} "
+        f"at least {_count(needed)} must be that strange, and {found:,} {'is' if found == 1 else 'are'}"
     )
+
+
+def _count(rows: int) -> str:
+    return f"{rows:,} {'row' if rows == 1 else 'rows'}"
 
 
 def discoveries(p: npt.NDArray[np.float64], fdr: float) -> npt.NDArray[np.bool_]:

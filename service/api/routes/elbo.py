@@ -10,7 +10,9 @@ from service.api.endpoint import Operation
 from service.api.openapi import ServedModel
 from service.api.schemas import ElboAnswer, Instances
 from service.codecs.rows import Reading
-from service.scoring import ElboQuery
+from service.scoring import ElboQuery, why_none
+
+NO_DISCOVERY = "Lowerbound-No-Discovery"
 
 
 async def elbo(request: Request, model: ServedModel, query: Annotated[ElboQuery, Query()]) -> Response:
@@ -32,7 +34,13 @@ async def elbo(request: Request, model: ServedModel, query: Annotated[ElboQuery,
         fdr=query.fdr,
         observe=query.observe,
     )
-    return await respond(request, model, writer, bounds, rows, np.isnan(bounds["score"]))
+    headers = {}
+    if query.fdr is not None and not bounds["discovery"].any():
+        p = bounds["p_value"][: len(rows.places)]
+        headers[NO_DISCOVERY] = why_none(p, query.fdr, model.manifest.calibration.rows)
+    return await respond(request, model, writer, bounds, rows, np.isnan(bounds["score"]), headers)
 
 
-OPERATION = Operation("POST", "/elbo", elbo, ElboAnswer, Instances)
+OPERATION = Operation(
+    "POST", "/elbo", elbo, ElboAnswer, Instances, headers={NO_DISCOVERY: "With fdr, where no row is called: why."}
+)

@@ -75,6 +75,13 @@ def test_discoveries_are_made_over_the_request(digits: httpx.Client, digits_bund
     np.testing.assert_array_equal(answer["discovery"], discoveries(answer["p_value"], 0.02))
     assert answer["discovery"].tolist() == [False] * len(usual) + [True] * len(checked)
     assert "discovery" not in send_request(digits, "/elbo", rows)
+    none = post(digits, "/elbo", rows, fdr=0.002)
+    assert not any(none.json()["discovery"])
+    assert none.headers["Lowerbound-No-Discovery"] == (
+        "with 359 held-out rows no p-value is below 0.0028; at q = 0.002 and 10 rows at least 14 rows must be that "
+        "strange, and 6 are"
+    )
+    assert "Lowerbound-No-Discovery" not in post(digits, "/elbo", rows, fdr=0.02).headers
     refused = post(digits, "/elbo", rows, fdr=0.02, seed=5)
     assert_problem(refused, 422, "without valid p-values", "query.fdr")
 
