@@ -61,9 +61,8 @@ function introduce({ manifest, device, input, latentSize }) {
   panel("title").textContent = manifest.name;
   panel("subtitle").textContent = `A model of ${what} in ${latentSize} numbers.`;
   const figures = {
-    "mean ELBO of held-out rows": `${fixed(manifest.metrics.test_elbo)} nats`,
-    "latents that carry something": `${fixed(manifest.metrics.active_units, 0)} of ${latentSize}`,
-    "held-out rows behind a p-value": manifest.calibration.rows.toLocaleString("en"),
+    "rows it learned from": fixed(manifest.provenance.splits.train?.rows, 0),
+    "held-out rows to compare with": manifest.calibration.rows.toLocaleString("en"),
     "device in use": device,
   };
   panel("figures").replaceChildren(...Object.entries(figures).filter(([, text]) => !text.startsWith("–")).map(

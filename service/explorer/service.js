@@ -6,11 +6,14 @@ const NPY = "application/x-npy";
 const JSON_TYPE = "application/json";
 const KEPT = "lowerbound-key";
 
-/** What the service, or the way to it, said no with; `message` is for people, and `detail` the same without the place. */
+/**
+ * What the service, or the way to it, said no with; `message` is for people, and `detail` the same without the place. `status`
+ * is that of HTTP, and `wait` the seconds after which to ask again, where the service says so.
+ */
 export class ServiceError extends Error {
-  constructor(message, detail = message) {
+  constructor(message, { detail = message, status = null, wait = null } = {}) {
     super(message);
-    this.detail = detail;
+    Object.assign(this, { detail, status, wait });
   }
 }
 
@@ -87,6 +90,7 @@ async function failure(answer) {
   const detail = problem.detail ?? `The service answered ${answer.status} ${answer.statusText}.`;
   const place = problem.location?.replace(/^instances\[(\d+)\]\.?/, (_, i) => `row ${Number(i) + 1} `).trim();
   const text = place ? `${place}: ${detail}` : detail;
-  const wait = answer.headers.get("Retry-After");
-  return new ServiceError(text[0].toUpperCase() + text.slice(1) + (wait ? ` Try again in ${wait} s.` : ""), detail);
+  const wait = Number(answer.headers.get("Retry-After")) || null;  // Proxies may give a date.
+  const message = text[0].toUpperCase() + text.slice(1) + (wait ? ` Try again in ${wait} s.` : "");
+  return new ServiceError(message, { detail, status: answer.status, wait });
 }

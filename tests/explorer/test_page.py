@@ -158,9 +158,9 @@ def test_no_barriers_in_the_pages_of_pictures(open_page: Open, digits: httpx.Cli
         digits, color_scheme=theme, viewport={"width": 1280, "height": 900}, allowed=("400 (Bad Request)",)
     )
     page.locator("#samples .grid button").nth(1).click()
+    page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
     page.get_by_label("Refine").select_option("5 steps")
     expect(page.locator(".regret")).not_to_be_empty()
-    page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
     assert violations(page) == []
     page.locator("#pictures").get_by_label("Choose files").set_input_files(
         {"name": "x.txt", "mimeType": "text/plain", "buffer": b"x"}

@@ -212,6 +212,8 @@ def test_a_dropped_picture_is_scored_and_taken_apart(open_page: Open, digits: ht
     expect(panel.locator(".name")).to_have_text("strange.png")
     bounds = send_request(digits, "/elbo", strange[None], binary=True, explain=True)
     assert_shows(panel.locator("canvas.sent"), coloured(np.round(strange * (255 / 16))))
+    expect(panel.locator(".bounds")).to_be_hidden()
+    panel.get_by_text("In numbers").click()
     mean = send_request(digits, "/encode", strange[None], binary=True)["mean"]
     assert_shows(panel.locator("canvas.expected"), shown(digits, mean)[0])
     by_pixel = bounds["feature_log_likelihood"][0]
@@ -221,7 +223,8 @@ def test_a_dropped_picture_is_scored_and_taken_apart(open_page: Open, digits: ht
     assert glow.flat[by_pixel.argmin()] == glow.max()
     assert glow.flat[by_pixel.argmax()] == glow.min()
     assert bounds["p_value"][0] == 1 / 360
-    expect(panel.locator(".verdict")).to_have_text("None of 359 held-out pictures are at least as strange: p = 0.0028.")
+    expect(panel.locator(".verdict")).to_have_text("Stranger than all 359 held-out pictures.")
+    expect(panel.locator(".p-value")).to_have_text("p = 0.0028.")
     assert_marked(page, bounds["score"][0])
     expect(panel.locator(".marked")).to_contain_text("→")
     table = panel.locator(".bounds tbody td").all_inner_texts()
@@ -237,6 +240,7 @@ def test_refinement_shows_what_it_changes(open_page: Open, digits: httpx.Client,
     panel = page.locator("#pictures")
     panel.get_by_label("Choose files").set_input_files(file("strange.npy", npy(strange)))
     expect(panel.locator(".name")).to_have_text("strange.npy")
+    panel.get_by_text("In numbers").click()
     panel.get_by_label("Refine").select_option("5 steps")
     expect(panel.locator(".bounds thead th")).to_have_text(["nats", "refined", "change"])
     before = send_request(digits, "/elbo", strange[None], binary=True)
@@ -272,7 +276,7 @@ def test_many_pictures_are_ranked(open_page: Open, digits: httpx.Client) -> None
     panel.get_by_label("Choose files").set_input_files(file("many.npy", npy(many)))
     expect(panel.locator(".note")).to_contain_text("The strangest 200 of 230 are shown.")
     scores = send_request(digits, "/elbo", many, binary=True)["score"]
-    expected = [f"many.npy [{i}], p 0.0028" for i in np.argsort(-scores, kind="stable")[:200]]
+    expected = [f"many.npy [{i}], stranger than 99.72 %" for i in np.argsort(-scores, kind="stable")[:200]]
     names = panel.locator(".grid button").evaluate_all("all => all.map((one) => one.getAttribute('aria-label'))")
     assert names == expected
     expect(panel.locator(".name")).to_have_text(names[0].split(",")[0])
@@ -318,8 +322,19 @@ def test_a_wrong_file_is_told_of(page: Page, strange: Array, name: str, content:
         alert = page.locator(f"{panel} > .work > [role=alert]")
         page.locator(panel).get_by_label(label).set_input_files(file(name, content))
         expect(alert).to_contain_text(said)
+        if panel == "#pictures":
+            expect(page.locator("#pictures .result")).to_be_hidden()  # No verdict of other pictures.
         page.locator(panel).get_by_label(label).set_input_files(file("good.npy", npy(strange)))
         expect(alert).to_be_empty()
+
+
+def test_a_wrong_file_does_not_reject_the_others(page: Page, strange: Array) -> None:
+    files = [file("notes.txt", b"no"), file("good.npy", npy(strange)), file("odd.npy", npy(np.zeros((2, 8, 7))))]
+    page.locator("#pictures").get_by_label("Choose files").set_input_files(files)
+    alert = page.locator("#pictures > .work > [role=alert]")
+    expect(alert).to_contain_text("notes.txt: is no PNG")
+    expect(alert).to_contain_text("odd.npy: must have 8 values")
+    expect(page.locator("#pictures .name")).to_have_text("good.npy")
 
 
 # Other shapes
@@ -344,6 +359,7 @@ def test_colours_and_ranges_are_those_of_the_model(open_page: Open, toys: httpx.
     assert_shows(panel.locator("canvas.sent"), levels)
     x = (levels * (2 / 255) - 1).astype(np.float32)[None]
     bounds = send_request(toys, "/models/colours/elbo", x, binary=True, explain=True)
+    panel.get_by_text("In numbers").click()
     low = bounds["feature_log_likelihood"][0].sum(2).min()
     assert number(panel.locator(".low").inner_text()) == pytest.approx(low, abs=0.05)
     expect(panel.locator(".refinement")).to_be_hidden()  # The bundle has no such graph.

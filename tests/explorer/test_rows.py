@@ -3,15 +3,18 @@
 import csv
 import gzip
 import io
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
-from tests.explorer.conftest import Open, drop, ready
+from service.scoring import discoveries, why_none
+from tests.explorer.conftest import Open, Visit, drop, ready
 
 ROWS = "#rows .ranked > tbody > tr:not(.opened)"
 PLAIN = '# ,colour,age\n1,red,1.5\n2,"blue, or so",\n3,NA,-2\n4,red,0.25\n5,red,3e1\n'
@@ -45,7 +48,7 @@ def paste(page: Page, text: str) -> None:
 
 
 def column(page: Page, i: int) -> list[str]:
-    """The cells of the table's rows in column i, 0 being the rows' numbers; without the mark of discoveries."""
+    """The cells of the table's rows in column i, 0 being the rows' numbers; without the mark of called rows."""
     cells = page.locator(f"{ROWS} > :nth-child({i + 1})").all_inner_texts()
     return [cell.replace("called", "").strip() for cell in cells]
 
@@ -70,10 +73,10 @@ def test_pasted_rows_are_scored_and_ranked(page: Page, toys: httpx.Client) -> No
     answer = elbo(toys, RECORDS, fdr=0.1)
     order = np.argsort(-np.array(answer["score"]), kind="stable")
     assert column(page, 0) == [str(i + 1) for i in order]
-    assert [float(text) for text in column(page, 1)] == pytest.approx([answer["score"][i] for i in order], rel=1e-3)
-    shown = [None if text == "–" else float(text) for text in column(page, 2)]
+    assert [float(text) for text in column(page, 2)] == pytest.approx([answer["score"][i] for i in order], rel=1e-3)
+    shown = [None if text == "–" else float(text.removesuffix(" %")) for text in column(page, 1)]
     expected = [answer["p_value"][i] for i in order]
-    assert shown == [value and pytest.approx(value, rel=0.05) for value in expected]
+    assert shown == [value and pytest.approx(100 * (1 - value), abs=0.1) for value in expected]
     assert column(page, 4) == [str(RECORDS[i]["colour"] or "–") for i in order]
     called = page.locator("#rows tr.anomalous > th").all_inner_texts()
     assert sorted(called) == [str(i + 1) for i in np.flatnonzero(answer["discovery"])]
@@ -96,23 +99,102 @@ def test_every_column_sorts(page: Page) -> None:
     page.locator("#rows thead").get_by_role("button", name="Score").click()
 
 
-def test_the_slider_keeps_the_rate_of_false_discoveries(page: Page, toys: httpx.Client) -> None:
+def test_rows_are_called_by_the_rule_that_is_chosen(page: Page, toys: httpx.Client) -> None:
     scale = np.linspace(0, 2.5, 30)
     paste(page, "age,colour\n" + "".join(f"{value:.4f},red\n" for value in scale))
     expect(page.locator(ROWS)).to_have_count(30)
     records = [{"age": float(f"{value:.4f}"), "colour": "red"} for value in scale]
+    verdict, rule = page.locator("#rows .verdict"), page.get_by_label("Call anomalous")
+
+    def called() -> list[int]:
+        return sorted(int(text) - 1 for text in page.locator("#rows tr.anomalous > th").all_inner_texts())
+
     counts = []
-    for percent in (1, 5, 25, 50):
-        page.get_by_label("False discoveries at most").fill(str(percent))
+    for percent in (5, 25, 50):
+        page.get_by_label("False calls at most").fill(str(percent))
         wanted = elbo(toys, records, fdr=percent / 100)["discovery"]
-        expect(page.locator("#rows .verdict")).to_contain_text(f"{sum(wanted)} of 30 rows are called anomalous")
-        expect(page.locator("#rows .verdict")).to_contain_text(f"on average at most {percent} % of such calls")
-        called = page.locator("#rows tr.anomalous > th").all_inner_texts()
-        assert sorted(map(int, called)) == [i + 1 for i in np.flatnonzero(wanted)]
+        said = f"{sum(wanted)} of 30 rows are called anomalous; on average at most {percent} % of such calls are wrong."
+        expect(verdict).to_have_text(said)
+        assert called() == np.flatnonzero(wanted).tolist()
         counts.append(sum(wanted))
-    assert counts == sorted(counts)
-    assert counts[0] < counts[-1]
-    page.get_by_label("False discoveries at most").fill("10")
+    assert 0 < counts[0] < counts[-1]
+    page.get_by_label("False calls at most").fill("0.5")
+    answer = toys.post("/elbo", json={"instances": records}, params={"fdr": 0.005})
+    expect(verdict).to_have_text(
+        f"0 of 30 rows are called anomalous: {answer.headers['Lowerbound-No-Discovery']}.",
+    )
+    answer = elbo(toys, records)
+    p, score = np.array(answer["p_value"]), np.array(answer["score"])
+    rule.select_option(label="rows below a p-value")
+    page.get_by_label("p-value at most").fill("20")
+    expect(verdict).to_contain_text(
+        f"{(p <= 0.2).sum()} of 30 rows are called anomalous; of as many usual rows about 6 "
+    )
+    assert called() == np.flatnonzero(p <= 0.2).tolist()
+    page.get_by_label("p-value at most").fill("0.1")
+    expect(verdict).to_contain_text("with 99 held-out rows no p-value is below 0.01: a level of 0.1 % calls none.")
+    rule.select_option(label="the strangest rows")
+    page.get_by_label("Rows", exact=True).fill("4")
+    expect(verdict).to_contain_text("The 4 strangest of 30 rows; the last of them is stranger than ")
+    assert called() == sorted(np.argsort(-score)[:4].tolist())
+    rule.select_option(label="so many that few calls are false")
+    page.get_by_label("False calls at most").fill("10")
+
+
+def test_rules_are_those_of_the_service(page: Page) -> None:
+    """The page applies them to all pieces of a file, and says what the service says."""
+    rng = np.random.default_rng(0)
+    module = "import(new URL('explorer/lib/thresholds.js', document.baseURI))"
+    for held_out, rows, fdr in ((359, 8040, 0.1), (99, 40, 0.3), (9, 1, 0.05), (199, 1, 0.2), (19, 60, 0.25)):
+        p = (rng.integers(0, held_out + 1, rows) ** 2 // held_out + 1) / (held_out + 1)
+        p[rng.random(rows) < 0.1] = np.nan
+        given = [None if np.isnan(value) else value for value in p.tolist()]
+        called, why = page.evaluate(
+            f"async ([p, q, n]) => {{ const {{ discoveries, whyNone }} = await {module};"
+            "return [discoveries(p, q), whyNone(p, q, n)]; }",
+            [given, fdr, held_out],
+        )
+        assert called == discoveries(p, fdr).tolist()
+        assert why == why_none(p, fdr, held_out)
+
+
+def test_any_number_of_rows_is_scored_in_pieces(visit: Callable[..., Visit], toys: httpx.Client) -> None:
+    """A file whose rows take several requests: one verdict over all, waiting when told to, and a way to stop."""
+    ages = [i % 17 / 8 for i in range(3_000)]
+    text = "age,colour\n" + "".join(f"{age},red\n" for age in ages) + " " * 50_000
+    visited = visit(toys, allowed=("429", "413"))
+    page = visited.page
+    ready(page)
+    answers: list[tuple[int, dict[str, str]] | None] = [(429, {"Retry-After": "1"}), (413, {})]
+    sizes = []
+
+    def refuse(route: Route) -> None:
+        sizes.append(len(route.request.post_data_json["instances"]))
+        if not (answer := answers.pop(0) if answers else None):
+            route.continue_()
+            return
+        status, headers = answer
+        route.fulfill(status=status, headers=headers, json={"detail": "not now"})
+
+    page.route("**/elbo?*", refuse)
+    drop(page, "#rows .drop", "many.csv", text.encode())
+    progress = page.locator("#rows .progress")
+    expect(progress).to_contain_text("0 of 3,000; the service is busy, and asks to wait 1 s")
+    expect(page.locator("#rows .verdict")).to_be_hidden()
+    page.locator("#rows .verdict").wait_for()
+    called = sum(elbo(toys, [{"age": age, "colour": "red"} for age in ages], fdr=0.1)["discovery"])
+    assert called
+    expect(page.locator("#rows .verdict")).to_contain_text(f"{called:,} of 3,000 rows are called anomalous")
+    expect(progress).to_be_hidden()
+    assert sizes[:3] == [512, 512, 256]
+    assert max(sizes[2:]) <= 256
+    expect(page.get_by_label("Rows as CSV")).to_have_value("")
+    answers = [None, (429, {"Retry-After": "1"})]
+    drop(page, "#rows .drop", "many.csv", text.encode())
+    expect(progress).to_contain_text("512 of 3,000; the service is busy")
+    progress.get_by_role("button", name="Stop").click()
+    expect(page.locator("#rows .note")).to_have_text("Stopped after 512 of 3,000 rows.")
+    expect(page.locator("#rows .verdict")).to_contain_text("of 512 rows are called anomalous")
 
 
 def test_a_row_opens_into_what_makes_it_strange(page: Page, toys: httpx.Client) -> None:
@@ -129,6 +211,13 @@ def test_a_row_opens_into_what_makes_it_strange(page: Page, toys: httpx.Client) 
     assert expected == {"age": 0.0, "colour": "red"}
     assert cells.nth(0).locator("th, td").all_inner_texts() == ["age", "1.5", "0", "", f"{surprise['age']:.2f}"]
     assert cells.nth(1).locator("th, td").all_inner_texts() == ["colour", "red", "red", "", "0.00"]
+    inside = page.locator("#rows .explanation")
+    share = 100 * (1 - answer["p_value"][0])
+    expect(inside.locator("p").first).to_have_text(re.compile(rf"Stranger than {share:.0f}\.?\d* % of held-out rows."))
+    expect(inside.locator(".number").first).to_be_hidden()
+    inside.get_by_text("In numbers").click()
+    expect(inside.locator(".number").first).to_be_visible()
+    expect(inside).to_contain_text(f"p = {answer['p_value'][0]:.2g}")
     toggle.click()
     expect(page.locator("#rows .cells")).to_be_hidden()
 
@@ -140,13 +229,13 @@ def test_the_scored_rows_can_be_downloaded(page: Page, toys: httpx.Client) -> No
         page.get_by_role("button", name="Download the scored rows").click()
     assert download.value.suggested_filename == "people-scored.csv"
     rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text("utf-8"))))
-    assert list(rows[0]) == ["# ", "colour", "age", "elbo", "score", "p_value", "discovery", "problem"]
+    assert list(rows[0]) == ["# ", "colour", "age", "elbo", "score", "p_value", "called", "problem"]
     assert [row["# "] for row in rows] == ["1", "2", "3", "4", "5"]
     assert rows[1]["colour"] == "blue, or so"
     answer = elbo(toys, RECORDS, fdr=0.1)
     for name in ("elbo", "score", "p_value"):
         assert [float(row[name]) if row[name] else None for row in rows] == answer[name]
-    assert [row["discovery"] == "true" for row in rows] == answer["discovery"]
+    assert [row["called"] == "true" for row in rows] == answer["discovery"]
 
 
 def test_a_file_can_be_dropped(page: Page) -> None:
@@ -190,7 +279,9 @@ def test_wrong_rows_are_told_of(page: Page, text: str, said: str) -> None:
     alert = page.locator("#rows > .work > [role=alert]")
     paste(page, text)
     expect(alert).to_contain_text(said, ignore_case=True)
+    expect(page.locator("#rows .result")).to_be_hidden()  # No verdict of other rows.
     paste(page, PLAIN)
+    expect(page.locator("#rows .verdict")).to_be_visible()
     expect(alert).to_be_empty()
 
 
@@ -207,7 +298,8 @@ def test_rows_that_cannot_be_scored_are_marked(page: Page, toys: httpx.Client) -
     assert problems["4"] == ["too far from the training data for a finite bound"]
     assert problems["5"] == ["has 3 cells; the header has 2"]
     answer = elbo(toys, [{"age": 1, "colour": "red"}, {"age": 2, "colour": None}])
-    scores = dict(zip(column(page, 0), column(page, 1), strict=True))
+    scores = dict(zip(column(page, 0), column(page, 2), strict=True))
+    assert scores["4"] == "∞"
     assert float(scores["1"]) == pytest.approx(answer["score"][0], rel=1e-3)
     page.locator("#rows tbody").get_by_role("button", name="2", exact=True).click()
     expect(page.locator("#rows .opened:visible")).to_have_text("Not scored: age: 'old' is not a number.")

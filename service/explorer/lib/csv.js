@@ -95,6 +95,13 @@ export function readRows(text, input) {
   };
 }
 
+/** The first rows alone of what `readRows` read. */
+export function firstRows(read, count) {
+  if (count === read.records.length) return read;
+  const [lines, records, shown] = [read.lines, read.records, read.shown].map((rows) => rows.slice(0, count));
+  return { ...read, lines, records, shown };
+}
+
 /** The delimiter under which one of the first lines names most of the columns; the training file's own, if that is one. */
 function findDelimiter(text, names, own = ",") {
   const first = text.replace(/^\uFEFF/, "").split(/\r\n|\n|\r/, FIRST);

@@ -2,6 +2,21 @@
 
 import { row } from "./pictures.js";
 
+const AT_ONCE = 6;
+
+/** The pictures in all files that can be read, and what is wrong with the others. */
+export async function readAll(files, model) {
+  const [pictures, problems] = [[], []];
+  for (let i = 0; i < files.length; i += AT_ONCE) {
+    const read = await Promise.allSettled(files.slice(i, i + AT_ONCE).map((file) => readPictures(file, model)));
+    for (const { value, reason } of read) {
+      if (value) pictures.push(...value);
+      else problems.push(reason.message);
+    }
+  }
+  return { pictures, problems };
+}
+
 /**
  * The pictures in a file, each `{name, values}`, in data units: one of a picture file, several of an array.
  *

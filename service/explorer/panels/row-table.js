@@ -1,9 +1,12 @@
 /** A table of scored rows: sortable by every column, each row opening into more. Knows no endpoint. */
 
 import { element } from "../lib/elements.js";
-import { probability, short } from "../lib/numbers.js";
+import { short } from "../lib/numbers.js";
+import { rankOf } from "../lib/thresholds.js";
+import { strangerThan } from "./scores.js";
 
 const PAGE = 100;
+const SCORE = 2;
 
 /**
  * @param {HTMLTableElement} table
@@ -14,23 +17,23 @@ export function rowTable(table, open) {
   const more = table.parentElement.querySelector(".more");
   let columns = [];
   let rows = [];
-  let order = { column: 1, descending: true };
+  let order = { column: SCORE, descending: true };
   let shown = PAGE;
 
-  /** Show records and what `/elbo` answered about them. */
+  /** Show records, what `/elbo` answered about them, and which are `called` anomalous. */
   function show(inputColumns, records, answer) {
     columns = [
       { title: "Row", of: (row) => row.i + 1 },
-      { title: "Score", of: (row) => row.score, text: short },
-      { title: "p", of: (row) => row.p, text: probability },
+      { title: "Stranger than", of: (row) => row.p && -row.p, text: (value) => strangerThan(-value) },
+      { title: "Score", of: (row) => rankOf(row.score, row.p), text: short },
       ...inputColumns.map(({ name, type }) => ({
         title: name, of: (row) => row.record[name], text: type === "numeric" ? cell : undefined, words: type !== "numeric",
       })),
     ];
     rows = records.map((record, i) => ({
-      i, record, score: answer.score[i], p: answer.p_value[i], called: answer.discovery[i], problem: answer.problem[i],
+      i, record, score: answer.score[i], p: answer.p_value[i], called: answer.called[i], problem: answer.problem[i],
     }));
-    if (order.column >= columns.length) order = { column: 1, descending: true };
+    if (order.column >= columns.length) order = { column: SCORE, descending: true };
     head.replaceChildren(...columns.map(header));
     draw();
   }
@@ -40,7 +43,7 @@ export function rowTable(table, open) {
     const cell = element("th", { scope: "col", className: words ? "words" : "" }, button);
     if (i === order.column) cell.setAttribute("aria-sort", order.descending ? "descending" : "ascending");
     button.addEventListener("click", () => {
-      order = { column: i, descending: order.column === i ? !order.descending : i === 1 };
+      order = { column: i, descending: order.column === i ? !order.descending : i === 1 || i === SCORE };
       shown = PAGE;
       head.replaceChildren(...columns.map(header));
       head.cells[i].querySelector("button").focus();

@@ -3,11 +3,11 @@
 import { ALTERATIONS } from "../lib/alterations.js";
 import { bar, distribution } from "../lib/charts.js";
 import { element, spoken, takeFiles } from "../lib/elements.js";
-import { fixed, probability, short, words } from "../lib/numbers.js";
-import { latest } from "../lib/pacing.js";
-import { readPictures } from "../lib/picture-files.js";
+import { fixed, short, words } from "../lib/numbers.js";
+import { readAll } from "../lib/picture-files.js";
 import { glow, paint, row, together } from "../lib/pictures.js";
-import { explainScore, inWords, offerScores } from "./scores.js";
+import { progress } from "./progress.js";
+import { explainScore, inWords, offerScores, pValueInWords, strangerThan } from "./scores.js";
 
 const MOST_SHOWN = 200;
 const MOST_LATENTS = 8;
@@ -19,27 +19,59 @@ export function scorePicturesPanel(panel) {
   const steps = find("[name=refine]");
   const gallery = find(".grid");
   const note = find(".note");
+  const run = progress(find(".progress"));
+  const [result, opened] = [find(".result"), find(".detail")];
   const canvases = { sent: find("canvas.sent"), expected: find("canvas.expected"), unlikely: find("canvas.unlikely") };
   let model;
   let pictures = [];
   let selected;
 
-  const rank = latest(spoken(message, async () => {
-    const asked = model;
+  /** Score the pictures. An error leaves no verdict of other pictures. */
+  const rank = spoken(message, async () => {
     explainScore(panel);
-    const answer = await model.elbo(together(pictures.map(({ values }) => values)), { score: score.value });
-    if (asked !== model) return;
-    pictures.forEach((picture, i) => Object.assign(picture, { score: answer.score.data[i], p: answer.p_value.data[i] }));
-    const ranked = [...pictures].sort((a, b) => b.score - a.score).slice(0, MOST_SHOWN);
+    if (!pictures.length) return;
+    try {
+      const given = pictures;
+      const done = await run(given.length, async (start, stop) => {
+        const values = together(given.slice(start, stop).map((picture) => picture.values));
+        const answer = await model.elbo(values, { score: score.value });
+        given.slice(start, stop).forEach((picture, i) => (
+          Object.assign(picture, { score: answer.score.data[i], p: answer.p_value.data[i] })));
+      });
+      if (!done) return;
+      show(given.slice(0, done), given.length);
+      await detail();
+    } catch (error) {
+      result.hidden = true;
+      throw error;
+    }
+  });
+
+  /** Show the scored ones of so many pictures, the strangest first. */
+  function show(scored, count) {
+    const ranked = scored.toSorted((a, b) => b.score - a.score).slice(0, MOST_SHOWN);
+    const number = (n) => n.toLocaleString("en");
+    note.textContent = [
+      scored.length < count ? `Stopped after ${number(scored.length)} of ${number(count)} pictures.` : "",
+      scored.length > MOST_SHOWN ? `The strangest ${MOST_SHOWN} of ${number(scored.length)} are shown.` : "",
+      "Each is stranger than the share of held-out pictures under it.",
+    ].join(" ").trim();
     gallery.replaceChildren(...ranked.map(tile));
-    note.textContent = pictures.length > MOST_SHOWN
-      ? `The strangest ${MOST_SHOWN} of ${pictures.length.toLocaleString("en")} are shown.` : "";
     if (!ranked.includes(selected)) [selected] = ranked;
-    await detail();
-  }));
+    result.hidden = false;
+  }
 
   const detail = spoken(message, async () => {
     const picture = selected;
+    try {
+      await takeApart(picture);
+    } catch (error) {
+      opened.hidden = true;
+      throw error;
+    }
+  });
+
+  async function takeApart(picture) {
     for (const button of gallery.querySelectorAll("button")) {
       button.setAttribute("aria-pressed", String(button.dataset.name === picture.name));
     }
@@ -51,17 +83,20 @@ export function scorePicturesPanel(panel) {
     ]);
     const expected = await model.decode(posterior.mean.data);
     if (picture !== selected) return;
+    opened.hidden = false;
     find(".name").textContent = picture.name;
     paint(canvases.sent, picture.values, model.input);
     paint(canvases.expected, expected.data, model.input);
     find(".unlikely-figure").hidden = !explain;
+    find(".by-pixel").hidden = !explain;
     if (explain) showParts(bounds);
     const [value, p] = [bounds.score.data[0], bounds.p_value.data[0]];
-    find(".verdict").textContent = inWords(p, model.manifest.calibration, "pictures");
+    find(".verdict").textContent = inWords(p, model.manifest.calibration);
+    find(".p-value").textContent = pValueInWords(p);
     distribution(find("svg.distribution"), model.held_out[score.value], value,
       `Held-out ${words(score.value)} with a median of ${short(model.held_out[score.value][50])}; this picture's is ${short(value)}`);
     showBounds(bounds, refined);
-  });
+  }
 
   function showParts({ feature_log_likelihood: byPixel, latent_kl: byLatent }) {
     const [low, high] = glow(canvases.unlikely, row(byPixel, 0), model.input);
@@ -94,10 +129,10 @@ export function scorePicturesPanel(panel) {
   function tile(picture) {
     const canvas = element("canvas");
     paint(canvas, picture.values, model.input);
-    const p = `p ${probability(picture.p)}`;
-    const label = `${picture.name}, ${p}`;
+    const share = strangerThan(picture.p);
+    const label = `${picture.name}, stranger than ${share}`;
     const button = element("button", { type: "button", className: "picture", "aria-pressed": "false", "aria-label": label },
-      canvas, element("span", { className: picture.p <= 0.05 ? "p strange" : "p", textContent: p }));
+      canvas, element("span", { className: picture.p <= 0.05 ? "p strange" : "p", textContent: share }));
     button.dataset.name = picture.name;
     button.addEventListener("click", () => {
       selected = picture;
@@ -110,11 +145,14 @@ export function scorePicturesPanel(panel) {
   function take(taken) {
     pictures = taken.map(({ name, values }) => ({ name, values }));
     selected = null;
-    rank();
+    return rank();
   }
 
   takeFiles(find(".drop"), spoken(message, async (files) => {
-    take((await Promise.all(files.map((file) => readPictures(file, model)))).flat());
+    const { pictures: read, problems } = await readAll(files, model);
+    result.hidden = true;
+    await take(read);
+    if (problems.length) throw new TypeError(problems.join("\n"));
   }));
   score.addEventListener("change", rank);
   steps.addEventListener("change", detail);
@@ -129,8 +167,8 @@ export function scorePicturesPanel(panel) {
   }
 
   return {
-    open(opened, taken) {
-      model = opened;
+    open(other, taken) {
+      model = other;
       offerScores(panel, model.manifest);
       find(".refinement").hidden = !model.has("refine");
       steps.value = "0";

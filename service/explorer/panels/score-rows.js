@@ -1,25 +1,31 @@
 /** The panel that scores rows: CSV in, the ranked table out, each row opening into what makes it strange. */
 
-import { format, readRows, readText } from "../lib/csv.js";
+import { firstRows, format, readRows, readText } from "../lib/csv.js";
 import { element, spoken, takeFiles } from "../lib/elements.js";
-import { short } from "../lib/numbers.js";
-import { debounced, latest } from "../lib/pacing.js";
+import { debounced } from "../lib/pacing.js";
+import { progress } from "./progress.js";
 import { explanation } from "./row-explanation.js";
 import { rowTable } from "./row-table.js";
+import { callingRule } from "./rules.js";
 import { explainScore, offerScores } from "./scores.js";
 
 const EXAMPLES = 40;
+const COLUMNS = ["elbo", "score", "p_value", "problem"];
+/** Characters of a file that are shown to be edited. */
+const MOST_SHOWN = 50_000;
 
 export function scoreRowsPanel(panel) {
   const find = (selector) => panel.querySelector(selector);
   const message = find("[role=alert]");
-  const text = find("textarea");
+  const editor = find("textarea");
   const score = find("[name=score]");
-  const rate = find("[name=fdr]");
-  const note = find(".note");
+  const result = find(".result");
+  const run = progress(find(".progress"));
   let model;
+  let text = "";
   let sent;
   let answer;
+  let called;
   let seed = 0;
 
   const table = rowTable(find(".ranked"), async (i) => (
@@ -27,30 +33,49 @@ export function scoreRowsPanel(panel) {
       ? element("p", { textContent: `Not scored: ${sent.wrong.get(i)}.` })
       : explanation(model, sent.records[i], sent.shown[i], score.value)));
 
-  const scoreRows = latest(spoken(message, async () => {
-    const asked = model;
+  const rule = callingRule(panel, () => judge());
+
+  /** Score the text's rows. An error leaves no verdict of other rows. */
+  const scoreRows = spoken(message, async () => {
     explainScore(panel);
-    find("output").value = `${rate.value} %`;
-    const given = readRows(text.value, model.input);
-    const answered = await model.elboOfRows(given.records, { score: score.value, fdr: rate.value / 100 });
-    if (asked !== model) return;
-    for (const [i, problem] of given.wrong) answered.problem[i] = problem;
-    [sent, answer] = [given, answered];
-    note.textContent = [
-      given.ignored.length ? `Not looked at: ${given.ignored.join(", ")}.` : "",
-      given.absent.length ? `Missing in every row: ${given.absent.join(", ")}.` : "",
+    try {
+      const given = readRows(text, model.input);
+      const columns = Object.fromEntries(COLUMNS.map((name) => [name, []]));
+      const done = await run(given.records.length, async (start, stop) => {
+        const part = await model.elboOfRows(given.records.slice(start, stop), { score: score.value });
+        for (const name of COLUMNS) columns[name].push(...part[name]);
+      });
+      if (done === null) return;
+      if (done === 0) throw new Error("Stopped before the first rows were scored.");
+      for (const [i, problem] of given.wrong) if (i < done) columns.problem[i] = problem;
+      [sent, answer] = [firstRows(given, done), columns];
+      tellAbout(given, done);
+      judge();
+      result.hidden = false;
+    } catch (error) {
+      result.hidden = true;
+      throw error;
+    }
+  });
+
+  function tellAbout({ records, ignored, absent }, done) {
+    find(".note").textContent = [
+      done < records.length ? `Stopped after ${done.toLocaleString("en")} of ${records.length.toLocaleString("en")} rows.` : "",
+      ignored.length ? `Not looked at: ${ignored.join(", ")}.` : "",
+      absent.length ? `Missing in every row: ${absent.join(", ")}.` : "",
     ].join(" ").trim();
-    const called = answer.discovery.filter(Boolean).length;
+  }
+
+  /** Call rows by the chosen rule, without asking the service again. */
+  function judge() {
+    if (!answer) return;
+    const judged = rule.judge(answer, model.manifest.calibration.rows);
+    called = judged.called;
     const marked = answer.problem.filter(Boolean).length;
-    const rows = sent.records.length;
-    const { rows: heldOut, resolution } = model.manifest.calibration;
-    find(".verdict").textContent = `${called.toLocaleString("en")} of ${rows.toLocaleString("en")} `
-      + `${rows === 1 ? "row is" : "rows are"} called anomalous; on average at most ${rate.value} % of such calls are wrong. `
-      + (marked ? `${marked.toLocaleString("en")} ${marked === 1 ? "has" : "have"} a problem. ` : "")
-      + `With ${heldOut.toLocaleString("en")} held-out rows no p-value is below ${short(resolution, 2)}.`;
-    find(".download").disabled = false;
-    table.show(model.input.columns.filter((column) => !column.derived), sent.shown, answer);
-  }));
+    find(".verdict").textContent = judged.verdict
+      + (marked ? ` ${marked.toLocaleString("en")} ${marked === 1 ? "has" : "have"} a problem.` : "");
+    table.show(model.input.columns.filter((column) => !column.derived), sent.shown, { ...answer, called });
+  }
 
   /** Rows that the model itself would have, noise included where the bundle can draw it. */
   const examples = spoken(message, async () => {
@@ -62,39 +87,49 @@ export function scoreRowsPanel(panel) {
     const cell = (value, { decimal = "." }) => (
       typeof value === "number" ? String(Number(value.toPrecision(6))).replace(".", decimal) : value);
     const lines = rows.map((row) => columns.map((column) => cell(row[column.name], column)));
-    take(format([columns.map((column) => column.name), ...lines], model.input.text?.delimiter ?? ","));
+    await take(format([columns.map((column) => column.name), ...lines], model.input.text?.delimiter ?? ","));
   });
 
-  function take(csv) {
-    text.value = csv;
-    scoreRows();
+  /** Score other rows. An editor takes too long to show millions of characters: a long text is scored without it. */
+  function take(csv, name) {
+    text = csv;
+    const short = csv.length <= MOST_SHOWN;
+    editor.value = short ? csv : "";
+    editor.placeholder = short ? "" : `${name} is too long to be shown here.\nPaste other rows to score them.`;
+    return scoreRows();
   }
 
   function download() {
-    const columns = ["elbo", "score", "p_value", "discovery", "problem"];
     const lines = [
-      [...sent.header, ...columns],
-      ...sent.lines.map((cells, i) => [...cells, ...columns.map((name) => answer[name][i])]),
+      [...sent.header, ...COLUMNS.toSpliced(-1, 0, "called")],
+      ...sent.lines.map((cells, i) => [
+        ...cells, answer.elbo[i], answer.score[i], answer.p_value[i], called[i], answer.problem[i]]),
     ];
     const url = URL.createObjectURL(new Blob([format(lines, sent.delimiter)], { type: "text/csv" }));
     element("a", { href: url, download: `${model.manifest.name}-scored.csv` }).click();
     URL.revokeObjectURL(url);
   }
 
-  takeFiles(find(".drop"), spoken(message, async ([file]) => {
+  takeFiles(find(".drop"), spoken(message, async (files) => {
+    result.hidden = true;
+    const [file] = files;
+    if (files.length > 1) throw new TypeError(`${files.length} files: drop one CSV file at a time.`);
     const content = await readText(file, model.input.text?.encoding);
     if (content.includes("\0")) throw new TypeError(`${file.name} is not a CSV file.`);
-    take(content);
+    await take(content, file.name);
   }));
-  text.addEventListener("input", debounced(scoreRows, 400));
+  editor.addEventListener("input", debounced(() => {
+    text = editor.value;
+    scoreRows();
+  }, 400));
   score.addEventListener("change", scoreRows);
-  rate.addEventListener("input", scoreRows);
   find(".examples").addEventListener("click", examples);
   find(".download").addEventListener("click", download);
 
   return {
     async open(opened) {
       model = opened;
+      answer = null;
       seed = 0;
       offerScores(panel, model.manifest);
       await examples();

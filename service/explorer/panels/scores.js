@@ -1,7 +1,7 @@
 /** The scores that a model can be asked for, and what they and their p-values say in words. */
 
 import { element } from "../lib/elements.js";
-import { probability, words } from "../lib/numbers.js";
+import { fixed, probability, words } from "../lib/numbers.js";
 
 const MEANINGS = {
   negative_elbo: "minus the evidence lower bound: how improbable the model finds it",
@@ -24,10 +24,23 @@ export function explainScore(panel) {
   panel.querySelector(".meaning").textContent = `Larger is stranger: ${MEANINGS[panel.querySelector("[name=score]").value]}.`;
 }
 
-/** What a p-value says, of things of that name. */
-export function inWords(pValue, { rows }, things) {
-  if (Number.isNaN(pValue) || pValue == null) return "This score has no valid p-value here.";
-  const asStrange = Math.round(pValue * (rows + 1)) - 1;
-  const count = `${asStrange === 0 ? "None" : asStrange.toLocaleString("en")} of ${rows.toLocaleString("en")}`;
-  return `${count} held-out ${things} ${asStrange === 1 ? "is" : "are"} at least as strange: p = ${probability(pValue)}.`;
+/** The share of held-out rows that are less strange, of a p-value, in per cent and never rounded up; of none a dash. */
+export function strangerThan(p) {
+  if (p == null || Number.isNaN(p)) return "–";
+  const digits = Math.min(Math.max(Math.ceil(-Math.log10(p)) - 1, 1), 4);
+  const factor = 10 ** (digits + 2);
+  return `${fixed(Math.floor(factor * (1 - p) + 1e-9) / 10 ** digits, digits)} %`;
+}
+
+/** What a picture's p-value says. */
+export function inWords(p, { rows }) {
+  if (Number.isNaN(p) || p == null) return "This score has no valid p-value here.";
+  const less = Math.round((1 - p) * (rows + 1));
+  const count = less === rows ? "all" : less === 0 ? "none of" : `${less.toLocaleString("en")} of`;
+  return `Stranger than ${count} ${rows.toLocaleString("en")} held-out pictures.`;
+}
+
+/** A p-value as a reader of statistics writes it. */
+export function pValueInWords(p) {
+  return p == null || Number.isNaN(p) ? "No p-value." : `p = ${probability(p)}.`;
 }

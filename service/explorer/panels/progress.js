@@ -1,0 +1,43 @@
+/** The bar that shows how many rows are done, with a button that stops the rest. */
+
+import { inPieces } from "../lib/pieces.js";
+
+const SOON = 400;
+
+/**
+ * A function that asks about many rows, in pieces, see `inPieces`. It promises how many rows are answered, or null where a
+ * newer call has taken its place.
+ *
+ * @param {HTMLElement} zone has a progress element, a text and a button; it is shown where the work takes a while.
+ */
+export function progress(zone) {
+  const bar = zone.querySelector("progress");
+  const text = zone.querySelector("[role=status]");
+  let current;
+
+  zone.querySelector("button").addEventListener("click", () => { current.stopped = true; });
+
+  return async (count, ask) => {
+    const mine = { stopped: false };
+    current = mine;
+    const told = (done, wait) => {
+      if (mine !== current) return;
+      bar.max = count;
+      bar.value = done;
+      text.textContent = `${done.toLocaleString("en")} of ${count.toLocaleString("en")}`
+        + (wait ? `; the service is busy, and asks to wait ${wait} s` : "");
+    };
+    told(0);
+    const timer = setTimeout(() => { zone.hidden = mine !== current; }, SOON);
+    try {
+      const done = await inPieces(count, ask, { stopped: () => mine.stopped || mine !== current, told });
+      return mine === current ? done : null;
+    } catch (error) {
+      if (mine === current) throw error;
+      return null;
+    } finally {
+      clearTimeout(timer);
+      if (mine === current) zone.hidden = true;
+    }
+  };
+}
