@@ -3,6 +3,7 @@
 import socket
 from typing import Self
 
+import httpx
 import orjson
 
 ROW = [[0] * 8] * 8
@@ -80,3 +81,9 @@ def asked(port: int, request: bytes) -> int:
     with Client(port) as client:
         client.send(request)
         return client.answer()[0]
+
+
+def port_of(client: httpx.Client) -> int:
+    port = client.base_url.port
+    assert port is not None
+    return port

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -22,17 +21,14 @@ from service.bundle import (
     Array,
     ImageInput,
     Manifest,
-    describe_files,
     read_arrays,
     read_bundle,
-    versions,
     write_arrays,
     write_bundle,
 )
-from service.engine import EngineFactory
 from service.errors import BundleError
-from service.inference import Limits, ModelLoader
-from service.storage import DEFAULT_REPOSITORY, LocalStore
+from service.inference import Limits
+from service.storage import DEFAULT_REPOSITORY
 
 Table = tuple[Manifest, dict[str, bytes]]
 Refused = Callable[..., CompletedProcess[str]]
@@ -317,91 +313,6 @@ def test_nothing_is_ever_unpickled(table_bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"calibration\.npz: not a readable \.npz file: Object arrays"):
         read_bundle(table_bundle)
     assert not Bomb.marks
-
-
-# Writing
-
-
-def test_a_published_version_is_never_overwritten(tmp_path: Path, table: Table) -> None:
-    manifest, files = table
-    folder = write_bundle(tmp_path, manifest, files)
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    changed = files | {"README.md": b"changed"}
-    with pytest.raises(BundleError, match="people/1 exists already"):
-        write_bundle(tmp_path, manifest.model_copy(update={"files": describe_files(changed)}), changed)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    assert [path.name for path in folder.parent.iterdir()] == ["1"]
-
-
-def test_the_manifest_must_describe_the_files(tmp_path: Path, table: Table) -> None:
-    manifest, files = table
-    for wrong in (files | {"more": b""}, {**files, "elbo.onnx": b"other"}, dict(list(files.items())[1:])):
-        with pytest.raises(BundleError, match="does not describe these files"):
-            write_bundle(tmp_path, manifest, wrong)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_failed_write_leaves_nothing(tmp_path: Path, table: Table) -> None:
-    manifest, files = table
-    files |= {"card": b"a file", "card/figure.png": b"which cannot be a folder too"}
-    with pytest.raises(OSError, match="card"):
-        write_bundle(tmp_path, manifest.model_copy(update={"files": describe_files(files)}), files)
-    assert not list((tmp_path / "people").iterdir())
-    assert versions(tmp_path) == {}
-
-
-def test_files_may_lie_in_folders(tmp_path: Path, table: Table) -> None:
-    manifest, files = table
-    files |= {"card/README.md": b"# people"}
-    folder = write_bundle(tmp_path, manifest.model_copy(update={"files": describe_files(files)}), files)
-    assert read_bundle(folder).files["card/README.md"] == b"# people"
-
-
-def test_what_a_crash_leaves_is_passed_over(tmp_path: Path, table: Table) -> None:
-    folder = write_bundle(tmp_path, *table)
-    shutil.copytree(folder, folder.parent / ".2-abc")  # Killed between the manifest and the rename.
-    shutil.copytree(folder, folder.parent / "3", ignore=shutil.ignore_patterns(MANIFEST))
-    for name in ("0", "01", "-1", "1.5", "latest"):
-        shutil.copytree(folder, folder.parent / name)
-    assert versions(tmp_path) == {"people": [1]}
-    assert ModelLoader(LocalStore(tmp_path), None, EngineFactory("cpu"), LIMITS).registry.names() == {"people": [1]}
-
-
-def test_versions_are_numbers(tmp_path: Path, table: Table) -> None:
-    manifest, files = table
-    for version in (10, 9, 2):
-        write_bundle(tmp_path, manifest.model_copy(update={"version": version}), files)
-    assert versions(tmp_path) == {"people": [2, 9, 10]}
-    assert versions(tmp_path / "nowhere") == {}
-
-
-def test_a_repository_without_bundles_is_refused(tmp_path: Path) -> None:
-    for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(BundleError, match=rf"{folder}: no bundle"):
-            ModelLoader(LocalStore(folder), None, EngineFactory("cpu"), LIMITS)
-
-
-def test_the_folder_of_a_model_or_a_version_shows_no_other(tmp_path: Path, table: Table) -> None:
-    manifest, files = table
-    for name, version in (("people", 1), ("people", 2), ("others", 1)):
-        write_bundle(tmp_path, manifest.model_copy(update={"name": name, "version": version}), files)
-    for path, names in (
-        ("people", {"people": [1, 2]}),
-        ("people/2", {"people": [2]}),
-        (".", {"others": [1], "people": [1, 2]}),
-    ):
-        loader = ModelLoader(LocalStore.at(tmp_path / path), "people", EngineFactory("cpu"), LIMITS)
-        assert loader.registry.names() == names
-
-
-def test_a_bundle_must_lie_where_it_says(tmp_path: Path, table_bundle: Path) -> None:
-    shutil.copytree(table_bundle, tmp_path / "other" / "1")
-    registry = ModelLoader(LocalStore(tmp_path), None, EngineFactory("cpu"), LIMITS).registry
-    assert registry.names() == {"people": [1]}
-    assert registry.refused == {"other": {1: "other/1: the manifest names another model or version"}}
-    shutil.rmtree(table_bundle)
-    with pytest.raises(BundleError, match=f"{tmp_path}/other/1: the manifest"):
-        ModelLoader(LocalStore(tmp_path), None, EngineFactory("cpu"), LIMITS)
 
 
 # The process
