@@ -42,6 +42,7 @@ COMMANDS = {
     "train": Command("training.commands:train", "train on a table or on pictures, and write a bundle", "train"),
     "evaluate": Command("training.evaluate:main", "measure a bundle on rows that it was not trained on", "train"),
     "score": Command("service.bulk.score:main", "score files of any size, without a server", "bulk"),
+    "threshold": Command("service.commands.threshold:main", "find the threshold that labelled rows ask for", "bulk"),
     "sign": Command("service.commands.sign:main", "sign a bundle, for services that require a signature"),
     "export": Command("training.commands:export", "write the bundle of a run that was not finished", "train"),
 }

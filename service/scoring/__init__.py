@@ -21,6 +21,7 @@ from service.scoring.parameters import (
     resolve_parameters,
 )
 from service.scoring.refinement import RefinementState, first_state
+from service.scoring.thresholds import Threshold, lowest_threshold
 
 __all__ = [
     "FALSE_ALARMS",
@@ -41,10 +42,12 @@ __all__ = [
     "RowsQuery",
     "Score",
     "Seed",
+    "Threshold",
     "Unseen",
     "chosen_seed",
     "discoveries",
     "first_state",
+    "lowest_threshold",
     "p_values",
     "percentiles",
     "resolve_parameters",

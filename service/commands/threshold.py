@@ -1,0 +1,107 @@
+"""`lowerbound threshold SCORES LABELS`: what labels say of scores, and the threshold for a wanted precision."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
+from pydantic import Field
+from pydantic_settings import CliPositionalArg, SettingsConfigDict
+
+from service.cli import CommandOptions, parse
+from service.errors import FileError
+from service.scoring import lowest_threshold
+
+ANOMALY = ("anomaly", "1", "true")
+NORMAL = ("normal", "0", "false")
+
+
+class Thresholding(CommandOptions):
+    """Find the score above which rows are called anomalous, from rows that somebody has labelled.
+
+    Examples:
+      lowerbound threshold scores.csv labels.csv
+      lowerbound threshold scores.parquet labels.csv --key payment_id --precision 0.8
+
+    LABELS has the column `label`, normal or anomaly, and the key that SCORES has too. It may name few of the rows.
+    """
+
+    model_config = SettingsConfigDict(cli_prog_name="lowerbound threshold")
+
+    scores: CliPositionalArg[Path] = Field(description="What `lowerbound score` has written: a file or a folder.")
+    labels: CliPositionalArg[Path] = Field(description="A file .csv or .parquet.")
+    key: str = Field(default="row", description="Column that says which row is meant, as one kept with --keep.")
+    precision: float = Field(
+        default=0.9, gt=0, le=1, description="Share of anomalies wanted among the labelled rows that are called."
+    )
+
+
+def main(arguments: list[str]) -> None:
+    """Print precision and recall of the labelled rows, as they were called and at the threshold.
+
+    Raises:
+        ValidationError: An option is wrong.
+        FileError: A file cannot be read, or labels rows that are not there.
+    """
+    given = parse(Thresholding, arguments)
+    scored, labels = _read(given.scores), _read(given.labels)
+    places = _places(scored, given)
+    keys = _column(labels, given.key, given.labels)
+    if absent := [key for key in keys if key not in places]:
+        raise FileError(f"{given.labels}: {given.key} {absent[0]!r} is not in {given.scores}")
+    anomalous = np.array([_is_anomaly(label, given.labels) for label in _column(labels, "label", given.labels)])
+    labelled = np.array([places[key] for key in keys], np.int64)
+    # A row too far away for a finite score has a p-value alone, and is the strangest.
+    rank = pc.if_else(pc.is_valid(scored["p_value"]), pc.fill_null(scored["score"], np.inf), scored["score"])
+    ranks = pc.fill_null(rank, -np.inf).to_numpy()
+    total = int(anomalous.sum())
+    print(f"{len(labelled):,} of {len(scored):,} rows are labelled, {total:,} of them as anomalies")
+    if "discovery" in scored.column_names:
+        called = scored["discovery"].to_numpy()[labelled]
+        print(_figures("by discovery", int((called & anomalous).sum()), int(called.sum()), total))
+    found = lowest_threshold(ranks[labelled], anomalous, given.precision)
+    if found is None:
+        print(f"no threshold has a precision of {given.precision:g} on these labels")
+        return
+    print(_figures(f"score >= {found.score:.6g}", found.hits, found.called, total), end="")
+    print(f"; calls {int((ranks >= found.score).sum()):,} of all rows")
+
+
+def _figures(rule: str, hits: int, called: int, total: int) -> str:
+    precision = f"{hits / called:.2f}" if called else "none"
+    recall = f"{hits / total:.2f}" if total else "none"
+    return f"{rule}: precision {precision} ({hits:,} of {called:,}), recall {recall} ({hits:,} of {total:,})"
+
+
+def _read(path: Path) -> pa.Table:
+    try:
+        return pyarrow.csv.read_csv(path) if path.suffix == ".csv" else pyarrow.parquet.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise FileError(f"{path}: cannot be read: {error}") from error
+
+
+def _column(table: pa.Table, name: str, path: Path) -> list[str]:
+    """A column as texts, so that a key may be a number in one file and a text in the other."""
+    if name not in table.column_names:
+        raise FileError(f"{path}: no column {name!r}; there are {', '.join(table.column_names)}")
+    return [str(value) for value in table[name].to_pylist()]
+
+
+def _places(scored: pa.Table, given: Thresholding) -> dict[str, int]:
+    keys = _column(scored, given.key, given.scores)
+    places = {key: place for place, key in enumerate(keys)}
+    for name in ("score", "p_value"):
+        _column(scored, name, given.scores)
+    if len(places) < len(keys):
+        ((key, _),) = Counter(keys).most_common(1)
+        raise FileError(f"{given.scores}: {given.key} {key!r} occurs twice; give another --key, kept with --keep")
+    return places
+
+
+def _is_anomaly(label: str, path: Path) -> bool:
+    if label.lower() not in ANOMALY + NORMAL:
+        raise FileError(f"{path}: the label {label!r} is none of {', '.join(NORMAL + ANOMALY)}")
+    return label.lower() in ANOMALY

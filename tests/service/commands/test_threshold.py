@@ -1,0 +1,74 @@
+"""`lowerbound threshold`: labels and scores, as people bring them."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from service.commands.threshold import main
+from service.errors import FileError
+from service.scoring import lowest_threshold
+
+
+@pytest.fixture
+def scores(tmp_path: Path) -> Path:
+    """Eight rows: the strangest has no finite score, and the last cannot be scored."""
+    table = {
+        "row": range(1, 9),
+        "id": [10, 20, 30, 40, 50, 60, 70, 80],
+        "score": [None, 9.0, 8.0, 7.0, 7.0, 3.0, 2.0, None],
+        "p_value": [0.01, 0.01, 0.02, 0.03, 0.03, 0.5, 0.6, None],
+        "discovery": [True, True, False, False, False, False, False, False],
+    }
+    path = tmp_path / "scores.parquet"
+    pyarrow.parquet.write_table(pa.table({name: list(values) for name, values in table.items()}), path)
+    return path
+
+
+def ask(capsys: pytest.CaptureFixture[str], scores: Path, labels: str, *options: str) -> list[str]:
+    path = scores.with_name("labels.csv")
+    path.write_text(labels)
+    main([str(scores), str(path), *options])
+    return capsys.readouterr().out.splitlines()
+
+
+def test_labels_say_how_good_the_calls_are_and_where_the_threshold_lies(
+    scores: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = "id,label\n60,normal\n10,anomaly\n30,anomaly\n20,normal\n40,anomaly\n80,anomaly\n"
+    assert ask(capsys, scores, labels, "--key", "id", "--precision", "0.75") == [
+        "6 of 8 rows are labelled, 4 of them as anomalies",
+        "by discovery: precision 0.50 (1 of 2), recall 0.25 (1 of 4)",
+        "score >= 7: precision 0.75 (3 of 4), recall 0.75 (3 of 4); calls 5 of all rows",
+    ]
+    assert ask(capsys, scores, labels, "--key", "id", "--precision", "1")[2].startswith("score >= inf: precision 1.00")
+    assert ask(capsys, scores, "row,label\n2,normal\n3,normal\n")[2:] == [
+        "no threshold has a precision of 0.9 on these labels"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ("id,label\n11,anomaly\n", "id '11' is not in"),
+        ("id,label\n10,perhaps\n", "the label 'perhaps' is none of normal, 0, false, anomaly, 1, true"),
+        ("id,verdict\n10,anomaly\n", "no column 'label'; there are id, verdict"),
+    ],
+)
+def test_wrong_labels_are_named(scores: Path, capsys: pytest.CaptureFixture[str], labels: str, said: str) -> None:
+    with pytest.raises(FileError, match=said):
+        ask(capsys, scores, labels, "--key", "id")
+
+
+def test_the_lowest_threshold_is_the_best_of_all() -> None:
+    """Against every threshold, one by one; equal scores are called together."""
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        scores, anomalous = rng.integers(0, 6, 12).astype(float), rng.random(12) < 0.5
+        found = lowest_threshold(scores, anomalous, 0.7)
+        called = [scores >= value for value in np.unique(scores)]
+        good = [(anomalous & one).sum() for one in called if (anomalous & one).sum() >= max(0.7 * one.sum(), 1)]
+        assert (found.hits if found else 0) == max(good, default=0)
+        assert found is None or found.called == (scores >= found.score).sum()
