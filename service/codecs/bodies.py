@@ -1,6 +1,6 @@
 """Bodies: from the bytes of a request to the arrays of a bundle's graphs, and from answers to bytes.
 
-What takes long is told from what does not by looks at the bytes alone, so that a caller can do it elsewhere.
+The size and kind of the bytes alone say whether reading or writing is slow, so that a caller can do it elsewhere.
 """
 
 import math

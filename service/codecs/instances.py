@@ -1,8 +1,8 @@
 """Instances: from the values that clients send to the arrays of a bundle's graphs.
 
-Clients send raw data, in the units of the training file: images as nested arrays of pixel values; rows of a table as
-records by column name or as lists in column order, `null` where a value is missing. Whatever is not an instance of the
-model's data is refused with the place of the first offending value; or, row by row, put down with its place.
+Clients send raw data, in the units of the training file. Images are nested arrays of pixel values. Rows of a table are
+records by column name or lists in column order, with `null` for a missing value. A value that the model's data cannot
+have is refused with its place, or its row is marked and the others are read.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -181,7 +181,7 @@ class Rows:
 
 
 def moved(error: InvalidError, by: int) -> InvalidError:
-    """What is wrong with a row, where so many others come before it."""
+    """The error of a row, its place counted as if so many other rows came before it."""
     place = re.sub(r"^instances\[(\d+)\]", lambda row: f"instances[{int(row[1]) + by}]", error.location or "")
     return InvalidError(error.detail, place or None)
 

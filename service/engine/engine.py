@@ -20,7 +20,7 @@ RELATIVE_TOLERANCE = 1e-5
 """Beside the manifest's absolute tolerance in nats: float32 keeps about seven digits."""
 
 NO_FOLDER = "/dev/null/none"
-"""Where ONNX Runtime looks for external data that are not in memory: a folder that there cannot be."""
+"""The folder in which ONNX Runtime looks for external data that are not in memory; it cannot exist."""
 
 _DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(uint8)": "uint8"}
 

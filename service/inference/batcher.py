@@ -4,9 +4,9 @@ Rows that wait while the engine is busy are computed together; there is no timer
 busy one fills its batches. Jobs that share (graph, shared inputs) share batches; answers are put together in order.
 All work is measured in row-draws: rows × draws of the decoder.
 
-A job that fits in one batch is small. Small jobs and large ones wait in two queues, which the engine threads take from
-in turns; where all of them compute large jobs, one more thread computes the small ones. So a small job waits for no
-large one. Requests of like size share the room for admitted work, and leave that of other sizes alone.
+A job that fits in one batch is small. Small jobs and large ones wait in two queues, and the engine threads take from
+these in turns. While all of them compute large jobs, one more thread computes the small ones. So a small job waits for
+no large one. Requests of like size share the room for admitted work, and leave that of other sizes alone.
 """
 
 import asyncio
@@ -61,7 +61,7 @@ class Batcher:
     """Feeds one engine from many requests.
 
     Works are submitted on one event loop. Each engine thread takes what waits, computes it, and hands the
-    answers back to the loop: between two batches the engine waits for nobody.
+    answers back to the loop, so that the engine does not wait between two batches.
 
     Args:
         engine: What computes.
@@ -133,11 +133,7 @@ class Batcher:
             for job in self._open:
                 if job.handed_out:
                     job.fail(EngineLostError("the engine was replaced while it computed this"))
-        self._given_up = [
-            engine_threads
-            for engine_threads in [*self._given_up, busy]
-            if any(thread.is_alive() for thread in engine_threads)
-        ]
+        self._given_up = [group for group in (*self._given_up, busy) if any(thread.is_alive() for thread in group)]
         self._threads = [
             self._new_thread(for_small=thread.for_small) if thread.given_up else thread for thread in self._threads
         ]
@@ -154,7 +150,7 @@ class Batcher:
 
     def hung(self) -> int:
         """How many of the engines that were replaced still hang in a call."""
-        return sum(any(thread.is_alive() for thread in engine_threads) for engine_threads in self._given_up)
+        return sum(any(thread.is_alive() for thread in group) for group in self._given_up)
 
     def check_room(self, cost: int) -> None:
         """Refuse what cannot be admitted now, at this cost in row-draws.
@@ -308,7 +304,7 @@ class Batcher:
         return batch
 
     def _choose_queue(self, thread: _EngineThread) -> deque[Job]:
-        """The queue whose turn it is, without jobs at its front that nobody waits for; may be empty."""
+        """The queue whose turn it is, without cancelled jobs at its front; may be empty."""
         for queue in (self._small, self._large):
             while queue and queue[0].future.done():
                 queue.popleft()

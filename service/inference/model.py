@@ -323,7 +323,7 @@ class Model:
 
 
 async def _aside(numbers: int, function: Callable[[], T]) -> T:
-    """What the function makes, in a thread if that is many numbers; NumPy lets the event loop go on meanwhile."""
+    """Call the function, in a thread if it makes many numbers: NumPy then lets the event loop go on."""
     return await in_thread(function) if numbers > _FEW else function()
 
 

@@ -10,7 +10,7 @@ class Observer(Protocol):
     """The reports of a model, called on the event loop."""
 
     def computed(self, report: Report) -> None:
-        """One engine call has ended. Those on golden rows are told of only if they failed."""
+        """One engine call has ended. Calls on golden rows are reported only if they failed."""
 
     def scored(self, elbo: Array, score: Array, p_value: Array) -> None:
         """Rows have been scored just as the held-out rows were; each argument has shape (batch,).

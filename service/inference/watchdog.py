@@ -1,10 +1,9 @@
-"""The watchdog: finds out an engine that hangs, fails or answers wrongly, and puts another in its place.
+"""The watchdog: it detects an engine that hangs, fails or answers wrongly, and replaces it.
 
-The bundle's golden rows take the way of all rows: through the queue to the engine that serves. An engine is lost
-where they do not come back in time, or come back wrong, or where any call takes longer than the limit. Another is
-then made of the bundle's bytes and tried; where that does not help either, the process ends, so that whatever
-supervises it can start a whole one: memory, driver or device may be at fault, and a process that is half alive serves
-nobody. It ends at once, since the handlers of an orderly end may hang with the device.
+The bundle's golden rows take the way of all rows, through the queue to the engine that serves. An engine is lost if
+the golden rows do not come back in time, or come back wrong, or if any call takes longer than the limit. The watchdog
+then makes another engine of the bundle's bytes and tries it. If that fails too, the process ends, and its supervisor
+starts another: memory, driver or device may be at fault. It ends at once: an orderly end may hang with the device.
 """
 
 import asyncio

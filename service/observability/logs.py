@@ -1,7 +1,7 @@
 """Logs: lines for people or JSON for machines, which say what request they belong to.
 
-A request whose caller traces it (W3C Trace Context, header `traceparent`) has the caller's trace and span in its lines,
-so that they are found from there; where the service has a span of its own in that trace, see `tracing`, that is named.
+If the caller traces a request (W3C Trace Context, header `traceparent`), its lines have the caller's trace and span,
+or the service's own span, see `tracing`.
 """
 
 import logging

@@ -157,7 +157,7 @@ class Telemetry:
         return watch
 
     def labels(self, method: str, route: str, model: str) -> Labels:
-        """Those of a request: whatever clients make up counts as one."""
+        """The labels of a request; methods and models that clients invent have one label together."""
         return (method if method in METHODS else "other", route, model if model in self._names else "")
 
     def began(self) -> float:
@@ -220,17 +220,17 @@ class Telemetry:
         return False
 
     def scrape(self, accept: str, models: Iterable[Model]) -> tuple[bytes, str]:
-        """See `exposition.render`: everything flushed by now, of all processes. May be called in any thread."""
+        """See `prometheus.render`: everything flushed by now, of all processes. May be called in any thread."""
         elbos = [family for watch in list(self._watched.values()) for family in watch.elbos.collect()]
         return render(accept, [*self._registry.collect(), *elbos], self._folder, models)
 
     def totals(self) -> dict[tuple[str, ...], float]:
-        """See `exposition.totals`, as for `scrape`."""
+        """See `prometheus.totals`, as for `scrape`."""
         return totals(self._registry.collect(), self._folder)
 
 
 class ModelMetrics:
-    """What one model reports, and the watch over its scores.
+    """The metrics of one model, and the drift martingale of its scores.
 
     Args:
         telemetry: Whose metrics they are.
@@ -268,7 +268,7 @@ class ModelMetrics:
         self._telemetry.flush_soon(self)
 
     def watched(self, ready: bool, replaced: int) -> None:
-        """Show how the engine does, and count those that were replaced."""
+        """Show whether the engine is ready, and count replaced engines."""
         if not self._telemetry.can_write():
             return
         self._telemetry.ready.labels(*self.labels).set(ready)

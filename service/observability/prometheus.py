@@ -1,7 +1,7 @@
 """Exposition: the metrics of all processes at one moment, as text for Prometheus.
 
-Of several processes each has files in a common folder, which are added up here. Those of processes that have ended
-still count, but for what they had under way.
+Several processes write files in a common folder, which are added up here. Files of ended processes still count, except
+for requests that were in flight.
 """
 
 import os
@@ -39,7 +39,7 @@ def render(accept: str, own: Iterable[Metric], folder: str | None, models: Itera
 
 
 def totals(own: Iterable[Metric], folder: str | None) -> dict[tuple[str, ...], float]:
-    """What all processes have counted, by its name and the values of its labels, these in the order of their names."""
+    """The values of all processes' metrics, by name and values of labels, in the order of the labels' names."""
     return {
         (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
         for family in _of_all(own, folder)[0]
@@ -48,7 +48,7 @@ def totals(own: Iterable[Metric], folder: str | None) -> dict[tuple[str, ...], f
 
 
 def _of_all(own: Iterable[Metric], folder: str | None) -> tuple[Iterable[Metric], set[int]]:
-    """What the processes have counted together, and those of them that live."""
+    """The metrics of all processes, added up, and the ids of the processes that live."""
     if folder is None:
         return own, {os.getpid()}
     every = {int(path.stem.rpartition("_")[2]) for path in Path(folder).glob("*.db")}

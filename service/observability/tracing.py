@@ -1,8 +1,7 @@
 """Tracing: a span of OpenTelemetry for each request, in its caller's trace, sent to a collector by OTLP over HTTP.
 
-What OpenTelemetry's own variables say (`OTEL_SERVICE_NAME`, `OTEL_TRACES_SAMPLER`, `OTEL_EXPORTER_OTLP_HEADERS`, ...)
-its SDK heeds by itself. Its packages are an extra of this project: nothing imports this module unless spans are wanted.
-FastAPI's own spans would be of its routes, which the operations on models go past.
+OpenTelemetry's SDK reads its own variables: `OTEL_SERVICE_NAME`, `OTEL_TRACES_SAMPLER`, `OTEL_EXPORTER_OTLP_HEADERS`
+and others. Its packages are an extra of this project: this module is imported only if spans are wanted.
 """
 
 import contextlib

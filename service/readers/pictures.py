@@ -24,7 +24,7 @@ MEDIA_TYPES = ("image/png", "image/jpeg", "image/webp", "image/tiff", "image/bmp
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
 
 MAX_PIXELS = 2**25
-"""Most pixels of a picture, whatever the file takes in bytes."""
+"""Most pixels of a picture, in a file of any size."""
 
 MAX_SCANS = 32
 """Most scans of a JPEG picture; each takes as long as the pixels are many, and few bytes."""
@@ -60,11 +60,11 @@ def is_picture(head: bytes) -> bool:
 
 
 QUICK_BYTES, QUICK_PIXELS = 2**14, 2**18
-"""Of a file, and of all its scans, that are decoded within some ten milliseconds."""
+"""Most bytes of a file, and most pixels of all its scans, that are decoded within some ten milliseconds."""
 
 
 def is_quick_picture(body: bytes) -> bool:
-    """Whether a file, of whatever content, is decoded within some ten milliseconds."""
+    """Whether a file of any content is decoded within some ten milliseconds."""
     if len(body) > QUICK_BYTES:
         return False
     try:

@@ -130,7 +130,7 @@ class CachedStore:
         return seen
 
     def _download(self, ref: BundleRef, folder: Path, files: Mapping[str, File], written: Mapping[str, bytes]) -> None:
-        """Make a bundle's folder, in the place of whatever is there."""
+        """Make a bundle's folder, and replace what is there."""
         folder.parent.mkdir(exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:

@@ -147,7 +147,7 @@ class LocalStore:
 
 
 def _fingerprint(folder: Path) -> Fingerprint:
-    """Of a bundle in a folder, good or bad. What cannot be seen there may come to be seen without another change."""
+    """The fingerprint of a bundle in a folder, good or bad; an unreadable file may become readable without a change."""
     try:
         with BundleFolder(folder) as opened:
             digest = hashlib.sha256(opened.read(MANIFEST, MAX_MANIFEST_BYTES)).hexdigest()

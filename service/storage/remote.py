@@ -114,7 +114,7 @@ class RemoteStore:
             self._system.rm_file(path)
 
     def write(self, manifest: Manifest, files: Mapping[str, bytes]) -> str:
-        """Write a bundle, its manifest last, and return its URL. What is there already is not overwritten.
+        """Write a bundle, its manifest last, and return its URL. It overwrites nothing.
 
         Raises:
             BundleError: Something of that version is there already.
