@@ -14,7 +14,13 @@ from importlib import import_module
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from pydantic_settings import BaseSettings, CliApp, CliSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    CliApp,
+    CliSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from service import __version__
 from service.errors import LowerboundError
@@ -57,7 +63,22 @@ commands:
 `lowerbound COMMAND --help` lists the options of a command. `lowerbound --version` prints the version."""
 
 
-class CommandOptions(BaseSettings):
+class CommandLine(BaseSettings):
+    """Base of options that arguments give, and variables only if these have a prefix: DATA must not choose the data."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings, env_settings) if cls.model_config.get("env_prefix") else (init_settings,)
+
+
+class CommandOptions(CommandLine):
     """Base of a subcommand's options: one field, one flag."""
 
     model_config = SettingsConfigDict(frozen=True, cli_kebab_case=True, cli_hide_none_type=True, cli_avoid_json=True)

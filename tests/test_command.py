@@ -63,6 +63,13 @@ def test_it_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
         process.wait()
 
 
+def test_variables_of_other_programs_are_no_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENVIRONMENT, "KEY", "key.pem")
+    assert lowerbound("sign", "bundle").stderr == "error: key: Field required\n"
+    monkeypatch.setitem(ENVIRONMENT, "LOWERBOUND_PORT", "-1")
+    assert lowerbound("serve").stderr.startswith("error: port: ")
+
+
 def test_a_wrong_option_is_named() -> None:
     done = lowerbound("score", DEFAULT_REPOSITORY / "digits" / "1", "rows.npy", "out", "--num-draws", "0")
     assert done.returncode == 1

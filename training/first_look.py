@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from service.bundle import NumericColumn, TabularInput
-from service.cli import problems
+from service.cli import CommandLine, problems
 from service.readers.times import render_time
 from service.storage import Location
 from training.datasets import AnySource, DataError, Dataset, download
@@ -21,13 +21,13 @@ from training.datasets.schema_file import write_schema
 from training.datasets.source import chunks
 from training.datasets.table import Table as TableSource
 from training.datasets.table import TableError
-from training.recipe_files import FileSettings, RecipeError, read_values
+from training.recipe_files import RecipeError, read_values
 
 SHOWN = 5
 """Categories of a column that are shown."""
 
 
-class FirstLook(FileSettings):
+class FirstLook(CommandLine):
     """The fields of a recipe that say where its data is, and how to read it."""
 
     model_config = SettingsConfigDict(

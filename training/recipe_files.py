@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from service.errors import LowerboundError
 
@@ -13,22 +12,6 @@ RECIPES = Path(__file__).parent / "recipes"
 
 class RecipeError(LowerboundError):
     """A recipe that cannot be read, or that does not fit the run it should resume."""
-
-
-class FileSettings(BaseSettings):
-    """Settings from a YAML file and the command line, never from the environment."""
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The YAML file and the command line only: a variable named DATA must not pick the data."""
-        return (init_settings,)
 
 
 def read_values(name: str) -> tuple[str, dict[str, Any]]:

@@ -7,13 +7,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import CliImplicitFlag, SettingsConfigDict
 
 from service.bundle import ModelName
-from service.cli import parse, problems
+from service.cli import CommandLine, parse, problems
 from service.scoring import MAX_DRAWS
 from service.storage import Location
 from training.datasets import AnySource, SplitRecipe
 from training.fit import FitRecipe
 from training.model import ModelRecipe
-from training.recipe_files import FileSettings, RecipeError, read_values
+from training.recipe_files import RecipeError, read_values
 
 
 class BoundRecipe(BaseModel):
@@ -29,7 +29,7 @@ class BoundRecipe(BaseModel):
     )
 
 
-class Recipe(FileSettings):
+class Recipe(CommandLine):
     """Train a variational autoencoder and write a bundle that the service can answer from."""
 
     model_config = SettingsConfigDict(
