@@ -223,9 +223,11 @@ def _find_encoding(path: str, sample: bytes, likely: TextFormat | None, *, whole
         if likely:
             return likely.encoding
         high, low = len(re.findall(rb"[\x80-\xff]", sample)), len(re.findall(rb"[A-Za-z]", sample))
-        if high > low:
-            raise FileError(f"{path}: not UTF-8; say its encoding, by the option encoding") from None
-        # Files of few letters beyond ASCII that are not UTF-8 come from Windows; detectors mistake them for others.
+        foreign = sum(map(len, re.findall(rb"[\x80-\xff]{4,}", sample)))
+        if high > low or 2 * foreign > high:
+            detail = "not UTF-8, nor Windows-1252 by its letters; say its encoding, by the option encoding"
+            raise FileError(f"{path}: {detail}, such as cp1251 (Cyrillic), cp1253 (Greek) or gb18030") from None
+        # Western texts have few letters beyond ASCII, and hardly ever four in a row; detectors mistake them for others.
         return "cp1252"
     return "utf-8"
 
