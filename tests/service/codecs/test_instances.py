@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from service.bundle import CategoricalColumn, Derived, ImageInput, NumericColumn, TabularInput, TimeFormat
-from service.codecs.instances import STRICT, parse_instances, parse_latents
+from service.codecs.instances import STRICT, parse_instances
 from service.codecs.rendering import render_records
 from service.codecs.rows import Reading
 from service.errors import InvalidError
@@ -358,46 +358,3 @@ def test_columns_that_files_have_and_the_model_has_not_are_known() -> None:
     np.testing.assert_array_equal(parse_instances(records, data, strict), x)
     with pytest.raises(InvalidError, match="is no column of this model"):
         parse_instances([{"placed": 0, "age": 1}], data, strict)
-
-
-# Latents
-
-
-@given(
-    z=hnp.arrays(
-        np.float32, st.tuples(st.integers(1, 4), st.just(3)), elements=st.floats(-(2.0**99), 2.0**99, width=32)
-    )
-)
-def test_latents_are_taken_as_they_are(z: Array) -> None:
-    for values in (z, z.tolist(), z.astype(">f8")):
-        answer = parse_latents(values, 3)
-        assert answer.dtype == np.float32
-        np.testing.assert_array_equal(answer, z)
-
-
-@pytest.mark.parametrize(
-    ("values", "location"),
-    [
-        ([], "latents"),
-        (None, "latents"),
-        ({}, "latents"),
-        ([1, 2, 3], "latents[0]"),
-        ([[1, 2]], "latents[0]"),
-        ([[1, 2, 3], [1, 2, 3, 4]], "latents[1]"),
-        ([[1, 2, 3], [1, True, 3]], "latents[1][1]"),
-        ([[1, 2, 3], [1, None, 3]], "latents[1][1]"),
-        ([[1, 2, 3], [1, 10**400, 0.5]], "latents[1][1]"),
-        ([[1, 2, 3], [1, math.inf, 3]], "latents[1][1]"),
-        ([[1, 2, 3], [1, 1e39, 3]], "latents[1][1]"),
-        (np.array([[1, 2, 3], [1, np.nan, 3]]), "latents[1][1]"),
-        (np.array([[1, 2, 3], [1, -1e39, 3]]), "latents[1][1]"),
-        (np.zeros((1, 4)), "latents[0]"),
-        (np.zeros(3), "latents[0]"),
-        (np.zeros((0, 3)), "latents"),
-        (np.zeros((1, 3), bool), "latents"),
-    ],
-)
-def test_wrong_latents_are_found(values: object, location: str) -> None:
-    with pytest.raises(InvalidError) as info:
-        parse_latents(values, 3)
-    assert info.value.location == location
