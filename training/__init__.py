@@ -1,1 +1,14 @@
 """Lowerbound's trainer: from a table or a folder of images to a bundle that the service can answer from."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from training.own_vae import export_vae as export_vae
+
+
+def __getattr__(name: str) -> Any:
+    """`export_vae`, which loads PyTorch only where it is asked for."""
+    if name == "export_vae":
+        return import_module("training.own_vae").export_vae
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

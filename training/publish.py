@@ -4,9 +4,11 @@ Golden rows, calibration and figures come from the service's own engine and the 
 """
 
 import subprocess
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +39,7 @@ from training.export.graphs import graph_modules
 from training.export.onnx import TOLERANCE, export_graphs, graph_inputs, verify
 from training.fit import Epoch, Progress
 from training.model import VAE
-from training.recipes import Recipe
+from training.recipes import BoundRecipe, Recipe
 
 GOLDEN_ROWS = 4
 VERIFIED_ROWS = 64
@@ -60,17 +62,17 @@ def rehearse(vae: VAE, dataset: Dataset, splits: Splits, recipe: Recipe) -> None
     Raises:
         ExportError: A graph does not compute what torch computes.
     """
-    _export(vae.eval(), dataset, splits, recipe)
+    _export(vae.eval(), dataset, splits, recipe.bound)
 
 
 def _export(
-    vae: VAE, dataset: Dataset, splits: Splits, recipe: Recipe
+    vae: VAE, dataset: Dataset, splits: Splits, bound: BoundRecipe, *, own: bool = True
 ) -> tuple[dict[str, Graph], dict[str, bytes], OnnxEngine, dict[str, float]]:
     """The graphs of a VAE, the files and the engine that compute them, and the largest differences from torch."""
     modules = graph_modules(vae, dataset.input, dataset.rows[splits.validation])
-    graphs, files = export_graphs(modules, dataset.input, vae.prior.latent_size)
+    graphs, files = export_graphs(modules, dataset.input, vae.prior.latent_size, own=own)
     engine = OnnxEngine(graphs, files, "cpu")
-    base_samples = noise.base_samples(recipe.bound.seed, recipe.bound.num_draws, vae.prior.latent_size)
+    base_samples = noise.base_samples(bound.seed, bound.num_draws, vae.prior.latent_size)
     errors = verify(modules, dataset.input, engine, dataset.rows[splits.test][:VERIFIED_ROWS], base_samples)
     return graphs, files, engine, errors
 
@@ -90,28 +92,89 @@ def publish(
         BundleError: Someone else has written that version meanwhile.
         StorageError: It is a URL that cannot be reached now.
     """
+    best = Progress(recipe.fit, history).best
+    assert best is not None  # noqa: S101 - there is an epoch
+    training = Training(history, best)
+    origin = Origin(recipe.name, recipe.model.likelihood, recipe.model.prior, recipe.bound, recipe.record())
+    return write_bundle(vae, dataset, splits, origin, training, repository)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a manifest says of a model.
+
+    Attributes:
+        name: Of the bundle.
+        likelihood: Name of p(x|z).
+        prior: Name of p(z).
+        bound: Draws, seed and refinement of the calibrated scores.
+        record: How the model was made, in JSON's types.
+    """
+
+    name: str
+    likelihood: str
+    prior: str
+    bound: BoundRecipe
+    record: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Training:
+    """The epochs of a training, at least one, and the one whose weights the model has."""
+
+    history: list[Epoch]
+    best: Epoch
+
+    def metrics(self) -> dict[str, float]:
+        """The figures for the manifest."""
+        return {
+            "validation_elbo": self.best.held_out_elbo,
+            "active_units": self.best.active_units,
+            "mutual_information": self.best.mutual_information,
+            "marginal_kl": self.best.marginal_kl,
+            "epochs": len(self.history),
+            "seconds_per_epoch": float(np.median([epoch.seconds for epoch in self.history])),
+        }
+
+
+def write_bundle(
+    vae: VAE,
+    dataset: Dataset,
+    splits: Splits,
+    origin: Origin,
+    training: Training | None,
+    repository: LocalStore | RemoteStore,
+) -> Path | str:
+    """Export, verify, calibrate and measure a VAE, and write its bundle.
+
+    Args:
+        vae: Trained, here or elsewhere.
+        dataset: Its rows.
+        splits: Which of them trained it, and which are for what.
+        origin: What the manifest says of it.
+        training: How it was trained; None if elsewhere.
+        repository: Where the bundle goes.
+
+    Raises:
+        ExportError: See `publish`.
+        BundleError: See `publish`.
+        StorageError: See `publish`.
+    """
     vae = vae.cpu().eval()
     validation = dataset.rows[splits.validation]
-    graphs, files, engine, errors = _export(vae, dataset, splits, recipe)
-    base_samples = noise.base_samples(recipe.bound.seed, recipe.bound.num_draws, vae.prior.latent_size)
+    graphs, files, engine, errors = _export(vae, dataset, splits, origin.bound, own=training is not None)
+    base_samples = noise.base_samples(origin.bound.seed, origin.bound.num_draws, vae.prior.latent_size)
     test = dataset.rows[splits.test]
 
     def score(x: Array, refine: int = 0) -> dict[str, Array]:
         return scores(score_columns(engine, graphs, x, base_samples, refine))
 
     calibration_rows = dataset.rows[splits.calibration]
-    held_out_scores = score(calibration_rows, recipe.bound.refine)
-    sensitivity = sensitivities(score, dataset.input, validation, recipe.bound.seed)
-    best = Progress(recipe.fit, history).best
-    assert best is not None  # noqa: S101 - there is an epoch
+    held_out_scores = score(calibration_rows, origin.bound.refine)
+    sensitivity = sensitivities(score, dataset.input, validation, origin.bound.seed)
     held_out = bounds(engine, test, base_samples)
     metrics = held_out_metrics(held_out) | {
-        "validation_elbo": best.held_out_elbo,
-        "active_units": best.active_units,
-        "mutual_information": best.mutual_information,
-        "marginal_kl": best.marginal_kl,
-        "epochs": len(history),
-        "seconds_per_epoch": float(np.median([epoch.seconds for epoch in history])),
+        **(training.metrics() if training else {}),
         **{f"{graph}_largest_error": error for graph, error in errors.items()},
         **{f"sensitivity_{name}": auroc for name, auroc in sensitivity.items()},
     }
@@ -125,30 +188,31 @@ def publish(
         files |= {MISSING_CELLS: write_arrays(by_pattern)} if by_pattern else {}
     manifest = Manifest(
         format_version=FORMAT_VERSION,
-        name=recipe.name,
-        version=max(repository.taken(recipe.name), default=0) + 1,
+        name=origin.name,
+        version=max(repository.taken(origin.name), default=0) + 1,
         created=datetime.now(UTC),
         input=dataset.input,
         latent_size=vae.prior.latent_size,
-        likelihood=recipe.model.likelihood,
-        prior=recipe.model.prior,
-        num_draws=recipe.bound.num_draws,
-        seed=recipe.bound.seed,
+        likelihood=origin.likelihood,
+        prior=origin.prior,
+        num_draws=origin.bound.num_draws,
+        seed=origin.bound.seed,
         scores=tuple(held_out_scores),
         default_score=choose(sensitivity, len(validation)),
-        calibration=Calibration.of(len(splits.calibration), recipe.bound.refine),
+        calibration=Calibration.of(len(splits.calibration), origin.bound.refine),
         tolerance=TOLERANCE,
         graphs=graphs,
         files=describe_files(files),
         metrics=metrics,
         provenance=Provenance(
-            recipe=recipe.record(),
+            recipe=origin.record,
             data_sha256=dataset.fingerprint,
             splits=splits.record(),
             commit=_commit(),
             packages={package: version(package) for package in _PACKAGES},
         ),
     )
+    history, best = (training.history, training.best) if training else ([], None)
     files |= write_card(CardInputs(manifest, engine, calibrated, history, best, test, splits.test, score(test)))
     return repository.write(manifest.model_copy(update={"files": describe_files(files)}), files)
 

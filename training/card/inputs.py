@@ -28,8 +28,8 @@ class CardInputs:
     calibration: Mapping[str, Array]
     """As `Bundle.calibration`: `noise` (K, L), and for each calibrated score the sorted held-out ones, nats (n,)."""
     history: Sequence[Epoch]
-    """The epochs of the training, oldest first, at least one."""
-    best: Epoch
+    """The epochs of the training, oldest first; empty if the model was trained elsewhere."""
+    best: Epoch | None
     """The epoch whose weights the bundle has."""
     test: Array
     """Raw held-out rows, (N, *shape)."""

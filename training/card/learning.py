@@ -8,6 +8,7 @@ from service.bundle import Array
 from training.card import charts
 from training.card.inputs import CardInputs
 from training.card.page import Number, Picture, Section
+from training.fit import Epoch
 from training.fit.diagnostics import ACTIVE
 
 MOST_LATENTS = 40
@@ -16,7 +17,8 @@ MOST_LATENTS = 40
 def sections(inputs: CardInputs) -> Iterator[Section]:
     """Latent space and training."""
     yield _latents(inputs)
-    yield _training(inputs)
+    if inputs.best is not None:
+        yield _training(inputs, inputs.best)
 
 
 def _latents(inputs: CardInputs) -> Section:
@@ -81,8 +83,8 @@ def _projection(inputs: CardInputs, mean: Array) -> Picture:
     )
 
 
-def _training(inputs: CardInputs) -> Section:
-    history, best = inputs.history, inputs.best
+def _training(inputs: CardInputs, best: Epoch) -> Section:
+    history = inputs.history
     groups = {
         "elbo": (
             "ELBO",

@@ -29,6 +29,7 @@ __all__ = [
     "DataError",
     "Dataset",
     "Indices",
+    "NumpyArrays",
     "Source",
     "SplitRecipe",
     "Splits",

@@ -171,14 +171,24 @@ def share_weights(models: Mapping[str, onnx.ModelProto]) -> dict[str, bytes]:
 
 
 def export_graphs(
-    modules: Mapping[str, nn.Module], data: ImageInput | TabularInput, latent_size: int
+    modules: Mapping[str, nn.Module], data: ImageInput | TabularInput, latent_size: int, *, own: bool = True
 ) -> tuple[dict[str, Graph], dict[str, bytes]]:
     """The contract of every module that `graph_modules` gave, and the files that compute it.
 
     The exporter takes seconds for each graph, whose structure does not depend on the weights. Graphs that were traced
     before are read from the cache of templates; the others are traced now, in two processes.
+
+    Args:
+        modules: By graph.
+        data: What kind of data.
+        latent_size: L.
+        own: Whether the networks are this package's. Those of others are traced here and not cached: another process
+            may not know their classes, and their source is not part of the cache's keys.
     """
     graphs = {name: graph_contract(name, data, latent_size) for name in modules}
+    if not own:
+        models = {name: to_onnx(trace(module, graphs[name]), module, graphs[name]) for name, module in modules.items()}
+        return graphs, share_weights(models)
     keys = {name: structure_key(module, graphs[name]) for name, module in modules.items()}
     templates = {name: template for name, key in keys.items() if (template := read_template(key)) is not None}
     absent = sorted(modules.keys() - templates.keys(), key=_LONGEST.index)

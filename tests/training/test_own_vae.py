@@ -1,0 +1,53 @@
+"""`export_vae`: a VAE of another training as a bundle."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from torch import nn
+
+from service.bundle import read_bundle
+from service.engine import OnnxEngine
+from service.scoring import p_values
+from training import export_vae
+from training.model.likelihoods import LikelihoodError
+
+GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "your-own-vae.md"
+
+
+@pytest.mark.slow
+def test_the_guide_is_real(tmp_path: Path) -> None:
+    """Its program writes a bundle whose p-values hold on usual pictures and are small on strange ones."""
+    (code,) = re.findall(r"```py\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    program = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(GUIDE.parents[2])!r})\n{code}"]
+    done = subprocess.run(program, check=False, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["models/mine/1"]
+    bundle = read_bundle(tmp_path / "models" / "mine" / "1")
+    engine = OnnxEngine(bundle.manifest.graphs, bundle.files, "cpu")
+    usual = (load_digits().images[1200:] / 16).astype(np.float32)
+    chessboard = (np.indices((8, 8)).sum(0) % 2).astype(np.float32)
+
+    def judge(x: np.ndarray) -> np.ndarray:
+        elbo = engine.run("elbo", {"x": x, "noise": bundle.calibration["noise"]})["elbo"]
+        return p_values(-elbo, bundle.calibration["negative_elbo"])
+
+    assert judge(usual).mean() == pytest.approx(0.5, abs=0.05)
+    assert judge(chessboard[None]) == [bundle.manifest.calibration.resolution]
+    spread = np.sqrt(np.square(usual - engine.run("decoder", {"z": encode(engine, usual)})["x_mean"]).mean())
+    assert spread < usual.std()
+
+
+def encode(engine: OnnxEngine, x: np.ndarray) -> np.ndarray:
+    return engine.run("encoder", {"x": x})["mean"]
+
+
+def test_a_likelihood_that_a_name_is_not_enough_for_is_refused() -> None:
+    rows = np.random.default_rng(0).normal(size=(40, 3))
+    encoder, decoder = nn.Linear(3, 4), nn.Linear(2, 6)
+    with pytest.raises(LikelihoodError, match="'mixed': give one of gaussian, bernoulli, continuous_bernoulli, or an"):
+        export_vae(encoder, decoder, likelihood="mixed", data=rows, held_out=rows)
