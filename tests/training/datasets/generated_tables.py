@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 Column = Callable[[np.random.Generator, int], list[object]]
+Table = Callable[[np.random.Generator], pd.DataFrame]
 
 
 def _numbers(scale: float, tail: float = 0.0) -> Column:
@@ -64,3 +65,60 @@ def write(frame: pd.DataFrame, path: Path) -> Path:
     """Write a generated table as CSV."""
     frame.to_csv(path, index=False)
     return path
+
+
+def _frame(rows: int, **columns: Column) -> Table:
+    return lambda rng: pd.DataFrame({name: make(rng, rows) for name, make in columns.items()})
+
+
+def _three(rows: int, make: Column) -> Table:
+    return _frame(rows, a=make, b=_numbers(1.0), c=_numbers(1.0))
+
+
+def _wide(rng: np.random.Generator) -> pd.DataFrame:
+    """2,000 columns, which are two random ones in different units."""
+    scales = np.logspace(-30, 12, 2000)
+    rows = rng.normal(size=(200, 2)) @ rng.normal(size=(2, 2000)) + 0.1 * rng.normal(size=(200, 2000))
+    return pd.DataFrame(rows * scales, columns=[f"x{i}" for i in range(2000)])
+
+
+def _repeated(rng: np.random.Generator) -> pd.DataFrame:
+    return pd.DataFrame(rng.normal(size=(20, 3)), columns=list("abc")).sample(600, replace=True, random_state=0)
+
+
+def _one_fact(rng: np.random.Generator) -> pd.DataFrame:
+    value = rng.normal(size=600)
+    return pd.DataFrame({"a": value, "b": -1e12 * value, "c": 1e-9 * value + 5})
+
+
+HARD: dict[str, Table] = {
+    "tiny": _three(600, _numbers(1e-30)),
+    "huge": _three(600, _numbers(1e12)),
+    "heavy": _three(600, _numbers(1.0, 4.0)),
+    "counts": _three(600, COLUMNS["count"]),
+    "sentinels": _three(600, COLUMNS["sentinel"]),
+    "money": _three(600, COLUMNS["money"]),
+    "days": _three(600, COLUMNS["day"]),
+    "far from zero": _three(600, lambda rng, rows: list(1e9 + rng.normal(size=rows))),
+    "mostly zero": _three(600, lambda rng, rows: list(np.where(rng.random(rows) < 0.99, 0.0, rng.normal(size=rows)))),
+    "few rows": _three(30, _numbers(1.0)),
+    "many rows": _three(100_000, COLUMNS["sentinel"]),
+    "repeated": _repeated,
+    "one fact": _one_fact,
+    "beside nothing": _frame(
+        600,
+        a=_numbers(1.0),
+        b=_numbers(1.0),
+        c=_numbers(1.0),
+        d=COLUMNS["constant"],
+        e=COLUMNS["id"],
+        f=COLUMNS["missing"],
+    ),
+    "holes": _frame(600, a=COLUMNS["holes"], b=COLUMNS["shop"], c=COLUMNS["flag"]),
+    "infinite": _frame(600, a=COLUMNS["infinite"], b=COLUMNS["shop"], c=COLUMNS["flag"]),
+    "one category": _frame(600, a=COLUMNS["word"], b=COLUMNS["missing"], c=COLUMNS["constant"]),
+    "long numbers": _frame(600, id=COLUMNS["long"], a=_numbers(1e-9), b=_numbers(1.0), c=_numbers(1.0)),
+    "broken": _frame(600, a=COLUMNS["broken"], b=_numbers(1.0)),
+    "wide": _wide,
+}
+"""Tables that are trained on, served and scored; many have the same structure, and so the same graphs."""
