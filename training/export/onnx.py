@@ -3,7 +3,7 @@
 import logging
 import multiprocessing
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from typing import cast
 
@@ -12,7 +12,7 @@ import onnx
 import onnxscript.optimizer
 import torch
 from onnx import TensorProto, numpy_helper
-from torch import Tensor, nn
+from torch import nn
 
 from service.bundle import WEIGHTS, Array, Graph, ImageInput, TabularInput
 from service.bundle.graphs import graph_contract
@@ -20,7 +20,7 @@ from service.engine import RELATIVE_TOLERANCE, Engine
 from service.errors import LowerboundError
 from service.scoring import first_state, noise
 from training.export.batch_invariance import make_position_invariant
-from training.export.refinement import Refinement, named_as_traced, traced
+from training.export.capture import Capture
 from training.export.templates import read_template, structure_key, write_template
 from training.model import VAE
 
@@ -35,15 +35,10 @@ column's scale, so that a column of millions may differ by a thousandth of its s
 SHARED_FROM = 256
 """Bytes from which a tensor is kept in the shared weights file instead of in the graph."""
 
-_PROCESSES = 2
-"""That trace graphs side by side; `refine` alone takes as long as all others."""
-
-_LONGEST = ("refine", "elbo", "scores", "explain", "encoder", "draw", "decoder", "prior")
-"""Graphs by the time that they take to trace, so that the processes end at about the same time."""
+_LONGEST = ("refine", "explain", "scores", "elbo", "draw", "encoder", "decoder", "prior")
+"""Graphs by the time that they take to trace, so that two processes end at about the same time."""
 
 _ALIGNMENT = 64
-_SIZES = {"batch": 10_007, "draws": 10_009}
-"""Sizes of the traced examples, which are not computed; no size of a model equals one."""
 
 
 class ExportError(LowerboundError):
@@ -57,35 +52,20 @@ def trace(module: nn.Module, graph: Graph) -> onnx.ModelProto:
     """
     # The exporter logs which optional packages it does without.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    weights = _weights(module)
-    dynamic = {name: torch.export.Dim(name, max=2**24) for name in _SIZES}
-    example = tuple(
-        torch.zeros(1, dtype=getattr(torch, tensor.dtype)).expand(
-            [_SIZES[s] if isinstance(s, str) else s for s in tensor.shape]
-        )
-        for tensor in graph.inputs
-    )
-    if isinstance(module, Refinement):
-        module = traced(module, example)
-    shapes = tuple(
-        {i: dynamic[size] for i, size in enumerate(tensor.shape) if isinstance(size, str)} for tensor in graph.inputs
-    )
     with warnings.catch_warnings():
-        # The exporter warns of its own use of PyTorch, and that "batch" is the name of more than one axis.
+        # The exporter warns of its own use of PyTorch.
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            module,
-            example,
+            Capture(module, graph),
             dynamo=True,
             verbose=False,
             opset_version=OPSET,
-            dynamic_shapes=shapes,
             external_data=False,
             optimize=False,
         )
     if program is None:
         raise ExportError("torch.onnx.export gave nothing")
-    return _simplified(program.model_proto, weights.keys())
+    return _simplified(program.model_proto, module.state_dict().keys())
 
 
 def _simplified(model: onnx.ModelProto, weights: Collection[str]) -> onnx.ModelProto:
@@ -109,17 +89,11 @@ def _simplified(model: onnx.ModelProto, weights: Collection[str]) -> onnx.ModelP
     return model
 
 
-def _weights(module: nn.Module) -> Mapping[str, Tensor]:
-    """The module's parameters and buffers by the names that they have in its traced graph."""
-    state = module.state_dict()
-    return named_as_traced(state) if isinstance(module, Refinement) else state
-
-
 def to_onnx(template: onnx.ModelProto, module: nn.Module, graph: Graph) -> onnx.ModelProto:
     """The graph of a traced module with the module's present weights, simplified and named by the contract."""
     model = onnx.ModelProto()
     model.CopyFrom(template)
-    weights = _weights(module)
+    weights = module.state_dict()
     for tensor in model.graph.initializer:
         if tensor.name in weights:
             tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name].cpu().numpy(), tensor.name))
@@ -176,7 +150,7 @@ def export_graphs(
     """The contract of every module that `graph_modules` gave, and the files that compute it.
 
     The exporter takes seconds for each graph, whose structure does not depend on the weights. Graphs that were traced
-    before are read from the cache of templates; the others are traced now, in two processes.
+    before are read from the cache of templates; the others are traced now, by two processes.
 
     Args:
         modules: By graph.
@@ -192,14 +166,22 @@ def export_graphs(
     keys = {name: structure_key(module, graphs[name]) for name, module in modules.items()}
     templates = {name: template for name, key in keys.items() if (template := read_template(key)) is not None}
     absent = sorted(modules.keys() - templates.keys(), key=_LONGEST.index)
-    if absent:
-        with ProcessPoolExecutor(min(_PROCESSES, len(absent)), multiprocessing.get_context("spawn")) as pool:
-            results = pool.map(trace, [modules[name] for name in absent], [graphs[name] for name in absent])
-            for name, template in zip(absent, results, strict=True):
-                templates[name] = template
-                write_template(keys[name], template)
+    for name, template in _traced({name: (modules[name], graphs[name]) for name in absent}):
+        templates[name] = template
+        write_template(keys[name], template)
     models = {name: to_onnx(templates[name], module, graphs[name]) for name, module in modules.items()}
     return graphs, share_weights(models)
+
+
+def _traced(wanted: dict[str, tuple[nn.Module, Graph]]) -> Iterator[tuple[str, onnx.ModelProto]]:
+    """Trace graphs: a process of its own takes them from the first to the last, and this one from the last."""
+    if len(wanted) < 2:
+        yield from ((name, trace(*given)) for name, given in wanted.items())
+        return
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        running = {name: pool.submit(trace, *given) for name, given in wanted.items()}
+        for name in reversed(wanted):
+            yield name, trace(*wanted[name]) if running[name].cancel() else running[name].result()
 
 
 def graph_inputs(

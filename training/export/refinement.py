@@ -5,11 +5,8 @@ amortisation gap). A step of Adam (Kingma and Ba 2015, algorithm 1) moves each r
 that row's K-draw ELBO (Kim et al. 2018). How much there is to gain is itself a score, the regret (Xiao et al. 2020).
 """
 
-from collections.abc import Mapping, Sequence
-
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from training.model import VAE
 from training.model.vae import LOG_VARIANCE_RANGE
@@ -70,70 +67,3 @@ class Refinement(nn.Module):
             second_moment,
             step,
         )
-
-
-def traced(refinement: Refinement, inputs: tuple[Tensor, ...]) -> nn.Module:
-    """The same function with its gradient written out, operation by operation, as exporters need it.
-
-    Args:
-        refinement: What to trace.
-        inputs: Examples. Sizes that are equal here are taken to be equal always: the numbers of rows and of draws must
-            be unlike any other size.
-    """
-    state = {name: tensor.detach() for name, tensor in refinement.state_dict(keep_vars=True).items()}
-
-    def function(*tensors: Tensor) -> tuple[Tensor, ...]:
-        own, given = tensors[: len(state)], tensors[len(state) :]
-        return torch.func.functional_call(refinement, dict(zip(state, own, strict=True)), given)
-
-    decompositions = dict(torch._decomp.core_aten_decompositions())  # noqa: SLF001 - as the ONNX exporter does
-    decompositions[torch.ops.aten.convolution_backward.default] = _convolution_backward
-    module = make_fx(function, tracing_mode="symbolic", decomposition_table=decompositions)(*state.values(), *inputs)
-    # Parameters had to be inputs to be traced; exporters want them, and constants such as indices, as buffers.
-    placeholders = module.graph.find_nodes(op="placeholder")
-    for node, (name, tensor) in zip(placeholders, named_as_traced(state).items(), strict=False):
-        module.register_buffer(name, tensor)
-        with module.graph.inserting_before(node):
-            node.replace_all_uses_with(module.graph.get_attr(name))
-        module.graph.erase_node(node)
-    for node in module.graph.find_nodes(op="get_attr"):
-        if not node.target.startswith("state_"):
-            constant = getattr(module, node.target)
-            delattr(module, node.target)
-            module.register_buffer(node.target, constant)
-    module.recompile()
-    return module
-
-
-def named_as_traced(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A refinement's weights by their names in the module that `traced` gives, whose buffers have no dots."""
-    return {f"state_{i}": tensor for i, tensor in enumerate(state.values())}
-
-
-def _convolution_backward(  # noqa: PLR0913, PLR0917 - the operator's own signature
-    gradient: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias_sizes: Sequence[int] | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    transposed: bool,
-    output_padding: Sequence[int],
-    groups: int,
-    output_mask: Sequence[bool],
-) -> tuple[Tensor | None, ...]:
-    """The gradient with respect to x, as a convolution: ONNX has no operator for it, and no one asks for the others."""
-    if output_mask[1] or output_mask[2]:
-        raise ValueError("only the gradient with respect to x is known")
-    if transposed:
-        left_over = [0] * len(stride)
-    else:
-        left_over = [
-            size - ((after - 1) * step - 2 * pad + gap * (kernel - 1) + 1)
-            for size, after, step, pad, gap, kernel in zip(
-                x.shape[2:], gradient.shape[2:], stride, padding, dilation, weight.shape[2:], strict=True
-            )
-        ]
-    arguments = (gradient, weight, None, stride, padding, dilation, not transposed, left_over, groups)
-    return torch.ops.aten.convolution.default(*arguments), None, None

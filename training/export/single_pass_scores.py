@@ -5,7 +5,6 @@ Both look at the posterior's mean alone, so they need no noise, and are the same
 
 import numpy as np
 import torch
-from sklearn.covariance import LedoitWolf
 from torch import Tensor, nn
 
 from service.bundle import Array, ImageInput, TabularInput
@@ -32,6 +31,8 @@ class SinglePassScores(nn.Module):
     precision: Tensor
 
     def __init__(self, vae: VAE, data: ImageInput | TabularInput, normal: Array) -> None:
+        from sklearn.covariance import LedoitWolf  # noqa: PLC0415 - takes seconds, and a process that traces has no need
+
         super().__init__()
         self.vae = vae
         self.shape = (*data.shape, 1)[:3] if isinstance(data, ImageInput) else None
