@@ -12,6 +12,7 @@ import onnx
 import onnxscript.optimizer
 import torch
 from onnx import TensorProto, numpy_helper
+from onnxscript import ir
 from torch import nn
 
 from service.bundle import WEIGHTS, Array, Graph, ImageInput, TabularInput
@@ -97,7 +98,7 @@ def to_onnx(template: onnx.ModelProto, module: nn.Module, graph: Graph) -> onnx.
     for tensor in model.graph.initializer:
         if tensor.name in weights:
             tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name].cpu().numpy(), tensor.name))
-    model = onnxscript.optimizer.optimize(model)
+    model = _folded(model)
     _name_values(model, graph)
     make_position_invariant(model)
     for node in model.graph.node:
@@ -105,6 +106,23 @@ def to_onnx(template: onnx.ModelProto, module: nn.Module, graph: Graph) -> onnx.
     del model.metadata_props[:]
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Compute all that depends on weights alone; the whole optimizer would find nothing else, and take longer."""
+    folded = ir.from_proto(model)
+    onnxscript.optimizer.fold_constants(folded)
+    passes = ir.passes.common
+    for tidy in (
+        passes.RemoveUnusedNodesPass(),
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.DeduplicateInitializersPass(),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.OutputFixPass(),
+        passes.NameFixPass(),
+    ):
+        tidy(folded)
+    return ir.to_proto(folded)
 
 
 def _name_values(model: onnx.ModelProto, graph: Graph) -> None:
