@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from tests.conftest import run_server, wait_until
-from tests.service.sockets import BODY, LIVE, ROW, Client, port_of, post
+from tests.service.sockets import BODY, LIVE, ROW, Client, port_of, post, work
 
 CHUNKED = post(b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
 """The head of a request whose body comes in chunks."""
@@ -235,7 +235,7 @@ def test_http_1_0_is_not_told_to_continue(patient: int) -> None:
 
 def test_a_half_closed_client_is_answered(patient: int) -> None:
     with Client(patient) as client:
-        client.send(post(BODY))
+        client.send(work(100))  # The answer must not be on its way before the close arrives.
         client.socket.shutdown(socket.SHUT_WR)
         status, headers, _ = client.answer()
         assert (status, headers["connection"]) == (200, "close")
