@@ -1,5 +1,6 @@
 """From a trained VAE to a bundle: ONNX graphs, shared weights, and the proof that they compute what torch computes."""
 
+import copy
 import logging
 import multiprocessing
 import warnings
@@ -196,8 +197,10 @@ def _traced(wanted: dict[str, tuple[nn.Module, Graph]]) -> Iterator[tuple[str, o
     if len(wanted) < 2:
         yield from ((name, trace(*given)) for name, given in wanted.items())
         return
+    # A thread pickles what the pool is given, later, when modules that are traced here hold symbols for their weights.
+    copies = copy.deepcopy(wanted)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        running = {name: pool.submit(trace, *given) for name, given in wanted.items()}
+        running = {name: pool.submit(trace, *given) for name, given in copies.items()}
         for name in reversed(wanted):
             yield name, trace(*wanted[name]) if running[name].cancel() else running[name].result()
 
