@@ -194,7 +194,7 @@ def endings() -> None:
             status = service.parent.wait(120)
             seconds = time.monotonic() - begun
             time.sleep(1)  # Python's own tracker of resources ends after its parent.
-            left = sum(Path(f"/proc/{pid}").exists() for pid in children)
+            left = sum(map(runs, children))
             print(f"| {name} | {number} | {status} | {seconds:.1f} | {left} |", flush=True)
 
 
@@ -205,6 +205,13 @@ def descendants(pid: int) -> list[int]:
         for thread in Path(f"/proc/{pid}/task").iterdir():
             found += map(int, (thread / "children").read_text().split())
     return found + [other for child in found for other in descendants(child)]
+
+
+def runs(pid: int) -> bool:
+    """Whether a process has not ended; one that nobody has waited for has no command line."""
+    with suppress(OSError):
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    return False
 
 
 def main() -> None:
