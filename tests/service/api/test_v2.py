@@ -40,16 +40,6 @@ def several(serve: Serve, several_models: Path) -> Iterator[httpx.Client]:
         yield client
 
 
-@pytest.fixture(scope="module")
-def x() -> Array:
-    return np.random.default_rng(0).integers(0, 17, (5, 8, 8), dtype=np.uint8)
-
-
-@pytest.fixture(scope="module")
-def z(digits_bundle: Bundle) -> Array:
-    return np.random.default_rng(1).standard_normal((5, digits_bundle.manifest.latent_size), dtype=np.float32)
-
-
 def columns(result: triton.InferResult) -> dict[str, Array]:
     return {output["name"]: result.as_numpy(output["name"]) for output in result.get_response()["outputs"]}
 

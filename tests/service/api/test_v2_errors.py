@@ -16,7 +16,6 @@ import pytest
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
-from service.bundle import Bundle
 from tests.service.protocol_client import address, tensor, wanted
 
 Array = npt.NDArray[Any]
@@ -31,16 +30,6 @@ INFER = "/v2/models/digits/infer"
 def client(digits: httpx.Client) -> Iterator[triton.InferenceServerClient]:
     with triton.InferenceServerClient(address(digits), concurrency=4) as client:
         yield client
-
-
-@pytest.fixture(scope="module")
-def x() -> Array:
-    return np.random.default_rng(0).integers(0, 17, (5, 8, 8), dtype=np.uint8)
-
-
-@pytest.fixture(scope="module")
-def z(digits_bundle: Bundle) -> Array:
-    return np.random.default_rng(1).standard_normal((5, digits_bundle.manifest.latent_size), dtype=np.float32)
 
 
 def assert_error(answer: httpx.Response, status: int, error: str) -> None:

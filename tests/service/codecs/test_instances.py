@@ -10,24 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from service.bundle import CategoricalColumn, Derived, ImageInput, NumericColumn, TabularInput, TimeFormat
+from service.bundle import Derived, ImageInput, NumericColumn, TabularInput, TimeFormat
 from service.codecs.instances import STRICT, parse_instances
 from service.codecs.rendering import render_records
 from service.codecs.rows import Reading
 from service.errors import InvalidError
+from tests.service.codecs.schemas import COLOUR, GREY, SMOOTH, TABLE
 
 Array = npt.NDArray[Any]
 
-GREY = ImageInput(shape=(2, 3), dtype="uint8", low=0, high=16)
-COLOUR = ImageInput(shape=(2, 3, 3), dtype="uint8", low=0, high=255)
-SMOOTH = ImageInput(shape=(2, 3), dtype="float32", low=-1, high=1)
-TABLE = TabularInput(
-    columns=(
-        NumericColumn(name="age"),
-        CategoricalColumn(name="kind", categories=("a", 1, True, 2.5, "1", 0)),
-        NumericColumn(name="a.b[0]"),
-    )
-)
 LONG = "a" * 10**6
 
 

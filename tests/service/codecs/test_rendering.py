@@ -6,19 +6,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.bundle import CategoricalColumn, ImageInput, NumericColumn, TabularInput
+from service.bundle import ImageInput
 from service.codecs.rendering import picture, render_by_column, render_records
-
-GREY = ImageInput(shape=(2, 3), dtype="uint8", low=0, high=16)
-COLOUR = ImageInput(shape=(2, 3, 3), dtype="uint8", low=0, high=255)
-SMOOTH = ImageInput(shape=(2, 3), dtype="float32", low=-1, high=1)
-TABLE = TabularInput(
-    columns=(
-        NumericColumn(name="age"),
-        CategoricalColumn(name="kind", categories=("a", 1, True, 2.5, "1", 0)),
-        NumericColumn(name="a.b[0]"),
-    )
-)
+from tests.service.codecs.schemas import COLOUR, GREY, SMOOTH, TABLE
 
 
 def test_categories_are_rendered_as_they_were_given() -> None:
