@@ -185,7 +185,7 @@ def _parse_categories(
         found = [CellProblem(int(row), column.name, f"must be one value, not {cells.type}") for row in rows]
         return np.full(len(cells), np.nan), found
     encoded = cells.dictionary_encode()
-    look_up = _look_up(column, tuple(missing))
+    look_up = _look_up(column, missing)
     distinct = encoded.dictionary.to_pylist()
     codes = np.array([look_up(value) for value in distinct] + [math.nan], np.float64)
     places = encoded.indices.fill_null(len(distinct)).to_numpy(zero_copy_only=False)
@@ -236,7 +236,14 @@ class _CategoryLookup:
             return text
 
 
-_look_up = lru_cache(maxsize=4096)(_CategoryLookup)
+def _look_up(column: CategoricalColumn, missing: Sequence[str]) -> _CategoryLookup:
+    """Find the lookup of a column; columns of true and false, and of 1 and 0, are equal but for their types."""
+    return _make_lookup(column, tuple(map(type, column.categories)), tuple(missing))
+
+
+@lru_cache(maxsize=4096)
+def _make_lookup(column: CategoricalColumn, types: tuple[type, ...], missing: tuple[str, ...]) -> _CategoryLookup:
+    return _CategoryLookup(column, missing)
 
 
 def _parse_mixed(cells: Sequence[object], column: Column, missing: Sequence[str]) -> tuple[Values, list[CellProblem]]:
@@ -271,7 +278,7 @@ def _parse_mixed_categories(
 ) -> tuple[Values, list[CellProblem]]:
     values = np.full(len(cells), np.nan)
     problems: list[CellProblem] = []
-    look_up = _look_up(column, tuple(missing))
+    look_up = _look_up(column, missing)
     for row, cell in enumerate(cells):
         if cell is None:
             continue

@@ -56,6 +56,8 @@ def at(*moment: int, zone: dt.timezone = dt.UTC) -> float:
         (PLAN, ["plus", " none ", "-", None, "NA"], [2, 1, NAN, NAN, NAN]),
         (GROUPED, ["basic", "anything", "", 7], [0, 1, NAN, 1]),
         (SWITCH, ["True", "FALSE", True, False, ""], [1, 0, 1, 0, NAN]),
+        # This column is equal to the one before it, and takes other values.
+        (CategoricalColumn(name="c", categories=(0, 1)), ["0", 1, 1.0], [0, 1, 1]),
         (LEVEL, ["1.0", 1, 2.5, "2.50"], [0, 0, 1, 1]),
         (LEVEL, pa.array([1.0, None, math.nan]), [0, NAN, NAN]),
         (PLAN, pa.array(["plus", None]).dictionary_encode(), [2, NAN]),
