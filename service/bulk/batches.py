@@ -1,6 +1,5 @@
 """Batches of rows, and what every input of them has in common."""
 
-import csv
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from service.bundle import Array, ImageInput, TabularInput
 from service.codecs.instances import parse_marked
 from service.codecs.rows import MARKING, Marks
 from service.errors import FileError, InvalidError, RequestError
+from service.readers import files
 
 FIELD = "instances"
 _PLACE = re.compile(rf"{FIELD}\[(\d+)\]")
@@ -107,17 +107,12 @@ def parse_batch(values: object, data: ImageInput | TabularInput, path: str, star
 
 @contextmanager
 def reading(path: str) -> Iterator[None]:
-    """Turn every error of a file into one that names the file."""
+    """Turn every error of a file, and of what a decoder finds in it, into one that names the file."""
     try:
-        yield
-    except FileError:
-        raise
+        with files.reading(path):
+            yield
     except RequestError as error:
         raise FileError(f"{path}: {error.detail}") from error
-    except OSError as error:
-        raise FileError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, ImportError, csv.Error, pa.ArrowException) as error:  # A driver is missing.
-        raise FileError(f"{path}: cannot be read: {error}") from error
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from service.codecs.instances import mark_cells
 from service.codecs.rows import MARKING, Marks
 from service.errors import FileError, InvalidError
 from service.readers import parse_table
+from service.readers.files import without_empty
 from service.readers.tables import TABLE_SUFFIXES, is_table, open_table
 
 ARRAYS = (".npy", ".npz")
@@ -49,8 +50,8 @@ def open_inputs(paths: Sequence[str], data: ImageInput | TabularInput, keep: Seq
     """
     found: list[Input] = []
     for path in paths:
-        files = _files(path, hidden="." if isinstance(data, ImageInput) else "._")
         images = isinstance(data, ImageInput)
+        files = _files(path, images=images)
         rows = [file for file in files if _holds_rows(file, images=images)]
         kinds = {file: kind_of(file) for file in files if file not in rows}
         pictures = [file for file, kind in kinds.items() if kind == "picture"]
@@ -146,19 +147,19 @@ class Table:
         return parse_batch(values, self._data, self.path, start)
 
 
-def _files(path: str, hidden: str) -> list[str]:
-    """The file, or those below the folder, in the order of their names, but where a name begins with a hidden mark."""
+def _files(path: str, *, images: bool) -> list[str]:
+    """The file, or those below the folder that are no hidden ones, in the order of their names."""
     with reading(path):
         system, bare = url_to_fs(path)
         if not system.isdir(bare):
             if not system.exists(bare):
                 raise FileError(f"{path}: is not there")
             return [path]
-        files = sorted(system.find(bare))
-        visible = [
-            file for file in files if not re.search(rf"(^|/)[{re.escape(hidden)}]", file[len(bare.rstrip("/")) :])
-        ]
+        found = system.find(bare, detail=True)
+        hidden, root = "." if images else "._", len(bare.rstrip("/"))
+        visible = [file for file in sorted(found) if not re.search(rf"(^|/)[{re.escape(hidden)}]", file[root:])]
         if not visible:
             raise FileError(f"{path}: a folder without files")
         local = "file" in (system.protocol if isinstance(system.protocol, tuple) else (system.protocol,))
-        return visible if local else [system.unstrip_protocol(file) for file in visible]
+        files = visible if images else without_empty(visible, found)
+        return files if local else [system.unstrip_protocol(file) for file in files]

@@ -7,9 +7,10 @@ A path is local or a URL of a file system that fsspec knows; it names a file, a 
 import csv
 import gzip
 import re
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import IO, cast
+from typing import IO, Any, cast
 
 import fsspec
 import pyarrow as pa
@@ -30,18 +31,25 @@ def find_files(path: str) -> list[str]:
     with reading(path):
         system, bare = url_to_fs(path)
         if system.isdir(bare):
-            root = bare.rstrip("/")
-            files = [file for file in sorted(system.find(bare)) if not _HIDDEN.search(file[len(root) :])]
+            root, found = bare.rstrip("/"), system.find(bare, detail=True)
+            files = [file for file in sorted(found) if not _HIDDEN.search(file[len(root) :])]
         elif system.exists(bare):
             return [path]
         elif re.search(r"[*?\[]", bare):
-            files = sorted(file for file in system.glob(bare) if not system.isdir(file))
+            found = system.glob(bare, detail=True)
+            files = sorted(file for file, details in found.items() if details["type"] != "directory")
         else:
             raise FileError(f"{path}: no such file or folder")
         if not files:
             raise FileError(f"{path}: no files there")
+        files = without_empty(files, found)
         local = "file" in (system.protocol if isinstance(system.protocol, tuple) else (system.protocol,))
         return files if local else [system.unstrip_protocol(file) for file in files]
+
+
+def without_empty(files: Sequence[str], details: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Leave out files of no bytes, as Spark writes parts without rows, unless there are no others."""
+    return [file for file in files if details[file]["size"] != 0] or list(files)
 
 
 @contextmanager
@@ -67,7 +75,7 @@ def reading(path: str) -> Iterator[None]:
         yield
     except FileError:
         raise
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise FileError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     except (ValueError, ImportError, csv.Error, pa.ArrowException) as error:  # A driver is missing.
         raise FileError(f"{path}: cannot be read: {error}") from error

@@ -31,6 +31,7 @@ from service.readers.text import check_records, find_format, find_line, read_hea
 
 TABLE_SUFFIXES = (".parquet", ".csv", ".tsv", ".psv", ".txt")
 COMPRESSED = (".gz", ".zst")
+PARQUET = b"PAR1"
 LARGEST_RECORD = 2**24
 """Bytes of a text file that are read at once; no row may be longer."""
 
@@ -277,7 +278,12 @@ def open_table(
     """
     with reading(path), open_file(path) as file:
         magic = file.read(4)
-    return ParquetFile(path) if magic == b"PAR1" else TextFile(path, find_format(path, delimiter, encoding, like))
+    if magic != PARQUET:
+        return TextFile(path, find_format(path, delimiter, encoding, like))
+    with reading(path), fsspec.open(path, "rb") as stored:
+        if stored.read(4) != PARQUET:
+            raise FileError(f"{path}: Parquet in a compressed file; unpack it, as Parquet is compressed inside")
+    return ParquetFile(path)
 
 
 def open_tables(
@@ -291,13 +297,21 @@ def open_tables(
     files = find_files(path)
     if len(files) > 1 and (foreign := [file for file in files if not is_table(file)]):
         known = ", ".join(TABLE_SUFFIXES)
-        raise FileError(f"{foreign[0]}: no table, beside {len(files) - 1} others; its name ends in none of {known}")
+        raise FileError(
+            f"{foreign[0]}: no table, beside {len(files) - 1} others; its name ends in none of {known}; {_apart(path)}"
+        )
     tables = [open_table(file, delimiter, encoding, like) for file in files]
     first = tables[0]
     for table in tables[1:]:
         if differing := sorted(set(first.names) ^ set(table.names)):
-            raise FileError(f"{table.path}: other columns than {first.path}: {', '.join(differing[:5])}")
+            columns = ", ".join(map(repr, differing[:5]))
+            raise FileError(f"{table.path}: other columns than {first.path}: {columns}; {_apart(path)}")
     return tables
+
+
+def _apart(path: str) -> str:
+    """What to do with a file that does not belong to the others."""
+    return f"move it away, or give the files of one table by a pattern such as '{path.rstrip('/')}/part-*'"
 
 
 def is_table(path: str) -> bool:

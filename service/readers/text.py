@@ -13,11 +13,17 @@ from service.bundle import TabularInput, TextFormat
 from service.errors import FileError
 from service.readers.files import open_file, reading
 
-DELIMITERS = (",", ";", "\t", "|")
+DELIMITERS = (",", ";", "\t", "|", "^", "~", "\x01", "\x1f")
 SAMPLE = 2**22
 """Bytes of a file that decide its encoding and delimiter."""
 
+LARGESTCELL = 2**24
+"""Characters of a cell."""
+
 _SAMPLED_RECORDS = 200
+CELL = re.compile(r"[+-]?\d+[.,]\d+|\d{4}-\d\d-\d\d.*")
+"""A text that is rather a cell than a name."""
+
 _SEP = re.compile(r'\ufeff?"?sep=(.)"?\s*$', re.MULTILINE)
 """Excel's first line, which tells the delimiter."""
 
@@ -38,6 +44,11 @@ _FOREIGN = {
     b"SQLite": "a database",
     b"BZh": "compressed by bzip2",
     b"\xfd7zXZ": "compressed by xz",
+    b"\x93NUMPY": "a NumPy array, for the recipe arrays",
+    b"%PDF": "a PDF document",
+    b"ORC": "an ORC file",
+    b"Obj\1": "an Avro file",
+    b"\x89HDF": "an HDF5 file",
 }
 """Other files, by how they begin."""
 
@@ -67,11 +78,17 @@ def find_format(
         raise FileError(f"{path}: not {encoding} ({error}); say which, by the option encoding") from error
     if not text.strip():
         raise FileError(f"{path}: empty")
-    if text.lstrip("\ufeff \r\n\t")[:1] in {"{", "["} and '":' in text:
+    start = text.lstrip("\ufeff \r\n\t")[:9].lower()
+    if (start[:1] in {"{", "["} and '":' in text) or start[:2] == "[[":
         raise FileError(f"{path}: JSON; save it as CSV or Parquet")
+    if start.startswith(("<?xml", "<!doctype", "<html", "<table")):
+        raise FileError(f"{path}: XML or HTML; save it as CSV or Parquet")
     if delimiter is None and (told := _SEP.match(text)):
         delimiter = told[1]
-    return TextFormat(delimiter=delimiter or _find_delimiter(text, like), encoding=encoding)
+    found = delimiter or _find_delimiter(text, like)
+    if not delimiter and not like and (doubt := _find_division(text, found)):
+        raise FileError(f"{path}: one column alone, by {', '.join(map(repr, DELIMITERS[:4]))} and the like; {doubt}")
+    return TextFormat(delimiter=found, encoding=encoding)
 
 
 def python_encoding(encoding: str) -> str:
@@ -132,6 +149,7 @@ def _all_records(path: str, text: TextFormat) -> Iterator[tuple[int, list[str]]]
     """Read all records but empty lines."""
     with reading(path), open_file(path) as file:
         decoded = io.TextIOWrapper(file, python_encoding(text.encoding), errors="surrogateescape", newline="")
+        csv.field_size_limit(LARGESTCELL)
         reader = csv.reader(decoded, delimiter=text.delimiter, strict=True)
         line = 1
         try:
@@ -140,7 +158,16 @@ def _all_records(path: str, text: TextFormat) -> Iterator[tuple[int, list[str]]]
                     yield line, record
                 line = reader.line_num + 1
         except csv.Error as error:
-            raise FileError(f"{path}, line {line}: {error}") from error
+            raise FileError(f"{path}, line {line}: {_in_words(str(error), text)}") from error
+
+
+def _in_words(problem: str, text: TextFormat) -> str:
+    """What the csv module says of a record, with what to do."""
+    if problem == "unexpected end of data":
+        return "a quotation mark that begins a cell is never closed; close it, or write it twice within quotes"
+    if problem.endswith("expected after '\"'"):
+        return f"a quotation mark stands amid a cell; write it twice, or put {text.delimiter!r} after it"
+    return problem
 
 
 def _find_header(found: Sequence[Sequence[str]], delimiter: str) -> tuple[int, int]:
@@ -156,7 +183,10 @@ def _find_header(found: Sequence[Sequence[str]], delimiter: str) -> tuple[int, i
         start += sum(1 for _ in itertools.takewhile(lambda record: not record[0].strip(), found[start:]))
     for number, record in enumerate(found[start:], start):
         alone = not any(cell.strip() for cell in record[1:])
-        if usual < 2 or not (len(record) < usual - 1 or (alone and (usual > 2 or len(record) < usual))):
+        below = found[number + 1] if number + 1 < len(found) else ()
+        # What stands above cells is a header, though it may name only the first column.
+        padded = alone and (usual > 2 or len(record) < usual) and not any(map(CELL.fullmatch, below))
+        if usual < 2 or not (len(record) < usual - 1 or padded):
             return number, len(record)
     return start, len(found[start]) if start < len(found) else 0
 
@@ -170,10 +200,14 @@ def wrong_records(path: str, text: TextFormat) -> dict[int, str]:
     found = records(path, text)
     width = len(next(found, (0, []))[1])
     return {
-        row: f"line {line} has {len(record)} cells; the header has {width}, divided by {text.delimiter!r}"
+        row: f"line {line} has {_count(len(record))}; the header has {width}, divided by {text.delimiter!r}"
         for row, (line, record) in enumerate(found)
         if len(record) != width
     }
+
+
+def _count(cells: int) -> str:
+    return f"{cells} cell{'' if cells == 1 else 's'}"
 
 
 def check_records(path: str, text: TextFormat) -> None:
@@ -186,7 +220,8 @@ def check_records(path: str, text: TextFormat) -> None:
     if wrong := wrong_records(path, text):
         shown = "; ".join(f"row {row + 1}: {detail}" for row, detail in itertools.islice(wrong.items(), _SHOWN))
         more = f"; and {len(wrong) - _SHOWN:,} more such rows" if len(wrong) > _SHOWN else ""
-        raise FileError(f"{path}, {shown}{more}")
+        remedy = f"correct or remove these lines; a cell with {text.delimiter!r} in it needs double quotes"
+        raise FileError(f"{path}, {shown}{more}; {remedy}")
     for row, (line, record) in enumerate(records(path, text)):
         if any("\udc80" <= character <= "\udcff" for character in "".join(record)):
             where = f"row {row} (line {line})" if row else f"header (line {line})"
@@ -216,7 +251,7 @@ def _find_encoding(path: str, sample: bytes, likely: TextFormat | None, *, whole
         for first, name in ((1, "utf-16-le"), (0, "utf-16-be")):
             if 3 * start[first::2].count(0) > len(start[first::2]):
                 return name
-        raise FileError(f"{path}: neither text nor Parquet")
+        raise FileError(f"{path}: neither text nor Parquet; byte {start.index(0) + 1} is NUL")
     try:
         codecs.getincrementaldecoder("utf-8")().decode(sample, final=whole)
     except UnicodeDecodeError:
@@ -233,7 +268,10 @@ def _find_encoding(path: str, sample: bytes, likely: TextFormat | None, *, whole
 
 
 def _find_delimiter(text: str, like: TabularInput | None) -> str:
-    """Choose by the wanted names, then by how many records have as many cells as the header, then by that number."""
+    """Choose by the wanted names, then by how many records have as many cells as the header, then by that number.
+
+    Lines before the header count against a delimiter: the commas of `1,5;2,5` do not divide the header `a;b`.
+    """
 
     def fit(delimiter: str) -> tuple[int, float, int]:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
@@ -244,9 +282,24 @@ def _find_delimiter(text: str, like: TabularInput | None) -> str:
         header = {name.strip() for name in found[start]}
         # The last record of a sample may be cut.
         alike = [len(record) == width for record in found[start + 1 : -1] or found[start + 1 :]]
-        return sum(name in header for name in names), sum(alike) / len(alike) if alike else 1.0, width
+        share = sum(alike) / len(alike) if alike else 1.0
+        return sum(name in header for name in names), share / (1 + start), width
 
     names = like.given if like else ()
     likely = (like.text.delimiter,) if like and like.text else ()
     candidates: tuple[str, ...] = (*likely, *DELIMITERS)
     return max(candidates, key=fit)
+
+
+def _find_division(text: str, delimiter: str) -> str | None:
+    """Say what seems to divide lines that no delimiter does: the same in the header and in all lines."""
+    lines = [line for line in text.splitlines()[:_SAMPLED_RECORDS] if line.strip()]
+    if len(lines) < 2 or any(delimiter in line for line in lines):
+        return None
+    lines = lines if len(lines) < _SAMPLED_RECORDS else lines[:-1]
+    for mark in sorted({character for character in lines[0] if not (character.isalnum() or character in "\"'_.+-")}):
+        if len({line.count(mark) for line in lines}) == 1:
+            return f"if {mark!r} divides its lines, say so by --dataset.delimiter {mark!r}; if not, by {delimiter!r}"
+    if len(lines[0].split()) > 1 and len({len(line.split()) for line in lines}) == 1:
+        return "its lines seem to be divided by several blanks, which are not read; save it with one delimiter"
+    return None

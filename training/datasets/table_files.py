@@ -1,6 +1,5 @@
 """The files of a table as one, column by column."""
 
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import pyarrow as pa
@@ -8,11 +7,8 @@ import pyarrow as pa
 from service.bundle import CategoricalColumn, TabularInput
 from service.errors import FileError, suggest
 from service.readers.tables import TableFile, TextFile
-from service.readers.text import find_letters
+from service.readers.text import CELL, find_letters
 from training.datasets.source import DataError
-
-_CELL = re.compile(r"[+-]?\d+[.,]\d+|\d{4}-\d\d-\d\d.*")
-"""A name that is rather a cell."""
 
 
 class TableFiles:
@@ -81,7 +77,7 @@ class TableFiles:
         if table.head.line > 1:
             yield f"the header is line {table.head.line}; what is before it is no part of the table"
         values = {column.name: column.categories for column in data.columns if isinstance(column, CategoricalColumn)}
-        if cells := [name for name in table.names if _CELL.fullmatch(name) or name in values.get(name, ())]:
+        if cells := [name for name in table.names if CELL.fullmatch(name) or name in values.get(name, ())]:
             yield f"the header may be a row, with {cells[0]!r}: a file without a header needs one"
 
     def check(self, asked: Collection[str], option: str, without: Mapping[str, str] | None = None) -> None:

@@ -188,8 +188,8 @@ def test_what_is_wrong_with_rows_is_marked(tmp_path: Path) -> None:
     x = np.concatenate([batch.x for batch in batches])
     np.testing.assert_array_equal(x[[0, 2, 3]], [[1, 0], [3, np.nan], [4, 0]])
     assert [batch.in_file(str(error)) for batch in batches for error in batch.marks.unreadable.values()] == [
-        f"{path}: row {row}: line {line} has {cells} cells; the header has 2, divided by ','"
-        for row, line, cells in ((3, 7, 3), (6, 11, 1), (7, 12, 1))
+        f"{path}: row {row}: line {line} has {cells}; the header has 2, divided by ','"
+        for row, line, cells in ((3, 7, "3 cells"), (6, 11, "1 cell"), (7, 12, "1 cell"))
     ]
     assert [source.count() for source in open_inputs([str(path)], TABLE)] == [7]
     path = tmp_path / "bright.npy"
@@ -210,7 +210,7 @@ def test_what_is_wrong_with_rows_is_marked(tmp_path: Path) -> None:
     [
         ("age\n1\n", ": no columns are named 'colour'; there are age"),
         ("age,colour,age\n1,red,2\n", ": 2 columns are named 'age'"),
-        ('age,colour\n1,red\n2,"red\n', ", line 3: unexpected end of data"),
+        ('age,colour\n1,red\n2,"red\n', ", line 3: a quotation mark that begins a cell is never closed"),
         ("", ": empty"),
     ],
 )
@@ -239,6 +239,8 @@ def test_what_is_wrong_in_other_files_is_named(tmp_path: Path) -> None:
 def test_what_cannot_be_read_is_refused_before_anything_is(tmp_path: Path) -> None:
     (tmp_path / "rows.doc").touch()
     assert ": is no picture or IDX file, and its name ends in none of .npy" in wrong(tmp_path / "rows.doc", TABLE)
+    (tmp_path / "rows.gz").write_bytes(gzip.compress(b"age")[:10] + b"\xff" * 9)
+    assert wrong(tmp_path / "rows.gz", IMAGES).startswith(": cannot be read")
     assert wrong(tmp_path / "absent.npy", TABLE) == ": is not there"
     (tmp_path / "empty").mkdir()
     assert wrong(tmp_path / "empty", TABLE) == ": a folder without files"

@@ -58,6 +58,21 @@ def test_text_tables(end: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(dataset.rows, expected)
 
 
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|", "^", "~", "\x01"])
+def test_the_delimiter_is_found(mark: str, tmp_path: Path) -> None:
+    text = mark.join(["a", "b"]) + "\n" + "".join(f"{n / 3:.2f}{mark}{'wxyz'[n % 4]}\n" for n in range(40))
+    dataset = Table().load(write(tmp_path / "t.csv", text))
+    assert dataset.input.features == ("a", "b")
+    assert dataset.notes == ()
+    # One decimal comma in every row divides the rows, but not the header.
+    commas = mark if mark != "," else ";"
+    text = text.replace(mark, commas).replace(".", ",")
+    dataset = Table().load(write(tmp_path / "t.csv", text))
+    assert dataset.input.features == ("a", "b")
+    assert columns(dataset)["a"] == COMMA
+    assert dataset.notes == ()
+
+
 DAYS = NumericColumn(name="a", time=TimeFormat(order="ymd"))
 COMMA = NumericColumn(name="a", decimal=",", thousands=".")
 
@@ -239,6 +254,8 @@ def test_parts_and_pandas_indexes(tmp_path: Path) -> None:
     for part in range(2):
         frame[["a"]][45 * part : 45 * part + 45].to_csv(tmp_path / f"{part}.csv", index=False)
     assert Table().load(tmp_path / "*.csv").rows[:, 0].tolist() == frame["a"].tolist()
+    write(tmp_path / "2.csv", "")  # Spark writes such parts where no row is left.
+    assert len(Table().load(tmp_path / "*.csv").rows) == 90
     write(tmp_path / "1.csv", "a\n" + "1\n" * 20 + "x\n" + "2\n" * 24)
     assert "1.csv, row 21 (line 22), column 'a': 'x' is not a number" in message(Table(), tmp_path / "*.csv")
 
@@ -275,16 +292,26 @@ def test_all_problems_are_told_at_once_with_what_solves_them(tmp_path: Path) -> 
     [
         ("", "empty"),
         ("a,b\n", "no rows"),
-        ("a,b\n1,2\n\n3\n4,5\n", "row 2: line 4 has 1 cells; the header has 2"),
+        (
+            "a,b\n1,2\n\n3\n4,5\n",
+            "row 2: line 4 has 1 cell; the header has 2, divided by ','; correct",
+        ),
         ("a,b\n1,2\n3,4,5\n", "row 2: line 3 has 3 cells; the header has 2"),
-        ('a,b\n1,"2\n3,4\n5,6\n', "line 2: unexpected end of data"),
+        ('a,b\n1,"2\n3,4\n5,6\n', "line 2: a quotation mark that begins a cell is never closed"),
         ("имя\nИван\n".encode("cp1251"), "say its encoding, by the option encoding, such as cp1251 (Cyrillic)"),
         ("city,population\nМосква,13010112\nKazan,1308660\n".encode("cp1251"), "nor Windows-1252 by its letters"),
+        ('a,b\n1,"2"x\n3,4\n', "line 2: a quotation mark stands amid a cell"),
         (b"PK\3\4", "a spreadsheet or an archive"),
+        (b"\x93NUMPY\1", "a NumPy array, for the recipe arrays"),
+        (b"a,b\n1,x\0y\n", "neither text nor Parquet; byte 8 is NUL"),
+        ("<?xml version='1.0'?>\n<a/>\n", "XML or HTML"),
+        ("a:b\n1:2\n3:4\n", "if ':' divides its lines, say so by --dataset.delimiter ':'; if not, by ','"),
+        ("a  b\n1  2\n13 4\n", "divided by several blanks"),
         ('{"a": 1}\n', "JSON; save it as CSV or Parquet"),
         ("a,b", "no rows"),
         ("a,b,a\n1,2,3\n", "column 'a': 2 columns are named so; give them other names; drop the column"),
         ("a,,b\n1,2,3\n4,5,6\n7,9,8\n", "column 2 has no name"),
+        ("a,,\n1,2.5,3.5\n4,5.5,6.5\n", "column '': 2 columns are named so"),
         ("a,b\n1,?\n1,NA\n", "no column is left ('a': constant: 1 in every row; 'b': every cell is missing)"),
     ],
 )
@@ -303,7 +330,11 @@ def test_bad_parquet_tables(tmp_path: Path) -> None:
     assert "row 4, column 'a': float64 cannot hold -9007199254740993" in message(Table(), path)
     assert len(categories(Table(columns={"a": "categorical"}).load(path), "a")) == 3
     assert "t.parquet: cannot be read" in message(Table(), write(path, path.read_bytes()[:-9]))
-    assert "t.csv.gz: cannot be read" in refused(tmp_path / "t.csv.gz", gzip.compress(b"a\n1\n2\n")[:-4])
+    packed = gzip.compress(b"a\n1\n2\n")
+    assert "t.csv.gz: cannot be read" in refused(tmp_path / "t.csv.gz", packed[:-4])
+    assert "t.csv.gz: cannot be read" in refused(tmp_path / "t.csv.gz", packed[:10] + b"xxxx" + packed[14:])
+    packed = gzip.compress(write_parquet(path, a=[1.5, 2.5]).read_bytes())
+    assert "Parquet in a compressed file; unpack it" in refused(tmp_path / "t.parquet.gz", packed)
 
 
 @pytest.mark.parametrize(
