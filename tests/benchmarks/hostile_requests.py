@@ -79,7 +79,7 @@ def bombs(client: httpx.Client, number: int) -> Counter[str]:
 
 def bodies(client: httpx.Client) -> Counter[str]:
     """All that `attacks.BODIES` has, and numbers that are none."""
-    sent = [(media_type, body) for media_type, body, _ in BODIES.values()]
+    sent = [(media_type, make()) for media_type, make, _ in BODIES.values()]
     sent += [(NPY, npy(np.full((100, 8, 8), value))) for value in (np.nan, np.inf, -np.inf)]
     sent += [(JSON, f'{{"instances": [[[{value}]]]}}'.encode()) for value in ("NaN", "Infinity", "1e999")]
     return Counter(

@@ -3,6 +3,7 @@
 import io
 import json
 import zlib
+from collections.abc import Callable
 
 import pyarrow as pa
 from PIL import Image
@@ -74,25 +75,29 @@ def run_length() -> pa.Array:
     return pa.RunEndEncodedArray.from_arrays(pa.array([ROWS], pa.int64()), pa.array([1.0]))
 
 
-BODIES: dict[str, tuple[str, bytes, int]] = {
-    "npy of terabytes": (NPY, npy("(1000000000000, 8, 8)"), 400),
-    "npy of more than there are numbers": (NPY, npy(f"({10**30}, 8, 8)"), 400),
-    "npy of many dimensions": (NPY, npy("(" + "1, " * 10**5 + ")"), 400),
-    "npy of a wide type": (NPY, npy("(1,)", "'|V4000000000'"), 400),
-    "npy of nested fields": (NPY, npy("(1,)", "[('a', " * 1000 + "'|u1'" + ")]" * 1000), 400),
-    "npy with a long head": (NPY, npy("(1, 8, 8)", padding=7 * MEBIBYTE), 400),
-    "Arrow nulls without end": (ARROW, arrow(pa.nulls(ROWS), rows=10**12), 422),
-    "Arrow nulls beyond numbers": (ARROW, arrow(pa.nulls(ROWS), rows=2**63 - 1), 422),
-    "Arrow lists of nothing": (ARROW, arrow(pa.array([[]] * 10, pa.list_(pa.null(), 0)).take(pa.array([0]))), 422),
-    "Arrow runs without end": (ARROW, arrow(run_length(), rows=10**12), 422),
-    "Arrow nulls as a table": (ARROW, arrow(pa.nulls(ROWS), "age", rows=10**12), 422),
-    "PNG of a gigapixel": ("image/png", png(20_000), 413),
-    "JPEG of many scans": ("image/jpeg", scans(900), 413),
-    "JSON of deep arrays": (JSON, b'{"instances":' + b"[" * 10**6, 400),
-    "JSON of deep objects": (JSON, b'{"instances":' + b'{"a":' * 10**6, 413),
-    "JSON of one long number": (JSON, b'{"instances": [[' + b"9" * 7 * MEBIBYTE + b"]]}", 413),
-    "JSON of empty arrays": (JSON, b'{"instances": [' + b"[]," * (MEBIBYTE // 2) + b"[]]}", 413),
-    "JSON of escapes": (JSON, b'{"instances": "' + b"\\ud800" * MEBIBYTE + b'"}', 422),
-    "JSON of many keys": (JSON, json.dumps({str(i): 0 for i in range(500_000)}).encode(), 422),
+BODIES: dict[str, tuple[str, Callable[[], bytes], int]] = {
+    "npy of terabytes": (NPY, lambda: npy("(1000000000000, 8, 8)"), 400),
+    "npy of more than there are numbers": (NPY, lambda: npy(f"({10**30}, 8, 8)"), 400),
+    "npy of many dimensions": (NPY, lambda: npy("(" + "1, " * 10**5 + ")"), 400),
+    "npy of a wide type": (NPY, lambda: npy("(1,)", "'|V4000000000'"), 400),
+    "npy of nested fields": (NPY, lambda: npy("(1,)", "[('a', " * 1000 + "'|u1'" + ")]" * 1000), 400),
+    "npy with a long head": (NPY, lambda: npy("(1, 8, 8)", padding=7 * MEBIBYTE), 400),
+    "Arrow nulls without end": (ARROW, lambda: arrow(pa.nulls(ROWS), rows=10**12), 422),
+    "Arrow nulls beyond numbers": (ARROW, lambda: arrow(pa.nulls(ROWS), rows=2**63 - 1), 422),
+    "Arrow lists of nothing": (
+        ARROW,
+        lambda: arrow(pa.array([[]] * 10, pa.list_(pa.null(), 0)).take(pa.array([0]))),
+        422,
+    ),
+    "Arrow runs without end": (ARROW, lambda: arrow(run_length(), rows=10**12), 422),
+    "Arrow nulls as a table": (ARROW, lambda: arrow(pa.nulls(ROWS), "age", rows=10**12), 422),
+    "PNG of a gigapixel": ("image/png", lambda: png(20_000), 413),
+    "JPEG of many scans": ("image/jpeg", lambda: scans(900), 413),
+    "JSON of deep arrays": (JSON, lambda: b'{"instances":' + b"[" * 10**6, 400),
+    "JSON of deep objects": (JSON, lambda: b'{"instances":' + b'{"a":' * 10**6, 413),
+    "JSON of one long number": (JSON, lambda: b'{"instances": [[' + b"9" * 7 * MEBIBYTE + b"]]}", 413),
+    "JSON of empty arrays": (JSON, lambda: b'{"instances": [' + b"[]," * (MEBIBYTE // 2) + b"[]]}", 413),
+    "JSON of escapes": (JSON, lambda: b'{"instances": "' + b"\\ud800" * MEBIBYTE + b'"}', 422),
+    "JSON of many keys": (JSON, lambda: json.dumps({str(i): 0 for i in range(500_000)}).encode(), 422),
 }
-"""By what they are: media type, body, and the status that `POST /elbo` answers."""
+"""By what they are: media type, what makes the body, and the status that `POST /elbo` answers."""

@@ -71,9 +71,14 @@ def is_serving(workers: Workers, pid: int) -> bool:
 
 
 def peak(pid: int) -> int:
-    """Most bytes of a process that were ever resident."""
+    """Most bytes of a process that were resident since its start or the last `reset_peak`."""
     status = Path(f"/proc/{pid}/status").read_text()
     return 1024 * int(re.findall(r"VmHWM:\s+(\d+)", status)[0])
+
+
+def reset_peak(pid: int) -> None:
+    """Let `peak` begin with what is resident now."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
 def address_space(pid: int) -> int:
