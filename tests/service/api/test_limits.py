@@ -115,10 +115,10 @@ def test_requests_of_other_sizes_are_served_beside_a_full_queue(serve: Serve, x:
         assert {request.result().status_code for request in flood} == {200, 429}
 
 
-@pytest.fixture
-def full(tmp_path: Path, x: Array) -> Iterator[httpx.Client]:
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory, x: Array) -> Iterator[httpx.Client]:
     """A server whose queue is full."""
-    with filled(tmp_path, x, 64) as client:
+    with filled(tmp_path_factory.mktemp("full"), x, 64) as client:
         yield client
 
 
