@@ -96,6 +96,14 @@ def test_links_lead_somewhere(name: str) -> None:
         assert not anchor or anchor in anchors(file.read_text()), f"{name}: no heading at {target}"
 
 
+def test_the_tests_that_are_named_exist() -> None:
+    page = (ROOT / "docs/benchmarks/faults.md").read_text()
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", page)
+    assert len(named) > 21
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / "tests/service" / file).read_text(), f"{file}::{test}"
+
+
 def test_every_page_is_linked() -> None:
     found, waiting = set(), ["README.md"]
     while waiting:
