@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from service.api.budget import UNCOUNTED, BodyBudget
 from service.bundle import Array, ImageInput
 from service.codecs import bodies
-from service.codecs.codec import FILE_READERS, READERS, WRITERS, Png, Writer
+from service.codecs.codec import ANSWERS, FILE_READERS, READERS, WRITERS, Png, Writer
 from service.codecs.compression import MAX_RATIO, SMALL, check_encoding, decompress
 from service.codecs.instances import parse_latents
 from service.codecs.rows import Reading, Rows
@@ -134,7 +134,7 @@ def choose_writer(request: Request, *extra: str) -> Writer:
     Raises:
         NotAcceptableError: The client accepts none of them.
     """
-    return WRITERS[_best(_header(request, b"accept", "*/*"), (*READERS, *extra))]
+    return WRITERS[_best(_header(request, b"accept", "*/*"), (*ANSWERS, *extra))]
 
 
 async def respond(

@@ -13,7 +13,7 @@ from service.api.content import MODEL_HEADERS
 from service.api.problem_details import PROBLEM_MEDIA_TYPE, REQUEST_ID_HEADER
 from service.api.schemas import Instances, Latents, Problem
 from service.bundle import ModelName
-from service.codecs.codec import FILE_READERS, READERS, Json
+from service.codecs.codec import ANSWERS, FILE_READERS, READERS, Json
 from service.codecs.oip_messages import InferRequest, ProtocolError
 from service.errors import (
     STATUS,
@@ -109,7 +109,7 @@ def body(schema: type[BaseModel], media_types: Iterable[str] | None = None) -> d
 
 def answers(schema: type[BaseModel], *media_types: str, headers: Mapping[str, str]) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI responses of an endpoint that computes: its answer in each media type, and every problem."""
-    content = {name: {"schema": _BINARY} for name in (*READERS, *media_types) if name != Json.media_type}
+    content = {name: {"schema": _BINARY} for name in (*ANSWERS, *media_types) if name != Json.media_type}
     ok = {"model": schema, "content": content, "headers": describe_headers({**MODEL_HEADERS, **headers})}
     return {200: ok} | problems(*STATUS)
 

@@ -1,6 +1,5 @@
 """The parts of a run as one file, CSV or Parquet as its name says."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -9,6 +8,7 @@ import pyarrow.parquet
 from fsspec.core import url_to_fs
 
 from service.bulk.writer import PartWriter
+from service.codecs.text import flat_table
 from service.errors import FileError
 
 SUFFIXES = (".csv", ".parquet")
@@ -46,31 +46,10 @@ def write_file(parts: PartWriter, path: str) -> None:
 def _write(parts: PartWriter, file: Any, *, text: bool) -> None:
     writer: Any = None
     for part in parts.read():
-        table = pa.table(dict(_plain(part))) if text else part
+        table = flat_table(part) if text else part
         if writer is None:
             kind = pyarrow.csv.CSVWriter if text else pyarrow.parquet.ParquetWriter
             writer = kind(file, table.schema)
         writer.write_table(table.cast(writer.schema) if not text else table)
     if writer is not None:
         writer.close()
-
-
-def _plain(part: pa.Table) -> Iterator[tuple[str, Any]]:
-    """Columns of plain values: those of a record are named `feature_surprise.age`, those of a list `mean.0`."""
-    for name in part.column_names:
-        yield from _leaves(name, part[name].combine_chunks())
-
-
-def _leaves(name: str, values: Any) -> Iterator[tuple[str, Any]]:
-    if pa.types.is_struct(values.type):
-        for i, field in enumerate(values.type):
-            yield from _leaves(f"{name}.{field.name}", values.field(i))
-    elif pa.types.is_fixed_size_list(values.type):
-        size = values.type.list_size
-        flat = values.flatten()
-        for i in range(size):
-            yield from _leaves(f"{name}.{i}", flat.take(pa.array(range(i, len(flat), size))))
-    elif pa.types.is_dictionary(values.type):
-        yield name, values.cast(values.type.value_type)
-    else:
-        yield name, values

@@ -27,8 +27,10 @@ from service.codecs.instances import has_categories, parse_latents, parse_rows
 from service.codecs.pieces import PIECE, cut, find_array
 from service.codecs.rendering import picture, render
 from service.codecs.rows import Reading, Rows, moved
+from service.codecs.text import TextRows, read_text
 from service.errors import InvalidError, MalformedError, TooLargeError
 from service.readers.arrays import NPY, Levels
+from service.readers.files import TextBytes
 from service.readers.pictures import is_picture, is_quick_picture
 
 LONGEST_NUMBER = 64
@@ -140,9 +142,11 @@ def make_rows(
         RequestError: See `parse_rows`.
         TooLargeError: There are more rows.
     """
+    if isinstance(values, TextBytes) and isinstance(data, TabularInput):
+        values = read_text(values, data, max_rows - before)
     if isinstance(values, np.ndarray) and values.shape == data.shape and media_type == AnyFile.media_type:
         values = values[None]  # A file of one instance may leave out the axis of rows.
-    rows = before + (len(values) if isinstance(values, np.ndarray | list | Levels) else 0)
+    rows = before + (len(values) if isinstance(values, np.ndarray | list | Levels | TextRows) else 0)
     if rows > max_rows:
         raise TooLargeError(
             f"{rows:,} rows or more; one request may ask for {max_rows:,} draws, rows × num_draws", "instances"

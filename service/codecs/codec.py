@@ -16,8 +16,10 @@ from PIL import Image
 
 from service.bundle import Array
 from service.codecs.arrow import read_stream, write_stream
+from service.codecs.text import write_text
 from service.errors import InvalidError, MalformedError, TooLargeError
 from service.readers.arrays import GZIP, NPY, ZIP, is_idx, plain_numbers, read_sent_idx, read_sent_npz
+from service.readers.files import TextBytes
 from service.readers.pictures import MEDIA_TYPES, PictureBytes, is_picture
 
 MAX_NESTED = 2**20
@@ -129,6 +131,19 @@ class Arrow:
         return write_stream(columns)
 
 
+class Csv:
+    """Text with a header, read as the manifest says of files; out, a column for each number."""
+
+    media_type: ClassVar[str] = "text/csv"
+    records: ClassVar[bool] = True
+
+    def decode(self, body: bytes, field: str) -> object:
+        return TextBytes(body)
+
+    def encode(self, columns: Columns) -> bytes:
+        return write_text(columns)
+
+
 class PictureFile:
     """A picture in any format that is read, whichever of their media types it is sent as."""
 
@@ -203,16 +218,23 @@ def read_json(body: bytes, *, constants: bool = False) -> Any:
 CODECS = (Json(), Npy(), Arrow())
 """The codecs of every body and every answer, the preferred first."""
 
+TABLE_CODECS = (Csv(),)
+"""The codecs of every answer, and of bodies of instances."""
+
 READERS: dict[str, Reader] = {codec.media_type: codec for codec in CODECS}
 """Readers of any field."""
 
 FILE_READERS: dict[str, Reader] = {
+    **{codec.media_type: codec for codec in TABLE_CODECS},
     **dict.fromkeys(MEDIA_TYPES, PictureFile()),
     AnyFile.media_type: AnyFile(),
 }
 """Readers of instances only."""
 
-WRITERS: dict[str, Writer] = {codec.media_type: codec for codec in (*CODECS, Png())}
+WRITERS: dict[str, Writer] = {codec.media_type: codec for codec in (*CODECS, *TABLE_CODECS, Png())}
+
+ANSWERS = tuple(codec.media_type for codec in (*CODECS, *TABLE_CODECS))
+"""The media types of every answer."""
 
 
 def _header_size(body: bytes) -> int:

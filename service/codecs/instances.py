@@ -14,9 +14,11 @@ import numpy as np
 
 from service.bundle import Array, CategoricalColumn, ImageInput, TabularInput
 from service.codecs.rows import Marks, Reading, Rows
+from service.codecs.text import TextRows
 from service.errors import InvalidError, RequestError, suggest
 from service.readers import CellProblem, describe_value, parse_table
 from service.readers.arrays import Levels
+from service.readers.files import TextBytes
 from service.readers.pictures import Picture, PictureBytes, in_data_units
 
 STRICT = Reading()
@@ -60,6 +62,8 @@ def parse_marked(values: object, data: ImageInput | TabularInput, reading: Readi
         case ImageInput():
             if isinstance(values, PictureBytes):
                 return _picture(values.body, data, wrong)
+            if isinstance(values, TextBytes):
+                raise InvalidError("must be pictures, not rows of a table", "instances")
             if isinstance(values, Levels):
                 return in_data_units(_check_array(values.values, data.shape, "instances"), data)
             if not isinstance(values, np.ndarray):
@@ -70,6 +74,8 @@ def parse_marked(values: object, data: ImageInput | TabularInput, reading: Readi
                 raise InvalidError("must be rows of this model's table, not pictures", "instances")
             if isinstance(values, np.ndarray):
                 return _check_cells(_check_array(values, data.shape, "instances"), data, wrong)
+            if isinstance(values, TextRows):
+                return _text_rows(values, data, reading, marks)
             return _table(values, data, reading, marks)
 
 
@@ -226,6 +232,20 @@ def _table(values: object, data: TabularInput, reading: Reading, marks: Marks) -
         rows.append(row)
     columns = dict(zip(data.given, map(list, zip(*rows, strict=True)), strict=True))
     x, problems = parse_table(columns, data)
+    mark_cells(problems, reading, marks)
+    return x
+
+
+def _text_rows(values: TextRows, data: TabularInput, reading: Reading, marks: Marks) -> Array:
+    if not len(values):
+        raise InvalidError("must hold at least one row below the header", "instances")
+    if values.extra is not None and not reading.ignore_extra:
+        problem = f"is no column of this model{suggest(values.extra, data.given)}"
+        raise InvalidError(problem, f"instances[0].{values.extra}")
+    for row, detail in values.wrong.items():
+        with _marking(marks.unreadable if reading.mark else None, row):
+            raise InvalidError(detail, f"instances[{row}]")
+    x, problems = parse_table(values.columns, data)
     mark_cells(problems, reading, marks)
     return x
 

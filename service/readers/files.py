@@ -6,10 +6,12 @@ A path is local or a URL of a file system that fsspec knows; it names a file, a 
 
 import csv
 import gzip
+import io
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import IO, Any, cast
 
 import fsspec
@@ -20,6 +22,20 @@ from service.errors import FileError
 
 _HIDDEN = re.compile(r"(^|/)[._]")
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+
+
+@dataclass(frozen=True)
+class TextBytes:
+    """A text file in memory, as a client has sent it. It is never decompressed: few bytes could become any number."""
+
+    body: bytes
+
+    def __str__(self) -> str:
+        return "body"
+
+
+Source = str | TextBytes
+"""A text file: its path, or its bytes."""
 
 
 def find_files(path: str) -> list[str]:
@@ -53,8 +69,11 @@ def without_empty(files: Sequence[str], details: Mapping[str, Mapping[str, Any]]
 
 
 @contextmanager
-def open_file(path: str) -> Iterator[IO[bytes]]:
+def open_file(path: Source) -> Iterator[IO[bytes]]:
     """Open a file's bytes, decompressed where its first bytes are those of gzip or zstd."""
+    if isinstance(path, TextBytes):
+        yield io.BytesIO(path.body)
+        return
     with fsspec.open(path, "rb") as file:
         start = file.read(4)
         file.seek(0)
@@ -69,7 +88,7 @@ def open_file(path: str) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def reading(path: str) -> Iterator[None]:
+def reading(path: Source) -> Iterator[None]:
     """Turn every error of a file into a `FileError` that names it."""
     try:
         yield

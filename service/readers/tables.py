@@ -26,7 +26,7 @@ import pyarrow.parquet
 from service.bundle import TabularInput, TextFormat
 from service.errors import FileError, suggest
 from service.readers.columns import is_text
-from service.readers.files import find_files, open_file, reading
+from service.readers.files import Source, find_files, open_file, reading
 from service.readers.text import check_records, find_format, find_line, read_head, wrong_records
 
 TABLE_SUFFIXES = (".parquet", ".csv", ".tsv", ".psv", ".txt")
@@ -55,9 +55,9 @@ class TableFile(ABC):
     text: TextFormat | None = None
     wrong: Mapping[int, str] = MappingProxyType({})
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: Source) -> None:
         self.path = path
-        parts = re.findall(r"(?:^|/)([^/=]+)=([^/]*)(?=/)", path)
+        parts = re.findall(r"(?:^|/)([^/=]+)=([^/]*)(?=/)", str(path))
         self._partition = {unquote(name): unquote(value) for name, value in parts}
 
     @abstractmethod
@@ -148,14 +148,14 @@ class TextFile(TableFile):
     """A CSV file or its like, in which every cell is text.
 
     Args:
-        path: Of the file.
+        path: Of the file, or its bytes.
         text: How it is written.
     """
 
     seeks: ClassVar[bool] = False
     text: TextFormat
 
-    def __init__(self, path: str, text: TextFormat) -> None:
+    def __init__(self, path: Source, text: TextFormat) -> None:
         super().__init__(path)
         self.text = text
         self.head = read_head(path, text)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from service.bundle import TabularInput, TextFormat
 from service.errors import FileError
-from service.readers.files import open_file, reading
+from service.readers.files import Source, TextBytes, open_file, reading
 
 DELIMITERS = (",", ";", "\t", "|", "^", "~", "\x01", "\x1f")
 SAMPLE = 2**22
@@ -54,7 +54,7 @@ _FOREIGN = {
 
 
 def find_format(
-    path: str, delimiter: str | None = None, encoding: str | None = None, like: TabularInput | None = None
+    path: Source, delimiter: str | None = None, encoding: str | None = None, like: TabularInput | None = None
 ) -> TextFormat:
     """Find a text file's encoding and delimiter.
 
@@ -75,7 +75,7 @@ def find_format(
     try:
         text = codecs.getincrementaldecoder(python_encoding(encoding))().decode(sample)
     except (UnicodeDecodeError, LookupError) as error:
-        raise FileError(f"{path}: not {encoding} ({error}); say which, by the option encoding") from error
+        raise FileError(f"{path}: not {encoding} ({error}); {_tell_encoding(path)}") from error
     if not text.strip():
         raise FileError(f"{path}: empty")
     start = text.lstrip("\ufeff \r\n\t")[:9].lower()
@@ -110,7 +110,7 @@ class Head(NamedTuple):
     has_rows: bool
 
 
-def read_head(path: str, text: TextFormat) -> Head:
+def read_head(path: Source, text: TextFormat) -> Head:
     """Find the header.
 
     Raises:
@@ -123,7 +123,7 @@ def read_head(path: str, text: TextFormat) -> Head:
     return Head(line, [name.strip() for name in names], next(found, None) is not None)
 
 
-def records(path: str, text: TextFormat) -> Iterator[tuple[int, list[str]]]:
+def records(path: Source, text: TextFormat) -> Iterator[tuple[int, list[str]]]:
     """Read the records of a file, the header first, each with the line it starts on, from 1.
 
     Blank lines are no records, nor are lines before the header, such as a title or Excel's `sep=;`. Where all rows end
@@ -145,7 +145,7 @@ def records(path: str, text: TextFormat) -> Iterator[tuple[int, list[str]]]:
             yield line, record
 
 
-def _all_records(path: str, text: TextFormat) -> Iterator[tuple[int, list[str]]]:
+def _all_records(path: Source, text: TextFormat) -> Iterator[tuple[int, list[str]]]:
     """Read all records but empty lines."""
     with reading(path), open_file(path) as file:
         decoded = io.TextIOWrapper(file, python_encoding(text.encoding), errors="surrogateescape", newline="")
@@ -191,7 +191,7 @@ def _find_header(found: Sequence[Sequence[str]], delimiter: str) -> tuple[int, i
     return start, len(found[start]) if start < len(found) else 0
 
 
-def wrong_records(path: str, text: TextFormat) -> dict[int, str]:
+def wrong_records(path: Source, text: TextFormat) -> dict[int, str]:
     """Find the rows, from 0, that have more or fewer cells than the header, and say so of each with its line.
 
     Raises:
@@ -210,7 +210,7 @@ def _count(cells: int) -> str:
     return f"{cells} cell{'' if cells == 1 else 's'}"
 
 
-def check_records(path: str, text: TextFormat) -> None:
+def check_records(path: Source, text: TextFormat) -> None:
     """Read all records to find those that are wrong.
 
     Raises:
@@ -225,15 +225,15 @@ def check_records(path: str, text: TextFormat) -> None:
     for row, (line, record) in enumerate(records(path, text)):
         if any("\udc80" <= character <= "\udcff" for character in "".join(record)):
             where = f"row {row} (line {line})" if row else f"header (line {line})"
-            raise FileError(f"{path}, {where}: not {text.encoding.upper()}; say which, by the option encoding")
+            raise FileError(f"{path}, {where}: not {text.encoding.upper()}; {_tell_encoding(path)}")
 
 
-def find_letters(path: str, text: TextFormat) -> str | None:
+def find_letters(path: Source, text: TextFormat) -> str | None:
     """Find the first cell with a character beyond ASCII, which shows whether the encoding is right."""
     return next((cell for _, record in records(path, text) for cell in record if not cell.isascii()), None)
 
 
-def find_line(path: str, text: TextFormat, row: int) -> int | None:
+def find_line(path: Source, text: TextFormat, row: int) -> int | None:
     """Find the line, from 1, on which a row, from 0, starts."""
     for number, (line, _) in enumerate(records(path, text)):
         if number == row + 1:
@@ -241,7 +241,7 @@ def find_line(path: str, text: TextFormat, row: int) -> int | None:
     return None
 
 
-def _find_encoding(path: str, sample: bytes, likely: TextFormat | None, *, whole: bool) -> str:
+def _find_encoding(path: Source, sample: bytes, likely: TextFormat | None, *, whole: bool) -> str:
     if known := next((name for mark, name in _BOMS if sample.startswith(mark)), None):
         return known
     if kind := next((kind for magic, kind in _FOREIGN.items() if sample.startswith(magic)), None):
@@ -260,8 +260,9 @@ def _find_encoding(path: str, sample: bytes, likely: TextFormat | None, *, whole
         high, low = len(re.findall(rb"[\x80-\xff]", sample)), len(re.findall(rb"[A-Za-z]", sample))
         foreign = sum(map(len, re.findall(rb"[\x80-\xff]{4,}", sample)))
         if high > low or 2 * foreign > high:
-            detail = "not UTF-8, nor Windows-1252 by its letters; say its encoding, by the option encoding"
-            raise FileError(f"{path}: {detail}, such as cp1251 (Cyrillic), cp1253 (Greek) or gb18030") from None
+            detail = f"not UTF-8, nor Windows-1252 by its letters; {_tell_encoding(path)}"
+            examples = "" if isinstance(path, TextBytes) else ", such as cp1251 (Cyrillic), cp1253 (Greek) or gb18030"
+            raise FileError(f"{path}: {detail}{examples}") from None
         # Western texts have few letters beyond ASCII, and hardly ever four in a row; detectors mistake them for others.
         return "cp1252"
     return "utf-8"
@@ -303,3 +304,7 @@ def _find_division(text: str, delimiter: str) -> str | None:
     if len(lines[0].split()) > 1 and len({len(line.split()) for line in lines}) == 1:
         return "its lines seem to be divided by several blanks, which are not read; save it with one delimiter"
     return None
+
+
+def _tell_encoding(path: Source) -> str:
+    return "send UTF-8" if isinstance(path, TextBytes) else "say its encoding, by the option encoding"

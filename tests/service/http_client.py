@@ -14,6 +14,7 @@ from PIL import Image
 Array = npt.NDArray[Any]
 NPY = "application/x-npy"
 ARROW = "application/vnd.apache.arrow.stream"
+CSV = "text/csv"
 PNG = "image/png"
 JSON = "application/json"
 PROBLEM = "application/problem+json"

@@ -195,6 +195,11 @@ CORPUS: dict[str, list[bytes]] = {
         arrow(pa.table({"age": [1.5, None], "colour": pa.array(["red", None]).dictionary_encode()})),
         arrow(pa.table({"age": pa.array([1, 2], pa.int16()), "colour": ["red", "blue"]})),
     ],
+    "text/csv": [
+        b"age,colour\n1.5,red\n,\n",
+        'colour;age;\u00df\n"bl""ue";-1,5;\u20ac\n\nred;1e400;x\n'.encode(),
+        "sep=\t\nage\tcolour\n1\tred\n".encode("utf-16"),
+    ],
     "image/png": [picture("png", 8, 8), picture("png", 8, 8, 3)],
     "image/jpeg": [picture("jpeg", 8, 8), picture("jpeg", 8, 8, 3)],
     "application/octet-stream": [

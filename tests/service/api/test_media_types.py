@@ -16,6 +16,7 @@ from PIL import Image
 
 from tests.service.http_client import (
     ARROW,
+    CSV,
     JSON,
     NPY,
     PNG,
@@ -82,6 +83,7 @@ def test_both_ways_out_are_the_same(digits: httpx.Client, x: Array, z: Array, pa
         ("*/*", JSON),
         ("application/*", JSON),
         ("image/*", PNG),
+        ("text/*", CSV),
         (NPY, NPY),
         ("APPLICATION/X-NPY", NPY),
         (f"{JSON};q=0.5, {NPY}", NPY),
@@ -103,10 +105,10 @@ def test_accept_decides(digits: httpx.Client, accept: str | None, media_type: st
     assert answer.headers["Content-Type"] == media_type
 
 
-@pytest.mark.parametrize("accept", ["text/html", "image/jpeg", "application/x-npy;q=0", "text/*", "*/*;q=0"])
+@pytest.mark.parametrize("accept", ["text/html", "image/jpeg", "application/x-npy;q=0", "*/*;q=0"])
 def test_what_cannot_be_had_is_said(digits: httpx.Client, accept: str) -> None:
     answer = digits.get("/sample", headers={"Accept": accept})
-    assert_problem(answer, 406, f"the answers are {JSON}, {NPY}, {ARROW}, {PNG}", "header.Accept")
+    assert_problem(answer, 406, f"the answers are {JSON}, {NPY}, {ARROW}, {CSV}, {PNG}", "header.Accept")
 
 
 def test_bounds_are_no_picture(digits: httpx.Client, x: Array) -> None:

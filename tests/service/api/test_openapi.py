@@ -19,7 +19,7 @@ from service.api.routes.elbo import NO_DISCOVERY
 from service.readers.pictures import MEDIA_TYPES
 
 JSON, NPY, PNG = "application/json", "application/x-npy", "image/png"
-ARROW, FILE = "application/vnd.apache.arrow.stream", "application/octet-stream"
+ARROW, CSV, FILE = "application/vnd.apache.arrow.stream", "text/csv", "application/octet-stream"
 PREFIXES = ["", "/models/{name}", "/models/{name}/versions/{version}"]
 COMPUTING = {operation.path: operation.method.lower() for operation in OPERATIONS}
 PROBLEMS = {"400", "401", "403", "404", "406", "413", "415", "422", "429", "503", "504"}
@@ -102,7 +102,7 @@ def test_computing_endpoints_are_described(page: dict[str, Any], prefix: str, fa
     responses = operation["responses"]
     assert set(responses) == {"200"} | PROBLEMS
     pictures = {PNG} if family in {"/decode", "/sample", "/instances"} else set()
-    assert set(responses["200"]["content"]) == {JSON, NPY, ARROW} | pictures
+    assert set(responses["200"]["content"]) == {JSON, NPY, ARROW, CSV} | pictures
     answer = resolve(page, responses["200"]["content"][JSON]["schema"]["$ref"])
     assert all(field.get("description") for field in answer["properties"].values())
     more = {NO_DISCOVERY} if family == "/elbo" else set()
@@ -121,7 +121,7 @@ def test_computing_endpoints_are_described(page: dict[str, Any], prefix: str, fa
 def test_bodies_are_described(page: dict[str, Any], family: str) -> None:
     body = page["paths"][family]["post"]["requestBody"]
     assert body["required"]
-    files = set() if family == "/decode" else {*MEDIA_TYPES, FILE}
+    files = set() if family == "/decode" else {*MEDIA_TYPES, FILE, CSV}
     assert set(body["content"]) == {JSON, NPY, ARROW} | files
     field = "latents" if family == "/decode" else "instances"
     schema = resolve(page, body["content"][JSON]["schema"]["$ref"])

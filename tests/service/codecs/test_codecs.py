@@ -20,9 +20,12 @@ from PIL import Image
 from service.bundle import ImageInput, NumericColumn, TabularInput
 from service.codecs.codec import FILE_READERS, MAX_NESTED, READERS, WRITERS, Json, Npy, Png, Reader, read_json
 from service.codecs.instances import parse_instances
+from service.codecs.text import read_text
 from service.errors import InvalidError, MalformedError, RequestError, TooLargeError
 from service.readers import arrays
+from service.readers.files import TextBytes
 from service.readers.pictures import MEDIA_TYPES, Picture, PictureBytes
+from tests.service.codecs.schemas import TABLE
 
 Array = npt.NDArray[Any]
 
@@ -53,8 +56,8 @@ def header(descr: object, shape: object, *, fortran: bool = False, data: int = 0
 
 def test_every_codec_is_listed_by_its_type() -> None:
     assert set(READERS) == {"application/json", "application/x-npy", "application/vnd.apache.arrow.stream"}
-    assert set(FILE_READERS) == {*MEDIA_TYPES, "application/octet-stream"}
-    assert set(WRITERS) == {*READERS, "image/png"}
+    assert set(FILE_READERS) == {*MEDIA_TYPES, "application/octet-stream", "text/csv"}
+    assert set(WRITERS) == {*READERS, "text/csv", "image/png"}
     for codecs in (READERS, WRITERS):
         assert all(codec.media_type == name for name, codec in codecs.items())
 
@@ -83,6 +86,8 @@ def test_any_bytes_are_read_or_refused(body: bytes) -> None:
         values = codec.decode(body, "a field that no random text has")
         if isinstance(values, PictureBytes):
             Picture(values.body)
+        if isinstance(values, TextBytes):
+            read_text(values, TABLE, 10)
 
     for codec in (READERS | FILE_READERS).values():
         with pytest.raises(RequestError):
