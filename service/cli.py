@@ -49,6 +49,9 @@ COMMANDS = {
     "evaluate": Command("training.evaluate:main", "measure a bundle on rows that it was not trained on", "train"),
     "score": Command("service.bulk.score:main", "score files of any size, without a server", "bulk"),
     "threshold": Command("service.commands.threshold:main", "find the threshold that labelled rows ask for", "bulk"),
+    "recalibrate": Command(
+        "service.commands.recalibrate:main", "compare with confirmed rows too, without training", "bulk"
+    ),
     "sign": Command("service.commands.sign:main", "sign a bundle, for services that require a signature"),
     "export": Command("training.commands:export", "write the bundle of a run that was not finished", "train"),
 }

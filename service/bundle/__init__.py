@@ -42,6 +42,7 @@ from service.bundle.manifest import (
     Manifest,
     ModelName,
     Provenance,
+    Recalibration,
     ScoreName,
 )
 from service.bundle.signing import SIGNATURE, SIGNATURE_BYTES, TrustedKeys
@@ -80,6 +81,7 @@ __all__ = [
     "NumericColumn",
     "PictureReading",
     "Provenance",
+    "Recalibration",
     "Record",
     "ScoreName",
     "TabularInput",

@@ -44,6 +44,15 @@ class Split(Record):
     sha256: str = Field(description="Digest of the row numbers (int64, ascending) that make up the part.")
 
 
+class Recalibration(Record):
+    """How the held-out rows differ from those of the version before."""
+
+    version: int = Field(ge=1, description="The version before.")
+    bundle: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of its manifest.")
+    added: int = Field(ge=0, description="Confirmed normal rows that came in.")
+    removed: int = Field(ge=0, description="Confirmed anomalies that went out.")
+
+
 class Provenance(Record):
     """Where a bundle comes from."""
 
@@ -52,6 +61,9 @@ class Provenance(Record):
     splits: dict[str, Split] = Field(default={})
     commit: str | None = Field(default=None, description="The trainer's source revision.")
     packages: dict[str, str] = Field(default={})
+    recalibrations: tuple[Recalibration, ...] = Field(
+        default=(), description="Since the training, the first one first."
+    )
 
 
 class Calibration(Record):

@@ -6,17 +6,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet
 from pydantic import Field
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from service.cli import CommandOptions, parse
+from service.commands.labels import read_file, read_labels, texts
 from service.errors import FileError
 from service.scoring import lowest_threshold
-
-ANOMALY = ("anomaly", "1", "true")
-NORMAL = ("normal", "0", "false")
 
 
 class Thresholding(CommandOptions):
@@ -47,13 +43,12 @@ def main(arguments: list[str]) -> None:
         FileError: A file cannot be read, or labels rows that are not there.
     """
     given = parse(Thresholding, arguments)
-    scored, labels = _read(given.scores), _read(given.labels)
+    scored, labels = read_file(given.scores), read_labels(given.labels, given.key)
     places = _places(scored, given)
-    keys = _column(labels, given.key, given.labels)
-    if absent := [key for key in keys if key not in places]:
+    if absent := [key for key in labels if key not in places]:
         raise FileError(f"{given.labels}: {given.key} {absent[0]!r} is not in {given.scores}")
-    anomalous = np.array([_is_anomaly(label, given.labels) for label in _column(labels, "label", given.labels)])
-    labelled = np.array([places[key] for key in keys], np.int64)
+    anomalous = np.array(list(labels.values()), np.bool_)
+    labelled = np.array([places[key] for key in labels], np.int64)
     # A row too far away for a finite score has a p-value alone, and is the strangest.
     rank = pc.if_else(pc.is_valid(scored["p_value"]), pc.fill_null(scored["score"], np.inf), scored["score"])
     ranks = pc.fill_null(rank, -np.inf).to_numpy()
@@ -76,32 +71,12 @@ def _figures(rule: str, hits: int, called: int, total: int) -> str:
     return f"{rule}: precision {precision} ({hits:,} of {called:,}), recall {recall} ({hits:,} of {total:,})"
 
 
-def _read(path: Path) -> pa.Table:
-    try:
-        return pyarrow.csv.read_csv(path) if path.suffix == ".csv" else pyarrow.parquet.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise FileError(f"{path}: cannot be read: {error}") from error
-
-
-def _column(table: pa.Table, name: str, path: Path) -> list[str]:
-    """A column as texts, so that a key may be a number in one file and a text in the other."""
-    if name not in table.column_names:
-        raise FileError(f"{path}: no column {name!r}; there are {', '.join(table.column_names)}")
-    return [str(value) for value in table[name].to_pylist()]
-
-
 def _places(scored: pa.Table, given: Thresholding) -> dict[str, int]:
-    keys = _column(scored, given.key, given.scores)
+    keys = texts(scored, given.key, given.scores)
     places = {key: place for place, key in enumerate(keys)}
     for name in ("score", "p_value"):
-        _column(scored, name, given.scores)
+        texts(scored, name, given.scores)
     if len(places) < len(keys):
         ((key, _),) = Counter(keys).most_common(1)
         raise FileError(f"{given.scores}: {given.key} {key!r} occurs twice; give another --key, kept with --keep")
     return places
-
-
-def _is_anomaly(label: str, path: Path) -> bool:
-    if label.lower() not in ANOMALY + NORMAL:
-        raise FileError(f"{path}: the label {label!r} is none of {', '.join(NORMAL + ANOMALY)}")
-    return label.lower() in ANOMALY

@@ -20,6 +20,7 @@ from service.scoring.parameters import (
     chosen_seed,
     resolve_parameters,
 )
+from service.scoring.recalibration import Recalibrated, recalibrate
 from service.scoring.refinement import RefinementState, first_state
 from service.scoring.thresholds import Threshold, lowest_threshold
 
@@ -37,6 +38,7 @@ __all__ = [
     "NumDraws",
     "OnError",
     "Query",
+    "Recalibrated",
     "Refine",
     "RefinementState",
     "RowsQuery",
@@ -50,6 +52,7 @@ __all__ = [
     "lowest_threshold",
     "p_values",
     "percentiles",
+    "recalibrate",
     "resolve_parameters",
     "scores",
     "why_none",

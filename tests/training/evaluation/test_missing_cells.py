@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from service.bundle import Array
+from service.scoring import recalibrate
 from service.scoring.missing_cells import FEWEST, SAME, HeldOutScores
 from training.evaluation.missing_cells import missing_cell_scores
 
@@ -111,3 +112,34 @@ def test_a_blank_does_not_hide_an_anomaly() -> None:
     held_out, x = rng.normal(size=(400, 2)) * scales, np.array([[4.0, np.nan]])
     assert compared(x[0], held_out) > 0.3
     assert answer(held_out, x)[0] <= 0.01
+
+
+def recalibrated(held_out: Array, rows: Array, anomalous: Array) -> HeldOutScores:
+    own = score(held_out)
+    sorted_scores = {name: np.sort(values) for name, values in own.items()}
+    new = recalibrate(sorted_scores, missing_cell_scores(score, held_out, own), rows, anomalous, score)
+    return HeldOutScores.read("negative_elbo", new.scores["negative_elbo"], new.missing_cells)
+
+
+def test_rows_that_come_in_are_compared_with_their_own_pattern() -> None:
+    """As if they had been held out from the beginning."""
+    rng = np.random.default_rng(2)
+    rows = rng.normal(size=(900, 2))
+    rows[:300, 0], rows[300:520, 1] = np.nan, np.nan  # Each pattern has rows enough.
+    rng.shuffle(rows)
+    held_out, new, x = rows[:700], rows[700:], rng.normal(size=(300, 2))
+    x[:100, 0], x[100:200, 1] = np.nan, np.nan
+    found = recalibrated(held_out, np.concatenate([new, held_out[:20]]), np.arange(220) >= 200)
+    expected = answer(np.concatenate([held_out[20:], new]), x)
+    np.testing.assert_array_equal(found.p_values(score(x)["negative_elbo"], x), expected)
+
+
+def test_anomalies_leave_every_pattern_that_they_were_hidden_for() -> None:
+    rng = np.random.default_rng(3)
+    held_out, x = blank(rng.normal(size=(90, 5)), 0.15, rng), blank(rng.normal(size=(200, 5)), 0.3, rng)
+    going = np.flatnonzero(~np.isnan(held_out).any(1))[:4]
+    found = recalibrated(held_out, held_out[going], np.ones(4, bool)).p_values(score(x)["negative_elbo"], x)
+    expected = answer(np.delete(held_out, going, 0), x)
+    both = ~np.isnan(found) & ~np.isnan(expected)
+    assert both.sum() > 100
+    np.testing.assert_array_equal(found[both], expected[both])

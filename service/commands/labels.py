@@ -1,0 +1,52 @@
+"""Files of labels: which rows somebody has confirmed as normal, and which as anomalies."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from service.errors import FileError
+
+ANOMALY = ("anomaly", "1", "true")
+NORMAL = ("normal", "0", "false")
+
+
+def read_labels(path: Path, key: str) -> dict[str, bool]:
+    """Whether a row is an anomaly, by the key that says which row is meant.
+
+    Raises:
+        FileError: The file cannot be read, has no such columns or another label, or labels a row in two ways.
+    """
+    table = read_file(path)
+    labels: dict[str, bool] = {}
+    for row, label in zip(texts(table, key, path), texts(table, "label", path), strict=True):
+        if label.lower() not in ANOMALY + NORMAL:
+            raise FileError(f"{path}: the label {label!r} is none of {', '.join(NORMAL + ANOMALY)}")
+        anomalous = label.lower() in ANOMALY
+        if labels.setdefault(row, anomalous) != anomalous:
+            raise FileError(f"{path}: {key} {row!r} is labelled both normal and anomaly")
+    return labels
+
+
+def read_file(path: Path) -> pa.Table:
+    """The rows of a CSV or Parquet file.
+
+    Raises:
+        FileError: It cannot be read.
+    """
+    try:
+        return pyarrow.csv.read_csv(path) if path.suffix == ".csv" else pyarrow.parquet.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise FileError(f"{path}: cannot be read: {error}") from error
+
+
+def texts(table: pa.Table, name: str, path: Path) -> list[str]:
+    """A column as texts, so that a key may be a number in one file and a text in the other.
+
+    Raises:
+        FileError: There is no such column.
+    """
+    if name not in table.column_names:
+        raise FileError(f"{path}: no column {name!r}; there are {', '.join(table.column_names)}")
+    return [str(value) for value in table[name].to_pylist()]
