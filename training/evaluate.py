@@ -24,7 +24,7 @@ from service.engine import Device, Engine, OnnxEngine
 from service.errors import LowerboundError
 from service.scoring import MAX_DRAWS, HeldOutScores, noise, scores
 from service.storage import Location
-from training.datasets import Dataset, download, split
+from training.datasets import Dataset, Source, download, split
 from training.evaluation.baselines import BASELINES, BaselineError, baseline_scores
 from training.evaluation.bounds import bounds, compute, log_evidence, score_columns, surprise
 from training.evaluation.detection import LEVELS, detection_figures
@@ -153,15 +153,15 @@ def find_rows(bundle: Bundle, options: Evaluation) -> Rows:
     if options.label in manifest.input.features:
         raise EvaluationError(f"{options.label!r} is a feature of the model; train without it, by dataset.drop")
     recipe = Recipe.model_validate(manifest.provenance.recipe)
-    source, path = recipe.dataset, options.data or recipe.data
+    path = options.data or recipe.data
 
-    def load(place: Path | str | None) -> tuple[Dataset, Array | None]:
+    def load(place: Path | str | None, source: Source) -> tuple[Dataset, Array | None]:
         with download(place) as path:
             dataset = source.load_rows(path, manifest.input)
             return dataset, source.load_labels(path, options.label) if options.label else None
 
     def own() -> tuple[Dataset, Array | None]:
-        dataset, labels = load(path)
+        dataset, labels = load(path, recipe.dataset)
         if dataset.fingerprint != manifest.provenance.data_sha256:
             raise EvaluationError(
                 f"{path}: not the data that {manifest.name} {manifest.version} was trained on, by which its test part "
@@ -169,7 +169,7 @@ def find_rows(bundle: Bundle, options: Evaluation) -> Rows:
             )
         return dataset, labels
 
-    dataset, labels = load(options.test) if options.test is not None else own()
+    dataset, labels = load(options.test, recipe.dataset.for_other_rows()) if options.test is not None else own()
     parts = split(dataset, recipe.split) if options.test is None else None
     chosen = np.arange(len(dataset.rows)) if parts is None else parts.test
     x, numbers = dataset.rows[chosen], chosen if dataset.numbers is None else dataset.numbers[chosen]

@@ -26,10 +26,10 @@ from service.bundle import (
     write_arrays,
 )
 from service.cli import CommandOptions, parse
-from service.commands.labels import read_labels
 from service.engine import Device, EngineFactory
 from service.errors import FileError
 from service.inference import Model
+from service.readers.labels import read_labels
 from service.scoring import ElboQuery, Recalibrated, recalibrate
 from service.storage import LocalStore
 

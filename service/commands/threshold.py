@@ -10,8 +10,8 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from service.cli import CommandOptions, parse
-from service.commands.labels import read_file, read_labels, texts
 from service.errors import FileError
+from service.readers.labels import read_file, read_labels, texts
 from service.scoring import lowest_threshold
 
 

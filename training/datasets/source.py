@@ -102,6 +102,10 @@ class Source(BaseModel, ABC):
             raise DataError(f"{path}: {_described(dataset.input)}, where the model takes {_described(data)}")
         return dataset
 
+    def for_other_rows(self) -> "Source":
+        """The source without options that are about rows of the training data alone."""
+        return self
+
     def load_labels(self, path: Path | None, name: str) -> npt.NDArray[np.bool_]:
         """Read which of the rows that `load` gives are anomalies, (N,): the 0s and 1s kept there under `name`.
 

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import ConfigDict, Field, PositiveInt
 
 from service.bundle import (
@@ -28,6 +27,7 @@ from service.readers.decisions import Decision, Options, Problem, refused
 from service.readers.inference import infer_table
 from service.readers.tables import open_tables
 from service.readers.times import WEEKDAYS, derive
+from training.datasets.exclusions import kept_rows
 from training.datasets.schema_file import read_schema
 from training.datasets.source import DataError, Dataset, Excluded, Source, allocate, as_labels, chunks
 from training.datasets.table_files import TableFiles
@@ -67,6 +67,10 @@ class Table(Source):
     exclude: tuple[str, ...] = Field(
         default=(), description="Rows to keep for evaluation alone, as is_fraud=1; the column is then no feature."
     )
+    exclude_labels: Path | None = Field(
+        default=None,
+        description="A file of labels, as `lowerbound threshold` takes: its anomalies are kept for evaluation alone.",
+    )
     cyclic: tuple[str, ...] = Field(
         default=(), description="Columns of dates whose hour and day of the week become columns, too."
     )
@@ -94,7 +98,7 @@ class Table(Source):
     def load(self, path: Path | None) -> Dataset:
         with _refusing():
             files = self._open(path)
-            keep = self._kept(files)
+            keep = kept_rows(files, self.exclude, self.exclude_labels)
             decisions = self._decide(files, keep)
             data = self._schema(files, decisions)
         reasons = {decision.name: decision.reason for decision in decisions}
@@ -108,7 +112,11 @@ class Table(Source):
             raise DataError(f"{path}: a table, where the model takes images")
         with _refusing():
             files = self._open(path, data)
-            return self._read(files, data, self._kept(files), {}, ())
+            return self._read(files, data, kept_rows(files, self.exclude, self.exclude_labels), {}, ())
+
+    def for_other_rows(self) -> "Table":
+        """The labels name rows of the training data."""
+        return self.model_copy(update={"exclude_labels": None})
 
     def load_labels(self, path: Path | None, name: str) -> npt.NDArray[np.bool_]:
         """Labels are a column."""
@@ -121,33 +129,13 @@ class Table(Source):
                 values, problems = parse_column(cells, NumericColumn(name=name), ("",))
             if problems:
                 raise DataError(f"{files.place(problems[0].row, name)}: {problems[0].detail}, and no label of 0 or 1")
-            keep = self._kept(files)
+            keep = kept_rows(files, self.exclude, self.exclude_labels)
             return as_labels(Path(files.path), name, values[keep], int(keep.sum()))
 
     def _open(self, path: Path | None, like: TabularInput | None = None) -> TableFiles:
         if path is None:
             raise DataError("this kind of data needs a path")
         return TableFiles(str(path), open_tables(str(path), self.delimiter, self.encoding, like))
-
-    def _kept(self, files: TableFiles) -> npt.NDArray[np.bool_]:
-        """Which rows are not excluded, (N,)."""
-        keep = np.ones(files.num_rows, bool)
-        for condition in self.exclude:
-            name, sign, value = condition.partition("=")
-            if not sign:
-                raise DataError(f"exclude: {condition!r} is not of the form column=value")
-            files.check([name], "exclude")
-            texts = pc.utf8_trim_whitespace(files.read(name).cast(pa.string()))
-            encoded = texts.combine_chunks().dictionary_encode()
-            distinct = encoded.dictionary.to_pylist()
-            same = [i for i, text in enumerate(distinct) if _same(text, value)]
-            if not same:
-                shown = ", ".join(map(repr, distinct[:8])) + (", ..." if len(distinct) > 8 else "")
-                raise DataError(f"{files.path}: exclude: no row has {condition}; {name!r} is one of {shown}")
-            keep &= ~np.isin(encoded.indices.fill_null(-1).to_numpy(), same)
-        if self.exclude and not keep.any():
-            raise DataError(f"exclude: {', '.join(self.exclude)} leaves no row")
-        return keep
 
     def _decide(self, files: TableFiles, keep: npt.NDArray[np.bool_]) -> list[Decision]:
         """Decide about every column of the files, in their order."""
@@ -309,16 +297,6 @@ _ADVICE = {
     "missing": "correct the cells, or declare what stands for a missing one",
     "day_first": "say which, by day_first",
 }
-
-
-def _same(text: str | None, value: str) -> bool:
-    """Whether a cell's text is a value, in any case, or the same number."""
-    if text is None or text.lower() == value.lower():
-        return text is not None
-    try:
-        return float(text) == float(value)
-    except ValueError:
-        return False
 
 
 def _transposed(by_column: Cells, rows: npt.NDArray[np.int64] | None) -> Cells:

@@ -42,3 +42,24 @@ def test_labels_of_a_table(labels: Any, tmp_path: Path) -> None:
         Table().load_labels(path, "kind")
     with pytest.raises(DataError, match="label: no column 'od' among size, odd, kind; did you mean 'odd'"):
         Table().load_labels(path, "od")
+
+
+def test_labelled_anomalies_are_kept_for_evaluation(tmp_path: Path) -> None:
+    path, labels = tmp_path / "t.csv", tmp_path / "labels.csv"
+    path.write_text("id,a\n" + "".join(f"p{n},{n / 3}\n" for n in range(40)))
+    for text in ("id,label\np3,anomaly\np5,normal\np39,1\ngone,anomaly\n", "label,row\nanomaly,4\nnormal,6\nTrue,40\n"):
+        labels.write_text(text)
+        source = Table(drop=("id",), exclude_labels=labels)
+        dataset = source.load(path)
+        assert dataset.excluded is not None
+        assert dataset.excluded.numbers.tolist() == [3, 39]
+        assert len(dataset.rows) == 38
+    assert source.for_other_rows().load(path).excluded is None
+    for text, said in (
+        ("id,label\np5,normal\n", "none of its 0 anomalies is a row of"),
+        ("nr,label\np5,anomaly\n", "exclude_labels: no column 'nr' among id, a"),
+        ("id,nr,label\np5,1,anomaly\n", "must have the columns 'label' and one other"),
+    ):
+        labels.write_text(text)
+        with pytest.raises(DataError, match=said):
+            source.load(path)

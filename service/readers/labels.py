@@ -11,6 +11,10 @@ from service.errors import FileError
 ANOMALY = ("anomaly", "1", "true")
 NORMAL = ("normal", "0", "false")
 
+LABEL = "label"
+ROW = "row"
+"""The key of rows that are named by their number, from 1."""
+
 
 def read_labels(path: Path, key: str) -> dict[str, bool]:
     """Whether a row is an anomaly, by the key that says which row is meant.
@@ -20,13 +24,26 @@ def read_labels(path: Path, key: str) -> dict[str, bool]:
     """
     table = read_file(path)
     labels: dict[str, bool] = {}
-    for row, label in zip(texts(table, key, path), texts(table, "label", path), strict=True):
+    for row, label in zip(texts(table, key, path), texts(table, LABEL, path), strict=True):
         if label.lower() not in ANOMALY + NORMAL:
             raise FileError(f"{path}: the label {label!r} is none of {', '.join(NORMAL + ANOMALY)}")
         anomalous = label.lower() in ANOMALY
         if labels.setdefault(row, anomalous) != anomalous:
             raise FileError(f"{path}: {key} {row!r} is labelled both normal and anomaly")
     return labels
+
+
+def read_anomalies(path: Path) -> tuple[str, list[str]]:
+    """The key of a file of labels, which is `ROW` or its only other column, and the anomalies among its rows.
+
+    Raises:
+        FileError: See `read_labels`; or it is not clear which column is the key.
+    """
+    names = [name for name in read_file(path).column_names if name != LABEL]
+    if ROW not in names and len(names) != 1:
+        raise FileError(f"{path}: must have the columns {LABEL!r} and one other, which says which row is meant")
+    key = ROW if ROW in names else names[0]
+    return key, [row for row, anomalous in read_labels(path, key).items() if anomalous]
 
 
 def read_file(path: Path) -> pa.Table:

@@ -1,0 +1,76 @@
+"""Rows of a table that no model is trained on, because a column or a file of labels says that they are anomalies."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from service.readers.labels import ROW, read_anomalies
+from training.datasets.source import DataError
+from training.datasets.table_files import TableFiles
+
+
+def kept_rows(files: TableFiles, conditions: Sequence[str], labels: Path | None) -> npt.NDArray[np.bool_]:
+    """Which rows are not excluded, (N,).
+
+    Args:
+        files: The table.
+        conditions: Which rows are, as `is_fraud=1`.
+        labels: A file that names anomalies among the rows.
+
+    Raises:
+        DataError: A condition is of another form; or one, or the labels, hold for no row, or leave none.
+        FileError: The labels cannot be read.
+    """
+    keep = np.ones(files.num_rows, bool)
+    for condition in conditions:
+        keep &= ~_rows_where(files, condition)
+    if labels is not None:
+        keep &= ~_labelled(files, labels)
+    if not keep.any() and files.num_rows:
+        raise DataError(f"exclude: {', '.join([*conditions, *([str(labels)] if labels else [])])} leaves no row")
+    return keep
+
+
+def _rows_where(files: TableFiles, condition: str) -> npt.NDArray[np.bool_]:
+    name, sign, value = condition.partition("=")
+    if not sign:
+        raise DataError(f"exclude: {condition!r} is not of the form column=value")
+    files.check([name], "exclude")
+    texts = pc.utf8_trim_whitespace(files.read(name).cast(pa.string()))
+    encoded = texts.combine_chunks().dictionary_encode()
+    distinct = encoded.dictionary.to_pylist()
+    same = [i for i, text in enumerate(distinct) if _same(text, value)]
+    if not same:
+        shown = ", ".join(map(repr, distinct[:8])) + (", ..." if len(distinct) > 8 else "")
+        raise DataError(f"{files.path}: exclude: no row has {condition}; {name!r} is one of {shown}")
+    return np.isin(encoded.indices.fill_null(-1).to_numpy(), same)
+
+
+def _labelled(files: TableFiles, labels: Path) -> npt.NDArray[np.bool_]:
+    """The rows that a file of labels calls anomalies."""
+    key, anomalies = read_anomalies(labels)
+    if key == ROW:
+        if len(files.tables) > 1:
+            raise DataError(f"{labels}: numbers of rows, where {files.path} has several files; label by another column")
+        names = pa.array(map(str, range(1, files.num_rows + 1)))
+    else:
+        files.check([key], "exclude_labels")
+        names = pc.utf8_trim_whitespace(files.read(key).cast(pa.string())).combine_chunks()
+    found = pc.is_in(names, value_set=pa.array(anomalies, pa.string())).to_numpy(zero_copy_only=False)
+    if not found.any():
+        raise DataError(f"{labels}: none of its {len(anomalies):,} anomalies is a row of {files.path}, by {key!r}")
+    return np.asarray(found, np.bool_)
+
+
+def _same(text: str | None, value: str) -> bool:
+    """Whether a cell's text is a value, in any case, or the same number."""
+    if text is None or text.lower() == value.lower():
+        return text is not None
+    try:
+        return float(text) == float(value)
+    except ValueError:
+        return False
