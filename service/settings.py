@@ -67,12 +67,14 @@ class Settings(CommandOptions):
     )
     engine_cache: Path | None = Field(default=None, description="Folder for engines that TensorRT has compiled.")
     workers: int = Field(default=1, ge=1, description="Number of processes, each with its own engines.")
-    engine_threads: int = Field(
-        default_factory=lambda given: max(1, (os.cpu_count() or 1) // given.get("workers", 1)),
+    engine_threads: int | None = Field(
+        default=None,
         ge=1,
-        description="Batches that a process computes at the same time. Default: cores divided by workers.",
+        description="Batches that a process computes at the same time. Default: cores divided by workers, on a GPU 4.",
     )
-    max_batch: int = Field(default=512, ge=1, description="Limit of rows x draws in one engine call.")
+    max_batch: int | None = Field(
+        default=None, ge=1, description="Limit of rows x draws in one engine call. Default: 512, on a GPU 32768."
+    )
     max_queue: int = Field(
         default=2**18, ge=1, description="Limit of rows x draws that wait in a process, and of one request."
     )

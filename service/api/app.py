@@ -21,7 +21,7 @@ from service.api.problem_details import RequestMiddleware, answer_with_problems,
 from service.api.routes import decode, docs, elbo, encode, explorer, health, instances, metrics, model, sample, v2
 from service.bundle import TrustedKeys
 from service.codecs.child import ChildProcess
-from service.engine import EngineFactory
+from service.engine import PROVIDERS, EngineFactory, choose
 from service.errors import ExtraError, NotFoundError
 from service.inference import Limits, Model, ModelLoader, ModelRegistry
 from service.observability.metrics import Telemetry
@@ -76,18 +76,19 @@ def create_app(settings: Settings) -> FastAPI:
     """
     keys = read_keys(settings.api_keys_file)
     trusted = TrustedKeys(settings.trusted_keys) if settings.trusted_keys else None
+    provider = PROVIDERS[choose(settings.device)]
     limits = Limits(
-        max_batch=settings.max_batch,
+        max_batch=settings.max_batch or provider.max_batch,
         max_queue=settings.max_queue,
         max_draws=settings.max_draws,
-        engine_threads=settings.engine_threads,
+        engine_threads=settings.engine_threads or provider.engine_threads(settings.workers),
         engine_timeout=settings.engine_timeout,
     )
     spans = _spans(settings.otlp_endpoint) if settings.otlp_endpoint else None
     factory = EngineFactory(
         device=settings.device,
         precision=settings.precision,
-        max_batch=settings.max_batch,
+        max_batch=limits.max_batch,
         memory=settings.device_memory and settings.device_memory * 2**20,
         cache=settings.engine_cache,
     )

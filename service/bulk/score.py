@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -21,7 +20,7 @@ from service.bulk.writer import PartWriter
 from service.bundle import Bundle, read_bundle
 from service.cli import HelpPage
 from service.codecs.rows import PROBLEM
-from service.engine import Device, EngineFactory, Precision
+from service.engine import PROVIDERS, Device, EngineFactory, Kind, Precision, choose
 from service.errors import ExtraError, FileError
 from service.scoring import ElboQuery
 from service.scoring.conformal import discoveries, why_none
@@ -91,12 +90,12 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--device", choices=get_args(Device), default="auto", help="device to compute on")
     parser.add_argument("--precision", choices=get_args(Precision), default="float32", help="lowest precision of a GPU")
     parser.add_argument(
-        "--max-batch", type=int, default=512, help="limit of rows x draws in one engine call (default: 512)"
+        "--max-batch", type=int, help="limit of rows x draws in one engine call (default: 512, on a GPU 32768)"
     )
     parser.add_argument(
         "--engine-threads",
         type=int,
-        help="batches that an engine computes at the same time (default: all cores)",
+        help="batches that an engine computes at the same time (default: all cores, on a GPU 4)",
     )
     parser.add_argument(
         "--cluster", metavar="ADDRESS", help="address of a Ray cluster to compute on; auto: the one of this machine"
@@ -118,11 +117,12 @@ def _answer(given: argparse.Namespace, query: ElboQuery, console: Console) -> No
         console.print(f"{_summary(parts, given.output)}, all there", markup=False, highlight=False)
         return
 
-    factory = EngineFactory(given.device, given.precision, given.max_batch)
-    operation = job.OPERATIONS[given.operation]
-    answers = job.BulkJob(
-        bundle, factory.engine, given.max_batch, given.engine_threads or os.cpu_count() or 1, operation, query
-    )
+    # Each machine of a cluster finds out what `auto` is; this one may have no device.
+    unknown: Kind = "cpu" if given.device == "auto" else given.device
+    provider = PROVIDERS[unknown if given.cluster else choose(given.device)]
+    max_batch, threads = given.max_batch or provider.max_batch, given.engine_threads or provider.engine_threads(1)
+    factory = EngineFactory(given.device, given.precision, max_batch)
+    answers = job.BulkJob(bundle, factory.engine, max_batch, threads, job.OPERATIONS[given.operation], query)
     with _progress(console) as progress:
         shown: list[str] = []
         bar = progress.add_task("", total=sum(counts), completed=parts.rows)

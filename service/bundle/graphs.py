@@ -19,6 +19,15 @@ class Tensor(Record):
     shape: tuple[int | str, ...] = Field(description="Sizes; a name stands for a size chosen at run time.")
     unit: str
 
+    @property
+    def is_by_row(self) -> bool:
+        """Whether it has an entry for each row, and is not shared by all."""
+        return self.shape[0] == "batch"
+
+    def sizes(self, rows: int, draws: int) -> list[int]:
+        """The shape with so many rows and draws."""
+        return [{"batch": rows, "draws": draws}[size] if isinstance(size, str) else size for size in self.shape]
+
 
 class Graph(Record):
     """A graph's inputs and outputs, in order."""

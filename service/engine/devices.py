@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import io
 import mmap
+import os
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -53,15 +54,17 @@ class Provider(ABC):
         name: ONNX Runtime's name.
         precisions: Precisions of matrix products, the most exact first.
         memory_kind: The memory of tensors on the device, in ONNX Runtime's words.
-        buffered: Whether `BufferedEngine` runs it, with memory on the device; else `OnnxEngine`, from arrays to arrays.
+        accelerates: Whether `AcceleratedEngine` runs it; else `OnnxEngine`.
         captures: Whether computations can be captured as CUDA graphs.
+        max_batch: Most row-draws in one call, unless the user says otherwise.
     """
 
     name: ClassVar[str]
     precisions: ClassVar[tuple[Precision, ...]] = ("float32",)
     memory_kind: ClassVar[str] = "cpu"
-    buffered: ClassVar[bool] = False
+    accelerates: ClassVar[bool] = False
     captures: ClassVar[bool] = False
+    max_batch: ClassVar[int] = 512
 
     @abstractmethod
     def options(self, target: Target, *, capture: bool = False) -> list[tuple[str, dict[str, str]]]:
@@ -75,8 +78,12 @@ class Provider(ABC):
         """Number of visible devices."""
         return 1
 
+    def engine_threads(self, workers: int) -> int:
+        """Calls at once in each of so many processes, unless the user says otherwise."""
+        return max(1, (os.cpu_count() or 1) // workers)
+
     def staging(self, shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        """An array of zeros on the host, to copy to the device from, on pages of its own.
+        """An array of zeros on the host, on pages of its own, that the device reads and writes fast.
 
         Raises:
             DeviceError: The memory cannot be pinned.
@@ -100,8 +107,9 @@ class Cuda(Provider):
     name = "CUDAExecutionProvider"
     precisions: ClassVar[tuple[Precision, ...]] = ("float32", "tf32")
     memory_kind = "cuda"
-    buffered = True
+    accelerates = True
     captures = True
+    max_batch = 2**15
 
     def options(self, target: Target, *, capture: bool = False) -> list[tuple[str, dict[str, str]]]:
         """Three defaults of ONNX Runtime are changed.
@@ -146,8 +154,12 @@ class Cuda(Provider):
             raise DeviceError(f"the NVIDIA driver finds no GPU (CUDA error {error})")
         return number.value
 
+    def engine_threads(self, workers: int) -> int:
+        """Four: one call is copied to the device, one computed, and one copied back, while one is made ready."""
+        return 4
+
     def staging(self, shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        """Pinned, so that a GPU reads it without the processor's help."""
+        """Pinned, so that a GPU reads and writes it without the processor's help."""
         array = super().staging(shape, dtype)
         size = max(1, array.nbytes)
         runtime = ctypes.CDLL(f"libcudart.so.{ort.cuda_version.partition('.')[0]}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from service.bundle import Bundle
 from service.engine import Engine, OnnxEngine, golden_error, verify_golden
-from service.engine.buffered import BufferedEngine
+from service.engine.accelerated import AcceleratedEngine
 from service.engine.devices import PROVIDERS, Device, Kind, Precision, Target, choose
 from service.engine.multi_device import MultiDeviceEngine
 from service.errors import DeviceError
@@ -34,20 +34,20 @@ class EngineFactory:
     cache: Path | None = None
 
     def engine(self, bundle: Bundle) -> Engine:
-        """An engine for a bundle: on an accelerator one for each visible device, all buckets computed once.
+        """An engine for a bundle: on an accelerator one for each visible device.
 
         Raises:
             DeviceError: The device asked for cannot be used, or not at this precision.
             BundleError: A graph cannot be loaded, or one of several devices fails its golden rows.
         """
         kind = choose(self.device)
-        if not PROVIDERS[kind].buffered:
+        if not PROVIDERS[kind].accelerates:
             return OnnxEngine(bundle.manifest.graphs, bundle.files, kind)
 
         def make(precision: Precision, number: int = 0) -> Engine:
             target = Target(kind, number, precision, self.memory, self.cache)
             manifest = bundle.manifest
-            return BufferedEngine(
+            return AcceleratedEngine(
                 manifest.graphs, bundle.files, target, max_batch=self.max_batch, draws=manifest.num_draws
             )
 

@@ -22,7 +22,7 @@ import torch
 
 from service.bundle import Bundle, read_bundle
 from service.engine import Engine, EngineFactory
-from service.engine.buffered import BufferedEngine
+from service.engine.accelerated import AcceleratedEngine
 from service.engine.devices import Kind, Target
 from tests.benchmarks.gpu.limits import measure
 from tests.benchmarks.gpu.tables import Bench, agreement, http, invariance, refinement, throughput
@@ -87,7 +87,7 @@ def _engine(bundle: Bundle, kind: Kind, max_batch: int) -> Engine:
     """What the service would compute with on a GPU; the rehearsal has the same on the CPU, which serves otherwise."""
     manifest = bundle.manifest
     if kind == "cpu":
-        return BufferedEngine(
+        return AcceleratedEngine(
             manifest.graphs, bundle.files, Target(kind), max_batch=max_batch, draws=manifest.num_draws
         )
     return EngineFactory(kind, "tf32" if kind == "tensorrt" else "float32", max_batch).engine(bundle)

@@ -7,7 +7,7 @@ import torch
 
 from service.bundle import Array, Bundle, Graph
 from service.engine import OnnxEngine
-from service.engine.buffered import BufferedEngine
+from service.engine.accelerated import AcceleratedEngine
 from service.engine.devices import Kind, Target
 from tests.benchmarks.serving.reference import Reference
 from training.export.graphs import graph_modules
@@ -58,22 +58,22 @@ def contenders(reference: Reference, bundle: Bundle, kind: Kind, max_batch: int)
     def pytorch(*, compiled: bool) -> Make:
         return lambda graphs, draws: Torch(reference, bundle, graphs, device, compiled=compiled)
 
-    def buffered(target: Target, *, capture: bool = False) -> Make:
-        return lambda graphs, draws: BufferedEngine(
-            graphs, bundle.files, target, max_batch=max_batch, draws=draws, capture=capture
+    def accelerated(target: Target, *, replayed: int = 0) -> Make:
+        return lambda graphs, draws: AcceleratedEngine(
+            graphs, bundle.files, target, max_batch=max_batch, draws=draws, replayed=replayed
         )
 
     makers: dict[str, Make] = {
         "ONNX Runtime": lambda graphs, draws: OnnxEngine(graphs, bundle.files, kind),
-        "buffered": buffered(Target(kind)),
+        "accelerated": accelerated(Target(kind)),
         "torch": pytorch(compiled=False),
         "torch.compile": pytorch(compiled=True),
     }
     if kind != "cpu":
         makers |= {
-            "buffered, captured": buffered(Target(kind), capture=True),
-            "the same in TF32": buffered(Target(kind, precision="tf32"), capture=True),
-            "TensorRT, TF32": buffered(Target("tensorrt", precision="tf32")),
-            "TensorRT, float16": buffered(Target("tensorrt", precision="float16")),
+            "accelerated, replayed": accelerated(Target(kind), replayed=max_batch),
+            "the same in TF32": accelerated(Target(kind, precision="tf32"), replayed=max_batch),
+            "TensorRT, TF32": accelerated(Target("tensorrt", precision="tf32")),
+            "TensorRT, float16": accelerated(Target("tensorrt", precision="float16")),
         }
     return makers

@@ -1,4 +1,4 @@
-"""The service on two engines for accelerators, the CPU in their place: `python -m tests.service.buffered_server`."""
+"""The service on two engines for accelerators, the CPU in their place: `python -m tests.service.accelerated_server`."""
 
 import sys
 
@@ -6,7 +6,7 @@ import service.inference.loader
 from service.bundle import Bundle
 from service.cli import main
 from service.engine import EngineFactory
-from service.engine.buffered import BufferedEngine
+from service.engine.accelerated import AcceleratedEngine
 from service.engine.devices import Target
 from service.engine.multi_device import MultiDeviceEngine
 
@@ -14,7 +14,7 @@ from service.engine.multi_device import MultiDeviceEngine
 def make_engine(factory: EngineFactory, bundle: Bundle) -> MultiDeviceEngine:
     manifest = bundle.manifest
     engines = [
-        BufferedEngine(
+        AcceleratedEngine(
             manifest.graphs, bundle.files, Target("cpu"), max_batch=factory.max_batch, draws=manifest.num_draws
         )
         for _ in range(2)
