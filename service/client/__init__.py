@@ -1,6 +1,7 @@
 """The Python client, installed as `lowerbound`: `from lowerbound import Client, AsyncClient`."""
 
 from .client import AsyncClient, Client
+from .discoveries import NoDiscoveryWarning
 from .errors import (
     DeadlineError,
     InvalidError,
@@ -19,6 +20,7 @@ __all__ = [
     "DeadlineError",
     "InvalidError",
     "LowerboundError",
+    "NoDiscoveryWarning",
     "NotFoundError",
     "OverloadedError",
     "ServiceError",

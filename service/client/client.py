@@ -1,6 +1,7 @@
 """`Client` and `AsyncClient`: rows in, answers of the same kind out, however many rows there are."""
 
 import asyncio
+import warnings
 from collections.abc import Coroutine, Mapping
 from threading import Thread
 from types import TracebackType
@@ -10,7 +11,7 @@ import httpx
 import numpy as np
 import pyarrow as pa
 
-from .discoveries import discoveries
+from .discoveries import NoDiscoveryWarning, discoveries, why_none
 from .errors import DeadlineError, LowerboundError, OverloadedError, TooLargeError, UnreachableError, error_of, renumber
 from .options import OptionArguments, Options, RowParameters, ScoreParameters
 from .progress import Bar
@@ -71,7 +72,8 @@ class AsyncClient:
     async def score(self, rows: Any, *, progress: bool = False, **parameters: Unpack[ScoreParameters]) -> Any:
         """The bounds of each row on log p(x), in nats, its score and its p-value.
 
-        With `fdr`, `discovery` says which rows to call anomalous among all of them, however many requests they take.
+        With `fdr`, `discovery` says which rows to call anomalous among all of them, however many requests they take. If
+        it calls none, a `NoDiscoveryWarning` says what is missing.
 
         Args:
             rows: Of any kind that the class names.
@@ -86,8 +88,12 @@ class AsyncClient:
         answer = await self._answer("/elbo", source, parameters, progress=progress)
         if (fdr := parameters.get("fdr")) is not None:  # A request's own answer looks at its own rows alone.
             p = answer["p_value"].to_numpy()
+            called = discoveries(p, fdr)
             place = answer.schema.get_field_index("discovery")
-            answer = answer.set_column(place, "discovery", pa.array(discoveries(p, fdr)))
+            answer = answer.set_column(place, "discovery", pa.array(called))
+            if not called.any():
+                held_out = (await self.model())["manifest"]["calibration"]["rows"]
+                warnings.warn(why_none(p, fdr, held_out), NoDiscoveryWarning, stacklevel=2)
         return source.same_kind(answer)
 
     async def encode(self, rows: Any, *, progress: bool = False, **parameters: Unpack[RowParameters]) -> Any:

@@ -1,8 +1,13 @@
 """Control of false discoveries among rows that took several requests."""
 
+import math
 from typing import Any
 
 import numpy as np
+
+
+class NoDiscoveryWarning(UserWarning):
+    """No row is called anomalous. The text says what is missing."""
 
 
 def discoveries(p: np.ndarray[Any, Any], fdr: float) -> np.ndarray[Any, Any]:
@@ -15,3 +20,21 @@ def discoveries(p: np.ndarray[Any, Any], fdr: float) -> np.ndarray[Any, Any]:
     ascending = np.sort(p[~np.isnan(p)])
     passing = np.flatnonzero(ascending <= fdr * np.arange(1, ascending.size + 1) / max(ascending.size, 1))
     return p <= ascending[passing[-1]] if passing.size else np.zeros(p.shape, np.bool_)
+
+
+def why_none(p: np.ndarray[Any, Any], fdr: float, held_out: int) -> str:
+    """Why `discoveries` calls no row: what p-values against so many held-out rows can reach at most.
+
+    Args:
+        p: See `discoveries`.
+        fdr: See `discoveries`.
+        held_out: How many held-out rows the model compares with.
+    """
+    rows, smallest = int(np.count_nonzero(~np.isnan(p))), 1 / (held_out + 1)
+    if not rows:
+        return "no row is called anomalous: none has a p-value"
+    needed, found = math.ceil(rows * smallest / fdr), int(np.count_nonzero(p <= smallest))
+    return (
+        f"no row is called anomalous: with {held_out:,} held-out rows no p-value is below {smallest:.2g}; at "
+        f"fdr={fdr:g} and {rows:,} rows at least {needed:,} must be that strange, and {found:,} are"
+    )

@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime as dt
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from lowerbound import (
     Client,
     DeadlineError,
     InvalidError,
+    NoDiscoveryWarning,
     NotFoundError,
     OverloadedError,
     TooLargeError,
@@ -131,6 +133,21 @@ def test_discoveries_look_at_all_rows(serve: Serve, x: Array) -> None:
     with serve() as server, Client(str(server.base_url), batch_rows=50) as client:
         answer = client.score(pixels, fdr=0.2)
     np.testing.assert_array_equal(answer["discovery"], discoveries(answer["p_value"], 0.2))
+
+
+def test_the_client_says_why_no_row_is_called(people: str) -> None:
+    usual = [{"age": i / 60, "colour": "red"} for i in range(60)]
+    with Client(people, model="people", batch_rows=25) as client:
+        with pytest.warns(NoDiscoveryWarning) as said:
+            answer = client.score(usual, fdr=0.01)
+        with pytest.warns(NoDiscoveryWarning, match="none has a p-value"):
+            client.score([{"age": 1.0, "colour": None}], fdr=0.1, on_error="mark")
+    assert not any(row["discovery"] for row in answer)
+    assert re.fullmatch(
+        "no row is called anomalous: with 99 held-out rows no p-value is below 0.01; at fdr=0.01 and 60 rows at least "
+        r"60 must be that strange, and \d+ are",
+        str(said[0].message),
+    )
 
 
 def test_a_busy_service_is_asked_again(serve: Serve, x: Array) -> None:
