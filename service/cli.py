@@ -52,6 +52,7 @@ COMMANDS = {
     "recalibrate": Command(
         "service.commands.recalibrate:main", "compare with confirmed rows too, without training", "bulk"
     ),
+    "promote": Command("service.commands.promote:main", "make an earlier version of a model the latest"),
     "sign": Command("service.commands.sign:main", "sign a bundle, for services that require a signature"),
     "export": Command("training.commands:export", "write the bundle of a run that was not finished", "train"),
 }

@@ -61,6 +61,7 @@ class Provenance(Record):
     splits: dict[str, Split] = Field(default={})
     commit: str | None = Field(default=None, description="The trainer's source revision.")
     packages: dict[str, str] = Field(default={})
+    copy_of: str | None = Field(default=None, description="SHA-256 of the manifest of the version that was promoted.")
     recalibrations: tuple[Recalibration, ...] = Field(
         default=(), description="Since the training, the first one first."
     )
