@@ -18,6 +18,9 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Indices = npt.NDArray[np.int64]
 
 
+_MORE = "bring more: training, validation, calibration and the test need rows of their own, at best some hundreds"
+
+
 class SplitRecipe(BaseModel):
     """Shares of the rows for each part; the remaining rows are for training."""
 
@@ -76,12 +79,12 @@ def _divide(rows: npt.NDArray[Any], fractions: npt.NDArray[np.float64], seed: in
     """Row numbers for each fraction of the (N, ...) rows and, last, for the remainder."""
     num_cuts = len(fractions)
     if len(rows) <= num_cuts:
-        raise DataError(f"{len(rows)} rows are too few for {num_cuts + 1} parts")
+        raise DataError(f"{len(rows)} rows are too few for {num_cuts + 1} parts; {_MORE}")
     group = _groups(rows)
     sizes = np.bincount(group)
     num_groups = len(sizes)
     if num_groups <= num_cuts:
-        raise DataError(f"{num_groups} distinct rows are too few for {num_cuts + 1} parts")
+        raise DataError(f"{num_groups} distinct rows are too few for {num_cuts + 1} parts; {_MORE}")
 
     order = np.random.default_rng(seed).permutation(num_groups)
     middles = np.cumsum(sizes[order]) - sizes[order] / 2

@@ -91,6 +91,12 @@ class SinglePassScores(nn.Module):
         centred = statistics - self.location
         return (centred[:, :, None] * centred[:, None, :] * self.precision).flatten(1).sum(1)
 
+    def rounding(self, x: Tensor, relative: float) -> Tensor:
+        """By how much typicality may move, (B,), if each statistic is off by this share of its size, or of 1."""
+        statistics = self._statistics(x, self._reconstruction(x))
+        gradient = 2 * (statistics - self.location) @ self.precision
+        return relative * (gradient.abs() * (1 + statistics.abs())).sum(1)
+
     def _multiscale_residual(self, x: Tensor, reconstruction: Tensor) -> Tensor:
         """The misfit seen from afar: pictures are compared window by window, not pixel by pixel, in data units.
 

@@ -116,13 +116,17 @@ def moments(rows: npt.NDArray[Any]) -> tuple[Tensor, Tensor]:
     Returns:
         Two float64 tensors of shape (D,).
     """
-    observed = torch.from_numpy(usual_cells(np.asarray(rows, np.float64)))
+    usual = usual_cells(np.asarray(rows, np.float64))
+    # In units of a power of two, which changes no digit, the squares of 1e300 are finite, and those of 1e-300 not zero.
+    _, exponent = np.frexp(np.fmax.reduce(np.abs(usual), axis=0, initial=0.0))
+    observed = torch.from_numpy(np.ldexp(usual, -exponent))
     count = (~observed.isnan()).sum(0)
     mean = observed.nansum(0) / count
     variance = ((observed - mean) ** 2).nansum(0) / count
     # The mean of equal numbers may differ from them in the last digit.
     constant = variance <= (1e-12 * mean) ** 2
-    return mean, torch.where(constant, 1.0, variance).sqrt()
+    location, scale = (torch.from_numpy(np.ldexp(part.numpy(), exponent)) for part in (mean, variance.sqrt()))
+    return location, torch.where(constant, 1.0, scale)
 
 
 def usual_cells(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -62,6 +62,16 @@ def test_the_coarse_error_of_noise_is_its_standard_deviation() -> None:
     assert scores._multiscale_residual(torch.from_numpy(block.reshape(1, -1)), torch.zeros(1)).item() > 9
 
 
+@torch.no_grad()
+def test_rounding_of_the_statistics_is_known() -> None:
+    _, scores, rows = made("grey levels", "gaussian_shared")
+    x = torch.from_numpy(rows[:20])
+    # A statistic that hardly varies is divided by its small deviation, and so is its rounding.
+    statistics = scores._statistics(x, scores._reconstruction(x))
+    off = scores._typicality(statistics * (1 + 1e-6)) - scores._typicality(statistics)
+    assert (off.abs() <= scores.rounding(x, 1.1e-6)).all()
+
+
 @pytest.mark.parametrize(
     ("kind", "likelihood", "prior"),
     [

@@ -70,6 +70,13 @@ def test_sentinels_and_outliers_do_not_set_a_column_s_scale() -> None:
     assert deviation[1] == pytest.approx(sparse.std())  # Nothing but these cells says what is usual.
 
 
+def test_numbers_whose_squares_no_float_holds_have_a_scale() -> None:
+    column = np.random.default_rng(5).normal(3, 1, 400)
+    mean, deviation = moments(np.column_stack([column, column * 2.0**990, column * 2.0**-1000]))
+    assert np.ldexp(mean.numpy(), [0, -990, 1000]).tolist() == [mean[0]] * 3
+    assert np.ldexp(deviation.numpy(), [0, -990, 1000]).tolist() == [deviation[0]] * 3
+
+
 def test_equal_numbers_have_no_deviation_whatever_their_rounding() -> None:
     _, deviation = moments(np.full((997, 3), [0.1, 1e-30, 1e12 / 3]))
     assert deviation.tolist() == [1, 1, 1]
