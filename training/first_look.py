@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,9 @@ from training.recipe_files import RecipeError, read_values
 
 SHOWN = 5
 """Categories of a column that are shown."""
+
+LONGEST = 40
+"""Characters of a category that are shown."""
 
 
 class FirstLook(CommandLine):
@@ -103,7 +107,9 @@ def describe(dataset: Dataset) -> Table:
     for column, low, high, share in zip(dataset.input.columns, least, most, missing, strict=True):
         kind: str = column.type
         if not isinstance(column, NumericColumn):
-            shown = ", ".join(str(category) for category in column.categories[:SHOWN])
+            shown = ", ".join(
+                shorten(str(category), LONGEST, placeholder="…") for category in column.categories[:SHOWN]
+            )
             many = len(column.categories)
             values = shown + (f", … ({many} in all)" if many > SHOWN else "")
         elif column.time:

@@ -7,7 +7,26 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MISSING = (
-    *("", "na", "n/a", "n.a.", "<na>", "nan", "null", "(null)", "none", "nil", "missing", "-", "--", "?"),
+    *(
+        "",
+        "na",
+        "n/a",
+        "n.a.",
+        "<na>",
+        "nan",
+        "null",
+        "(null)",
+        "none",
+        "nil",
+        "missing",
+        "-",
+        "--",
+        "?",
+        ".",
+        "..",
+        "nat",
+        "\\n",
+    ),
     *("#n/a", "#na", "#null!", "#div/0!", "#value!", "#ref!", "#name?", "#num!"),
 )
 """The usual texts for a missing cell, in any case."""

@@ -67,8 +67,7 @@ class Decision:
         column: Its schema; None where it is left out, or there is a problem.
         reason: Why.
         problem: Why it cannot be used.
-        note: What the user should look at all the same.
-        exclude: The rows that this is about, as the option `exclude` says it.
+        note: What the user should look at all the same, in words that follow the name.
     """
 
     name: str
@@ -76,7 +75,6 @@ class Decision:
     reason: str
     problem: Problem | None = None
     note: str | None = None
-    exclude: str | None = None
 
 
 def left_out(name: str, reason: str) -> Decision:
@@ -95,11 +93,13 @@ def categorical(name: str, values: list[Category], reason: str) -> Decision:
     return Decision(name, column, reason)
 
 
-def unless_constant(decision: Decision, distinct: int, cells: pa.Array, declared: Declared | None) -> Decision:
-    """Leave out a column without values or, where it is not declared, with one alone."""
+def unless_constant(
+    decision: Decision, distinct: int, cells: pa.Array, declared: Declared | None, missing: int = 0
+) -> Decision:
+    """Leave out a column without values or, where it is not declared, with one alone beside `missing` cells."""
     if distinct == 0:
         return left_out(decision.name, "every cell is missing")
     if distinct == 1 and declared is None:
         value = cells.drop_null()[0].as_py()
-        return left_out(decision.name, f"constant: {value!r} in every row")
+        return left_out(decision.name, f"constant: {value!r} in every row{' that has a value' if missing else ''}")
     return decision

@@ -61,12 +61,12 @@ def infer_column(name: str, cells: pa.ChunkedArray, options: Options) -> Decisio
         time = TimeFormat.model_validate({"order": order, "zone": zone})
         distinct = pc.count_distinct(cells).as_py()
         column = NumericColumn(name=name, time=time)
-        return unless_constant(Decision(name, column, str(kind)), distinct, cells, declared)
+        return unless_constant(Decision(name, column, str(kind)), distinct, cells, declared, cells.null_count)
     if pa.types.is_boolean(kind):
         distinct = sorted(pc.unique(cells.drop_null()).to_pylist())
         counts = np.array([pc.sum(pc.equal(cells, value)).as_py() for value in distinct])
         decision = with_label_note(categorical(name, distinct, "booleans"), [str(v).lower() for v in distinct], counts)
-        return unless_constant(decision, len(distinct), cells, declared)
+        return unless_constant(decision, len(distinct), cells, declared, cells.null_count)
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return infer_numbers(name, cells, declared, NumericColumn(name=name), str(kind))
     return refused(name, Problem(f"{kind} is neither numbers, texts nor dates", "drop", name))

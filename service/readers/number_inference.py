@@ -1,6 +1,7 @@
 """Decisions about columns of numbers."""
 
 import re
+import shlex
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import pyarrow.compute as pc
 
 from service.bundle import NumericColumn
 from service.readers.decisions import Decision, Declared, Problem, categorical, left_out, refused, unless_constant
+from service.readers.doubts import NAMES_OF_IDS, doubt_number
 
 EXACT = 2**53
 """Beyond it float64 skips whole numbers."""
@@ -17,9 +19,6 @@ EXACT = 2**53
 ENOUGH_ROWS = 30
 """Fewer rows do not show that a column identifies them."""
 
-_NAMES_OF_IDS = re.compile(
-    r"(^|[_.\s-])(id|ids|uuid|guid|key|index|idx|nr|no|row|rowid|unnamed: 0)$|[a-z]I[dD]$", re.IGNORECASE
-)
 _NAMES_OF_LABELS = re.compile(
     r"(^|[_.\s-])(label|target|class|fraud|anomal\w*|outlier\w*|attack|defect\w*|default|churn)$", re.IGNORECASE
 )
@@ -46,13 +45,25 @@ def infer_numbers(
             return decision
         ones = int(pc.sum(pc.equal(present, pa.scalar(1, present.type))).as_py())
         return with_label_note(decision, ["0", "1"], np.array([len(present) - ones, ones]))
-    if declared is None and len(distinct) == len(cells) and whole and (why := _identifies(name, cells)):
+    # pandas writes whole numbers as floats where some are missing.
+    amounts = column.affixes or column.thousands or column.decimal == ","
+    numbers = cells if whole else None if amounts else _as_integers(cells)
+    if declared is None and numbers is not None and len(distinct) == len(cells) and (why := _identifies(name, numbers)):
         return left_out(name, why)
     if whole and (bad := inexact(cells.fill_null(0).to_numpy())).any():
         row = int(np.argmax(bad))
         detail = f"float64 cannot hold {cells[row]} exactly"
         return refused(name, Problem(detail, "columns", "categorical", row))
-    return unless_constant(Decision(name, column, reason), len(distinct), cells, declared)
+    note = None if declared or numbers is None else doubt_number(name, numbers)
+    decision = Decision(name, column, reason, note=note)
+    return unless_constant(decision, len(distinct), cells, declared, len(cells) - len(present))
+
+
+def _as_integers(cells: pa.Array) -> pa.Array | None:
+    try:
+        return cells.cast(pa.int64())
+    except pa.ArrowInvalid:  # Some are no whole numbers.
+        return None
 
 
 def with_label_note(decision: Decision, values: list[str], counts: npt.NDArray[np.int64]) -> Decision:
@@ -73,8 +84,8 @@ def with_label_note(decision: Decision, values: list[str], counts: npt.NDArray[n
     named = _NAMES_OF_LABELS.search(decision.name) is not None
     if not (switch and (named or share <= _RARE)) and not (named and share <= 4 * _RARE):
         return decision
-    note = f"looks like a label: {values[rare]} in {share:.1%} of the rows"
-    return replace(decision, note=note, exclude=f"{decision.name}={values[rare]}")
+    option = f"--dataset.exclude {shlex.quote(f'{decision.name}={values[rare]}')}"
+    return replace(decision, note=f"looks like a label: {values[rare]} in {share:.1%} of the rows: {option}")
 
 
 def _identifies(name: str, cells: pa.Array) -> str | None:
@@ -83,7 +94,7 @@ def _identifies(name: str, cells: pa.Array) -> str | None:
     consecutive = ends["max"] - ends["min"] + 1 == len(cells)
     if consecutive and (len(cells) >= ENOUGH_ROWS or (not name and ends["min"] == 0)):
         return f"numbers the rows: {ends['min']} to {ends['max']}"
-    named = _NAMES_OF_IDS.search(name) is not None
+    named = NAMES_OF_IDS.search(name) is not None
     if (named or inexact(cells.to_numpy()).any()) and len(cells) >= ENOUGH_ROWS:
         return "identifies rows: every number is another"
     return None

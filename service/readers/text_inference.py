@@ -1,6 +1,6 @@
 """Decisions about columns of texts: what they spell, or which categories they are."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +19,12 @@ from service.readers.decisions import (
     refused,
     unless_constant,
 )
+from service.readers.doubts import doubt_texts
 from service.readers.number_inference import ENOUGH_ROWS, infer_numbers, with_label_note
 from service.readers.numbers import find_format, parse_numbers
 from service.readers.times import find_order
 
-CAUTIOUS = frozenset({"-", "--", "none", "nil", "missing"})
+CAUTIOUS = frozenset({"-", "--", ".", "..", "none", "nil", "missing"})
 """Markers of missing cells that are categories among texts: a plan may be `none`."""
 
 OTHER = "other"
@@ -50,7 +51,12 @@ def infer_texts(name: str, cells: pa.ChunkedArray, options: Options, declared: D
         return decision
     # Among texts, some markers are categories.
     marker &= ~np.array([text.lower() in CAUTIOUS for text in distinct.to_pylist()], bool)
-    return _Texts(name, texts, distinct.filter(pa.array(~marker)), counts[~marker], options, declared).as_categories()
+    present = _Texts(name, texts, distinct.filter(pa.array(~marker)), counts[~marker], options, declared)
+    decision = present.as_categories()
+    marked = [word for word in distinct.filter(pa.array(marker)).to_pylist() if word]
+    if decision.column and marked:
+        decision = replace(decision, reason=f"{decision.reason}; missing where {', '.join(map(repr, sorted(marked)))}")
+    return decision
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +86,7 @@ class _Texts:
             if words <= {"true", "false"}:
                 decision = categorical(self.name, sorted(word == "true" for word in words), "booleans")
                 decision = with_label_note(decision, self.distinct.to_pylist(), self.counts)
-                return unless_constant(decision, len(words), self.distinct, self.declared)
+                return unless_constant(decision, len(words), self.distinct, self.declared, self._missing)
         column, readable = find_format(self.name, self.distinct, self.counts, self.options.formats)
         good, ambiguous = _to_bool(readable), False
         if not good.all():
@@ -100,11 +106,12 @@ class _Texts:
         """Decide about texts that are no numbers, or declared categorical."""
         words, total, most = self.distinct.to_pylist(), len(self.texts), self.options.max_categories
         if self.declared is None and len(words) == int(self.counts.sum()) and len(words) >= ENOUGH_ROWS:
-            return left_out(self.name, "identifies rows: every text is another")
+            return self._doubted(left_out(self.name, "identifies rows: every text is another"), words)
         if self.declared is None and len(words) > most:
             if 2 * len(words) > total:
-                return left_out(self.name, f"mostly different texts ({len(words):,} of {total:,})")
-            return self._grouped(words, most)
+                reason = f"mostly different texts ({len(words):,} of {total:,})"
+                return self._doubted(left_out(self.name, reason), words)
+            return self._doubted(self._grouped(words, most), words)
         if self.declared == "categorical" and not _any_match(self.distinct, f"{_CODE}|{_LONG}"):
             numbers, readable = parse_numbers(self.distinct, NumericColumn(name=self.name))
             if _to_bool(readable).all():
@@ -112,8 +119,19 @@ class _Texts:
                 return categorical(self.name, sorted(int(v) if v.is_integer() else v for v in values), "declared")
         reason = "digits with leading zeros" if _any_match(self.distinct, _CODE) else "texts"
         decision = categorical(self.name, sorted(words), "declared" if self.declared else reason)
-        decision = decision if self.declared else with_label_note(decision, words, self.counts)
-        return unless_constant(decision, len(words), self.distinct, self.declared)
+        if self.declared is None:
+            decision = with_label_note(self._doubted(decision, words), words, self.counts)
+        return unless_constant(decision, len(words), self.distinct, self.declared, self._missing)
+
+    @property
+    def _missing(self) -> int:
+        return len(self.texts) - int(self.counts.sum())
+
+    def _doubted(self, decision: Decision, words: list[str]) -> Decision:
+        """The decision, with what the user should look at; codes of digits are beyond doubt."""
+        if _any_match(self.distinct, f"{_CODE}|{_LONG}"):
+            return decision
+        return replace(decision, note=doubt_texts(words, left_out=decision.column is None))
 
     def _find_times(self) -> tuple[NumericColumn | None, npt.NDArray[np.bool_], bool]:
         """The rule of dates that reads the most texts, which those are, and whether it is ambiguous."""
@@ -127,7 +145,8 @@ class _Texts:
             return refused(self.name, Problem(detail, "day_first", "true"))
         order = column.time.order if column.time else "ymd"
         reason = _TIMES.get(order) or f"dates, as {self.distinct[0]}"
-        return unless_constant(Decision(self.name, column, reason), len(self.distinct), self.distinct, self.declared)
+        decision = Decision(self.name, column, reason)
+        return unless_constant(decision, len(self.distinct), self.distinct, self.declared, self._missing)
 
     def _as_numbers(self, column: NumericColumn) -> Decision | None:
         if len(column.affixes) > 1 and self.declared is None:

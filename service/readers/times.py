@@ -8,7 +8,7 @@ import math
 import re
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ _CLOCK = (
     r"(?P<hour>\d{1,2}):(?P<minute>\d{2})(?::(?P<second>\d{2})(?:[.,](?P<fraction>\d{1,9}))?)?"
     r"\s*(?P<half>[AaPp]\.?[Mm]\.?)?"
 )
-_ZONE = r"\s*(?P<zone>Z|UTC|[+-]\d{2}:?\d{2})?"
+_ZONE = r"\s*(?P<zone>Z|(?:UTC|GMT)(?:[+-]\d{2}:?\d{2})?|[+-]\d{2}(?::?\d{2})?)?(?:\s*\([^)]*\))?"
 _NAME = rf"(?:{'|'.join(_MONTHS)})[a-z]*\.?"
 _YEAR = r"(?P<year>\d{4}|\d{2})"
 _WEEKDAY = r"(?:(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*\.?,?\s+)?"
@@ -36,6 +36,15 @@ _DATES = {
 _PATTERNS = {
     order: re.compile(rf"{date}(?:(?:[T :]|,\s*)\s*{_CLOCK}{_ZONE})?", re.IGNORECASE) for order, date in _DATES.items()
 } | {"clock": re.compile(_CLOCK)}
+_REWRITTEN = (
+    (re.compile(r"^(\d{4})(\d{2})(\d{2})T(\d{2})(\d{2})(\d{2})"), r"\1-\2-\3T\4:\5:\6"),
+    (
+        re.compile(rf"^({_WEEKDAY}{_NAME})\s+(\d{{1,2}})\s+([\d:]+)( UTC| GMT|) (\d{{4}})$", re.IGNORECASE),
+        r"\1 \2 \5 \3\4",
+    ),
+)
+"""Dates as ISO 8601 has them without separators, and as C does, with the year last; what they are read as."""
+
 _ELAPSED = re.compile(
     r"(?:(?P<days>-?\d{1,6}) days?,?\s+)?(?P<sign>[+-])?(?P<hours>\d{1,6}):(?P<minutes>[0-5]\d):(?P<seconds>[0-5]\d)"
     r"(?:[.,](?P<fraction>\d{1,9}))?"
@@ -56,6 +65,10 @@ def parse_time(text: str, order: Order) -> tuple[int, bool] | None:
         return _parse_elapsed(text)
     match = _PATTERNS[order].fullmatch(text)
     if match is None:
+        for pattern, usual in _REWRITTEN:
+            if (rewritten := pattern.sub(usual, text)) != text:
+                match = _PATTERNS[order].fullmatch(rewritten)
+    if match is None:
         return None
     part = match.groupdict()
     hour = int(part["hour"] or 0)
@@ -66,7 +79,7 @@ def parse_time(text: str, order: Order) -> tuple[int, bool] | None:
     fraction = int((part["fraction"] or "0").ljust(6, "0")[:6])
     zone = part.get("zone")
     try:
-        offset = UTC if zone in {None, "Z", "z", "UTC"} else _offset(zone)
+        offset = UTC if zone is None else _offset(zone)
         moment = datetime(
             _year(part.get("year") or "1970"),
             _month(part.get("month") or "1"),
@@ -212,7 +225,7 @@ def _month(text: str) -> int:
     return int(text) if text.isdigit() else _MONTHS.index(text[:3].lower()) + 1
 
 
-def _offset(zone: Any) -> timezone:
-    digits = zone.replace(":", "")
-    size = timedelta(hours=int(digits[1:3]), minutes=int(digits[3:5]))
+def _offset(zone: str) -> timezone:
+    digits = re.sub(r"(?i)z|utc|gmt|:", "", zone) or "+00"
+    size = timedelta(hours=int(digits[1:3]), minutes=int(digits[3:] or 0))
     return timezone(-size if digits[0] == "-" else size)

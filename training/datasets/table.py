@@ -1,7 +1,6 @@
 """Tables: CSV and its like, and Parquet, in one file or many, with their schema inferred or told."""
 
 import itertools
-import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,8 +101,10 @@ class Table(Source):
             decisions = self._decide(files, keep)
             data = self._schema(files, decisions)
         reasons = {decision.name: decision.reason for decision in decisions}
-        labels = (f"{d.name!r} {d.note}: --dataset.exclude {shlex.quote(d.exclude or '')}" for d in decisions if d.note)
-        notes = (*files.notes(data, told=self.encoding is not None), *labels)
+        notes = (
+            *files.notes(data, told=self.encoding is not None),
+            *(f"{d.name!r} {d.note}" for d in decisions if d.note),
+        )
         return self._read(files, data, keep, reasons, notes)
 
     def load_rows(self, path: Path | None, data: ImageInput | TabularInput) -> Dataset:

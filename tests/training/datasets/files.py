@@ -81,6 +81,12 @@ def refused(path: Path, content: str | bytes, **options: Any) -> str:
     return message(Table(**options), write(path, content))
 
 
+def rows(**cells: Any) -> str:
+    """A CSV file of forty rows, of which every column is given as a function of the row's number."""
+    lines = [",".join(str(cell(n)) for cell in cells.values()) for n in range(40)]
+    return "\n".join([",".join(cells), *lines])
+
+
 def columns(dataset: Dataset) -> dict[str, NumericColumn | CategoricalColumn]:
     assert isinstance(dataset.input, TabularInput)
     return {column.name: column for column in dataset.input.columns}

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from service.bundle import CategoricalColumn, NumericColumn, TabularInput, TimeFormat
-from tests.training.datasets.files import categories, columns, message, refused, write, write_parquet
+from tests.training.datasets.files import categories, columns, message, refused, rows, write, write_parquet
 from training.datasets import DataError
 from training.datasets.digits import Digits
 from training.datasets.table import Table, TableError
@@ -26,12 +26,6 @@ age, income,sex,member,smoker,rooms,born
 ,-2.5,m,FALSE,1,2,"a ""b"", c"
 40,NA,?,True,,3,x
 """
-
-
-def rows(**cells: Any) -> str:
-    """A CSV file of forty rows, of which every column is given as a function of the row's number."""
-    lines = [",".join(str(cell(n)) for cell in cells.values()) for n in range(40)]
-    return "\n".join([",".join(cells), *lines])
 
 
 def texts(*categories: str) -> CategoricalColumn:
@@ -103,7 +97,10 @@ COMMA = NumericColumn(name="a", decimal=",", thousands=".")
         (lambda n: ["5%", "7%"][n % 2], texts("5%", "7%"), "texts"),
         (lambda n: f"A{n}", None, "identifies rows: every text is another"),
         (lambda n: 70000 - n, None, "numbers the rows: 69961 to 70000"),
+        (lambda n: ["none", "plus", "NA"][n % 3], texts("none", "plus"), "texts; missing where 'NA'"),
+        (lambda n: r"\N" if n == 9 else n % 9, NumericColumn(name="a"), r"numbers; missing where '\\N'"),
         (lambda n: "EUR", None, "constant: 'EUR' in every row"),
+        (lambda n: "x" if n % 3 else "", None, "constant: 'x' in every row that has a value"),
         (lambda n: 7, None, "constant: 7 in every row"),
         (lambda n: "", None, "every cell is missing"),
         (lambda n: "n/a", None, "every cell is missing"),
@@ -143,42 +140,6 @@ def test_hours_and_weekdays_of_dates(tmp_path: Path) -> None:
     only_days = rows(at=lambda n: f"2026-01-{n % 28 + 1:02}", b=lambda n: n % 5)
     assert Table(cyclic=("at",)).load(write(tmp_path / "t.csv", only_days)).input.features == ("at", "at.weekday", "b")
     assert "cyclic: 'b' is no column of dates (numbers)" in message(Table(cyclic=("b",)), tmp_path / "t.csv")
-
-
-def test_labels_are_pointed_out_and_excluded(tmp_path: Path) -> None:
-    path = write(tmp_path / "t.csv", rows(a=lambda n: n / 3, is_fraud=lambda n: int(n % 10 == 0)))
-    assert Table().load(path).notes == (
-        "'is_fraud' looks like a label: 1 in 10.0% of the rows: --dataset.exclude is_fraud=1",
-    )
-    dataset = Table(exclude=("is_fraud=1",)).load(path)
-    assert dataset.input.features == ("a",)
-    assert dataset.excluded is not None
-    assert dataset.numbers is not None
-    assert len(dataset.rows) == 36
-    assert dataset.excluded.numbers.tolist() == [0, 10, 20, 30]
-    np.testing.assert_array_equal(dataset.excluded.rows[:, 0], [n / 3 for n in (0, 10, 20, 30)])
-    np.testing.assert_array_equal(dataset.rows[:, 0], dataset.numbers / 3)
-    assert "exclude: no row has is_fraud=2; 'is_fraud' is one of '1', '0'" in message(
-        Table(exclude=("is_fraud=2",)), path
-    )
-    for word in ("fraud", "True"):
-        text = rows(a=lambda n: n / 3, label=lambda n, word=word: word if n % 10 == 0 else "False")
-        path = write(tmp_path / "t.csv", text)
-        (note,) = Table().load(path).notes
-        assert note == f"'label' looks like a label: {word} in 10.0% of the rows: --dataset.exclude label={word}"
-        assert len(Table(exclude=(f"label={word.lower()}",)).load(path).rows) == 36
-
-
-def test_a_text_says_how_it_was_read_where_that_may_be_wrong(tmp_path: Path) -> None:
-    text = rows(a=lambda n: n / 3, b=lambda n: "wxyz"[n % 4])
-    assert Table().load(write(tmp_path / "t.csv", text)).notes == ()
-    for content, note in (
-        (text.replace("w", "Köln").encode("cp1252"), "not UTF-8, and read as Windows-1252, as 'Köln'"),
-        ("# exported\n\n" + text, "the header is line 3; what is before it is no part of the table"),
-        (text.removeprefix("a,b\n"), "the header may be a row, with '0.0': a file without a header needs one"),
-    ):
-        (found,) = Table().load(write(tmp_path / "t.csv", content)).notes
-        assert found.startswith(note)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,81 @@
+"""Doubts about columns that are read all the same: what the user should look at, and how to correct it."""
+
+import re
+import shlex
+from collections import Counter
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+NAMES_OF_IDS = re.compile(
+    r"(^|[_.\s-])(id|ids|uuid|guid|key|index|idx|nr|no|row|rowid|unnamed: 0)$|[a-z]I[dD]$", re.IGNORECASE
+)
+_NAMES_OF_CODES = re.compile(
+    r"(^|[_.\s-])(zip|postcode|postal|plz|phone|tel|mobile|fax|iban|ssn|account|card|sku|ean|isbn|code)"
+    r"([_.\s-]?(code|number|no|nr))?$|zipcode$",
+    re.IGNORECASE,
+)
+ENOUGH = 10
+"""Fewer different values show no way of writing."""
+
+_MOSTLY = 0.9
+_NUMBER = re.compile(r"[^\w\s]{0,3}\s*[+-]?\d+([.,'\u2019\s]\d{3})*([.,]\d+)?\s*([^\W\d_]{0,8}|[^\w\s])\)?")
+_YEAR = re.compile(r"(?<!\d)(19|20)\d\d(?!\d)")
+_CLOCK = re.compile(r"\d:[0-5]\d")
+_LONG_ID = 6
+"""Digits."""
+
+
+def doubt_number(name: str, cells: pa.Array) -> str | None:
+    """Whether whole numbers, (N,), may be no amounts, by their name or their digits; None: there is no doubt."""
+    numbers = pc.unique(cells.drop_null()).to_numpy()
+    if len(numbers) < 3:
+        return None
+    if len(numbers) >= ENOUGH and _are_dates(numbers):
+        return f"looks like dates, as {numbers[0]}, and is used as a number: write it as 2026-03-24, or drop it"
+    option = f"--dataset.columns {shlex.quote(f'{name}=categorical')} or --dataset.drop {shlex.quote(name)}"
+    if NAMES_OF_IDS.search(name) or _NAMES_OF_CODES.search(name):
+        return f"is named like a code, and used as a number; if its numbers are no amounts: {option}"
+    digits = len(str(numbers[0]).lstrip("-"))
+    if len(numbers) == len(cells) >= 3 * ENOUGH and digits >= _LONG_ID and all(len(str(n)) == digits for n in numbers):
+        return f"has another number of {digits} digits in every row; if these identify rows: --dataset.drop {name}"
+    return None
+
+
+def _are_dates(numbers: npt.NDArray[np.int64]) -> bool:
+    """Whether all are dates without separators, with or without the time of day."""
+    if (numbers >= 10**13).all():
+        clock = numbers % 10**6
+        if not ((clock < 240000) & (clock % 10000 < 6000) & (clock % 100 < 60)).all():
+            return False
+        numbers = numbers // 10**6
+    year, month, day = numbers // 10000, numbers // 100 % 100, numbers % 100
+    return bool(((year >= 1900) & (year < 2100) & (month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)).all())
+
+
+def doubt_texts(words: list[str], *, left_out: bool) -> str | None:
+    """Whether texts, all different, that are categories or left out, may be something else; None: there is no doubt."""
+    use = "is left out" if left_out else "is used as categories"
+    if len(words) >= ENOUGH:
+        for noun, looks in (("dates", _looks_like_date), ("numbers", _looks_like_number)):
+            if sum(map(looks, words)) >= _MOSTLY * len(words):
+                shapes = {re.sub(r"\d+", "0", word): word for word in reversed(words)}
+                shown = " or ".join(map(repr, list(shapes.values())[:-3:-1]))
+                return f"{use}, though it looks like {noun}, as {shown}: they are written in no one way that is read"
+    if not left_out:
+        folded = Counter(word.casefold() for word in words)
+        if twins := [word for word in words if folded[word.casefold()] > 1]:
+            shown = " and ".join(map(repr, [word for word in twins if word.casefold() == twins[0].casefold()][:2]))
+            return f"has texts that differ by case alone, as {shown}: they count as different"
+    return None
+
+
+def _looks_like_date(word: str) -> bool:
+    year = _YEAR.search(word)
+    return bool(_CLOCK.search(word) or (year and re.search(r"\d", word.replace(year[0], "", 1))))
+
+
+def _looks_like_number(word: str) -> bool:
+    return _NUMBER.fullmatch(word) is not None

@@ -1,0 +1,78 @@
+"""Notes on a table: labels, how text was read, and columns that may be no amounts or no categories."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.training.datasets.files import message, rows, write
+from training.datasets.table import Table
+
+
+@pytest.mark.parametrize(
+    ("cell", "note"),
+    [
+        (lambda n: 20260101 + n % 28, "looks like dates, as 20260101, and is used as a number"),
+        (lambda n: 473910 + 37 * n, "has another number of 6 digits in every row"),
+        (lambda n: ["Yes", "no", "yes"][n % 3], "has texts that differ by case alone, as 'Yes' and 'yes'"),
+        (lambda n: f"{n}k" if n % 2 else f"{n}M", "is left out, though it looks like numbers, as '0M' or '1k'"),
+        (lambda n: f"{n}.5" if n % 2 else f'"{n},5"', "is left out, though it looks like numbers, as '0,5' or '1.5'"),
+        (lambda n: f"{n % 28 + 1}. März 2026", "is used as categories, though it looks like dates, as '1. März 2026'"),
+        (lambda n: f"10.0.0.{n}", None),
+        (lambda n: f"A{n % 20}", None),
+        (lambda n: n * n, None),
+    ],
+)
+def test_doubts_are_told(cell: Any, note: str | None, tmp_path: Path) -> None:
+    notes = Table().load(write(tmp_path / "t.csv", rows(a=cell, b=lambda n: n % 5))).notes
+    assert len(notes) == (note is not None)
+    assert all(text.startswith(f"'a' {note}") for text in notes)
+
+
+def test_numbers_that_are_named_like_codes_are_pointed_out(tmp_path: Path) -> None:
+    text = rows(customer_id=lambda n: 100 + n % 9, zip=lambda n: 10001 + n % 7, paid=lambda n: n % 7 / 2)
+    wrong = [f"{name!r} is named like a code, and used as a number" for name in ("customer_id", "zip")]
+    notes = Table().load(write(tmp_path / "t.csv", text)).notes
+    assert [note.partition(";")[0] for note in notes] == wrong
+    assert Table(columns={"customer_id": "numeric", "zip": "categorical"}).load(tmp_path / "t.csv").notes == ()
+    # pandas writes whole numbers as floats where one is missing in another part.
+    assert Table().load(write(tmp_path / "t.csv", rows(id=lambda n: f"{n}.0", b=lambda n: n % 5))).reasons["id"] == (
+        "numbers the rows: 0 to 39"
+    )
+
+
+def test_labels_are_pointed_out_and_excluded(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", rows(a=lambda n: n / 3, is_fraud=lambda n: int(n % 10 == 0)))
+    assert Table().load(path).notes == (
+        "'is_fraud' looks like a label: 1 in 10.0% of the rows: --dataset.exclude is_fraud=1",
+    )
+    dataset = Table(exclude=("is_fraud=1",)).load(path)
+    assert dataset.input.features == ("a",)
+    assert dataset.excluded is not None
+    assert dataset.numbers is not None
+    assert len(dataset.rows) == 36
+    assert dataset.excluded.numbers.tolist() == [0, 10, 20, 30]
+    np.testing.assert_array_equal(dataset.excluded.rows[:, 0], [n / 3 for n in (0, 10, 20, 30)])
+    np.testing.assert_array_equal(dataset.rows[:, 0], dataset.numbers / 3)
+    assert "exclude: no row has is_fraud=2; 'is_fraud' is one of '1', '0'" in message(
+        Table(exclude=("is_fraud=2",)), path
+    )
+    for word in ("fraud", "True"):
+        text = rows(a=lambda n: n / 3, label=lambda n, word=word: word if n % 10 == 0 else "False")
+        path = write(tmp_path / "t.csv", text)
+        (note,) = Table().load(path).notes
+        assert note == f"'label' looks like a label: {word} in 10.0% of the rows: --dataset.exclude label={word}"
+        assert len(Table(exclude=(f"label={word.lower()}",)).load(path).rows) == 36
+
+
+def test_a_text_says_how_it_was_read_where_that_may_be_wrong(tmp_path: Path) -> None:
+    text = rows(a=lambda n: n / 3, b=lambda n: "wxyz"[n % 4])
+    assert Table().load(write(tmp_path / "t.csv", text)).notes == ()
+    for content, note in (
+        (text.replace("w", "Köln").encode("cp1252"), "not UTF-8, and read as Windows-1252, as 'Köln'"),
+        ("# exported\n\n" + text, "the header is line 3; what is before it is no part of the table"),
+        (text.removeprefix("a,b\n"), "the header may be a row, with '0.0': a file without a header needs one"),
+    ):
+        (found,) = Table().load(write(tmp_path / "t.csv", content)).notes
+        assert found.startswith(note)
