@@ -1,21 +1,36 @@
-"""The GPU benchmark: one command, every table.
+"""The GPU benchmark: one command for every experiment, the most important first.
 
-    python -m tests.benchmarks.gpu                          # on a GPU: with PyTorch and ONNX Runtime for CUDA
-    python -m tests.benchmarks.gpu --device cpu             # the same on the CPU: a rehearsal
-    python -m tests.benchmarks.gpu throughput agreement     # parts of it
+    python -m tests.benchmarks.gpu --minutes 12 --out gpu.json     # on a GPU, with PyTorch and ONNX Runtime for CUDA
+    python -m tests.benchmarks.gpu --device cpu --seconds 0.1      # the same on the CPU: a rehearsal
+    python -m tests.benchmarks.gpu captures replays                # some of them
 
-`limits` is what the device can do by itself; `throughput` rows a second of each graph by batch and draws, of ONNX
-Runtime in every way and of PyTorch on the same weights, and how near the best comes to the limits; `refinement` the
-cost of a step; `agreement` how far the answers lie from the CPU's; `invariance` how far a row's answer in a batch lies
-from the row's alone; `http` rows a second of a server. The model is that of the serving benchmark. `training` is
-steps a second of the recipes, captured and not, and how far that moves the weights of every likelihood.
+captures      which graphs capture, and whether replays have the bits of ONNX Runtime's own runs
+replays       rows a second, replayed and not, by row-draws
+threads       ONNX Runtime and the engine, calls side by side
+pinned        rows and answers in pageable and in pinned memory
+beside        what a capture does to another model's calls
+precisions    rows a second and differences of each precision
+copies        GB/s between the host and the device
+http          rows a second of a server with one, two and four workers
+training      steps a second of the recipes, captured and not
+differences   how far capturing moves the weights of every likelihood
+throughput    rows a second of each graph by batch and draws, of PyTorch too, and how near the best comes to the limits
+refinement    the cost of a step
+agreement     how far the answers lie from the CPU's
+invariance    how far a row's answer in a batch lies from the row's alone
+
+The model is that of the serving benchmark. No experiment begins that may not end within the minutes given; the file has
+the tables of those that ended.
 """
 
 import argparse
+import json
 import platform
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import onnxruntime as ort
 import torch
@@ -24,80 +39,106 @@ from service.bundle import Bundle, read_bundle
 from service.engine import Engine, EngineFactory
 from service.engine.accelerated import AcceleratedEngine
 from service.engine.devices import Kind, Target
+from tests.benchmarks.gpu import experiments, tables
 from tests.benchmarks.gpu.limits import measure
-from tests.benchmarks.gpu.tables import Bench, agreement, http, invariance, refinement, throughput
 from tests.benchmarks.gpu.training import differences, speeds
 from tests.benchmarks.serving.reference import write_reference
 
-PARTS = ("limits", "throughput", "refinement", "agreement", "invariance", "http", "training")
+
+class Experiment(NamedTuple):
+    """What is measured, its title, and seconds that it took, or may take, at 0.3 seconds for each figure."""
+
+    run: Callable[[tables.Bench], Iterator[str]]
+    title: str
+    seconds: float
+
+
+EXPERIMENTS: dict[str, Experiment] = {
+    "captures": Experiment(experiments.captures, "Captured graphs.", 30),
+    "replays": Experiment(experiments.replays, "Rows a second, replayed and not.", 90),
+    "threads": Experiment(experiments.threads, "Rows a second of calls side by side.", 60),
+    "pinned": Experiment(experiments.pinned, "Rows a second by kind of memory.", 60),
+    "beside": Experiment(experiments.beside, "Calls beside a capture.", 45),
+    "precisions": Experiment(experiments.precisions, "Rows a second by precision.", 45),
+    "copies": Experiment(experiments.copies, "Copies.", 15),
+    "http": Experiment(tables.http, "Rows a second over HTTP.", 120),
+    "training": Experiment(lambda bench: speeds(bench.seconds), "Steps of training a second.", 60),
+    "differences": Experiment(lambda _: differences(), "What capturing changes.", 60),
+    "throughput": Experiment(
+        lambda bench: tables.throughput(bench, measure(_device(bench.kind), bench.seconds)),
+        "Rows a second, from arrays to arrays, one call after another.",
+        120,
+    ),
+    "refinement": Experiment(lambda bench: tables.refinement(bench, _engine(bench)), "Refinement.", 15),
+    "agreement": Experiment(lambda bench: tables.agreement(bench, _engine(bench)), "Agreement with the CPU.", 30),
+    "invariance": Experiment(lambda bench: tables.invariance(bench, _engine(bench)), "Rows alone.", 15),
+}
 
 
 def main() -> None:
-    """Print what was asked for."""
+    """Run what was asked for, as far as the minutes reach."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all if none is given")
+    parser.add_argument("parts", nargs="*", metavar="PART", help="all if none is given")
     parser.add_argument("--device", choices=["cuda", "tensorrt", "cpu"], default="cuda")
     parser.add_argument("--max-batch", type=int, help="row-draws in one call; else 32768, on the CPU 512")
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 16, 256, 4096], help="rows in one call")
     parser.add_argument("--rows", type=int, default=10_000, help="compared with the CPU's")
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=0.3, help="of each measurement")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="for all of it")
+    parser.add_argument("--out", type=Path, help="JSON file for the tables")
     given = parser.parse_args()
-    parts = given.parts or PARTS
-    if unknown := set(parts) - set(PARTS):
-        parser.error(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
-    on_gpu = given.device != "cpu"
-    max_batch = given.max_batch or (2**15 if on_gpu else 512)
-    device = torch.device("cuda" if on_gpu else "cpu")
-    name = torch.cuda.get_device_name(device) if on_gpu else platform.machine()
-    print(f"{name}; ONNX Runtime {ort.__version__}, PyTorch {torch.__version__}; at most {max_batch:,} row-draws\n")
-
-    if serving := [part for part in parts if part != "training"]:
-        _serving(given, serving, max_batch, device)
-    if "training" in parts:
-        _show("Steps of training a second.", speeds(given.seconds))
-        _show("What capturing changes.", differences())
-
-
-def _serving(given: argparse.Namespace, parts: Sequence[str], max_batch: int, device: torch.device) -> None:
+    parts = given.parts or list(EXPERIMENTS)
+    if unknown := set(parts) - EXPERIMENTS.keys():
+        parser.error(f"no part {', '.join(unknown)}; there are {', '.join(EXPERIMENTS)}")
+    end = time.monotonic() + 60 * given.minutes
+    device = _device(given.device)
+    max_batch = given.max_batch or (512 if given.device == "cpu" else 2**15)
+    name = platform.machine() if given.device == "cpu" else torch.cuda.get_device_name(device)
+    machine = f"{name}; ONNX Runtime {ort.__version__}, PyTorch {torch.__version__}; at most {max_batch:,} row-draws"
+    print(f"{machine}\n", flush=True)
+    results: dict[str, object] = {"machine": machine}
     with tempfile.TemporaryDirectory() as folder:
         reference = write_reference(Path(folder))
         bundle = read_bundle(reference.models / "reference" / "1")
-        bench = Bench(reference, bundle, given.device, max_batch, tuple(given.batches), given.rows, given.seconds)
-        limits = measure(device, given.seconds)
-        if "limits" in parts:
-            copies = f"{limits.copied / 1e9:.1f} GB/s to the device, {limits.returned / 1e9:.1f} GB/s back"
-            print(f"Copies: {copies}. Products: {limits.products / 1e12:.3f} TFLOP/s in float32.\n")
-        if "throughput" in parts:
-            _show("Rows a second, from arrays to arrays, one call after another.", throughput(bench, limits))
-        tables: dict[str, Callable[..., Iterator[str]]] = {
-            "refinement": refinement,
-            "agreement": agreement,
-            "invariance": invariance,
-        }
-        if chosen := [part for part in parts if part in tables]:
-            engine = _engine(bundle, given.device, max_batch)
-            for part in chosen:
-                _show(f"{part.capitalize()}, on {engine.device} in {engine.precision}.", tables[part](bench, engine))
-            del engine  # The server needs its memory.
-        if "http" in parts:
-            _show("Rows a second over HTTP.", http(bench))
-
-
-def _engine(bundle: Bundle, kind: Kind, max_batch: int) -> Engine:
-    """What the service would compute with on a GPU; the rehearsal has the same on the CPU, which serves otherwise."""
-    manifest = bundle.manifest
-    if kind == "cpu":
-        return AcceleratedEngine(
-            manifest.graphs, bundle.files, Target(kind), max_batch=max_batch, draws=manifest.num_draws
+        bench = tables.Bench(
+            reference, bundle, given.device, max_batch, tuple(given.batches), given.rows, given.seconds
         )
-    return EngineFactory(kind, "tf32" if kind == "tensorrt" else "float32", max_batch).engine(bundle)
+        for part in parts:
+            results[part] = _run(EXPERIMENTS[part], bench, end)
+            if given.out:
+                given.out.write_text(json.dumps(results, indent=1))
 
 
-def _show(title: str, lines: Iterator[str]) -> None:
-    print(f"{title}\n")
-    for line in lines:
-        print(line, flush=True)
-    print()
+def _run(experiment: Experiment, bench: tables.Bench, end: float) -> dict[str, object]:
+    print(f"{experiment.title}\n", flush=True)
+    began, lines = time.monotonic(), []
+    if began + experiment.seconds > end:
+        print("Not run: no time is left.\n", flush=True)
+        return {"not run": "no time is left"}
+    try:
+        for line in experiment.run(bench):
+            print(line, flush=True)
+            lines.append(line)
+    except Exception as error:  # The others are worth their time.
+        print(f"\nFailed: {error!r}", flush=True)
+        return {"failed": repr(error), "lines": lines}
+    taken = time.monotonic() - began
+    print(f"\n{taken:.0f} s.\n", flush=True)
+    return {"title": experiment.title, "lines": lines, "seconds": round(taken, 1)}
+
+
+def _device(kind: Kind) -> torch.device:
+    return torch.device("cpu" if kind == "cpu" else "cuda")
+
+
+def _engine(bench: tables.Bench) -> Engine:
+    """What the service would compute with on a GPU; the rehearsal has the same on the CPU, which serves otherwise."""
+    bundle: Bundle = bench.bundle
+    if bench.kind == "cpu":
+        graphs, draws = bundle.manifest.graphs, bundle.manifest.num_draws
+        return AcceleratedEngine(graphs, bundle.files, Target("cpu"), max_batch=bench.max_batch, draws=draws)
+    precision = "tf32" if bench.kind == "tensorrt" else "float32"
+    return EngineFactory(bench.kind, precision, bench.max_batch).engine(bundle)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ WITHOUT = ("encoder", "decoder")
 DRAWS = (1, 16, 64)
 STEPS = (0, 1, 10, 50)
 CONNECTIONS = (1, 8, 32)
+WORKERS = (1, 2, 4)
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,8 @@ def throughput(bench: Bench, limits: Limits) -> Iterator[str]:
         for graph, rows in itertools.product(graphs, bench.batches):
             if not (graph == "refine" and isinstance(engine, Torch)):
                 call = functools.partial(engine.run, graph, bench.inputs(graph, rows, draws))
-                rates.setdefault(_Case(graph, rows, draws), {})[name] = rows * _rate(call, bench.seconds)
-    yield from _table(
+                rates.setdefault(_Case(graph, rows, draws), {})[name] = rows * measured_rate(call, bench.seconds)
+    yield from table(
         ["graph", "rows", "draws", *makers, "best / torch.compile", "of the copies", "of the products"],
         [
             [*case, *(_number(own.get(name)) for name in makers), *_shares(bench, limits, case, own)]
@@ -128,8 +129,8 @@ def refinement(bench: Bench, engine: Engine) -> Iterator[str]:
     x, base_samples = bench.images(rows), bench.base_samples(draws)
     amortised = bounds(engine, x, base_samples)
     calls = {steps: functools.partial(refined, engine, x, base_samples, steps, amortised) for steps in STEPS}
-    seconds = {steps: 1 / _rate(call, bench.seconds) for steps, call in calls.items()}
-    yield from _table(
+    seconds = {steps: 1 / measured_rate(call, bench.seconds) for steps, call in calls.items()}
+    yield from table(
         ["steps", f"{rows:,} rows, ms", "a step, ms", "µs for each row"],
         (
             [
@@ -152,7 +153,7 @@ def agreement(bench: Bench, engine: Engine) -> Iterator[str]:
     taken = time.perf_counter() - begin
     here = bounds(OnnxEngine(manifest.graphs, bench.bundle.files, "cpu"), x, base_samples)
     yield f"{bench.rows:,} rows, 16 draws, from memory: {bench.rows / taken:,.0f} rows a second.\n"
-    yield from _table(
+    yield from table(
         ["", "median", "99th percentile", "largest", "largest / allowed"], _differences(bench, there, here)
     )
 
@@ -166,7 +167,7 @@ def invariance(bench: Bench, engine: Engine) -> Iterator[str]:
     some = np.unique(np.linspace(0, rows - 1, 64).astype(int))
     alone = [engine.run("elbo", {"x": x[row : row + 1], "noise": base_samples}) for row in some]
     yield f"{len(some)} rows of a batch of {rows:,}, and alone.\n"
-    yield from _table(
+    yield from table(
         ["", "median", "99th percentile", "largest", "largest / allowed"],
         _differences(
             bench,
@@ -178,18 +179,22 @@ def invariance(bench: Bench, engine: Engine) -> Iterator[str]:
 
 def http(bench: Bench) -> Iterator[str]:
     """Rows a second over HTTP in binary, from one load generator."""
-    options = ["--models", str(bench.reference.models), "--device", bench.kind, "--max-batch", str(bench.max_batch)]
-    options += ["--max-queue", str(2**22), "--timeout", "300"]
+    given = ["--models", str(bench.reference.models), "--device", bench.kind, "--max-batch", str(bench.max_batch)]
+    given += ["--max-queue", str(2**22), "--timeout", "300"]
     images = bench.images(4096)
-    with tempfile.TemporaryDirectory() as folder, run_server(*options, log=Path(folder) / "log") as client:
-        port = client.base_url.port
-        assert port
-        lines = []
-        for rows in (1, 64, 1024):
-            exchanges = OURS.exchanges(images, rows, "binary")
-            loads = [run(port, exchanges, number, bench.seconds, bench.seconds / 2) for number in CONNECTIONS]
-            lines.append([rows, *(f"{load.rows_per_second:,.0f}" for load in loads)])
-    yield from _table(["rows in a request", *(f"{number} connections" for number in CONNECTIONS)], lines)
+    lines: list[list[object]] = []
+    for workers in WORKERS:
+        options = [*given, "--workers", str(workers)]
+        with tempfile.TemporaryDirectory() as folder, run_server(*options, log=Path(folder) / "log") as client:
+            assert client.base_url.port
+            for rows in (1, 64, 1024):
+                exchanges = OURS.exchanges(images, rows, "binary")
+                loads = [
+                    run(client.base_url.port, exchanges, number, bench.seconds, bench.seconds / 2)
+                    for number in CONNECTIONS
+                ]
+                lines.append([workers, rows, *(f"{load.rows_per_second:,.0f}" for load in loads)])
+    yield from table(["workers", "rows in a request", *(f"{number} connections" for number in CONNECTIONS)], lines)
 
 
 def _differences(bench: Bench, first: Mapping[str, Array], second: Mapping[str, Array]) -> Iterator[list[str]]:
@@ -200,7 +205,7 @@ def _differences(bench: Bench, first: Mapping[str, Array], second: Mapping[str, 
         yield [name, *figures, f"{np.max(off / allowed):.2g}"]
 
 
-def _rate(call: Callable[[], object], seconds: float) -> float:
+def measured_rate(call: Callable[[], object], seconds: float) -> float:
     """Calls a second, one after another; the first two do not count."""
     for _ in range(2):
         call()
@@ -211,6 +216,6 @@ def _rate(call: Callable[[], object], seconds: float) -> float:
     return calls / (time.perf_counter() - begin)
 
 
-def _table(head: list[str], rows: Iterator[list[object]] | list[list[object]]) -> Iterator[str]:
+def table(head: list[str], rows: Iterator[list[object]] | list[list[object]]) -> Iterator[str]:
     for cells in (head, ["---:"] * len(head), *rows):
         yield "| " + " | ".join(map(str, cells)) + " |"
