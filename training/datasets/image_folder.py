@@ -8,6 +8,7 @@ from statistics import median
 from typing import Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field, PositiveInt
 from pydantic_settings import CliImplicitFlag
 from rich.console import Console
@@ -16,13 +17,16 @@ from rich.progress import track
 from service.bundle import ImageInput, PictureReading
 from service.errors import RequestError
 from service.readers.pictures import Picture
-from training.datasets.source import DataError, Dataset, Source, allocate, require_path
+from training.datasets.source import DataError, Dataset, Source, allocate, chunks, require_path
 
 MANY = 1000
 """More files show their progress."""
 
 NAMED = 3
 """Most files, sizes and reasons that a message names of each."""
+
+DARK = 32
+"""Levels below which all pictures are nearly black, as 12 bits are in files of 16."""
 
 SUGGESTED = 128
 """Pixels of the longer side of a suggested size, at most."""
@@ -83,7 +87,7 @@ class ImageFolder(Source):
             raise DataError(
                 f"{folder}: {len(problems):,} of {len(files):,} files cannot be read. {_summary(problems, folder)}"
             )
-        notes = _notes({file: header for file, header in headers.items() if file not in problems}, data)
+        notes = _notes({file: header for file, header in headers.items() if file not in problems}, data, rows[:read])
         if problems:
             notes.append(f"left out {len(problems):,} of {len(files):,} files. {_summary(problems, folder)}")
         return Dataset(data, rows[:read], notes=tuple(notes))
@@ -145,7 +149,7 @@ def _first(items: list[str], separator: str = ", ") -> str:
     return separator.join(items[:NAMED]) + more
 
 
-def _notes(headers: Mapping[Path, _Header], data: ImageInput) -> list[str]:
+def _notes(headers: Mapping[Path, _Header], data: ImageInput, rows: npt.NDArray[np.uint8]) -> list[str]:
     """What is done to pictures that a user may not expect."""
     gray = sum(header.is_gray for header in headers.values()) if len(data.shape) == 3 else 0
     deep = sum(header.is_deep for header in headers.values())
@@ -154,4 +158,6 @@ def _notes(headers: Mapping[Path, _Header], data: ImageInput) -> list[str]:
         notes.append(f"{gray:,} of {len(headers):,} pictures are grey and become RGB")
     if deep:
         notes.append(f"{deep:,} of {len(headers):,} pictures have 16-bit levels, of which the upper 8 bits are kept")
+    if (most := max(int(rows[part].max()) for part in chunks(rows))) < DARK:
+        notes.append(f"no pixel is brighter than {most} of 255: stretch the levels first if these are not dark scenes")
     return notes

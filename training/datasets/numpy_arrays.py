@@ -23,6 +23,7 @@ from training.datasets.source import (
     require_path,
 )
 
+SHAPES = "(rows, height, width) or (rows, height, width, channels)"
 TRAILING = "trailing bytes after the array"
 
 
@@ -45,8 +46,10 @@ class NumpyArrays(Source):
             raise DataError(f"{path}: dtype {array.dtype} is not of real numbers of at most 64 bits")
         if not array.ndim or not array.size:
             raise DataError(f"{path}: shape {array.shape} holds nothing")
+        if not 2 <= array.ndim <= 4:
+            raise DataError(f"{path}: shape {array.shape} is neither a table (rows, columns) nor images {SHAPES}")
         if array.dtype.kind == "f":
-            _refuse(path, array, np.isinf, "is infinite")
+            _refuse(path, array, np.isinf, "is infinite; write NaN where a cell is missing")
         return _table(path, array) if array.ndim == 2 else _images(path, array)
 
     def load_labels(self, path: Path | None, name: str) -> npt.NDArray[np.bool_]:
@@ -72,7 +75,7 @@ def _read(path: Path, array_name: str | None = None) -> npt.NDArray[Any]:
             case ".npz":
                 with path.open("rb") as file:
                     return read_npz(file, array_name)
-    raise DataError(f"{path}: neither .npy nor .npz")
+    raise DataError(f"{path}: neither .npy nor .npz; the recipe table reads CSV and Parquet, images reads pictures")
 
 
 def _mapped(path: Path) -> npt.NDArray[Any]:
@@ -88,7 +91,7 @@ def _table(path: Path, array: npt.NDArray[Any]) -> Dataset:
     rows = _rows(array, np.float64)
     observed = np.any([~np.isnan(rows[part]).all(axis=0) for part in chunks(rows)], axis=0)
     if (empty := np.flatnonzero(~observed)).size:
-        raise DataError(f"{path}: column {empty[0]} has no value in any row")
+        raise DataError(f"{path}: column {empty[0]} has no value in any row; leave it out")
     return Dataset(TabularInput(columns=tuple(NumericColumn(name=f"x{i}") for i in range(rows.shape[1]))), rows)
 
 
@@ -98,7 +101,7 @@ def _images(path: Path, array: npt.NDArray[Any]) -> Dataset:
             return image_dataset(path, _rows(array, np.uint8), high=1)
         case "f":
             # Negated, so that NaN is outside too.
-            outside = "is not in [0, 1], where floating-point pixels lie"
+            outside = "is not in [0, 1], where floating-point pixels lie; divide by their largest value, or save uint8"
             _refuse(path, array, lambda pixels: ~((pixels >= 0) & (pixels <= 1)), outside)
             return image_dataset(path, _rows(array, np.float32), high=1)
         case _:

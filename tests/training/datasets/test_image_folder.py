@@ -89,6 +89,10 @@ def test_what_is_done_to_pictures_is_said(tmp_path: Path) -> None:
         "2 of 3 pictures are grey and become RGB",
         "1 of 3 pictures have 16-bit levels, of which the upper 8 bits are kept",
     )
+    # Cameras write 12 bits into files of 16.
+    for name in "abc":
+        Image.fromarray(np.full((4, 5), 4095, np.uint16)).save(tmp_path / f"{name}.png")
+    assert ImageFolder().load(tmp_path).notes[1].startswith("no pixel is brighter than 15 of 255")
 
 
 def test_many_images_show_progress(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

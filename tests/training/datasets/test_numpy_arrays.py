@@ -68,7 +68,7 @@ def test_bad_npz(tmp_path: Path) -> None:
         (np.array([[[0.5, np.nan]]]), "[0, 0, 1] = nan is not in [0, 1]"),
         (np.array([[[0.5, -0.1]]]), "[0, 0, 1] = -0.1 is not in [0, 1]"),
         (np.zeros((2, 3, 32, 32)), "32 channels; channels come last"),
-        (np.zeros(5), "shape (5,)"),
+        (np.full(5, -1.0), "shape (5,) is neither a table (rows, columns) nor images"),
         (np.zeros((0, 5)), "shape (0, 5) holds nothing"),
         (np.zeros((2, 2), complex), "complex128"),
         (np.array([["a"]]), "<U1"),
