@@ -49,6 +49,7 @@ COMMANDS = {
     "evaluate": Command("training.evaluate:main", "measure a bundle on rows that it was not trained on", "train"),
     "score": Command("service.bulk.score:main", "score files of any size, without a server", "bulk"),
     "threshold": Command("service.commands.threshold:main", "find the threshold that labelled rows ask for", "bulk"),
+    "compare": Command("service.commands.compare:main", "two models side by side on the same rows", "bulk"),
     "recalibrate": Command(
         "service.commands.recalibrate:main", "compare with confirmed rows too, without training", "bulk"
     ),

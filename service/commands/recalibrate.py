@@ -1,10 +1,6 @@
 """`lowerbound recalibrate BUNDLE`: a new version that compares with confirmed rows too, without training."""
 
-import asyncio
-import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,8 +8,7 @@ import numpy as np
 from pydantic import Field
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
-from service.bulk import job
-from service.bulk.readers import open_inputs, read_from
+from service.bulk.whole import open_model, read_whole
 from service.bundle import (
     CALIBRATION,
     MISSING_CELLS,
@@ -26,11 +21,11 @@ from service.bundle import (
     write_arrays,
 )
 from service.cli import CommandOptions, parse
-from service.engine import Device, EngineFactory
+from service.engine import Device
 from service.errors import FileError
 from service.inference import Model
 from service.readers.labels import read_labels
-from service.scoring import ElboQuery, Recalibrated, recalibrate
+from service.scoring import Recalibrated, recalibrate
 from service.storage import LocalStore
 
 
@@ -74,7 +69,11 @@ def main(arguments: list[str]) -> None:
     keys, x, anomalous = _confirmed(given, bundle)
     manifest, calibration = bundle.manifest, bundle.calibration
     held_out = {name: calibration[name] for name in manifest.scores}
-    with _scorer(bundle, given.device) as score:
+    with open_model(bundle, given.device) as run:
+
+        def score(x: Array) -> dict[str, Array]:
+            return run(lambda model: _scores(model, x))
+
         made = score(x[~anomalous]) if not anomalous.all() else {}
         far = ~np.all([np.isfinite(values) for values in made.values()], axis=0)
         if far.any():
@@ -95,45 +94,24 @@ def _confirmed(given: Recalibrating, bundle: Bundle) -> tuple[list[str], Array, 
         FileError: A file cannot be read, a confirmed row has a problem, or a label names no row.
     """
     labels = None if given.labels is None else read_labels(given.labels, given.key)
-    kept = [] if given.key in {"row", "file"} else [given.key]
-    keys: list[str] = []
-    parts: list[Array] = []
-    for batch in read_from(open_inputs([str(given.data)], bundle.manifest.input, kept), 0, job.BATCH_ROWS):
-        places = batch.places
-        names = [str(key) for key in places.get(given.key, places["file"]).to_pylist()]
-        chosen = [row for row, name in enumerate(names) if labels is None or name in labels]
-        problems = {row: errors[0] for row, errors in batch.marks.unseen.items()} | batch.marks.unreadable
-        if wrong := [row for row in chosen if row in problems]:
-            raise FileError(batch.in_file(str(problems[wrong[0]])))
-        keys += [names[row] for row in chosen]
-        parts.append(batch.x[chosen])
+    file = read_whole(str(given.data), bundle.manifest.input, given.key)
+    chosen = [row for row, key in enumerate(file.keys) if labels is None or key in labels]
+    problems = file.unseen | file.unreadable
+    if wrong := [row for row in chosen if row in problems]:
+        raise FileError(problems[wrong[0]])
+    keys = [file.keys[row] for row in chosen]
     if labels is not None and len(set(keys)) < len(keys):
         raise FileError(f"{given.data}: two rows have the same {given.key}; give another --key")
     if labels is not None and (absent := sorted(labels.keys() - set(keys))):
         raise FileError(f"{given.labels}: {given.key} {absent[0]!r} is not in {given.data}")
     if not keys:
         raise FileError(f"{given.data}: no confirmed rows")
-    return keys, np.concatenate(parts), np.array([bool(labels and labels[key]) for key in keys])
+    return keys, file.x[chosen], np.array([bool(labels and labels[key]) for key in keys])
 
 
-@contextmanager
-def _scorer(bundle: Bundle, device: Device) -> Iterator[Callable[[Array], dict[str, Array]]]:
+async def _scores(model: Model, x: Array) -> dict[str, Array]:
     """All calibrated scores of rows, as the service computes them."""
-    factory, threads = EngineFactory(device), os.cpu_count() or 1
-    work = job.BulkJob(bundle, factory.engine, factory.max_batch, threads, job.score, ElboQuery())
-
-    async def scores(x: Array) -> dict[str, Array]:
-        return {name: (await model.elbo(x, score=name, observe=False))["score"] for name in bundle.manifest.scores}
-
-    async def start() -> Model:
-        return work.start()
-
-    with asyncio.Runner() as runner:
-        model = runner.run(start())
-        try:
-            yield lambda x: runner.run(scores(x))
-        finally:
-            runner.run(model.stop())
+    return {name: (await model.elbo(x, score=name, observe=False))["score"] for name in model.manifest.scores}
 
 
 def _write(folder: Path, bundle: Bundle, new: Recalibrated) -> Path:
