@@ -49,3 +49,25 @@ export function takeFiles(zone, take) {
     if (event.dataTransfer.files.length) take([...event.dataTransfer.files]);
   });
 }
+
+/** Make the buttons of a grid one stop for the Tab key; the arrow keys, Home and End move between them. */
+export function oneTabStop(grid) {
+  const buttons = [...grid.querySelectorAll("button")];
+  const stop = (chosen) => buttons.forEach((button) => { button.tabIndex = button === chosen ? 0 : -1; });
+  const columns = () => {
+    const tops = buttons.map((button) => button.getBoundingClientRect().top);
+    return tops.filter((top) => top === tops[0]).length;
+  };
+  const steps = { ArrowLeft: () => -1, ArrowRight: () => 1, ArrowUp: () => -columns(), ArrowDown: columns };
+  stop(buttons[0]);
+  buttons.forEach((button, at) => {
+    button.addEventListener("focus", () => stop(button));
+    button.addEventListener("keydown", (event) => {
+      const ends = { Home: 0, End: buttons.length - 1 };
+      const to = ends[event.key] ?? at + (steps[event.key]?.() ?? NaN);
+      if (Number.isNaN(to)) return;
+      event.preventDefault();
+      buttons[to]?.focus();
+    });
+  });
+}

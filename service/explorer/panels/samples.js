@@ -1,6 +1,6 @@
 /** The panel of samples: pictures out of the prior, of which some can be chosen for the other panels. */
 
-import { element, spoken } from "../lib/elements.js";
+import { element, oneTabStop, spoken } from "../lib/elements.js";
 import { levels, paint, row } from "../lib/pictures.js";
 import { latest } from "../lib/pacing.js";
 
@@ -28,6 +28,7 @@ export function samplesPanel(panel, use) {
     }));
     chosen = [];
     grid.replaceChildren(...pictures.map(tile));
+    oneTabStop(grid);
     tellChosen();
   }
   const redraw = latest(spoken(panel.querySelector("[role=alert]"), draw));
