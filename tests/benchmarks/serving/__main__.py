@@ -4,10 +4,11 @@
     .venv/test/bin/python -m tests.benchmarks.serving                       # all of it: about half an hour
     .venv/test/bin/python -m tests.benchmarks.serving table --seconds 1     # a quick look
 
-`table` compares the service with its peers, with HTTP alone and with ONNX Runtime alone, in rounds, every server
-started anew in each; `stages` says where the time of a request goes; `workers` what a second process brings; `memory`
-watches a long run; `overload` offers more than can be done. Linux, two cores or more: the server has core 0, the load
-generator core 1; nothing else should run.
+`table` compares the service with its peers, with ONNX Runtime alone, and with the limit, in which the times of HTTP
+alone, of the JSON parser and of ONNX Runtime are added; in rounds, every server started anew in each. `stages` says
+where the time of a request goes, and `instructions` (only if named) where its instructions go, on a busy machine too;
+`workers` what a second process brings; `memory` watches a long run; `overload` offers more than can be done. Linux, two
+cores or more: the server has core 0, the load generator core 1; nothing else should run.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from pathlib import Path
 from statistics import median
 
 from tests.benchmarks.serving.ceiling import BATCHES
+from tests.benchmarks.serving.instructions import count
 from tests.benchmarks.serving.load import Load, LoadError, run
 from tests.benchmarks.serving.memory import soak
 from tests.benchmarks.serving.overload import overload
@@ -43,6 +45,8 @@ from tests.benchmarks.serving.stages import profile
 
 WARM_UP = 1.0
 PARTS = ("table", "stages", "workers", "memory", "overload")
+MORE = ("instructions",)
+"""Parts that run only where they are asked for."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +67,14 @@ CELLS = (ALONE, Cell("json", 1, 32), Cell("json", 64, 8), Cell("binary", 1, 32),
 Results = dict[str, dict[Cell, list[Load]]]
 """By server and load, one for each round."""
 
+Ceilings = dict[str, dict[int, list[float]]]
+"""What `ceiling` measures, by batch size, one for each round."""
+
 
 def main() -> int:
     """Run what was asked for; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all if none is given")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS + MORE)}")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
@@ -77,8 +84,8 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", default=[], help="servers by name, beside Lowerbound; all if not given")
     given = parser.parse_args()
     parts = given.parts or PARTS
-    if unknown := set(parts) - set(PARTS):
-        parser.error(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    if unknown := set(parts) - {*PARTS, *MORE}:
+        parser.error(f"no part {', '.join(unknown)}; there are {', '.join(PARTS + MORE)}")
     if not {SERVER_CORE, LOAD_CORE} <= os.sched_getaffinity(0):
         parser.error(f"needs the cores {SERVER_CORE} and {LOAD_CORE}")
     os.sched_setaffinity(0, {LOAD_CORE})
@@ -100,6 +107,9 @@ def main() -> int:
         if "stages" in parts:
             print("Microseconds of a single-row JSON request.\n")
             print(profile(reference, given.seconds), end="\n\n")
+        if "instructions" in parts:
+            print("Thousands of instructions of a request.\n")
+            print(count(reference), end="\n\n")
         if "workers" in parts:
             print(f"Rows a second; median of {given.rounds} x {given.seconds:g} s.\n")
             print(scaling(reference, given.seconds, given.rounds), end="\n\n")
@@ -112,14 +122,15 @@ def main() -> int:
 
 def _measure(
     servers: list[Server], reference: Reference, python: Path, seconds: float, rounds: int
-) -> tuple[Results, dict[int, list[float]], dict[str, str]]:
+) -> tuple[Results, Ceilings, dict[str, str]]:
     """Round by round, so that a slow minute of the machine falls on all alike."""
     results: Results = defaultdict(lambda: defaultdict(list))
-    ceilings: dict[int, list[float]] = defaultdict(list)
+    ceilings: Ceilings = {"rows": defaultdict(list), "parsing": defaultdict(list)}
     absent: dict[str, str] = {}
     for number in range(rounds):
-        for batch, rate in _ceiling(reference, seconds).items():
-            ceilings[batch].append(rate)
+        for name, measured in _ceiling(reference, seconds).items():
+            for batch, value in measured.items():
+                ceilings[name][int(batch)].append(value)
         for server in servers:
             _progress(f"round {number + 1} of {rounds}: {server.name}")
             try:
@@ -137,29 +148,46 @@ def _measure(
     return results, ceilings, absent
 
 
-def _ceiling(reference: Reference, seconds: float) -> dict[int, float]:
+def _ceiling(reference: Reference, seconds: float) -> dict[str, dict[str, float]]:
     command = [sys.executable, str(Path(__file__).parent / "ceiling.py"), str(reference.peers), str(seconds)]
     with on_cores({SERVER_CORE}):
         done = subprocess.run(command, capture_output=True, check=True, text=True)
-    rates: dict[str, float] = json.loads(done.stdout)
-    return {int(batch): rate for batch, rate in rates.items()}
+    measured: dict[str, dict[str, float]] = json.loads(done.stdout)
+    return measured
 
 
-def _table(results: Results, ceilings: dict[int, list[float]], absent: dict[str, str]) -> str:
+def _limit(cell: Cell, http: dict[Cell, list[Load]], ceilings: Ceilings) -> float:
+    """Rows a second if a request took no more than HTTP alone, the parser and ONNX Runtime, one after the other."""
+    seconds = 1 / median(load.requests_per_second for load in http[cell])
+    seconds += cell.rows / median(_alone(cell, ceilings))
+    if cell.form == "json":
+        seconds += median(ceilings["parsing"][cell.rows])
+    return cell.rows / seconds
+
+
+def _alone(cell: Cell, ceilings: Ceilings) -> list[float]:
+    """Rows a second of ONNX Runtime; one connection leaves nothing to batch, else all waiting rows can be one batch."""
+    return ceilings["rows"][min(BATCHES) if cell == ALONE else max(BATCHES)]
+
+
+def _table(results: Results, ceilings: Ceilings, absent: dict[str, str]) -> str:
     lines = [_line("", *CELLS), "|---|" + "---:|" * len(CELLS)]
     for name, cells in results.items():
         values = [_spread([load.rows_per_second for load in cells[cell]]) if cells.get(cell) else "" for cell in CELLS]
         lines.append(_line(name, *values))
-    # One connection leaves nothing to batch; else all waiting rows can be one batch.
-    rates = {cell: ceilings[min(BATCHES) if cell == ALONE else max(BATCHES)] for cell in CELLS}
-    lines.append(_line("ONNX Runtime alone", *(_spread(rates[cell]) for cell in CELLS)))
+    lines.append(_line("ONNX Runtime alone", *(_spread(_alone(cell, ceilings)) for cell in CELLS)))
+    http = results.get(HTTP.name, {})
+    limits = {cell: _limit(cell, http, ceilings) for cell in CELLS if http.get(cell)}
+    lines.append(_line("limit", *(f"{limits[cell]:,.0f}" if cell in limits else "" for cell in CELLS)))
     lines.extend(_line(name, problem, *[""] * (len(CELLS) - 1)) for name, problem in absent.items())
     ours = results[OURS.name]
     for name, cells in results.items():
         if name not in (OURS.name, HTTP.name):
             lines.append(_line(f"**Lowerbound / {name}**", *(_ratio(ours, cells, cell) for cell in CELLS)))
-    shares = [f"**{_rate(ours, cell) / median(rates[cell]):.2f}**" if ours.get(cell) else "" for cell in CELLS]
-    lines.append(_line("**Lowerbound / ONNX Runtime alone**", *shares))
+    shares = [
+        f"**{_rate(ours, cell) / limits[cell]:.2f}**" if ours.get(cell) and cell in limits else "" for cell in CELLS
+    ]
+    lines.append(_line("**Lowerbound / limit**", *shares))
     return "\n".join(lines)
 
 

@@ -70,12 +70,15 @@ class Server:
 
 @contextlib.contextmanager
 def started(
-    command: list[str], verify_golden: Callable[[], object], cores: AbstractSet[int] = frozenset({SERVER_CORE})
+    command: list[str],
+    verify_golden: Callable[[], object],
+    cores: AbstractSet[int] = frozenset({SERVER_CORE}),
+    patience: float = PATIENCE,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A server's process on its cores, from the first time `prove` does not raise; ended afterwards.
+    """A server's process on its cores, from the first time `verify_golden` does not raise; ended afterwards.
 
     Raises:
-        LoadError: It ended by itself, or did not answer in `PATIENCE` seconds; with the end of what it printed.
+        LoadError: It ended by itself, or did not answer in `patience` seconds; with the end of what it printed.
     """
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(_ROOT)}
     with tempfile.TemporaryFile() as printed, on_cores(cores):
@@ -90,7 +93,7 @@ def started(
         )
         os.sched_setaffinity(0, {LOAD_CORE})
         try:
-            deadline = time.monotonic() + PATIENCE
+            deadline = time.monotonic() + patience
             while True:
                 try:
                     verify_golden()

@@ -26,7 +26,7 @@ from tests.benchmarks.serving.servers import OURS, free_port, service_arguments,
 SEAMS = {
     "application": "service.api.problem_details:RequestMiddleware.__call__",
     "parse": "service.codecs.codec:Json.decode",
-    "check": "service.api.routes.elbo:parse_instances",
+    "check": "service.codecs.bodies:make_rows",
     "submit": "service.inference.batcher:Batcher.submit",
     "compute": "service.engine:OnnxEngine.run",
     "render": "service.codecs.codec:Json.encode",
