@@ -5,7 +5,7 @@ import contextlib
 import logging
 import signal
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,21 +47,26 @@ class _Application(FastAPI):
     """FastAPI behind a guard, but the operations on the models served go past its layers, by method and path."""
 
     guarded: ASGIApp
-    direct: "_Direct"
+    _registry: ModelRegistry | None = None
+    _operations: Mapping[tuple[str, str], ASGIApp] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.guarded(scope, receive, send)
 
-    async def dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def dispatch(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answer a request that has passed the guard; HEAD as GET, of whose answer the server sends the head alone."""
-        if scope["type"] == "http" and scope["method"] == "HEAD":
+        if scope["type"] != "http":
+            return super().__call__(scope, receive, send)
+        if scope["method"] == "HEAD":
             scope = {**scope, "method": "GET"}
-        app = self.direct.find(scope["method"], scope["path"]) if scope["type"] == "http" else None
-        if app is None:
-            await super().__call__(scope, receive, send)
-        else:
-            scope["app"] = self
-            await app(scope, receive, send)
+        if self.state.loader.registry is not self._registry:
+            self._registry = self.state.loader.registry
+            self._operations = dict(_operations(self._registry, self.state.telemetry, self.state.settings.timeout))
+        operation = self._operations.get((scope["method"], scope["path"]))
+        if operation is None:
+            return super().__call__(scope, receive, send)
+        scope["app"] = self
+        return operation(scope, receive, send)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -143,7 +148,6 @@ def create_app(settings: Settings) -> FastAPI:
     complete_openapi(app, closed=bool(keys))
     answer_with_problems(app)
     app.add_middleware(RequestMiddleware, timeout=settings.timeout, telemetry=telemetry)
-    app.direct = _Direct(loader, settings.timeout, telemetry)
     app.guarded = BrowserMiddleware(
         with_auth(app.dispatch, keys, settings.cors_origins, settings.timeout, telemetry),
         settings.allowed_hosts or default_hosts(on_loopback=is_loopback(settings.host)),
@@ -157,32 +161,15 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-class _Direct:
-    """What answers every operation on every model served; made anew when another catalogue has taken its place."""
-
-    def __init__(self, loader: ModelLoader, timeout: float, telemetry: Telemetry) -> None:
-        self._loader = loader
-        self._timeout = timeout
-        self._telemetry = telemetry
-        self._registry: ModelRegistry | None = None
-        self._apps: dict[tuple[str, str], ASGIApp] = {}
-
-    def find(self, method: str, path: str) -> ASGIApp | None:
-        """The one for a path, if an operation has that path."""
-        registry = self._loader.registry
-        if registry is not self._registry:
-            self._registry = registry
-            self._apps = {
-                (operation.method, prefix + operation.path): RequestMiddleware(
-                    operation.on(served),
-                    self._timeout,
-                    self._telemetry,
-                    self._telemetry.labels(operation.method, template + operation.path, served.manifest.name),
-                )
-                for prefix, template, served in _addresses(registry)
-                for operation in OPERATIONS
-            }
-        return self._apps.get((method, path))
+def _operations(
+    registry: ModelRegistry, telemetry: Telemetry, timeout: float
+) -> Iterator[tuple[tuple[str, str], ASGIApp]]:
+    """By method and path, every operation on every model served."""
+    for prefix, template, served in _addresses(registry):
+        for operation in OPERATIONS:
+            labels = telemetry.labels(operation.method, template + operation.path, served.manifest.name)
+            app = RequestMiddleware(operation.on(served), timeout, telemetry, labels)
+            yield (operation.method, prefix + operation.path), app
 
 
 def _addresses(registry: ModelRegistry) -> Iterator[tuple[str, str, Model]]:

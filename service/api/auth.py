@@ -5,7 +5,7 @@ import hmac
 import ipaddress
 import os
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Awaitable, Collection, Iterable
 from pathlib import Path
 
 from starlette.middleware.cors import CORSMiddleware
@@ -117,11 +117,10 @@ class ApiKeyMiddleware:
         self._keys = tuple(keys)
         self._refuse = RequestMiddleware(_refuse, timeout, telemetry)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "lifespan" or is_open(scope["path"]) or self._admits(scope["headers"]):
-            await self._app(scope, receive, send)
-        else:
-            await self._refuse(scope, receive, send)
+            return self._app(scope, receive, send)
+        return self._refuse(scope, receive, send)
 
     def _admits(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
         """Whether there is a key; the way there is the same for all tokens of a length, right or wrong."""
@@ -144,9 +143,9 @@ class _PreflightMiddleware:
         self._app = app
         self._for_preflights = for_preflights
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         is_preflight = scope["type"] == "http" and scope["method"] == "OPTIONS" and _PREFLIGHT in dict(scope["headers"])
-        await (self._for_preflights if is_preflight else self._app)(scope, receive, send)
+        return (self._for_preflights if is_preflight else self._app)(scope, receive, send)
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,6 +1,6 @@
 """Protection from web pages: the names that the service answers to, and requests of pages of other origins."""
 
-from collections.abc import Collection
+from collections.abc import Awaitable, Collection, Mapping
 from functools import lru_cache
 from ipaddress import ip_address
 
@@ -38,21 +38,14 @@ class BrowserMiddleware:
         self._refuse = RequestMiddleware(self._raise, timeout, telemetry)
         self._is_allowed = lru_cache(maxsize=256)(self._matches)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "http":
-            host = origin = site = b""
-            for name, value in scope["headers"]:
-                if name == b"host":
-                    host = value
-                elif name == b"origin":
-                    origin = value
-                elif name == b"sec-fetch-site":
-                    site = value
+            headers = dict(scope["headers"])
+            host, origin = headers.get(b"host", b""), headers.get(b"origin", b"")
             is_safe = not origin or scope["method"] in _SAFE
-            if not self._is_allowed(host) or not (is_safe or self._may_send(origin, site, host)):
-                await self._refuse(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+            if not self._is_allowed(host) or not (is_safe or self._may_send(origin, headers, host)):
+                return self._refuse(scope, receive, send)
+        return self._app(scope, receive, send)
 
     def _matches(self, host: bytes) -> bool:
         name = _name(host)
@@ -63,8 +56,8 @@ class BrowserMiddleware:
             return not name or "*" in self._hosts or name in self._hosts or name.endswith(tuple(wildcards))
         return True
 
-    def _may_send(self, origin: bytes, site: bytes, host: bytes) -> bool:
-        is_own = site == b"same-origin" or origin.lower().partition(b"://")[2] == host.lower()
+    def _may_send(self, origin: bytes, headers: Mapping[bytes, bytes], host: bytes) -> bool:
+        is_own = headers.get(b"sec-fetch-site") == b"same-origin" or origin.lower().partition(b"://")[2] == host.lower()
         return is_own or b"*" in self._origins or origin in self._origins
 
     async def _raise(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,24 +1,23 @@
 """One exchange over HTTP: read the body within its limit, agree on media types, render the answer with its headers."""
 
 import io
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from functools import lru_cache
-from types import MappingProxyType
 
-from fastapi import Request, Response
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message
 
 from service.api.budget import UNCOUNTED, BodyBudget
 from service.bundle import Array, ImageInput
 from service.codecs import bodies
+from service.codecs.child import ChildProcess
 from service.codecs.codec import ANSWERS, FILE_READERS, READERS, WRITERS, Png, Writer
 from service.codecs.compression import MAX_RATIO, SMALL, check_encoding, decompress
 from service.codecs.instances import parse_latents
 from service.codecs.rows import Reading, Rows
 from service.errors import InvalidError, MediaTypeError, NotAcceptableError, TooLargeError
 from service.inference import Model
-from service.observability.logs import count_rows
+from service.observability.context import Header, RequestContext
 
 MODEL_HEADERS = {
     "Lowerbound-Model": "The model's name.",
@@ -28,10 +27,10 @@ MODEL_HEADERS = {
 }
 
 
-_NONE: Mapping[str, str] = MappingProxyType({})
+_ALL_READERS = READERS | FILE_READERS
 
 
-async def read_rows(request: Request, model: Model, reading: Reading) -> Rows:
+async def read_rows(request: RequestContext, model: Model, reading: Reading) -> Rows:
     """The instances in a request's body, for a model, as its `Content-Type` says to read them.
 
     Raises:
@@ -39,19 +38,19 @@ async def read_rows(request: Request, model: Model, reading: Reading) -> Rows:
         TooLargeError: More bytes than `max_body`, of which the rest is not read; or more rows than the model answers.
         RequestError: See `bodies.read_rows`.
     """
-    media_type = _check_media_type(request, READERS | FILE_READERS)
+    media_type = _check_media_type(request, _ALL_READERS)
     body = await read_bytes(request)
     data, max_rows = model.manifest.input, model.max_rows
     values = bodies.decode_if_quick(body, media_type, "instances", mark=reading.mark)
     if values is not bodies.SLOW:
         return bodies.make_rows(values, media_type, data, reading, max_rows)
-    state = request.app.state
+    state = request.scope["app"].state
     rows: Rows = await state.child.run(bodies.read_rows, body, media_type, data, reading, max_rows)
     state.budget.add(max(0, rows.x.nbytes - len(body)))
     return rows
 
 
-async def read_latents(request: Request, model: Model) -> Array:
+async def read_latents(request: RequestContext, model: Model) -> Array:
     """The latents in a request's body, (batch, L).
 
     Raises:
@@ -62,11 +61,11 @@ async def read_latents(request: Request, model: Model) -> Array:
     values = bodies.decode_if_quick(body, media_type, "latents")
     if values is not bodies.SLOW:
         return parse_latents(values, latent_size)
-    latents: Array = await request.app.state.child.run(bodies.read_latents, body, media_type, latent_size)
-    return latents
+    child: ChildProcess = request.scope["app"].state.child
+    return await child.run(bodies.read_latents, body, media_type, latent_size)
 
 
-async def read_bytes(request: Request) -> bytes:
+async def read_bytes(request: RequestContext) -> bytes:
     """A request's body, decompressed as its `Content-Encoding` says.
 
     Raises:
@@ -75,31 +74,34 @@ async def read_bytes(request: Request) -> bytes:
         MalformedError: See `decompress`.
         OverloadedError: See `BodyBudget`.
     """
-    encoding = _header(request, b"content-encoding").lower()
+    encoding = request.header(b"content-encoding").lower()
     check_encoding(encoding)
-    limit: int = request.app.state.settings.max_body
-    body = await _receive(request, limit)
+    declared = request.header(b"content-length")
+    state = request.scope["app"].state
+    limit: int = state.settings.max_body
+    if declared.isdecimal() and int(declared) > limit:
+        raise TooLargeError(f"{int(declared):,} bytes; at most {limit:,} are read", "body")
+    message = await request.receive()
+    body: bytes = message.get("body", b"")
+    if message.get("more_body") or len(body) > min(limit, UNCOUNTED) or message["type"] == "http.disconnect":
+        body = await _receive(request, message, limit, state.budget)
     if encoding in {"", "identity"}:
         return body
-    budget: BodyBudget = request.app.state.budget
+    budget: BodyBudget = state.budget
     most = min(limit, MAX_RATIO * len(body))
     budget.take(most)
     if len(body) <= SMALL:
         plain = decompress(body, encoding, limit)
     else:
-        plain = await request.app.state.child.run(decompress, body, encoding, limit)
+        plain = await state.child.run(decompress, body, encoding, limit)
     budget.add(len(plain) - most)
     return plain
 
 
-async def _receive(request: Request, limit: int) -> bytes:
-    declared = _header(request, b"content-length")
-    if declared.isdecimal() and int(declared) > limit:
-        raise TooLargeError(f"{int(declared):,} bytes; at most {limit:,} are read", "body")
-    budget: BodyBudget = request.app.state.budget
+async def _receive(request: RequestContext, message: Message, limit: int, budget: BodyBudget) -> bytes:
+    """A body that is large, or comes in several messages, of which this is the first."""
     buffer = io.BytesIO()
     while True:
-        message = await request.receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         chunk: bytes = message.get("body", b"")
@@ -114,75 +116,48 @@ async def _receive(request: Request, limit: int) -> bytes:
         buffer.write(chunk)
         if not more:
             return buffer.getvalue()
+        message = await request.receive()
 
 
-def _check_media_type(request: Request, readers: Collection[str]) -> str:
-    media_type = _media_type(request)
+def _check_media_type(request: RequestContext, readers: Collection[str]) -> str:
+    media_type = request.header(b"content-type").partition(";")[0].strip().lower()
     if media_type not in readers:
         given = f"bodies of {media_type!r} are not read" if media_type else "names no media type"
         raise MediaTypeError(f"{given}; send {', '.join(readers)}", "header.Content-Type")
     return media_type
 
 
-def _media_type(request: Request) -> str:
-    return _header(request, b"content-type").partition(";")[0].strip().lower()
-
-
-def choose_writer(request: Request, *extra: str) -> Writer:
+def choose_writer(request: RequestContext, *extra: str) -> Writer:
     """The writer of the answer: the best match of `Accept` among the codecs and the types in `extra`.
 
     Raises:
         NotAcceptableError: The client accepts none of them.
     """
-    return WRITERS[_best(_header(request, b"accept", "*/*"), (*ANSWERS, *extra))]
+    return WRITERS[_best(request.header(b"accept", "*/*"), (*ANSWERS, *extra))]
 
 
-async def respond(
-    request: Request,
+async def render(
+    request: RequestContext,
     model: Model,
     writer: Writer,
     columns: dict[str, Array],
     rows: Rows | None = None,
     too_far: Array | None = None,
-    headers: Mapping[str, str] = _NONE,
-) -> Response:
-    """An answer, naming the model that gave it, with more `headers` if any; see `bodies.write_answer`."""
+) -> tuple[bytes, list[Header]]:
+    """The bytes of an answer, and its headers, which name the model that gave it; see `bodies.write_answer`."""
     data, media_type = model.manifest.input, writer.media_type
-    count_rows(len(next(iter(columns.values()))) if rows is None else rows.total)
+    request.rows = len(next(iter(columns.values()))) if rows is None else rows.total
     if bodies.is_quick_answer(columns, media_type, rows):
         content = bodies.write_answer(columns, media_type, data, rows, too_far)
     else:
         named = rows and bodies.without_values(rows)
-        content = await request.app.state.child.run(bodies.write_answer, columns, media_type, data, named, too_far)
-    heading = _heading(*_identity(model), media_type)
-    more = [(name.lower().encode(), text.encode("latin-1")) for name, text in headers.items()]
-    return _Answer(content, [*heading, *more])
-
-
-_PIECE = 2**20
-"""Bytes of an answer that are sent at once."""
-
-
-class _Answer(Response):
-    """A response whose headers, but for the length, were made before; large ones are sent as the client takes them."""
-
-    def __init__(self, content: bytes, heading: list[tuple[bytes, bytes]]) -> None:
-        self.status_code = 200
-        self.background = None
-        self.body = content
-        self.raw_headers = [*heading, (b"content-length", b"%d" % len(content))]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        body = self.body
-        for start in range(0, len(body) - _PIECE, _PIECE):
-            await send({"type": "http.response.body", "body": body[start : start + _PIECE], "more_body": True})
-        rest = (len(body) - 1) // _PIECE * _PIECE
-        await send({"type": "http.response.body", "body": body[rest:] if rest > 0 else body})
+        child: ChildProcess = request.scope["app"].state.child
+        content = await child.run(bodies.write_answer, columns, media_type, data, named, too_far)
+    return content, _heading(*_identity(model), media_type)
 
 
 @lru_cache(maxsize=256)
-def _heading(*values: str) -> list[tuple[bytes, bytes]]:
+def _heading(*values: str) -> list[Header]:
     """The headers of every answer of one type by one model, as they go over the wire.
 
     By what they say, not by the model: that must not be kept.
@@ -204,14 +179,6 @@ def identify(model: Model) -> dict[str, str]:
 def _identity(model: Model) -> tuple[str, str, str, str]:
     manifest = model.manifest
     return manifest.name, str(manifest.version), model.bundle.digest, model.engine.device
-
-
-def _header(request: Request, name: bytes, absent: str = "") -> str:
-    """A header's first value; a loop over the few that there are, where Starlette makes an object first."""
-    for key, value in request.scope["headers"]:
-        if key == name:
-            return str(value, "latin-1")
-    return absent
 
 
 @lru_cache(maxsize=256)

@@ -5,25 +5,32 @@ small model. An operation's route appears in the OpenAPI page like any other, de
 calls the handler itself. The paths of the models served are known, so each is looked up in a table.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 from urllib.parse import parse_qsl
 
-from fastapi import Request, Response
+from fastapi import Depends, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.params import Depends
+from fastapi.params import Depends as Dependency
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.deadline import deadline
 from service.api.openapi import answers, body, served_model
 from service.errors import suggest
 from service.inference import Model
+from service.observability.context import REQUEST_CONTEXT, Header, RequestContext, present_request
 from service.scoring import Query
+
+Answer = tuple[bytes, Iterable[Header]]
+"""The body of an answer and its headers, beside its length and the request's id."""
+
+Handler = Callable[..., Awaitable[Answer]]
+
+PresentRequest = Annotated[RequestContext, Depends(present_request)]
 
 
 @dataclass(frozen=True)
@@ -42,13 +49,13 @@ class Operation:
 
     method: str
     path: str
-    handler: Callable[..., Awaitable[Response]]
+    handler: Handler
     answer: type[BaseModel]
     body: type[BaseModel] | None = None
     media_types: Sequence[str] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
 
-    def route(self, prefix: str, dependencies: Sequence[Depends], tag: str) -> APIRoute:
+    def route(self, prefix: str, dependencies: Sequence[Dependency], tag: str) -> APIRoute:
         """The operation under a prefix; `dependencies` describe the prefix's path parameters."""
         return _DirectRoute(
             self,
@@ -66,18 +73,21 @@ class Operation:
         parse = _parser(self.handler)
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            with model.in_use():
+            request = REQUEST_CONTEXT.get()
+            with model.in_use:
                 query = parse(scope["query_string"])
-                async with deadline(query.timeout):
-                    response = await self.handler(Request(scope, receive, send), model, query)
-            await response(scope, receive, send)
+                if query.timeout is not None:
+                    request.limit(query.timeout)
+                content, headers = await self.handler(request, model, query)
+                request.lift()
+            await request.answer(content, headers)
 
         return app
 
 
 class _DirectRoute(APIRoute):
     def __init__(self, operation: Operation, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        super().__init__(path, endpoint, **options)
+        super().__init__(path, endpoint, response_model=None, **options)
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             await operation.on(served_model(Request(scope)))(scope, receive, send)
@@ -86,7 +96,7 @@ class _DirectRoute(APIRoute):
 
 
 @cache
-def _parser(handler: Callable[..., Awaitable[Response]]) -> Callable[[bytes], Query]:
+def _parser(handler: Handler) -> Callable[[bytes], Query]:
     """From a query string to the handler's parameter `query`."""
     schema: type[Query] = get_type_hints(handler)["query"]
 

@@ -10,7 +10,7 @@ from pydantic.json_schema import models_json_schema
 
 from service.api.auth import is_open
 from service.api.content import MODEL_HEADERS
-from service.api.problem_details import PROBLEM_MEDIA_TYPE, REQUEST_ID_HEADER
+from service.api.problem_details import PROBLEM_MEDIA_TYPE
 from service.api.schemas import Instances, Latents, Problem
 from service.bundle import ModelName
 from service.codecs.codec import ANSWERS, FILE_READERS, READERS, Json
@@ -24,6 +24,7 @@ from service.errors import (
     UnauthorizedError,
 )
 from service.inference import Model, ModelLoader
+from service.observability.context import REQUEST_ID_HEADER
 
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 _REFERENCE = "#/components/schemas/{model}"

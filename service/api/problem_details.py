@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from http import HTTPStatus
 
@@ -14,13 +14,13 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.deadline import deadline
 from service.api.schemas import Problem
 from service.codecs.oip_messages import ProtocolError
 from service.errors import (
     STATUS,
+    DeadlineError,
     EncodingError,
     InvalidError,
     LowerboundError,
@@ -29,15 +29,11 @@ from service.errors import (
     RequestError,
     UnauthorizedError,
 )
-from service.observability.logs import REQUEST_CONTEXT, RequestContext, access, log_access
+from service.observability.context import CLOSED, REQUEST_CONTEXT, REQUEST_ID_KEY, RequestContext, first_values
+from service.observability.logs import access, log_access
 from service.observability.metrics import Labels, Telemetry
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
-REQUEST_ID_HEADER = "X-Request-ID"
-
-REQUEST_ID_KEY = REQUEST_ID_HEADER.lower().encode()
-_CLOSED = 499
-"""The status under which requests are counted whose clients left: they get no answer. nginx's convention."""
 
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 """Ids that are echoed: visible ASCII, of a length that fits a log line; any other is replaced."""
@@ -75,35 +71,27 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = given_id(scope["headers"]) or next(self._ids)
-        context = RequestContext(request_id, scope["headers"])
-        REQUEST_CONTEXT.set(context)  # Each request has a task, and so a context, of its own.
+        headers = first_values(scope["headers"])
+        request_id = given_id(headers) or next(self._ids)
+        context = RequestContext(request_id, headers, scope, receive, send, asyncio.timeout(self._timeout))
+        REQUEST_CONTEXT.set(context)
         began = self._telemetry.began()
-        status = _CLOSED
-
-        async def send_with_id(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [*message["headers"], (REQUEST_ID_KEY, request_id)]
-            await send(message)
-
         try:
-            async with deadline(self._timeout):
-                await self._app(scope, receive, send_with_id)
+            async with context.clock:
+                await self._app(scope, receive, context.send)
         except asyncio.CancelledError:
             refusal = scope.get("state", {}).get("refusal")
-            if status != _CLOSED or refusal is None:
+            if context.status != CLOSED or refusal is None:
                 raise
-            await self._failed(scope, RefusedError(*refusal), request_id.decode())(scope, receive, send_with_id)
+            await self._failed(context, RefusedError(*refusal))(scope, receive, context.send)
         except Exception as error:
-            if status != _CLOSED:
+            if context.status != CLOSED:
                 raise
-            await self._failed(scope, error, request_id.decode())(scope, receive, send_with_id)
+            await self._failed(context, error)(scope, receive, context.send)
         finally:
             labels = self._labels or self._find_labels(scope)
-            seconds = self._telemetry.ended(labels, status, began)
-            context.end(*labels, status)
+            context.method, context.route, context.model = labels
+            seconds = self._telemetry.ended(labels, context.status, began)
             if access.isEnabledFor(logging.INFO):
                 log_access(context, seconds)
 
@@ -116,7 +104,10 @@ class RequestMiddleware:
             path = path.replace(f"{prefix}{value}", prefix + parameter, 1) if value else path
         return self._telemetry.labels(scope["method"], path, name.partition(".")[0])
 
-    def _failed(self, scope: Scope, error: Exception, request_id: str) -> JSONResponse:
+    def _failed(self, context: RequestContext, error: Exception) -> JSONResponse:
+        scope = context.scope
+        if isinstance(error, TimeoutError) and context.clock.expired():
+            error = DeadlineError(f"not answered within {context.seconds or self._timeout:g} seconds")
         match error:
             case LowerboundError():
                 self._telemetry.rejected(_reason(type(error).__name__))
@@ -127,6 +118,7 @@ class RequestMiddleware:
                 location = ".".join(str(part) for part in first["loc"])
                 return _answer(scope, HTTPStatus.UNPROCESSABLE_ENTITY, first["msg"], location)
             case _:
+                request_id = context.request_id.decode()
                 logger.error("request %s failed", request_id, exc_info=error)
                 detail = f"a fault of the service; see its log for {request_id}"
                 return _answer(scope, HTTPStatus.INTERNAL_SERVER_ERROR, detail)
@@ -155,12 +147,10 @@ def answer_with_problems(app: FastAPI) -> None:
         return answer
 
 
-def given_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+def given_id(headers: Mapping[bytes, bytes]) -> bytes | None:
     """The request's own id, if it has one that can be echoed."""
-    for name, value in headers:
-        if name == REQUEST_ID_KEY:
-            return value if _REQUEST_ID.fullmatch(value) else None
-    return None
+    value = headers.get(REQUEST_ID_KEY)
+    return value if value is not None and _REQUEST_ID.fullmatch(value) else None
 
 
 @cache

@@ -6,6 +6,7 @@ The size and kind of the bytes alone say whether reading or writing is slow, so 
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from operator import attrgetter
 
 import numpy as np
 
@@ -51,6 +52,8 @@ QUICK_FILE = 2**13
 QUICK_ANSWER = 2**16
 """Numbers of an answer that are written within some ten milliseconds."""
 
+
+_SIZE = attrgetter("size")
 
 SLOW = object()
 """In the place of values that take longer to decode."""
@@ -169,11 +172,11 @@ def is_quick_answer(columns: Mapping[str, Array], media_type: str, rows: Rows | 
     """Whether an answer is written so soon that the event loop need not do anything else meanwhile."""
     most = QUICK_ARRAY if media_type == Npy.media_type else QUICK_ANSWER
     marked = 0 if rows is None else 8 * rows.total
-    return marked <= QUICK_ANSWER and sum(values.size for values in columns.values()) <= most
+    return marked <= QUICK_ANSWER and sum(map(_SIZE, columns.values())) <= most
 
 
 def write_answer(
-    columns: Mapping[str, Array],
+    columns: dict[str, Array],
     media_type: str,
     data: ImageInput | TabularInput,
     rows: Rows | None = None,

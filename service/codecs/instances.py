@@ -7,7 +7,6 @@ have is refused with its place, or its row is marked and the others are read.
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,7 @@ def parse_instances(values: object, data: ImageInput | TabularInput, reading: Re
     Raises:
         InvalidError: Names the first offending value, as `instances[3][17]` or `instances[3].age`.
     """
-    return parse_marked(values, data, replace(reading, mark=False), Marks())
+    return parse_marked(values, data, reading._replace(mark=False), Marks())
 
 
 def parse_rows(values: object, data: ImageInput | TabularInput, reading: Reading) -> Rows:

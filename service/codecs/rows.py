@@ -2,9 +2,9 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -75,8 +75,7 @@ class PackedMarks(Marks):
         return PackedMarks, (self.__dict__["_packed"],)
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(NamedTuple):
     """How rows are read.
 
     Attributes:
@@ -101,7 +100,7 @@ class Reading:
 MARKING = Reading(mark=True, unseen="mark")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Rows:
     """Rows in their order.
 
@@ -123,10 +122,10 @@ class Rows:
     @classmethod
     def among(cls, x: Array, marks: Marks, reading: Reading) -> Self:
         """Keep the rows of x, (batch, *shape), that can be scored."""
+        if not marks.unreadable:
+            return cls(x, np.arange(len(x)), len(x), marks, reading)
         scored = np.ones(len(x), bool)
         scored[list(marks.unreadable)] = False
-        if scored.all():
-            return cls(x, np.arange(len(x)), len(x), marks, reading)
         return cls(x[scored] if scored.any() else x[:1], np.flatnonzero(scored), len(x), marks, reading)
 
     @classmethod
@@ -148,7 +147,7 @@ class Rows:
         unseen = {row + by: [moved(error, by) for error in errors] for row, errors in self.marks.unseen.items()}
         return replace(self, places=self.places + by, marks=Marks(unreadable, unseen))
 
-    def answer(self, columns: Mapping[str, Array], too_far: Array) -> dict[str, Any]:
+    def answer(self, columns: dict[str, Array], too_far: Array) -> dict[str, Any]:
         """The answer to all rows, with NaN or false for rows that cannot be scored, and the column `problem`.
 
         Args:
@@ -161,7 +160,7 @@ class Rows:
         if too_far.any() and not self.reading.mark:
             raise InvalidError(TOO_FAR, f"instances[{int(too_far.argmax())}]")
         if not (self.reading.mark or self.reading.unseen == "mark"):
-            return dict(columns)
+            return columns
         answer: dict[str, Any] = {name: self._spread(values[: len(self.places)]) for name, values in columns.items()}
         problems: list[str | None] = [None] * self.total
         for row, errors in self.marks.unseen.items():

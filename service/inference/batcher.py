@@ -12,9 +12,8 @@ no large one. Requests of like size share the room for admitted work, and leave 
 import asyncio
 import math
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable
 from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import Any
@@ -25,6 +24,7 @@ from service.bundle import Array
 from service.engine import Engine
 from service.errors import EngineLostError, NotReadyError, OverloadedError
 from service.inference.jobs import Job, Piece, Report, Work
+from service.inference.use import Admission
 
 _SMOOTHING = 0.1
 """Weight of the newest batch in the running mean of the computing rate."""
@@ -87,7 +87,7 @@ class Batcher:
         self._taking = Lock()
         self._wake: SimpleQueue[bool] = SimpleQueue()
         self._wake_for_small: SimpleQueue[bool] = SimpleQueue()
-        self._admitted: Counter[int] = Counter()  # Requests by their cost.
+        self._admitted: dict[int, int] = {}  # Requests by their cost.
         self._outstanding = 0
         self._open: set[Job] = set()
         self._rate = 0.0
@@ -163,8 +163,7 @@ class Batcher:
             wait = queued / self._rate if self._rate else 1.0
             raise OverloadedError(f"{queued:,} row-draws are queued, {self._max_queue:,} at most", wait)
 
-    @contextmanager
-    def admit(self, cost: int) -> Iterator[None]:
+    def admit(self, cost: int) -> Admission:
         """Make room for a request with all that it will submit, in row-draws, until it ends.
 
         A request of many steps is so refused before its first, never in the middle of its work.
@@ -173,13 +172,7 @@ class Batcher:
             OverloadedError: There is no room.
         """
         self.check_room(cost)
-        self._admitted[cost] += 1
-        try:
-            yield
-        finally:
-            self._admitted[cost] -= 1
-            if not self._admitted[cost]:
-                del self._admitted[cost]
+        return Admission(self._admitted, cost)
 
     async def submit(self, work: Work, *, first: bool = False) -> dict[str, Array]:
         """Every output of the work's graph, row i answering row i; the work has at least one row.
@@ -322,13 +315,17 @@ class Batcher:
         }
         return first.finish(engine.run(first.graph, {**rows, **first.shared}))
 
-    def _scatter(self, batch: list[Piece], answer: Mapping[str, Array], started: float, seconds: float) -> None:
-        self._measure(batch, seconds)
+    def _scatter(self, batch: list[Piece], answer: dict[str, Array], started: float, seconds: float) -> None:
+        """Answer the jobs of a batch; a piece that is all of it gets the arrays as they are."""
         offset = 0
         for piece in batch:
             rows = piece.stop - piece.start
-            piece.job.put(piece.start, rows, {name: values[offset : offset + rows] for name, values in answer.items()})
+            mine = (
+                {name: values[offset : offset + rows] for name, values in answer.items()} if len(batch) > 1 else answer
+            )
+            piece.job.put(piece.start, rows, mine)
             offset += rows
+        self._measure(offset * batch[0].job.work.draws, seconds)
         self._report(batch, started, seconds, False)
 
     def _report(self, batch: list[Piece], started: float, seconds: float, failed: bool) -> None:
@@ -337,8 +334,7 @@ class Batcher:
         waits = [started - piece.job.submitted for piece in batch if not piece.start and not failed]
         self._observe(Report(first.graph, first.key, rows, first.draws, waits, seconds, failed))
 
-    def _measure(self, batch: list[Piece], seconds: float) -> None:
-        done = sum(piece.stop - piece.start for piece in batch) * batch[0].job.work.draws
+    def _measure(self, done: int, seconds: float) -> None:
         newest = self._num_threads * done / max(seconds, 1e-9)
         self._rate = (
             newest

@@ -11,7 +11,7 @@ import numpy as np
 from service.bundle import Array
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, eq=False)
 class Work:
     """Rows to be computed by one graph.
 
@@ -83,8 +83,7 @@ class Job:
             self.future.set_exception(error)
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """Rows [start, stop) of a job."""
 
     job: Job

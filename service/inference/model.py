@@ -1,10 +1,8 @@
 """A served model: the four operations, from checked arrays to named columns."""
 
-import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
-from typing import TypeVar
+from collections.abc import Awaitable, Callable
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 
@@ -15,6 +13,7 @@ from service.inference.batcher import Batcher
 from service.inference.jobs import Report, Work
 from service.inference.limits import Limits
 from service.inference.observer import Observer, Unobserved
+from service.inference.use import Use
 from service.inference.watchdog import GOLDEN, MakeEngine, Watchdog
 from service.scoring import (
     ROUNDS,
@@ -29,6 +28,8 @@ from service.scoring import (
 from service.threads import in_thread
 
 T = TypeVar("T")
+P = ParamSpec("P")
+Columns = dict[str, Array]
 
 _FEW = 2**16
 """Random numbers that are drawn within a few milliseconds."""
@@ -36,6 +37,9 @@ _FEW = 2**16
 
 class Model:
     """A bundle on an engine, behind a batcher, with a watchdog. Start it on the event loop that will use it.
+
+    Attributes:
+        in_use: Entered by each request, which keeps the model from stopping until the request is answered.
 
     Raises:
         BundleError: The engine's answer to the golden rows is not the bundle's.
@@ -66,9 +70,7 @@ class Model:
         # Caches of functions of the bundle, not of methods: in a circle the model would outlast its last use.
         self._base_samples = functools.lru_cache(maxsize=16)(functools.partial(_base_samples, bundle))
         self._resolve = functools.lru_cache(maxsize=256)(functools.partial(resolve_parameters, bundle))
-        self._requests = 0
-        self._unused = asyncio.Event()
-        self._unused.set()
+        self.in_use = Use()
 
     @property
     def engine(self) -> Engine:
@@ -95,25 +97,13 @@ class Model:
         await self._watchdog.stop()
         await self._batcher.stop(self._limits.engine_timeout)
 
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Keep the model from stopping while a request that began with it is answered."""
-        self._requests += 1
-        self._unused.clear()
-        try:
-            yield
-        finally:
-            self._requests -= 1
-            if not self._requests:
-                self._unused.set()
-
     async def drain(self) -> None:
         """Wait until no request uses the model; new ones no longer find it."""
-        await self._unused.wait()
+        await self.in_use.ended()
 
     async def golden_error(self) -> float:
         """See `engine.golden_error`: computed now, as requests are. An engine that fails is infinitely off."""
-        with self.in_use():
+        with self.in_use:
             return await self._watchdog.check()
 
     async def check(self) -> None:
@@ -142,11 +132,7 @@ class Model:
         """
         self._limits.check(len(x), max(num_draws, 1), "query.num_draws" if num_draws else "instances")
 
-        async def compute() -> dict[str, Array]:
-            posterior = await self._batcher.submit(Work("encoder", {"x": x}))
-            return _blank(posterior, np.isfinite(np.hstack(list(posterior.values()))).all(axis=1))
-
-        answer = await self._compute(len(x), compute, lambda posterior: posterior["mean"])
+        answer = await self._compute(len(x), self._encode, x)
         if num_draws:
             epsilon = await self._noise(chosen_seed(self.bundle, seed), num_draws)
 
@@ -161,7 +147,7 @@ class Model:
     async def decode(self, z: Array) -> Array:
         """E[x|z] in data units, shape (batch, *input.shape)."""
         self._limits.check(len(z), 1, "latents")
-        return await self._compute(len(z), lambda: self._decode(z))
+        return (await self._compute(len(z), self._decode, z))["x_mean"]
 
     async def draw(self, z: Array, seed: int | None = None) -> Array:
         """One draw from p(x|z) for each row of z, in data units, shape (batch, *input.shape)."""
@@ -174,8 +160,7 @@ class Model:
             shape[0] * shape[1],
             lambda: {"normal": noise.standard_normal(seed, shape, 1), "uniform": noise.uniform(seed, shape, 2)},
         )
-        answer = await self._compute(len(z), lambda: self._batcher.submit(Work("draw", {"z": z, **random})))
-        return answer["x"]
+        return (await self._compute(len(z), self._batcher.submit, Work("draw", {"z": z, **random})))["x"]
 
     async def sample(self, n: int, seed: int | None = None, temperature: float = 1.0) -> dict[str, Array]:
         """`latents` (n, L) from the prior, spread by `temperature`, and the `instances` decoded from them.
@@ -189,13 +174,7 @@ class Model:
         spread = (temperature * normal).astype(np.float32)
         uniform = noise.uniform(seed, (n, 1), 1)
 
-        async def compute() -> dict[str, Array]:
-            latents = spread
-            if "prior" in self.manifest.graphs:
-                latents = (await self._batcher.submit(Work("prior", {"normal": spread, "uniform": uniform})))["z"]
-            return {"latents": latents, "instances": await self._decode(latents)}
-
-        return await self._compute(n, compute)
+        return await self._compute(n, self._sample, spread, uniform)
 
     async def elbo(
         self,
@@ -227,18 +206,19 @@ class Model:
         parameters = self._resolve(num_draws, seed, score, refine, explain=explain)
         draws = parameters.draws
         cells = x.shape[1] if parameters.by_cell else 0
-        check = functools.partial(self._limits.check, len(x), draws)
-        check("query.num_draws" if num_draws else "instances")
-        check("query.refine", 1 + parameters.refine, f"with {parameters.refine:,} steps of refinement")
-        check("query.explain", 1 + cells, f"once whole and once for each of {cells:,} cells")
+        cost = len(x) * draws * (1 + parameters.refine + cells)
+        if cost > self._limits.max_queue or draws > self._limits.max_draws:
+            check = functools.partial(self._limits.check, len(x), draws)
+            check("query.num_draws" if num_draws else "instances")
+            check("query.refine", 1 + parameters.refine, f"with {parameters.refine:,} steps of refinement")
+            check("query.explain", 1 + cells, f"once whole and once for each of {cells:,} cells")
         if fdr is not None and parameters.held_out is None:
             raise InvalidError(
                 "without valid p-values no false-discovery rate can be kept: ask for a calibrated score, with the "
                 "bundle's own draws, seed and refinement",
                 "query.fdr",
             )
-        cost = len(x) * draws * (1 + parameters.refine + cells)
-        columns = await self._compute(cost, lambda: self._bounds(x, parameters), lambda made: made["score"])
+        columns = await self._compute(cost, self._bounds, x, parameters)
         if parameters.default and observe:
             self._observer.scored(columns["elbo"], columns["score"], columns["p_value"])
         if fdr is not None:
@@ -246,33 +226,45 @@ class Model:
         return columns
 
     async def _compute(
-        self, cost: int, operation: Callable[[], Awaitable[T]], telling: Callable[[T], Array] | None = None
-    ) -> T:
+        self, cost: int, operation: Callable[P, Awaitable[Columns]], *args: P.args, **kwargs: P.kwargs
+    ) -> Columns:
         """Run the operation on one engine, and once more if that engine is lost meanwhile.
 
-        A failure, or a number that is not finite in what is `telling`, is the engine's or the rows' doing: the golden
-        rows say which.
+        A failure, or a score or posterior mean that is not finite, is the engine's or the rows' doing: the golden rows
+        say which.
         """
         with self._batcher.admit(cost):
             engine = self.engine
             try:
-                answer = await operation()
+                answer = await operation(*args, **kwargs)
             except Exception:
                 await self._watchdog.check()
                 if not await self._watchdog.has_replaced(engine):
                     raise
             else:
-                if telling is not None and not np.isfinite(telling(answer)).all():
+                telling = answer.get("score", answer.get("mean"))
+                if telling is not None and not np.isfinite(telling).all():
                     await self._watchdog.check()
                 if not await self._watchdog.has_replaced(engine):
                     return answer
-            return await operation()
+            return await operation(*args, **kwargs)
 
     async def _noise(self, seed: int, draws: int) -> Array:
-        return await _aside(draws * self.manifest.latent_size, lambda: self._base_samples(seed, draws))
+        if draws * self.manifest.latent_size <= _FEW:
+            return self._base_samples(seed, draws)
+        return await in_thread(functools.partial(self._base_samples, seed, draws))
 
-    async def _decode(self, z: Array) -> Array:
-        return (await self._batcher.submit(Work("decoder", {"z": z})))["x_mean"]
+    async def _encode(self, x: Array) -> Columns:
+        posterior = await self._batcher.submit(Work("encoder", {"x": x}))
+        return _blank(posterior, np.isfinite(np.hstack(list(posterior.values()))).all(axis=1))
+
+    async def _decode(self, z: Array) -> Columns:
+        return await self._batcher.submit(Work("decoder", {"z": z}))
+
+    async def _sample(self, latents: Array, uniform: Array) -> Columns:
+        if "prior" in self.manifest.graphs:
+            latents = (await self._batcher.submit(Work("prior", {"normal": latents, "uniform": uniform})))["z"]
+        return {"latents": latents, "instances": (await self._decode(latents))["x_mean"]}
 
     async def _bounds(self, x: Array, parameters: BoundParameters) -> dict[str, Array]:
         """The columns of `elbo` that depend on one row each."""
@@ -310,7 +302,7 @@ class Model:
         for cells in ConditionalAttribution.of(x, self._limits.max_batch):
             for _ in range(ROUNDS):
                 posterior = await self._batcher.submit(Work("encoder", {"x": cells.rows}))
-                cells.fill(await self._decode(posterior["mean"]))
+                cells.fill((await self._decode(posterior["mean"]))["x_mean"])
             filled = await self._batcher.submit(Work("elbo", {"x": cells.rows}, shared, key, draws))
             surprises.append(cells.surprise(elbo, filled["elbo"]))
             expected.append(cells.expected)

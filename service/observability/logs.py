@@ -5,65 +5,17 @@ or the service's own span, see `tracing`.
 """
 
 import logging
-import re
-from collections.abc import Iterable
-from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 import orjson
 
+from service.observability.context import REQUEST_CONTEXT, RequestContext
+
 Format = Literal["text", "json"]
 
 access = logging.getLogger("service.access")
 """Has one line for each request, if anybody wants it."""
-
-_TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
-
-
-class RequestContext:
-    """The request that a line belongs to.
-
-    Args:
-        request_id: Its id.
-        headers: Its headers; looked into only if there is a line.
-
-    Attributes:
-        rows: The rows of its answer, once there are any.
-        method, route, model: What it asked, see `telemetry.Labels`, once it has ended.
-        status: Of its answer, then.
-    """
-
-    __slots__ = ("_headers", "method", "model", "request_id", "route", "rows", "status")
-
-    def __init__(self, request_id: bytes, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        self.request_id = request_id
-        self._headers = headers
-        self.rows: int | None = None
-        self.method = self.route = self.model = ""
-        self.status = 0
-
-    def end(self, method: str, route: str, model: str, status: int) -> None:
-        """Note what it was, and what became of it."""
-        self.method, self.route, self.model, self.status = method, route, model, status
-
-    def describe(self) -> dict[str, str]:
-        """The ids that a line carries: `request_id`, and `trace_id` and `span_id` of the caller's, if it has any."""
-        ids = {"request_id": self.request_id.decode()}
-        given = [value for name, value in self._headers if name == b"traceparent"]
-        if len(given) == 1 and (found := _TRACEPARENT.fullmatch(given[0])) and not (found[1] == b"00" and found[4]):
-            ids |= {"trace_id": found[2].decode(), "span_id": found[3].decode()}
-        return ids
-
-
-REQUEST_CONTEXT: ContextVar[RequestContext | None] = ContextVar("origin", default=None)
-"""The request being answered."""
-
-
-def count_rows(rows: int) -> None:
-    """Note how many rows the answer to the present request has."""
-    if context := REQUEST_CONTEXT.get():
-        context.rows = rows
 
 
 def log_access(context: RequestContext, seconds: float) -> None:
@@ -97,7 +49,7 @@ class _Json(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        if context := REQUEST_CONTEXT.get():
+        if context := REQUEST_CONTEXT.get(None):
             line |= context.describe()
         line |= getattr(record, "fields", {})
         if record.exc_info:

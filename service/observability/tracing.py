@@ -17,7 +17,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.observability.logs import REQUEST_CONTEXT
+from service.observability.context import REQUEST_CONTEXT
 from service.threads import in_thread
 
 PATIENCE = 5.0
@@ -80,7 +80,7 @@ class Spans:
 
 def _end(span: Span, method: str) -> None:
     """End a span, with what the log would have of its request."""
-    if context := REQUEST_CONTEXT.get():
+    if context := REQUEST_CONTEXT.get(None):
         span.set_attribute("lowerbound.request_id", context.request_id.decode())
         span.set_attribute("http.response.status_code", context.status)
         if context.route:

@@ -6,7 +6,8 @@
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.problem_details import REQUEST_ID_KEY, given_id, unique_ids
+from service.api.problem_details import given_id, unique_ids
+from service.observability.context import REQUEST_ID_KEY, first_values
 
 
 class OneRequestId:
@@ -20,7 +21,7 @@ class OneRequestId:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if given_id(scope["headers"]) is None:
+        if given_id(first_values(scope["headers"])) is None:
             scope["headers"] = [*_without_id(scope["headers"]), (REQUEST_ID_KEY, next(self._ids))]
 
         async def send_with_one_id(message: Message) -> None:

@@ -3,10 +3,10 @@
 from typing import Annotated
 
 import numpy as np
-from fastapi import Query, Request, Response
+from fastapi import Query
 
-from service.api.content import choose_writer, read_rows, respond
-from service.api.endpoint import Operation
+from service.api.content import choose_writer, read_rows, render
+from service.api.endpoint import Answer, Operation, PresentRequest
 from service.api.openapi import ServedModel
 from service.api.schemas import ElboAnswer, Instances
 from service.codecs.rows import Reading
@@ -15,7 +15,7 @@ from service.scoring import ElboQuery, why_none
 NO_DISCOVERY = "Lowerbound-No-Discovery"
 
 
-async def elbo(request: Request, model: ServedModel, query: Annotated[ElboQuery, Query()]) -> Response:
+async def elbo(request: PresentRequest, model: ServedModel, query: Annotated[ElboQuery, Query()]) -> Answer:
     """Bounds on log p(x) in nats, higher is more usual; `score` and `p_value` say how strange each instance is.
 
     The answer to a row depends on the row, the model, `num_draws`, `seed` and `refine`, and on nothing else; but for
@@ -34,11 +34,12 @@ async def elbo(request: Request, model: ServedModel, query: Annotated[ElboQuery,
         fdr=query.fdr,
         observe=query.observe,
     )
-    headers = {}
+    content, headers = await render(request, model, writer, bounds, rows, np.isnan(bounds["score"]))
     if query.fdr is not None and not bounds["discovery"].any():
         p = bounds["p_value"][: len(rows.places)]
-        headers[NO_DISCOVERY] = why_none(p, query.fdr, model.manifest.calibration.rows)
-    return await respond(request, model, writer, bounds, rows, np.isnan(bounds["score"]), headers)
+        why = why_none(p, query.fdr, model.manifest.calibration.rows)
+        headers = [*headers, (NO_DISCOVERY.lower().encode(), why.encode("latin-1"))]
+    return content, headers
 
 
 OPERATION = Operation(

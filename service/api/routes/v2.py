@@ -13,7 +13,7 @@ import numpy as np
 from fastapi import APIRouter, Depends, Header, Path, Request, Response
 
 from service.api.content import MODEL_HEADERS, identify, read_bytes
-from service.api.deadline import deadline
+from service.api.endpoint import PresentRequest
 from service.api.graphs import Graph, call, served_graphs
 from service.api.openapi import body, check_ready, describe_headers, failure, find_model
 from service.bundle import Array, Tensor
@@ -43,7 +43,6 @@ from service.codecs.oip_messages import (
 )
 from service.codecs.rows import PROBLEM
 from service.errors import InvalidError, NotFoundError, RequestError, TooLargeError
-from service.observability.logs import count_rows
 from service.observability.metrics import Telemetry
 from service.scoring import LARGEST
 
@@ -178,7 +177,7 @@ async def statistics(request: Request, graph: Named) -> Statistics:
     openapi_extra=body(InferRequest, (Json.media_type, BINARY)),
 )
 async def infer(
-    request: Request,
+    request: PresentRequest,
     graph: Named,
     header_length: Annotated[
         int | None,
@@ -188,17 +187,19 @@ async def infer(
     ] = None,
 ) -> Response:
     """The outputs for the tensors sent, in JSON, in binary or in both; `Content-Type` is not looked at."""
-    with graph.model.in_use(), _in_terms_of_the_protocol():
+    with graph.model.in_use, _in_terms_of_the_protocol():
         graph.model.check_room()
-        child: ChildProcess = request.app.state.child
+        child: ChildProcess = request.scope["app"].state.child
         inference = await _read(await read_bytes(request), header_length, graph, child)
         parameters = _PARAMETERS.get(graph.graph, InferParameters).check(inference.parameters, "parameters")
         marked = isinstance(parameters, EncodeParameters) and parameters.on_error == "mark"
         wanted = _wanted(inference, graph, [PROBLEM] if marked else [])
         tensor = _only_input(inference, graph)
-        async with deadline(parameters.timeout / 1e6 or None):
-            columns = await graph.infer(tensor, parameters, child)
-        count_rows(len(tensor))
+        if parameters.timeout:
+            request.limit(parameters.timeout / 1e6)
+        columns = await graph.infer(tensor, parameters, child)
+        request.lift()
+        request.rows = len(tensor)
     binary = {name for name, own in wanted.items() if (parameters.binary_data_output if own is None else own)}
     if PROBLEM in columns:
         columns[PROBLEM] = [text and _in_terms(text) for text in columns[PROBLEM]]

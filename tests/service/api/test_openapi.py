@@ -14,8 +14,9 @@ from openapi_spec_validator import validate
 
 from service.api.app import OPERATIONS
 from service.api.content import MODEL_HEADERS
-from service.api.problem_details import PROBLEM_MEDIA_TYPE, REQUEST_ID_HEADER
+from service.api.problem_details import PROBLEM_MEDIA_TYPE
 from service.api.routes.elbo import NO_DISCOVERY
+from service.observability.context import REQUEST_ID_HEADER
 from service.readers.pictures import MEDIA_TYPES
 
 JSON, NPY, PNG = "application/json", "application/x-npy", "image/png"

@@ -188,7 +188,7 @@ def with_repository(folder: Path, scenario: Callable[[ModelLoader], Coroutine[An
 def test_what_is_replaced_answers_what_it_began(folder: Path) -> None:
     async def scenario(loader: ModelLoader) -> None:
         first = loader.registry.get()
-        with first.in_use():
+        with first.in_use:
             before = await first.elbo(ROWS[:3])
             shutil.rmtree(folder / NAME / "1")
             publish(folder, 2)

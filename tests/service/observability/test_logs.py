@@ -1,5 +1,6 @@
 """Every line says what request it belongs to, in JSON to be read by machines."""
 
+import asyncio
 import datetime as dt
 import json
 import logging
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 
 from service.bundle import Bundle
-from service.observability.logs import REQUEST_CONTEXT, RequestContext, _Json
+from service.observability.context import REQUEST_CONTEXT, RequestContext
+from service.observability.logs import _Json
 from tests.conftest import run_server
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -18,6 +20,13 @@ TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 def lines(log: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+def context(headers: list[tuple[bytes, bytes]]) -> RequestContext:
+    async def never(*message: Any) -> None:
+        raise AssertionError(message)
+
+    return RequestContext(b"mine", {}, {"headers": headers}, never, never, asyncio.Timeout(None))
 
 
 def test_every_request_has_a_line(tmp_path: Path, digits_bundle: Bundle) -> None:
@@ -81,15 +90,13 @@ def test_people_get_text(tmp_path: Path) -> None:
     ],
 )
 def test_the_trace_is_the_callers(headers: list[str], traced: bool) -> None:
-    origin = RequestContext(
-        b"mine", [(b"host", b"any"), *((b"traceparent", value.encode("latin-1")) for value in headers)]
-    )
+    origin = context([(b"host", b"any"), *((b"traceparent", value.encode("latin-1")) for value in headers)])
     expected = {"request_id": "mine"} | ({"trace_id": TRACE, "span_id": SPAN} if traced else {})
     assert origin.describe() == expected
 
 
 def test_an_exception_is_part_of_its_line() -> None:
-    token = REQUEST_CONTEXT.set(RequestContext(b"mine", []))
+    token = REQUEST_CONTEXT.set(context([]))
     try:
         int("first\nsecond")
     except ValueError:

@@ -1,0 +1,131 @@
+"""The request that is being answered: its id, its time limit and trace, and what becomes of it."""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any
+
+Header = tuple[bytes, bytes]
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+
+REQUEST_ID_HEADER = "X-Request-ID"
+REQUEST_ID_KEY = REQUEST_ID_HEADER.lower().encode()
+
+CLOSED = 499
+"""The status under which requests are counted whose clients left: they get no answer. nginx's convention."""
+
+_PIECE = 2**20
+"""Bytes of an answer that are sent at once."""
+
+_TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
+
+
+def first_values(headers: Sequence[Header]) -> dict[bytes, bytes]:
+    """The first value of each header."""
+    return dict(reversed(headers))
+
+
+class RequestContext:
+    """A request on its way.
+
+    Args:
+        request_id: Its id.
+        headers: See `first_values`.
+        scope, receive, send: ASGI's.
+        clock: Its time limit.
+
+    Attributes:
+        seconds: Its own limit, if that is sooner than the service's.
+        rows: The rows of its answer, once there are any.
+        method, route, model: What it asked, see `telemetry.Labels`, once it has ended.
+        status: Of its answer, once that has begun.
+    """
+
+    __slots__ = (
+        "_latest",
+        "_send",
+        "clock",
+        "headers",
+        "method",
+        "model",
+        "receive",
+        "request_id",
+        "route",
+        "rows",
+        "scope",
+        "seconds",
+        "status",
+    )
+
+    def __init__(
+        self,
+        request_id: bytes,
+        headers: Mapping[bytes, bytes],
+        scope: Any,
+        receive: Receive,
+        send: Send,
+        clock: asyncio.Timeout,
+    ) -> None:
+        self.request_id = request_id
+        self.scope = scope
+        self.receive = receive
+        self._send = send
+        self.headers = headers
+        self.clock = clock
+        self.seconds: float | None = None
+        self._latest: float | None = None
+        self.rows: int | None = None
+        self.method = self.route = self.model = ""
+        self.status = CLOSED
+
+    def header(self, name: bytes, absent: str = "") -> str:
+        """A header's first value."""
+        value = self.headers.get(name)
+        return absent if value is None else str(value, "latin-1")
+
+    def limit(self, seconds: float) -> None:
+        """Let the answer be computed within so many seconds, if that is sooner than the limit in force."""
+        latest, soonest = self.clock.when(), asyncio.get_running_loop().time() + seconds
+        if latest is None or soonest < latest:
+            self._latest, self.seconds = latest, seconds
+            self.clock.reschedule(soonest)
+
+    def lift(self) -> None:
+        """Leave to the answer that has been computed the time that there was before `limit`."""
+        if self._latest is not None:
+            self.clock.reschedule(self._latest)
+
+    async def answer(self, content: bytes, headers: Iterable[Header]) -> None:
+        """Answer with status 200; a large answer piece by piece, as the client takes it."""
+        length = (b"content-length", b"%d" % len(content))
+        await self.send({"type": "http.response.start", "status": 200, "headers": [*headers, length]})
+        for start in range(0, len(content) - _PIECE, _PIECE):
+            await self._send({"type": "http.response.body", "body": content[start : start + _PIECE], "more_body": True})
+        rest = (len(content) - 1) // _PIECE * _PIECE
+        await self._send({"type": "http.response.body", "body": content[rest:] if rest > 0 else content})
+
+    async def send(self, message: Any) -> None:
+        """Send a message, in whose head the request's id is put."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [*message["headers"], (REQUEST_ID_KEY, self.request_id)]
+        await self._send(message)
+
+    def describe(self) -> dict[str, str]:
+        """The ids that a line carries: `request_id`, and `trace_id` and `span_id` of the caller's, if it has any."""
+        ids = {"request_id": self.request_id.decode()}
+        given = [value for name, value in self.scope["headers"] if name == b"traceparent"]
+        if len(given) == 1 and (found := _TRACEPARENT.fullmatch(given[0])) and not (found[1] == b"00" and found[4]):
+            ids |= {"trace_id": found[2].decode(), "span_id": found[3].decode()}
+        return ids
+
+
+REQUEST_CONTEXT: ContextVar[RequestContext] = ContextVar("request")
+"""The request being answered. Each has a task, and so a context, of its own."""
+
+
+async def present_request() -> RequestContext:
+    """The request being answered, for handlers."""
+    return REQUEST_CONTEXT.get()
