@@ -143,16 +143,17 @@ async def render(
     columns: dict[str, Array],
     rows: Rows | None = None,
     too_far: Array | None = None,
+    fields: str | None = None,
 ) -> tuple[bytes, list[Header]]:
     """The bytes of an answer, and its headers, which name the model that gave it; see `bodies.write_answer`."""
     data, media_type = model.manifest.input, writer.media_type
     request.rows = len(next(iter(columns.values()))) if rows is None else rows.total
     if bodies.is_quick_answer(columns, media_type, rows):
-        content = bodies.write_answer(columns, media_type, data, rows, too_far)
+        content = bodies.write_answer(columns, media_type, data, rows, too_far, fields)
     else:
         named = rows and bodies.without_values(rows)
         child: ChildProcess = request.scope["app"].state.child
-        content = await child.run(bodies.write_answer, columns, media_type, data, named, too_far)
+        content = await child.run(bodies.write_answer, columns, media_type, data, named, too_far, fields)
     return content, _heading(*_identity(model), media_type)
 
 

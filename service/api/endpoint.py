@@ -20,7 +20,7 @@ from pydantic_core import ErrorDetails
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.openapi import answers, body, served_model
-from service.errors import suggest
+from service.errors import InvalidError, suggest
 from service.inference import Model
 from service.observability.context import REQUEST_CONTEXT, Header, RequestContext, present_request
 from service.scoring import Query
@@ -70,7 +70,7 @@ class Operation:
 
     def on(self, model: Model) -> ASGIApp:
         """The operation on one model."""
-        parse = _parser(self.handler)
+        parse = _parser(self.handler, self.answer)
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             request = REQUEST_CONTEXT.get()
@@ -96,16 +96,21 @@ class _DirectRoute(APIRoute):
 
 
 @cache
-def _parser(handler: Handler) -> Callable[[bytes], Query]:
-    """From a query string to the handler's parameter `query`."""
+def _parser(handler: Handler, answer: type[BaseModel]) -> Callable[[bytes], Query]:
+    """From a query string to the handler's parameter `query`, which names columns of the answer only."""
     schema: type[Query] = get_type_hints(handler)["query"]
 
     @lru_cache(maxsize=256)
     def parse(text: bytes) -> Query:
         try:
-            return schema.model_validate(dict(parse_qsl(text.decode("latin-1"), keep_blank_values=True)))
+            query = schema.model_validate(dict(parse_qsl(text.decode("latin-1"), keep_blank_values=True)))
         except ValidationError as error:
             raise RequestValidationError([_in_query(problem, schema) for problem in error.errors()]) from error
+        for name in () if query.fields is None else query.fields.split(","):
+            if name not in (known := answer.model_fields):
+                problem = f"no column is named {name!r}{suggest(name, known)}; there are {', '.join(known)}"
+                raise InvalidError(problem, "query.fields")
+        return query
 
     return parse
 

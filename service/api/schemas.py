@@ -60,7 +60,13 @@ class Latents(BaseModel):
     latents: Some[Some[float]] = Field(description="Shape (batch, L).")
 
 
-class RowsAnswer(BaseModel):
+class ColumnsAnswer(BaseModel):
+    """Base of the answers in columns, of which `fields` may leave out any."""
+
+    model_config = ConfigDict(json_schema_extra=lambda schema: schema.pop("required", None))
+
+
+class RowsAnswer(ColumnsAnswer):
     """Base of the answers to instances, which may be marked."""
 
     problem: list[str | None] | None = Field(
@@ -85,7 +91,7 @@ class InstancesAnswer(RowsAnswer):
     instances: list[TableRecord] | list[Nested] = Field(description="In data units; null where a value is missing.")
 
 
-class DecodeAnswer(BaseModel):
+class DecodeAnswer(ColumnsAnswer):
     """Instances in data units."""
 
     instances: list[TableRecord] | list[Nested] = Field(

@@ -29,7 +29,7 @@ from service.codecs.pieces import PIECE, cut, find_array
 from service.codecs.rendering import picture, render
 from service.codecs.rows import Reading, Rows, moved
 from service.codecs.text import TextRows, read_text
-from service.errors import InvalidError, MalformedError, TooLargeError
+from service.errors import InvalidError, MalformedError, TooLargeError, suggest
 from service.readers.arrays import NPY, Levels
 from service.readers.files import TextBytes
 from service.readers.pictures import is_picture, is_quick_picture
@@ -181,6 +181,7 @@ def write_answer(
     data: ImageInput | TabularInput,
     rows: Rows | None = None,
     too_far: Array | None = None,
+    fields: str | None = None,
 ) -> bytes:
     """The bytes of an answer.
 
@@ -190,16 +191,35 @@ def write_answer(
         data: The kind of data that the model was trained on.
         rows: What is wrong with some of the instances, if the columns answer any.
         too_far: See `Rows.answer`.
+        fields: The columns to write, see `choose`.
 
     Raises:
-        InvalidError: See `Rows.answer` and `Writer.encode`.
+        InvalidError: See `Rows.answer`, `choose` and `Writer.encode`.
     """
     shown: Columns = columns if rows is None or too_far is None else rows.answer(columns, too_far)
+    if fields is not None:
+        shown = choose(shown, fields)
     if isinstance(data, ImageInput) and media_type == Png.media_type:
+        if "instances" not in shown:
+            raise InvalidError("a picture shows the column 'instances'", "query.fields")
         shown = {"picture": picture(shown["instances"], data)}
     elif isinstance(data, TabularInput) and WRITERS[media_type].records:
         shown = render(shown, data)
     return WRITERS[media_type].encode(shown)
+
+
+def choose(columns: Columns, fields: str) -> Columns:
+    """The columns that a request asks for, in its order; their names have commas between.
+
+    Raises:
+        InvalidError: One of them is not in this answer.
+    """
+    names = fields.split(",")
+    for name in names:
+        if name not in columns:
+            known = f"there are {', '.join(columns)}"
+            raise InvalidError(f"this answer has no column {name!r}{suggest(name, columns)}; {known}", "query.fields")
+    return {name: columns[name] for name in names}
 
 
 def without_values(rows: Rows) -> Rows:

@@ -55,6 +55,10 @@ class Query(BaseModel):
         allow_inf_nan=False,
         description="Seconds after which the request gets 504, if that is sooner than the service's limit.",
     )
+    fields: str | None = Field(
+        default=None,
+        description="The columns of the answer to send, with commas between, as score,p_value. Default: all.",
+    )
 
 
 class RowsQuery(Query):

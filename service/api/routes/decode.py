@@ -16,7 +16,7 @@ async def decode(request: PresentRequest, model: ServedModel, query: Annotated[D
     model.check_room()
     z = await read_latents(request, model)
     x = await (model.draw(z, query.seed) if query.draw else model.decode(z))
-    return await render(request, model, writer, {"instances": x})
+    return await render(request, model, writer, {"instances": x}, fields=query.fields)
 
 
 OPERATION = Operation("POST", "/decode", decode, DecodeAnswer, Latents, media_types=["image/png"])

@@ -34,7 +34,7 @@ async def elbo(request: PresentRequest, model: ServedModel, query: Annotated[Elb
         fdr=query.fdr,
         observe=query.observe,
     )
-    content, headers = await render(request, model, writer, bounds, rows, np.isnan(bounds["score"]))
+    content, headers = await render(request, model, writer, bounds, rows, np.isnan(bounds["score"]), query.fields)
     if query.fdr is not None and not bounds["discovery"].any():
         p = bounds["p_value"][: len(rows.places)]
         why = why_none(p, query.fdr, model.manifest.calibration.rows)

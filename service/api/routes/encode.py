@@ -18,7 +18,7 @@ async def encode(request: PresentRequest, model: ServedModel, query: Annotated[E
     model.check_room()
     rows = await read_rows(request, model, Reading.asked(query))
     posterior = await model.encode(rows.x, query.num_draws, query.seed)
-    return await render(request, model, writer, posterior, rows, np.isnan(posterior["mean"][:, 0]))
+    return await render(request, model, writer, posterior, rows, np.isnan(posterior["mean"][:, 0]), query.fields)
 
 
 OPERATION = Operation("POST", "/encode", encode, EncodeAnswer, Instances)

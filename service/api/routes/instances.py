@@ -17,7 +17,7 @@ async def instances(request: PresentRequest, model: ServedModel, query: Annotate
     """The instances in the body as the model takes them, for example the pixels of a picture file after resizing."""
     writer = choose_writer(request, *picture_type(model))
     rows = await read_rows(request, model, Reading.asked(query))
-    return await render(request, model, writer, {"instances": rows.x}, rows, np.zeros(len(rows.x), bool))
+    return await render(request, model, writer, {"instances": rows.x}, rows, np.zeros(len(rows.x), bool), query.fields)
 
 
 OPERATION = Operation("POST", "/instances", instances, InstancesAnswer, Instances, media_types=["image/png"])

@@ -14,7 +14,7 @@ async def sample(request: PresentRequest, model: ServedModel, query: Annotated[S
     """Latents from the prior and the expectation of x given each; as `image/png`, the pictures side by side."""
     writer = choose_writer(request, *picture_type(model))
     columns = await model.sample(query.n, query.seed, query.temperature)
-    return await render(request, model, writer, columns)
+    return await render(request, model, writer, columns, fields=query.fields)
 
 
 OPERATION = Operation("GET", "/sample", sample, SampleAnswer, media_types=["image/png"])

@@ -183,6 +183,23 @@ def test_arrow_in_and_out(digits: httpx.Client, x: Array, z: Array) -> None:
     np.testing.assert_array_equal(pixels, send_request(digits, "/decode", z, binary=True)["instances"])
 
 
+def test_fields_choose_the_columns_of_an_answer(digits: httpx.Client, x: Array) -> None:
+    whole = send_request(digits, "/elbo", x, binary=True)
+    for binary in (False, True):
+        assert_same(send_request(digits, "/elbo", x, binary=binary, fields="score,elbo"), pick(whole, "score", "elbo"))
+    images = pa.table({"instances": pa.FixedShapeTensorArray.from_numpy_ndarray(x)})
+    answer = post_arrow(digits, "/elbo?fields=kl", images).raise_for_status()
+    assert pa.ipc.open_stream(answer.content).read_all().column_names == ["kl"]
+    alone = np.load(io.BytesIO(post(digits, "/elbo", x, NPY, fields="p_value").content))
+    np.testing.assert_array_equal(alone, whole["p_value"])
+    assert post(digits, "/elbo", x, on_error="mark", fields="problem").json() == {"problem": [None] * len(x)}
+    assert digits.get("/sample", params={"n": 2, "fields": "latents"}).json().keys() == {"latents"}
+
+
+def pick(answer: dict[str, Array], *names: str) -> dict[str, Array]:
+    return {name: answer[name] for name in names}
+
+
 def test_arrow_tables_go_by_column_name(several: httpx.Client) -> None:
     people = pa.table({"colour": pa.array(["red", None, "blue"]).dictionary_encode(), "age": [1.5, 2.0, None]})
     read = pa.ipc.open_stream(post_arrow(several, "/models/people/elbo", people).raise_for_status().content).read_all()

@@ -145,7 +145,8 @@ def test_bodies_are_described(page: dict[str, Any], family: str) -> None:
 def test_parameters_are_described(page: dict[str, Any], family: str, names: set[str]) -> None:
     parameters = page["paths"][family][COMPUTING[family]]["parameters"]
     headers = set() if family == "/sample" else {"Content-Encoding"}
-    assert {parameter["name"] for parameter in parameters if parameter["in"] == "query"} == names | {"timeout"}
+    everywhere = {"timeout", "fields"}
+    assert {parameter["name"] for parameter in parameters if parameter["in"] == "query"} == names | everywhere
     assert {parameter["name"] for parameter in parameters if parameter["in"] == "header"} == headers
     for parameter in parameters:
         assert not parameter.get("required")

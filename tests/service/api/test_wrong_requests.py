@@ -64,6 +64,10 @@ LONG = "9" * 4300
         ("/elbo", {"timeout": LONG}, "query.timeout"),
         ("/encode", {"num_draws": LONG}, "query.num_draws"),
         ("/decode", {"seed": LONG}, "query.seed"),
+        ("/elbo", {"fields": "scores"}, "query.fields"),
+        ("/elbo", {"fields": ""}, "query.fields"),
+        ("/elbo", {"fields": "score,regret"}, "query.fields"),
+        ("/decode", {"fields": "latents"}, "query.fields"),
     ],
 )
 def test_wrong_parameters(
