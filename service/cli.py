@@ -47,12 +47,10 @@ COMMANDS = {
     "serve": Command("service.commands.serve:main", "answer over HTTP from a folder of bundles"),
     "train": Command("training.commands:train", "train on a table or on pictures, and write a bundle", "train"),
     "evaluate": Command("training.evaluate:main", "measure a bundle on rows that it was not trained on", "train"),
-    "score": Command("service.bulk.score:main", "score files of any size, without a server", "bulk"),
-    "threshold": Command("service.commands.threshold:main", "find the threshold that labelled rows ask for", "bulk"),
-    "compare": Command("service.commands.compare:main", "two models side by side on the same rows", "bulk"),
-    "recalibrate": Command(
-        "service.commands.recalibrate:main", "compare with confirmed rows too, without training", "bulk"
-    ),
+    "score": Command("service.bulk.score:main", "score files of any size, without a server"),
+    "threshold": Command("service.commands.threshold:main", "find the threshold that labelled rows ask for"),
+    "compare": Command("service.commands.compare:main", "two models side by side on the same rows"),
+    "recalibrate": Command("service.commands.recalibrate:main", "compare with confirmed rows too, without training"),
     "promote": Command("service.commands.promote:main", "make an earlier version of a model the latest"),
     "sign": Command("service.commands.sign:main", "sign a bundle, for services that require a signature"),
     "export": Command("training.commands:export", "write the bundle of a run that was not finished", "train"),

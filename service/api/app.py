@@ -27,6 +27,7 @@ from service.inference import Limits, Model, ModelLoader, ModelRegistry
 from service.observability.metrics import Telemetry
 from service.settings import Settings
 from service.storage import BundleStore, LocalStore
+from service.storage.cache import CachedStore
 
 if TYPE_CHECKING:
     from service.observability.tracing import Spans
@@ -75,7 +76,7 @@ def create_app(settings: Settings) -> FastAPI:
     Raises:
         BundleError: A bundle must not be served.
         DeviceError: The device asked for cannot be used.
-        ExtraError: Spans are wanted, or bundles from a URL, and the packages for it are not installed.
+        ExtraError: Spans are wanted, or bundles from a URL, and the package for it is not installed.
         KeysError: The API keys, or those of who signs bundles, cannot be used.
         StorageError: The bundles cannot be reached.
     """
@@ -186,10 +187,6 @@ def _storage(models: Path | str, cache: Path) -> BundleStore:
     """Open the store of bundles that the settings name."""
     if isinstance(models, Path):
         return LocalStore.at(models)
-    try:
-        from service.storage.cache import CachedStore  # noqa: PLC0415 - an optional package
-    except ModuleNotFoundError as error:
-        raise ExtraError(f"{models} cannot be read: pip install 'lowerbound[remote]' ({error})") from error
     return CachedStore(models, cache.expanduser())
 
 

@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -241,20 +239,3 @@ def test_a_cache_that_cannot_be_written_is_named(there: Path) -> None:
 def test_urls_without_a_driver_are_refused(url: str, kind: type[LowerboundError], said: str, tmp_path: Path) -> None:
     with pytest.raises(kind, match=f"^{url}: .*{said}"):
         CachedStore(url, tmp_path)
-
-
-def test_without_fsspec_a_url_is_refused_and_a_folder_served() -> None:
-    code = """
-import sys
-sys.modules["fsspec"] = None
-from service.api.app import create_app
-from service.errors import ExtraError
-from service.settings import Settings
-create_app(Settings())
-try:
-    create_app(Settings(models="s3://bucket/models"))
-except ExtraError as error:
-    print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("s3://bucket/models cannot be read: pip install 'lowerbound[remote]' (")
