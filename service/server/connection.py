@@ -281,6 +281,8 @@ class Connection(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """Answer what has been asked, the last request with `Connection: close`; close when the client asks no more."""
+        if self._leaving:  # It was made after the port began to close.
+            return
         self._leaving = True
         if self._running is None and not (self._in_head or self._in_body):
             idle_since = self._due - self.timeout_keep_alive

@@ -19,6 +19,9 @@ MARGIN = 2.0
 _ACCEPT = 0.1
 """Seconds in which connections that wait for it are accepted and read before the port closes."""
 
+_TOGETHER = 0.3
+"""Seconds in which all workers close the port, after signals that uvicorn looks for every 0.1 seconds."""
+
 _CHECK_EVERY = 0.5
 """Seconds between two looks at the connections."""
 
@@ -62,6 +65,12 @@ class Server(uvicorn.Server):
         forced.daemon = True
         forced.start()
         await asyncio.sleep(_ACCEPT)
+        if sockets:  # A client that is told to connect anew must not meet the port of a worker that closes it then.
+            for server in self.servers:
+                server.close()
+            for listener in sockets:
+                listener.close()
+            await asyncio.sleep(_TOGETHER)
         await super().shutdown(sockets)
 
 

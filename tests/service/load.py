@@ -26,14 +26,12 @@ class Outcome(NamedTuple):
         ended: When.
         kind: One of the above, or the status and the beginning of another answer.
         again: Whether its connection broke before there was an answer, and it was asked once more on another.
-        broken: Whether that connection had been open before, and so was the server's to announce the end of.
     """
 
     begun: float
     ended: float
     kind: str
     again: bool
-    broken: bool
 
 
 class Load:
@@ -69,28 +67,20 @@ class Load:
         """Requests that were asked once more."""
         return sum(outcome.again for outcome in self.outcomes)
 
-    @property
-    def broken(self) -> int:
-        """Those of them whose connection had been open before."""
-        return sum(outcome.broken for outcome in self.outcomes)
-
     def _run(self) -> None:
         with httpx.Client(base_url=self._url, headers=self._headers, timeout=30) as client:
             while not self._stop.is_set():
                 begun = time.monotonic()
-                events: list[str] = []
-                kind = self._ask(client, events)
-                broken = kind == UNANSWERED and "connection.connect_tcp.started" not in events
+                kind = self._ask(client)
                 if again := kind == UNANSWERED:
-                    kind = self._ask(client, events)  # Which has no connection any more.
-                self.outcomes.append(Outcome(begun, time.monotonic(), kind, again, broken))
+                    kind = self._ask(client)  # Which has no connection any more.
+                self.outcomes.append(Outcome(begun, time.monotonic(), kind, again))
                 if kind in {UNANSWERED, UNCONNECTED}:
                     time.sleep(0.01)
 
-    def _ask(self, client: httpx.Client, events: list[str]) -> str:
-        trace = {"trace": lambda name, _: events.append(name)}
+    def _ask(self, client: httpx.Client) -> str:
         try:
-            answer = client.post("/elbo", json=self._body, params=self._query, extensions=trace)
+            answer = client.post("/elbo", json=self._body, params=self._query)
         except httpx.ConnectError:
             return UNCONNECTED
         except httpx.TransportError:

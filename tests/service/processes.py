@@ -61,8 +61,12 @@ def start(tmp_path: Path, *arguments: str, workers: int = 2) -> Workers:
 
 def servers(parent: int) -> set[int]:
     """The children that serve; a parent has another one, which looks after its resources."""
-    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    return {int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+    found = set()
+    for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # It has ended since.
+            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.add(int(pid))
+    return found
 
 
 def is_serving(workers: Workers, pid: int) -> bool:

@@ -122,6 +122,22 @@ def test_who_has_connected_is_answered_before_the_end(tmp_path: Path, workers: i
         assert process.status(10) == 0
 
 
+def test_who_connects_while_the_port_closes_is_answered(tmp_path: Path) -> None:
+    with Process(tmp_path) as process, Client(process.port) as kept:
+        process.stop()
+        status = 200
+        while status == 200:
+            kept.send(LIVE.replace(b"live", b"ready"))
+            status = kept.answer()[0]
+        with Client(process.port) as late:
+            until(lambda: refused(process.port))
+            time.sleep(0.2)
+            late.send(LIVE)
+            status, headers, _ = late.answer()
+        assert (status, headers["connection"]) == (200, "close")
+        assert process.status(10) == 0
+
+
 @pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_the_end_does_not_wait_longer_than_told(tmp_path: Path, workers: str) -> None:
     arguments = (
