@@ -37,8 +37,9 @@ from training.evaluation.missing_cells import missing_cell_scores
 from training.evaluation.score_selection import choose, sensitivities
 from training.export.graphs import graph_modules
 from training.export.onnx import TOLERANCE, export_graphs, graph_inputs, verify
-from training.fit import Epoch, Progress
+from training.fit import Epoch, Progress, sample
 from training.model import VAE
+from training.model.ranges import with_ranges
 from training.recipes import BoundRecipe, Recipe
 
 GOLDEN_ROWS = 4
@@ -183,7 +184,9 @@ def write_bundle(
         CALIBRATION: write_arrays(calibrated),
         GOLDEN: write_arrays(_golden(engine, graphs, test[:GOLDEN_ROWS], base_samples)),
     }
-    if isinstance(dataset.input, TabularInput):
+    described = dataset.input
+    if isinstance(described, TabularInput):
+        described = with_ranges(described, sample(dataset, splits.train, origin.bound.seed))
         by_pattern = missing_cell_scores(score, calibration_rows, held_out_scores)
         files |= {MISSING_CELLS: write_arrays(by_pattern)} if by_pattern else {}
     manifest = Manifest(
@@ -191,7 +194,7 @@ def write_bundle(
         name=origin.name,
         version=max(repository.taken(origin.name), default=0) + 1,
         created=datetime.now(UTC),
-        input=dataset.input,
+        input=described,
         latent_size=vae.prior.latent_size,
         likelihood=origin.likelihood,
         prior=origin.prior,

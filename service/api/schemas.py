@@ -96,13 +96,17 @@ class DecodeAnswer(ColumnsAnswer):
 
     instances: list[TableRecord] | list[Nested] = Field(
         description="E[x|z], or draws from p(x|z). Tables: records; a categorical column's expectation is its most "
-        "probable category."
+        "probable category. Draws keep to the numbers of the training rows."
     )
 
 
 class SampleAnswer(DecodeAnswer):
     """Latents from the prior and the instances decoded from them."""
 
+    instances: list[TableRecord] | list[Nested] = Field(
+        description="E[x|z]. Tables: records, whose numbers are the nearest that the training rows allow: whole where "
+        "all were, and never outside."
+    )
     latents: list[list[float]] = Field(description="Shape (n, L).")
 
 

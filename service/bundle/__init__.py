@@ -29,6 +29,7 @@ from service.bundle.inputs import (
     TabularInput,
     TextFormat,
     TimeFormat,
+    TrainingRange,
 )
 from service.bundle.manifest import (
     CALIBRATION,
@@ -88,6 +89,7 @@ __all__ = [
     "Tensor",
     "TextFormat",
     "TimeFormat",
+    "TrainingRange",
     "TrustedKeys",
     "describe_files",
     "dump_manifest",

@@ -1,9 +1,11 @@
 """Inputs: the kinds of data that a model takes, pictures and rows of a table."""
 
 import math
+from decimal import Decimal
 from typing import Annotated, Literal, Self
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MISSING = (
@@ -99,6 +101,34 @@ class Derived(Record):
     part: Literal["hour", "weekday"]
 
 
+class TrainingRange(Record):
+    """The numbers that a column has in the training rows. Samples keep to it; scores know nothing of it."""
+
+    low: float
+    high: float
+    step: float | None = Field(default=None, gt=0, description="All numbers are `low` plus a whole multiple of it.")
+    values: tuple[float, ...] = Field(default=(), description="The numbers themselves, ascending, where they are few.")
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        if self.low > self.high or list(self.values) != sorted(self.values):
+            raise ValueError("low, high and values must ascend")
+        return self
+
+    def nearest(self, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Give the number of this range that is nearest to each, (N,) to (N,); NaN stays."""
+        within = np.clip(numbers, self.low, self.high)
+        if self.values:
+            values = np.array(self.values)
+            closest = np.abs(within[:, None] - values).argmin(axis=1)
+            return np.where(np.isnan(within), within, values[closest])
+        if self.step is None:
+            return within
+        # Rounded as decimals, the sum is 0.3 and not 0.30000000000000004.
+        decimals = max(0, *(-int(Decimal(repr(end)).normalize().as_tuple().exponent) for end in (self.low, self.step)))
+        return np.round(self.low + self.step * np.rint((within - self.low) / self.step), decimals)
+
+
 class NumericColumn(Record):
     """A column of numbers or, where it has a `time`, of moments as seconds since 1970.
 
@@ -113,6 +143,7 @@ class NumericColumn(Record):
     time: TimeFormat | None = None
     period: float | None = Field(default=None, gt=0, description="Numbers that differ by it are alike: 24 hours.")
     derived: Derived | None = None
+    training_range: TrainingRange | None = Field(default=None, description="The numbers that a sample may have.")
 
 
 class CategoricalColumn(Record):

@@ -6,7 +6,7 @@ from typing import ParamSpec, TypeVar
 
 import numpy as np
 
-from service.bundle import Array, Bundle
+from service.bundle import Array, Bundle, TabularInput
 from service.engine import Engine, verify_golden
 from service.errors import InvalidError, NotReadyError
 from service.inference.batcher import Batcher
@@ -15,6 +15,7 @@ from service.inference.limits import Limits
 from service.inference.observer import Observer, Unobserved
 from service.inference.use import Use
 from service.inference.watchdog import GOLDEN, MakeEngine, Watchdog
+from service.readers import possible_rows
 from service.scoring import (
     ROUNDS,
     BoundParameters,
@@ -150,7 +151,10 @@ class Model:
         return (await self._compute(len(z), self._decode, z))["x_mean"]
 
     async def draw(self, z: Array, seed: int | None = None) -> Array:
-        """One draw from p(x|z) for each row of z, in data units, shape (batch, *input.shape)."""
+        """One draw from p(x|z) for each row of z, in data units, shape (batch, *input.shape).
+
+        A table's draws are rows that could exist, see `possible_rows`.
+        """
         if "draw" not in self.manifest.graphs:
             raise InvalidError("this bundle has no graph to draw from p(x|z)", "query.draw")
         self._limits.check(len(z), 1, "latents")
@@ -160,11 +164,14 @@ class Model:
             shape[0] * shape[1],
             lambda: {"normal": noise.standard_normal(seed, shape, 1), "uniform": noise.uniform(seed, shape, 2)},
         )
-        return (await self._compute(len(z), self._batcher.submit, Work("draw", {"z": z, **random})))["x"]
+        return await self._possible(
+            (await self._compute(len(z), self._batcher.submit, Work("draw", {"z": z, **random})))["x"]
+        )
 
     async def sample(self, n: int, seed: int | None = None, temperature: float = 1.0) -> dict[str, Array]:
         """`latents` (n, L) from the prior, spread by `temperature`, and the `instances` decoded from them.
 
+        A table's instances are rows that could exist, see `possible_rows`.
         Of a prior with components each keeps its centre, and the temperature is that of the spread around it.
         """
         self._limits.check(n, 1, "query.n")
@@ -174,7 +181,12 @@ class Model:
         spread = (temperature * normal).astype(np.float32)
         uniform = noise.uniform(seed, (n, 1), 1)
 
-        return await self._compute(n, self._sample, spread, uniform)
+        columns = await self._compute(n, self._sample, spread, uniform)
+        return columns | {"instances": await self._possible(columns["instances"])}
+
+    async def _possible(self, x: Array) -> Array:
+        data = self.manifest.input
+        return await _aside(x.size, lambda: possible_rows(x, data)) if isinstance(data, TabularInput) else x
 
     async def elbo(
         self,

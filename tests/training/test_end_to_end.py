@@ -204,6 +204,17 @@ def test_samples_look_like_the_table(people_client: httpx.Client) -> None:
     assert np.corrcoef(heights, weights)[0, 1] > 0.8
 
 
+def test_samples_could_exist(people_client: httpx.Client) -> None:
+    """Numbers of samples and draws have the training rows' decimals and bounds, at any temperature."""
+    sampled = people_client.get("/sample", params={"n": 200, "temperature": 3}).raise_for_status().json()
+    answer = people_client.post("/decode", params={"draw": True}, json={"latents": sampled["latents"]})
+    known = people(3000, seed=0)
+    for row in [*sampled["instances"], *answer.raise_for_status().json()["instances"]]:
+        for name, decimals in (("height", 1), ("weight", 1), ("income", 0)):
+            assert row[name] == round(row[name], decimals)
+            assert min(r[name] for r in known if r[name]) <= row[name] <= max(r[name] for r in known if r[name])
+
+
 # Arrays and images
 
 

@@ -25,6 +25,9 @@ IN_MEMORY = 2**30
 CHUNK = 2**26
 """Bytes of rows that are looked at together."""
 
+_RANGES: Any = {"columns": {"__all__": {"training_range"}}}
+"""What a schema says of its training rows."""
+
 
 class DataError(LowerboundError):
     """A data file that can't be used. The message names the file and, where they apply, the row and the column."""
@@ -66,9 +69,8 @@ class Dataset:
 
         How files become rows does not count: the rows do.
         """
-        digest = hashlib.sha256(
-            f"{self.input.model_dump_json(exclude={'reading'})}\n{self.rows.dtype.str}{self.rows.shape}\n".encode()
-        )
+        schema = self.input.model_dump_json(exclude={"reading": True, **_RANGES})
+        digest = hashlib.sha256(f"{schema}\n{self.rows.dtype.str}{self.rows.shape}\n".encode())
         digest.update(np.ascontiguousarray(self.rows).data)
         return digest.hexdigest()
 
@@ -98,7 +100,7 @@ class Source(BaseModel, ABC):
         absent = [name for name in data.features if name not in dataset.input.features]
         if absent and data.kind == dataset.input.kind == "tabular":
             raise DataError(f"{path}: no column {absent[0]!r}, which the model takes")
-        if dataset.input != data:
+        if dataset.input.model_dump(exclude=_RANGES) != data.model_dump(exclude=_RANGES):
             raise DataError(f"{path}: {_described(dataset.input)}, where the model takes {_described(data)}")
         return dataset
 

@@ -83,9 +83,9 @@ export function scoreRowsPanel(panel) {
     const rows = model.has("draw") ? await model.drawRows(latents, seed) : instances;
     seed += 1;
     const columns = model.input.columns.filter((column) => !column.derived);
-    // Texts are read by the rule of their column.
-    const cell = (value, { decimal = "." }) => (
-      typeof value === "number" ? String(Number(value.toPrecision(6))).replace(".", decimal) : value);
+    // Texts are read by the rule of their column. Numbers with steps are short, and others are made so.
+    const cell = (value, { decimal = ".", training_range: range }) => (
+      typeof value === "number" ? String(range?.step ? value : Number(value.toPrecision(6))).replace(".", decimal) : value);
     const lines = rows.map((row) => columns.map((column) => cell(row[column.name], column)));
     await take(format([columns.map((column) => column.name), ...lines], model.input.text?.delimiter ?? ","));
   });
