@@ -1,9 +1,6 @@
 """Fixtures shared by all tests: real server processes, and the client that talks to them."""
 
-import os
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -14,6 +11,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests import warm
+
 if TYPE_CHECKING:
     from tests.s3 import S3
 
@@ -21,6 +20,9 @@ JSON = {"Content-Type": "application/json"}
 """Bodies are JSON unless a test says otherwise."""
 
 Serve = Callable[..., AbstractContextManager[httpx.Client]]
+
+_processes: dict[int, int] = {}
+"""By port, the servers of `run_server`."""
 
 
 @contextmanager
@@ -31,26 +33,25 @@ def run_server(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", *program, "--port", str(port), *arguments]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("LOWERBOUND_")} | settings
-    with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output, env=environment) as process:
-        try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=JSON, timeout=60) as client:
-                _wait_until_ready(client, process, log)
-                yield client
-        finally:
-            process.terminate()
-            process.wait(timeout=30)
+    process = warm.start([*program, "--port", str(port), *arguments], log, **settings)
+    _processes[port] = process.pid
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=JSON, timeout=60) as client:
+            _wait_until_ready(client, process, log)
+            yield client
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
 
 
-def _wait_until_ready(client: httpx.Client, process: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(600):
+def _wait_until_ready(client: httpx.Client, process: warm.Process, log: Path) -> None:
+    for _ in range(3000):
         if process.poll() is not None:
             break
         with suppress(httpx.TransportError):
             if client.get("/health/ready").is_success:
                 return
-        time.sleep(0.1)
+        time.sleep(0.02)
     pytest.fail(f"the service did not start:\n{log.read_text()}")
 
 
@@ -71,8 +72,7 @@ def wait_until(
 
 def process_of(client: httpx.Client) -> int:
     """The server that a client from `run_server` talks to."""
-    command = ["pgrep", "-f", f" --port {client.base_url.port}( |$)"]
-    return int(subprocess.run(command, capture_output=True, check=True, text=True).stdout.split()[0])
+    return _processes[client.base_url.port or 0]
 
 
 def samples(metrics: str) -> dict[tuple[str, ...], float]:

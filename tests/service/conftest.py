@@ -1,8 +1,6 @@
 """Fixtures of the service's tests: bundles on disk, arrays to send, and servers, some of which must not start."""
 
-import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 
 from service.bundle import Array, Bundle, Manifest, read_bundle, write_bundle
 from service.storage import DEFAULT_REPOSITORY
+from tests import warm
 from tests.conftest import Serve
 from tests.service.toy_bundles import EXPLAIN_TABLE, TABLE_GRAPHS, bundle_files, table_files
 
@@ -61,9 +60,7 @@ def refused() -> Refused:
     """Start a server that must not start: what the process said, and its exit status."""
 
     def start(*arguments: str) -> subprocess.CompletedProcess[str]:
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("LOWERBOUND_")}
-        command = [sys.executable, "-m", "service", "--port", "0", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
+        return warm.run(["service", "--port", "0", *arguments])
 
     return start
 

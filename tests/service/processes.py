@@ -6,8 +6,6 @@ import re
 import resource
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 
 import httpx
 
+from tests import warm
 from tests.conftest import process_of
 
 
@@ -22,7 +21,7 @@ from tests.conftest import process_of
 class Workers:
     """A service of one process, the parent, or of several workers that it has."""
 
-    parent: subprocess.Popen[bytes]
+    parent: warm.Process
     url: str
 
     def pids(self) -> set[int]:
@@ -50,12 +49,9 @@ def start(tmp_path: Path, *arguments: str, workers: int = 2) -> Workers:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("LOWERBOUND_")}
+    command = ["service", "--workers", str(workers), "--port", str(port), *arguments]
     # The second option reaches the workers by the environment, the others by the command line.
-    environment["LOWERBOUND_DEVICE"] = "cpu"
-    command = [sys.executable, "-m", "service", "--workers", str(workers), "--port", str(port), *arguments]
-    with (tmp_path / "log").open("wb") as log:
-        parent = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+    parent = warm.start(command, tmp_path / "log", LOWERBOUND_DEVICE="cpu")
     return Workers(parent, f"http://127.0.0.1:{port}")
 
 

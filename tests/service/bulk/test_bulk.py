@@ -2,8 +2,6 @@
 
 import io
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,27 +17,20 @@ from PIL import Image
 
 from service.bundle import Array
 from service.storage import DEFAULT_REPOSITORY
+from tests import warm
 from tests.conftest import Serve
 
 DIGITS = DEFAULT_REPOSITORY / "digits" / "1"
 ARROW = "application/vnd.apache.arrow.stream"
 
 
-def start(*arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "service.cli", "score", *map(str, arguments)]
-    # A shell starts background jobs deaf to Ctrl-C, and children inherit it; a person's terminal does not.
-    return subprocess.Popen(
-        command,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - nothing but this
-    )
+def command(*arguments: object) -> list[str]:
+    return ["service.cli", "score", *map(str, arguments)]
 
 
 def bulk(*arguments: object) -> tuple[int, str]:
-    with start(*arguments) as process:
-        _, errors = process.communicate(timeout=120)
-    return process.returncode, errors
+    done = warm.run(command(*arguments), timeout=120)
+    return done.returncode, done.stderr
 
 
 def kept(folder: Path) -> pa.Table:
@@ -142,13 +133,12 @@ def test_a_run_that_ends_early_goes_on(tmp_path: Path, number: signal.Signals, s
     np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 17, (rows, 8, 8), dtype=np.uint8))
     out = tmp_path / "out"
     for parts in (1, 3):
-        with start(DIGITS, tmp_path / "x.npy", out, "--num-draws", "1") as process:
-            while len(list(out.glob("part-*"))) < parts:
-                assert process.poll() is None
-                time.sleep(0.01)
-            process.send_signal(number)
-            process.communicate(timeout=60)
-        assert process.returncode == status
+        process = warm.start(command(DIGITS, tmp_path / "x.npy", out, "--num-draws", "1"), tmp_path / "log")
+        while len(list(out.glob("part-*"))) < parts:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(number)
+        assert process.wait(60) == status
     assert not (out / "_done").exists()
     assert bulk(DIGITS, tmp_path / "x.npy", out, "--num-draws", "1")[0] == 0
     assert bulk(DIGITS, tmp_path / "x.npy", tmp_path / "straight", "--num-draws", "1")[0] == 0

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from service.bundle import Array, write_bundle
-from tests.service.bulk.test_bulk import DIGITS, assert_same_bits, bulk, kept, start
+from tests import warm
+from tests.service.bulk.test_bulk import DIGITS, assert_same_bits, bulk, command, kept
 from tests.service.ray_serve.machines import Machines, machines
 from tests.service.toy_bundles import table_files
 
@@ -85,26 +86,24 @@ def test_what_ends_early_goes_on_and_a_lost_machine_is_made_up_for(cluster: Mach
     rows = 1_000_000
     np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 17, (rows, 8, 8), dtype=np.uint8))
     asked = (DIGITS, tmp_path / "x.npy")
-    flags = ("--num-draws", "1", "--cluster", cluster.address)
-    out = tmp_path / "out"
+    out, log = tmp_path / "out", tmp_path / "log"
+    score = command(*asked, out, "--num-draws", "1", "--cluster", cluster.address)
     for wanted, number, status in ((1, signal.SIGKILL, -signal.SIGKILL), (3, signal.SIGINT, 130)):
-        with start(*asked, out, *flags) as process:
-            while len(parts(out) if out.exists() else []) < wanted:
-                assert process.poll() is None
-                time.sleep(0.01)
-            process.send_signal(number)
-            _, errors = process.communicate(timeout=60)
-        assert process.returncode == status, errors
+        process = warm.start(score, log)
+        while len(parts(out) if out.exists() else []) < wanted:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(number)
+        assert process.wait(60) == status, log.read_text()
     assert not (out / "_done").exists()
     before = len(parts(out))
     lost = cluster.add()  # Before the run, which so has an engine on it.
-    with start(*asked, out, *flags) as process:
-        while len(parts(out)) == before:
-            assert process.poll() is None
-            time.sleep(0.01)
-        cluster.kill(lost)
-        _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
+    process = warm.start(score, log)
+    while len(parts(out)) == before:
+        assert process.poll() is None
+        time.sleep(0.01)
+    cluster.kill(lost)
+    assert process.wait(300) == 0, log.read_text()
     assert bulk(*asked, tmp_path / "one", "--num-draws", "1")[0] == 0
     assert kept(out).num_rows == rows
     assert_same_bits(kept(out), kept(tmp_path / "one"))

@@ -24,7 +24,7 @@ from service.inference import Limits, ModelLoader
 from service.settings import Settings
 from service.storage import LocalStore
 from tests.benchmarks import swap
-from tests.conftest import Serve, wait_until
+from tests.conftest import Serve, process_of, wait_until
 from tests.service.bundle_versions import DAMAGES, NAME, ROWS, answers, garble, make, publish, tamper
 from tests.service.http_client import NPY, assert_problem, npy
 
@@ -245,7 +245,7 @@ def test_a_signal_brings_the_look_forward(serve: Serve, folder: Path, tmp_path: 
         publish(folder, 2)
         time.sleep(0.3)
         assert models(client)["models"] == {NAME: [1]}
-        os.kill(listener(client), signal.SIGHUP)
+        os.kill(process_of(client), signal.SIGHUP)
         until(lambda: models(client)["models"] == {NAME: [1, 2]})
 
 
@@ -256,12 +256,3 @@ def test_swaps_under_load_lose_and_mix_nothing(tmp_path: Path) -> None:
     assert (counts.swaps, counts.refused) == (16, 4)
     assert len(counts.answered) >= counts.swaps
     assert sum(counts.answered.values()) > 100
-
-
-def listener(client: httpx.Client) -> int:
-    """The process that serves a client: a child of this one with the port among its arguments."""
-    for child in Path(f"/proc/{os.getpid()}/task").glob("*/children"):
-        for pid in child.read_text().split():
-            if str(client.base_url.port).encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
-                return int(pid)
-    pytest.skip("processes are looked up under /proc")

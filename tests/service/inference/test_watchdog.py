@@ -2,9 +2,6 @@
 
 import asyncio
 import contextlib
-import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -19,7 +16,8 @@ from service.bundle import Bundle, read_bundle, write_bundle
 from service.errors import NotReadyError
 from service.inference import Limits, Model
 from service.inference.watchdog import EXIT_STATUS
-from tests.conftest import run_server, samples
+from tests import warm
+from tests.conftest import run_server, samples, wait_until
 from tests.service.faulty_engine import FaultyEngine
 from tests.service.http_client import NPY, npy
 from tests.service.toy_bundles import table_files
@@ -248,23 +246,11 @@ def test_under_requests_an_engine_is_replaced(digits_bundle: Bundle, tmp_path: P
 def test_without_an_engine_the_process_ends(tmp_path: Path, fault: str) -> None:
     file, log = tmp_path / "fault", tmp_path / "log"
     file.touch()
-    command = [
-        sys.executable,
-        "-m",
-        "tests.service.faulty_server",
-        str(file),
-        "--engine-timeout",
-        str(LIMIT),
-        "--port",
-        "0",
-    ]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("LOWERBOUND_")}
-    with log.open("wb") as output, subprocess.Popen(command, stderr=output, env=environment) as process:
-        try:
-            while b"serving digits 1" not in log.read_bytes():
-                time.sleep(0.05)
-            file.write_text(f"{fault} 99")
-            assert process.wait(timeout=60) == EXIT_STATUS
-        finally:
-            process.kill()
+    process = warm.start(["tests.service.faulty_server", str(file), "--engine-timeout", str(LIMIT), "--port", "0"], log)
+    try:
+        wait_until(lambda: b"serving digits 1" in log.read_bytes(), 60)
+        file.write_text(f"{fault} 99")
+        assert process.wait(timeout=60) == EXIT_STATUS
+    finally:
+        process.kill()
     assert "digits 1: there is no engine that serves; the process ends" in log.read_text()

@@ -4,8 +4,6 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Self
 import orjson
 import pytest
 
+from tests import warm
 from tests.conftest import wait_until
 from tests.service.bundle_versions import publish
 from tests.service.processes import servers
@@ -29,11 +28,8 @@ class Process:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
-        command = [sys.executable, "-m", "service", "--port", str(self.port), *arguments]
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("LOWERBOUND_")}
         self.log = tmp_path / "log"
-        with self.log.open("wb") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        self._process = warm.start(["service", "--port", str(self.port), *arguments], self.log)
 
     def __enter__(self) -> Self:
         wait_until(lambda: asked(self.port, LIVE) == 200, 60, OSError)

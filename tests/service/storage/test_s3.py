@@ -1,9 +1,6 @@
 """Bundles in a bucket of an S3 server: followed, verified, and served on when the server is away."""
 
-import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -20,8 +17,9 @@ from service.bundle.signing import sign
 from service.errors import BundleError
 from service.storage import DEFAULT_REPOSITORY, BundleRef
 from service.storage.remote import RemoteStore
+from tests import warm
 from tests.conftest import run_server, wait_until
-from tests.s3 import S3, Bucket, Proxy, free_port, kill
+from tests.s3 import S3, Bucket, Proxy, free_port
 from tests.service.bundle_versions import DAMAGES, NAME, publish
 from tests.service.inference.test_loader import assert_answered_by, elbo, models
 
@@ -127,14 +125,8 @@ def test_a_server_that_is_away_takes_nothing_away(there: Path, tmp_path: Path) -
 @pytest.mark.slow
 def test_without_the_server_nothing_that_was_never_there_is_served(tmp_path: Path) -> None:
     environment = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}", "AWS_ACCESS_KEY_ID": "nobody"}
-    command = [sys.executable, "-m", "service", "--models", "s3://bucket/models", "--model-cache", str(tmp_path)]
-    done = subprocess.run(
-        command,
-        env=os.environ | environment | {"AWS_SECRET_ACCESS_KEY": "nothing"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = ["service", "--models", "s3://bucket/models", "--model-cache", str(tmp_path)]
+    done = warm.run(command, **environment, AWS_SECRET_ACCESS_KEY="nothing")
     assert done.returncode == 1
     assert "error: s3://bucket/models: cannot be reached: " in done.stderr
 
@@ -156,15 +148,16 @@ def test_a_download_that_breaks_off_is_tried_again(s3: S3, bucket: Bucket, there
 def test_a_kill_in_the_midst_of_a_download_leaves_nothing_half(s3: S3, bucket: Bucket, tmp_path: Path) -> None:
     bucket.upload(DEFAULT_REPOSITORY, "models")
     cache = tmp_path / "cache"
-    command = [sys.executable, "-m", "service", "--models", bucket.url, "--model-cache", str(cache), "--port", "0"]
-    with Proxy(s3.port) as between, (tmp_path / "log").open("wb") as log:
+    command = ["service", "--models", bucket.url, "--model-cache", str(cache), "--port", "0"]
+    with Proxy(s3.port) as between:
         between.spoilt, between.most, between.cuts = b"weights.bin", 150_000, False
-        process = subprocess.Popen(command, env=os.environ | s3.environment(between.port), stdout=log, stderr=log)
+        process = warm.start(command, tmp_path / "log", **s3.environment(between.port))
         try:
             until(lambda: [path for path in cache.glob("*/digits/.*/weights.bin") if path.stat().st_size])
             time.sleep(1)
         finally:
-            kill(process)
+            process.kill()
+            process.wait(30)
     (half,) = cache.glob("*/digits/.*")
     (folder,) = cache.iterdir()
     assert 0 < (half / "weights.bin").stat().st_size < 248_320
