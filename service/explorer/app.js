@@ -1,7 +1,10 @@
 /** The page: which model is shown, and which panels show it. */
 
+import { onReturn, pin, setView, view } from "./lib/address.js";
 import { aboutPanel } from "./panels/about.js";
+import { comparePanel } from "./panels/compare.js";
 import { element, spoken } from "./lib/elements.js";
+import { enlarging } from "./lib/enlarge.js";
 import { keyDialog } from "./panels/key.js";
 import { latentsPanel } from "./panels/latents.js";
 import { Model } from "./model.js";
@@ -10,6 +13,7 @@ import { samplesPanel } from "./panels/samples.js";
 import { scorePicturesPanel } from "./panels/score-pictures.js";
 import { scoreRowsPanel } from "./panels/score-rows.js";
 import { Service } from "./service.js";
+import { themeSwitch } from "./lib/theme.js";
 import { walkPanel } from "./panels/walk.js";
 
 const AT_FIRST = 12;
@@ -19,7 +23,8 @@ const service = new Service(keyDialog(panel("key")));
 const latents = latentsPanel(panel("latents"));
 const walk = walkPanel(panel("walk"));
 const pictures = scorePicturesPanel(panel("pictures"));
-const rows = scoreRowsPanel(panel("rows"));
+const rows = scoreRowsPanel(panel("rows"), () => compare.compare());
+const compare = comparePanel(panel("compare"), service, rows.scored);
 const about = aboutPanel(panel("model"), service);
 const openSamples = samplesPanel(panel("samples"), {
   score: (chosen) => { pictures.take(chosen); go("pictures"); },
@@ -43,12 +48,15 @@ async function open(model) {
   const { kind } = model.input;
   for (const part of document.querySelectorAll("[data-kind]")) part.hidden = part.dataset.kind !== kind;
   introduce(model);
+  pin({ model: model.manifest.name, version: model.manifest.version });
   if (kind === "image") {
     const [first, ...others] = await openSamples(model);
     await latents.open(model, first.latents);
     walk.open(model, first, others[0] ?? first);
-    pictures.open(model, [first, ...others].slice(0, AT_FIRST));
+    const named = others.slice(AT_FIRST - 1).find(({ row }) => row === Number(view().row));
+    await pictures.open(model, [first, ...others].slice(0, AT_FIRST).concat(named ?? []));
   } else {
+    compare.open(model, [...select.options].map(({ value }) => value));
     await rows.open(model);
   }
   await about.open(model);
@@ -81,8 +89,35 @@ const start = spoken(panel("failure"), async () => {
   select.replaceChildren(...names.flatMap((name) => models[name].toReversed().map((version) => (
     element("option", { value: `${name}/${version}`, textContent: `${name} ${version}` })))));
   select.disabled = false;
+  const found = choose();
   await show();
+  if (!found) throw new Error(`${view().model} ${view().version ?? ""} is not served here; this is ${select.value.replace("/", " ")}.`);
 });
 
-select.addEventListener("change", show);
+/** Choose the model that the page's address names. */
+function choose() {
+  const { model, version } = view();
+  const options = [...select.options].map(({ value }) => value);
+  const wanted = options.find((value) => value === (version ? `${model}/${version}` : `${model}/${value.split("/")[1]}`));
+  select.value = wanted ?? options[0];
+  return !model || wanted !== undefined;
+}
+
+select.addEventListener("change", () => {
+  const [model, version] = select.value.split("/");
+  setView({ model, version, seed: null, temperature: null, count: null, row: null, with: null });
+  show();
+});
+onReturn(({ row, with: other, ...now }, { row: _, with: before, ...then }) => {
+  if (JSON.stringify(now) !== JSON.stringify(then)) {
+    choose();
+    show();
+    return;
+  }
+  rows.openRow();
+  pictures.openRow(row);
+  if (other !== before) compare.choose();
+});
+themeSwitch(panel("theme"));
+enlarging(panel("large"));
 start();

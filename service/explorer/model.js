@@ -28,9 +28,14 @@ export class Model {
     return this.input.shape.reduce((total, size) => total * size, 1);
   }
 
+  /** Where the model card is. */
+  get cardAddress() {
+    return `${this.#path}model/card`;
+  }
+
   /** The model card, HTML. */
   card() {
-    return this.#service.text(`${this.#path}model/card`);
+    return this.#service.text(this.cardAddress);
   }
 
   /** `latents` and `instances`, both arrays; of a table, records. */

@@ -318,8 +318,11 @@ def test_alterations_are_what_they_say(
     ],
 )
 def test_a_wrong_file_is_told_of(page: Page, strange: Array, name: str, content: bytes, said: str) -> None:
-    for panel, label in (("#pictures", "Choose files"), ("#walk", "Begin with a file")):
-        alert = page.locator(f"{panel} > .work > [role=alert]")
+    for panel, label, problem in (
+        ("#pictures", "Choose files", "#pictures-problem"),
+        ("#walk", "Begin with a file", "#end-a-problem"),
+    ):
+        alert = page.locator(problem)
         page.locator(panel).get_by_label(label).set_input_files(file(name, content))
         expect(alert).to_contain_text(said)
         if panel == "#pictures":
@@ -331,7 +334,7 @@ def test_a_wrong_file_is_told_of(page: Page, strange: Array, name: str, content:
 def test_a_wrong_file_does_not_reject_the_others(page: Page, strange: Array) -> None:
     files = [file("notes.txt", b"no"), file("good.npy", npy(strange)), file("odd.npy", npy(np.zeros((2, 8, 7))))]
     page.locator("#pictures").get_by_label("Choose files").set_input_files(files)
-    alert = page.locator("#pictures > .work > [role=alert]")
+    alert = page.locator("#pictures-problem")
     expect(alert).to_contain_text("notes.txt: is no PNG")
     expect(alert).to_contain_text("odd.npy: must have 8 values")
     expect(page.locator("#pictures .name")).to_have_text("good.npy")

@@ -47,9 +47,11 @@ def paste(page: Page, text: str) -> None:
     page.get_by_label("Rows as CSV").fill(text)
 
 
-def column(page: Page, i: int) -> list[str]:
-    """The cells of the table's rows in column i, 0 being the rows' numbers; without the mark of called rows."""
-    cells = page.locator(f"{ROWS} > :nth-child({i + 1})").all_inner_texts()
+def column(page: Page, title: str) -> list[str]:
+    """The cells of the table's rows under a title; without the mark of called rows."""
+    titles = page.locator("#rows .ranked thead th").all_inner_texts()
+    place = [text.rstrip(" ↑↓") for text in titles].index(title)
+    cells = page.locator(f"{ROWS} > :nth-child({place + 1})").all_inner_texts()
     return [cell.replace("called", "").strip() for cell in cells]
 
 
@@ -72,12 +74,14 @@ def test_pasted_rows_are_scored_and_ranked(page: Page, toys: httpx.Client) -> No
     expect(page.locator("#rows .note")).to_have_text("Not looked at: #.")
     answer = elbo(toys, RECORDS, fdr=0.1)
     order = np.argsort(-np.array(answer["score"]), kind="stable")
-    assert column(page, 0) == [str(i + 1) for i in order]
-    assert [float(text) for text in column(page, 2)] == pytest.approx([answer["score"][i] for i in order], rel=1e-3)
-    shown = [None if text == "–" else float(text.removesuffix(" %")) for text in column(page, 1)]
+    assert column(page, "Row") == [str(i + 1) for i in order]
+    assert [float(text) for text in column(page, "Score")] == pytest.approx(
+        [answer["score"][i] for i in order], rel=1e-3
+    )
+    shown = [None if text == "–" else float(text.removesuffix(" %")) for text in column(page, "Stranger than")]
     expected = [answer["p_value"][i] for i in order]
     assert shown == [value and pytest.approx(100 * (1 - value), abs=0.1) for value in expected]
-    assert column(page, 4) == [str(RECORDS[i]["colour"] or "–") for i in order]
+    assert column(page, "colour") == [str(RECORDS[i]["colour"] or "–") for i in order]
     called = page.locator("#rows tr.anomalous > th").all_inner_texts()
     assert sorted(called) == [str(i + 1) for i in np.flatnonzero(answer["discovery"])]
     assert called
@@ -89,13 +93,13 @@ def test_every_column_sorts(page: Page) -> None:
     ages = ["-2", "0.25", "1.5", "30", "–"]
     header = page.locator("#rows thead").get_by_role("button", name="age")
     header.click()
-    assert column(page, 3) == [text.replace("-", "\u2212") for text in ages]
+    assert column(page, "age") == [text.replace("-", "\u2212") for text in ages]
     expect(page.locator("#rows th[aria-sort]")).to_have_attribute("aria-sort", "ascending")
     header.press("Enter")
-    assert column(page, 3) == ["–", *[text.replace("-", "\u2212") for text in ages[-2::-1]]]
+    assert column(page, "age") == ["–", *[text.replace("-", "\u2212") for text in ages[-2::-1]]]
     expect(page.locator("#rows th[aria-sort]")).to_have_attribute("aria-sort", "descending")
     page.locator("#rows thead").get_by_role("button", name="Row").click()
-    assert column(page, 0) == ["1", "2", "3", "4", "5"]
+    assert column(page, "Row") == ["1", "2", "3", "4", "5"]
     page.locator("#rows thead").get_by_role("button", name="Score").click()
 
 
@@ -229,7 +233,7 @@ def test_the_scored_rows_can_be_downloaded(page: Page, toys: httpx.Client) -> No
         page.get_by_role("button", name="Download the scored rows").click()
     assert download.value.suggested_filename == "people-scored.csv"
     rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text("utf-8"))))
-    assert list(rows[0]) == ["# ", "colour", "age", "elbo", "score", "p_value", "called", "problem"]
+    assert list(rows[0]) == ["# ", "colour", "age", "elbo", "score", "p_value", "called", "problem", "row", "label"]
     assert [row["# "] for row in rows] == ["1", "2", "3", "4", "5"]
     assert rows[1]["colour"] == "blue, or so"
     answer = elbo(toys, RECORDS, fdr=0.1)
@@ -241,12 +245,12 @@ def test_the_scored_rows_can_be_downloaded(page: Page, toys: httpx.Client) -> No
 def test_a_file_can_be_dropped(page: Page) -> None:
     drop(page, "#rows .drop", "rows.csv", b"\xef\xbb\xbfage\r\n7\r\n")
     expect(page.locator("#rows .note")).to_have_text("Missing in every row: colour.")
-    assert column(page, 3) == ["7"]
+    assert column(page, "age") == ["7"]
     page.get_by_label("Choose a CSV file").set_input_files(
         {"name": "rows.csv", "mimeType": "text/csv", "buffer": b"colour,age\nred,8\n"}
     )
     expect(page.locator("#rows .note")).to_be_empty()
-    assert column(page, 3) == ["8"]
+    assert column(page, "age") == ["8"]
 
 
 @pytest.mark.parametrize(
@@ -260,9 +264,9 @@ def test_a_file_can_be_dropped(page: Page) -> None:
 )
 def test_text_files_of_all_kinds_can_be_dropped(page: Page, body: bytes) -> None:
     drop(page, "#rows .drop", "rows.csv", b"age,colour\n7,red\n")
-    expect(page.locator(f"{ROWS} > :nth-child(4)")).to_have_text("7")
+    expect(page.locator(f"{ROWS} > :nth-last-child(2)")).to_have_text("7")
     drop(page, "#rows .drop", "rows.csv", body)
-    expect(page.locator(f"{ROWS} > :nth-child(4)")).to_have_text("8")
+    expect(page.locator(f"{ROWS} > :nth-last-child(2)")).to_have_text("8")
     expect(page.locator("#rows .verdict")).not_to_contain_text("problem")
 
 
@@ -276,9 +280,10 @@ def test_text_files_of_all_kinds_can_be_dropped(page: Page, body: bytes) -> None
     ],
 )
 def test_wrong_rows_are_told_of(page: Page, text: str, said: str) -> None:
-    alert = page.locator("#rows > .work > [role=alert]")
+    alert = page.locator("#text-problem")
     paste(page, text)
     expect(alert).to_contain_text(said, ignore_case=True)
+    expect(page.get_by_label("Rows as CSV")).to_have_attribute("aria-invalid", "true")
     expect(page.locator("#rows .result")).to_be_hidden()  # No verdict of other rows.
     paste(page, PLAIN)
     expect(page.locator("#rows .verdict")).to_be_visible()
@@ -298,7 +303,7 @@ def test_rows_that_cannot_be_scored_are_marked(page: Page, toys: httpx.Client) -
     assert problems["4"] == ["too far from the training data for a finite bound"]
     assert problems["5"] == ["has 3 cells; the header has 2"]
     answer = elbo(toys, [{"age": 1, "colour": "red"}, {"age": 2, "colour": None}])
-    scores = dict(zip(column(page, 0), column(page, 2), strict=True))
+    scores = dict(zip(column(page, "Row"), column(page, "Score"), strict=True))
     assert scores["4"] == "∞"
     assert float(scores["1"]) == pytest.approx(answer["score"][0], rel=1e-3)
     page.locator("#rows tbody").get_by_role("button", name="2", exact=True).click()
@@ -312,7 +317,7 @@ def test_a_wrong_file_is_told_of(page: Page) -> None:
     page.get_by_label("Choose a CSV file").set_input_files(
         {"name": "rows.xls", "mimeType": "application/vnd.ms-excel", "buffer": b"\xd0\xcf\x11\xe0\x00\x00"}
     )
-    expect(page.locator("#rows > .work > [role=alert]")).to_have_text("rows.xls is not a CSV file.")
+    expect(page.locator("#file-problem")).to_have_text("rows.xls is not a CSV file.")
     paste(page, PLAIN)
 
 

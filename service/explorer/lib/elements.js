@@ -22,13 +22,31 @@ export function drawing(tag, attributes = {}, ...children) {
 /** Work whose failure is said in `message` instead of being thrown. */
 export function spoken(message, work) {
   return async (...given) => {
-    message.textContent = "";
+    say(message, "");
     try {
       await work(...given);
     } catch (error) {
-      message.textContent = error.message;
+      say(message, error.message);
     }
   };
+}
+
+/** Say what is wrong with a control in the element that describes it, or that nothing is. */
+export function say(message, text) {
+  message.textContent = text;
+  if (!message.id) return;
+  for (const control of document.querySelectorAll(`[aria-describedby=${message.id}]`)) {
+    control.setAttribute("aria-invalid", String(text !== ""));
+  }
+}
+
+/** Whether an input holds a number that it allows; if not, it is said which it does. */
+export function holdsNumber(input) {
+  const right = input.value !== "" && input.validity.valid;
+  const [low, high] = [input.min, input.max].map((end) => Number(end).toLocaleString("en"));
+  const kind = input.step === "any" ? "A number" : "A whole number";
+  say(document.getElementById(input.getAttribute("aria-describedby")), right ? "" : `${kind} from ${low} to ${high}.`);
+  return right;
 }
 
 /** Call `take(files)` for what is dropped on an element or chosen by its file input. */

@@ -2,6 +2,8 @@
 
 import { trace } from "../lib/charts.js";
 import { element, spoken } from "../lib/elements.js";
+import { enlargeButton } from "../lib/enlarge.js";
+import { downloadText } from "../lib/files.js";
 import { between, read } from "../lib/prometheus.js";
 import { fixed, short, words } from "../lib/numbers.js";
 
@@ -32,7 +34,9 @@ export function aboutPanel(panel, service) {
 
   async function showCard(model) {
     card.replaceChildren();
+    find(".card-link").hidden = true;
     if (!("card/index.html" in model.manifest.files)) return;
+    link(model);
     // Its styles are not wanted here, and this page's policy forbids them even in a document that is not shown.
     const plain = (await model.card()).replace(/<style>.*?<\/style>| style="[^"]*"/gs, "");
     const page = new DOMParser().parseFromString(plain, "text/html");
@@ -45,11 +49,25 @@ export function aboutPanel(panel, service) {
     }
   }
 
+  /** The card is a page of its own; where a key is needed, which no link carries, the link gives it as a file. */
+  function link(model) {
+    const page = find(".card-link a");
+    page.href = model.cardAddress;
+    page.onclick = service.hasKey
+      ? (event) => {
+        event.preventDefault();
+        spoken(find("[role=alert]"), async () => downloadText(`${model.manifest.name}-card.html`, await model.card(), "text/html"))();
+      }
+      : null;
+    find(".card-link").hidden = false;
+  }
+
   /** One of the card's own, its picture and words alone. */
   function cardFigure(given) {
     const pictures = [...given.querySelectorAll("img[src^='data:image/png']")];
     return element("figure", {},
-      ...pictures.map(({ src, alt, className }) => element("img", { src, alt, className, loading: "lazy" })),
+      ...pictures.map(({ src, alt, className }) => element("div", { className: "chart" },
+        element("img", { src, alt, className, loading: "lazy" }), enlargeButton())),
       element("figcaption", { textContent: given.querySelector("figcaption")?.textContent ?? "" }));
   }
 

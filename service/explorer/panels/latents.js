@@ -11,7 +11,7 @@ const REACH = 3;
 const CELLS = 11;
 
 export function latentsPanel(panel) {
-  const message = panel.querySelector("[role=alert]");
+  const message = panel.querySelector(".work > [role=alert]");
   const canvas = panel.querySelector("canvas.now");
   const map = panel.querySelector("canvas.map");
   const spot = panel.querySelector(".spot");

@@ -6,44 +6,56 @@ import { rankOf } from "../lib/thresholds.js";
 import { strangerThan } from "./scores.js";
 
 const PAGE = 100;
-const SCORE = 2;
+/** Keys of the columns that are not the file's, whose names are any. */
+const [ROW, STRANGER, SCORE, LABEL] = ["Row", "Stranger than", "Score", "Label"].map(Symbol);
 
 /**
  * @param {HTMLTableElement} table
- * @param {(i: number) => Promise<Node>} open what row i opens into; its failure is shown in its place.
+ * @param {object} use
+ * @param {(i: number) => Promise<Node>} use.open what row i opens into; its failure is shown in its place.
+ * @param {(i: number | null) => void} use.opened hears which row the user has opened, or null when one is closed.
+ * @param {(i: number) => Node} use.label gives the buttons that label row i.
  */
-export function rowTable(table, open) {
+export function rowTable(table, use) {
   const [head, body] = [table.tHead.rows[0], table.tBodies[0]];
   const more = table.parentElement.querySelector(".more");
   let columns = [];
   let rows = [];
-  let order = { column: SCORE, descending: true };
+  let turns = new Map();
+  let order = { key: SCORE, descending: true };
   let shown = PAGE;
 
-  /** Show records, what `/elbo` answered about them, and which are `called` anomalous. */
-  function show(inputColumns, records, answer) {
+  /**
+   * Show records, what `/elbo` answered about them, and which are `called` anomalous. `names`, `{title, cells}` or null, says
+   * how the rows are named beside their numbers.
+   */
+  function show(inputColumns, records, answer, names) {
     columns = [
-      { title: "Row", of: (row) => row.i + 1 },
-      { title: "Stranger than", of: (row) => row.p && -row.p, text: (value) => strangerThan(-value) },
-      { title: "Score", of: (row) => rankOf(row.score, row.p), text: short },
+      { key: ROW, of: (row) => row.i + 1 },
+      ...(names ? [{ key: names.title, of: (row) => names.cells[row.i], words: true }] : []),
+      { key: STRANGER, of: (row) => row.p && -row.p, text: (value) => strangerThan(-value), notes: true },
+      { key: SCORE, of: (row) => rankOf(row.score, row.p), text: short },
+      { key: LABEL, node: (row) => use.label(row.i) },
       ...inputColumns.map(({ name, type }) => ({
-        title: name, of: (row) => row.record[name], text: type === "numeric" ? cell : undefined, words: type !== "numeric",
+        key: name, of: (row) => row.record[name], text: type === "numeric" ? cell : undefined, words: type !== "numeric",
       })),
     ];
     rows = records.map((record, i) => ({
       i, record, score: answer.score[i], p: answer.p_value[i], called: answer.called[i], problem: answer.problem[i],
     }));
-    if (order.column >= columns.length) order = { column: SCORE, descending: true };
+    if (!columns.some(({ key }) => key === order.key)) order = { key: SCORE, descending: true };
     head.replaceChildren(...columns.map(header));
     draw();
   }
 
-  function header({ title, words }, i) {
-    const button = element("button", { type: "button", textContent: title });
+  function header({ key, words, node }, i) {
+    const textContent = key.description ?? key;
+    if (node) return element("th", { scope: "col", className: "words", textContent });
+    const button = element("button", { type: "button", textContent });
     const cell = element("th", { scope: "col", className: words ? "words" : "" }, button);
-    if (i === order.column) cell.setAttribute("aria-sort", order.descending ? "descending" : "ascending");
+    if (key === order.key) cell.setAttribute("aria-sort", order.descending ? "descending" : "ascending");
     button.addEventListener("click", () => {
-      order = { column: i, descending: order.column === i ? !order.descending : i === 1 || i === SCORE };
+      order = { key, descending: order.key === key ? !order.descending : [STRANGER, SCORE].includes(key) };
       shown = PAGE;
       head.replaceChildren(...columns.map(header));
       head.cells[i].querySelector("button").focus();
@@ -52,36 +64,49 @@ export function rowTable(table, open) {
     return cell;
   }
 
-  function draw() {
-    const { of } = columns[order.column];
+  function sorted() {
+    const { of } = columns.find(({ key }) => key === order.key);
     const sign = order.descending ? -1 : 1;
-    const sorted = [...rows].sort((a, b) => sign * compare(of(a), of(b)) || a.i - b.i);
-    body.replaceChildren(...sorted.slice(0, shown).flatMap(line));
-    more.hidden = shown >= sorted.length;
+    return rows.toSorted((a, b) => sign * compare(of(a), of(b)) || a.i - b.i);
+  }
+
+  function draw() {
+    turns = new Map();
+    body.replaceChildren(...sorted().slice(0, shown).flatMap(line));
+    more.hidden = shown >= rows.length;
   }
 
   function line(row) {
     const toggle = element("button", { type: "button", "aria-expanded": "false", textContent: row.i + 1, title: "What makes it strange" });
-    const cells = columns.slice(1).map(({ of, text = String, words }) => {
+    const cells = columns.slice(1).map(({ of, text = String, words, node, notes }) => {
+      if (node) return element("td", { className: "words label" }, node(row));
       const value = of(row);
-      return element("td", { className: words ? "words" : "", textContent: value == null ? "–" : text(value) });
+      const made = element("td", { className: words ? "words" : "", textContent: value == null ? "–" : text(value) });
+      if (notes && row.problem) made.append(element("span", { className: "called problem", textContent: row.problem }));
+      if (notes && row.called) made.append(element("span", { className: "called", textContent: "called" }));
+      return made;
     });
-    if (row.problem) cells[0].append(element("span", { className: "called problem", textContent: row.problem }));
-    if (row.called) cells[0].append(element("span", { className: "called", textContent: "called" }));
     const line = element("tr", { className: row.called ? "anomalous" : "" }, element("th", { scope: "row" }, toggle), ...cells);
     const inside = element("td", { colSpan: columns.length });
     const opened = element("tr", { className: "opened", hidden: true }, inside);
-    toggle.addEventListener("click", async () => {
-      opened.hidden = !opened.hidden;
-      toggle.setAttribute("aria-expanded", String(!opened.hidden));
-      if (opened.hidden || inside.hasChildNodes()) return;
+
+    async function turn(open) {
+      opened.hidden = !open;
+      toggle.setAttribute("aria-expanded", String(open));
+      if (!open || inside.hasChildNodes()) return;
       inside.textContent = "…";
       try {
-        inside.replaceChildren(await open(row.i));
+        inside.replaceChildren(await use.open(row.i));
       } catch (error) {
         inside.textContent = error.message;
       }
+    }
+
+    toggle.addEventListener("click", () => {
+      turn(opened.hidden);
+      use.opened(opened.hidden ? null : row.i);
     });
+    turns.set(row.i, (open) => { if (open === opened.hidden) turn(open); });
     return [line, opened];
   }
 
@@ -89,7 +114,19 @@ export function rowTable(table, open) {
     shown += PAGE;
     draw();
   });
-  return { show };
+
+  return {
+    show,
+    /** Open row i, and close the others; null closes all. */
+    openOnly(i) {
+      const place = sorted().findIndex((row) => row.i === i);
+      if (place >= shown) {
+        shown = place + 1;
+        draw();
+      }
+      for (const [other, turn] of turns) turn(other === i);
+    },
+  };
 }
 
 /** A number in short, or the text that is none. */

@@ -1,5 +1,6 @@
 /** The control that says which rows to call anomalous: by false calls, by a level, or so many. */
 
+import { holdsNumber } from "../lib/elements.js";
 import { probability } from "../lib/numbers.js";
 import { atLevel, discoveries, rankOf, smallest, strangest, whyNone } from "../lib/thresholds.js";
 import { strangerThan } from "./scores.js";
@@ -27,11 +28,12 @@ export function callingRule(panel, changed) {
     const { label, min, max, step } = RULES[choice.value];
     panel.querySelector(".limit").textContent = label;
     Object.assign(limit, { min, max, step, value: limits[choice.value] });
+    holdsNumber(limit);
   }
 
   choice.addEventListener("change", () => { offer(); changed(); });
   limit.addEventListener("input", () => {
-    if (!limit.value || !limit.validity.valid) return;
+    if (!holdsNumber(limit)) return;
     limits[choice.value] = Number(limit.value);
     changed();
   });

@@ -1,8 +1,11 @@
 /** The panel of samples: pictures out of the prior, of which some can be chosen for the other panels. */
 
-import { element, oneTabStop, spoken } from "../lib/elements.js";
+import { setView, view } from "../lib/address.js";
+import { element, holdsNumber, oneTabStop, spoken } from "../lib/elements.js";
 import { levels, paint, row } from "../lib/pictures.js";
 import { latest } from "../lib/pacing.js";
+
+const FIRST = { count: "48", seed: "0", temperature: "1" };
 
 /**
  * @param {HTMLElement} panel
@@ -20,18 +23,26 @@ export function samplesPanel(panel, use) {
 
   async function draw() {
     panel.querySelector("output").value = Number(temperature.value).toFixed(2);
+    if (!holdsNumber(seed)) return;
     const asked = model;
     const { latents, instances } = await model.sample(count.value, seed.value, temperature.value);
     if (asked !== model) return;
     pictures = Array.from({ length: instances.shape[0] }, (_, i) => ({
-      name: `Sample ${i + 1}`, latents: row(latents, i), shown: row(instances, i), values: levels(row(instances, i), model.input),
+      name: `Sample ${i + 1}`, row: i + 1, seed: seed.value, latents: row(latents, i), shown: row(instances, i), values: levels(row(instances, i), model.input),
     }));
     chosen = [];
     grid.replaceChildren(...pictures.map(tile));
     oneTabStop(grid);
     tellChosen();
   }
-  const redraw = latest(spoken(panel.querySelector("[role=alert]"), draw));
+  const redraw = latest(spoken(panel.querySelector(".work > [role=alert]"), draw));
+
+  /** Put what is drawn into the page's address. */
+  function keep() {
+    if (!seed.validity.valid) return;
+    const told = [count, seed, temperature].map(({ name, value }) => [name, value === FIRST[name] ? null : value]);
+    setView({ ...Object.fromEntries(told), row: null });
+  }
 
   function tile(picture) {
     const canvas = element("canvas");
@@ -51,9 +62,13 @@ export function samplesPanel(panel, use) {
     for (const action of actions) action.disabled = !chosen.length;
   }
 
-  for (const input of [count, seed, temperature]) input.addEventListener("input", redraw);
+  for (const input of [count, seed, temperature]) {
+    input.addEventListener("input", redraw);
+    input.addEventListener("change", keep);
+  }
   panel.querySelector(".another").addEventListener("click", () => {
     seed.value = Number(seed.value) + 1;
+    keep();
     redraw();
   });
   const uses = {
@@ -64,9 +79,14 @@ export function samplesPanel(panel, use) {
   };
   for (const action of actions) action.addEventListener("click", uses[action.dataset.use]);
 
-  /** Show a model; returns its first samples. */
+  /** Show a model, drawn as the page's address says; returns its first samples. */
   return async (opened) => {
     model = opened;
+    const told = { ...FIRST, ...view() };
+    for (const input of [count, seed, temperature]) input.value = told[input.name];
+    if (!count.value) count.value = FIRST.count;
+    if (!holdsNumber(seed)) seed.value = FIRST.seed;
+    pictures = [];
     await draw();
     return pictures;
   };

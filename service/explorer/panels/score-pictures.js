@@ -1,8 +1,9 @@
 /** The panel that scores pictures: many side by side, and one in all detail. */
 
+import { setView, view } from "../lib/address.js";
 import { ALTERATIONS } from "../lib/alterations.js";
 import { bar, distribution } from "../lib/charts.js";
-import { element, spoken, takeFiles } from "../lib/elements.js";
+import { element, say, spoken, takeFiles } from "../lib/elements.js";
 import { fixed, short, words } from "../lib/numbers.js";
 import { readAll } from "../lib/picture-files.js";
 import { glow, paint, row, together } from "../lib/pictures.js";
@@ -14,7 +15,8 @@ const MOST_LATENTS = 8;
 
 export function scorePicturesPanel(panel) {
   const find = (selector) => panel.querySelector(selector);
-  const message = find("[role=alert]");
+  const message = find(".work > [role=alert]");
+  const filesProblem = find("#pictures-problem");
   const score = find("[name=score]");
   const steps = find("[name=refine]");
   const gallery = find(".grid");
@@ -57,7 +59,7 @@ export function scorePicturesPanel(panel) {
       "Each is stranger than the share of held-out pictures under it.",
     ].join(" ").trim();
     gallery.replaceChildren(...ranked.map(tile));
-    if (!ranked.includes(selected)) [selected] = ranked;
+    if (!ranked.includes(selected)) selected = ranked.find(({ row: number }) => number === Number(view().row)) ?? ranked[0];
     result.hidden = false;
   }
 
@@ -135,22 +137,29 @@ export function scorePicturesPanel(panel) {
       canvas, element("span", { className: picture.p <= 0.05 ? "p strange" : "p", textContent: share }));
     button.dataset.name = picture.name;
     button.addEventListener("click", () => {
-      selected = picture;
-      detail();
+      select(picture);
+      setView({ row: picture.seed === (view().seed ?? "0") ? picture.row : null });
     });
     return element("li", {}, button);
   }
 
-  /** Score pictures, each `{name, values}`, instead of those before. */
+  function select(picture) {
+    selected = picture;
+    detail();
+  }
+
+  /** Score pictures, each `{name, values}`, instead of those before; samples have their `row` and `seed`, too. */
   function take(taken) {
-    pictures = taken.map(({ name, values }) => ({ name, values }));
+    pictures = taken.map((picture) => ({ ...picture }));
     selected = null;
+    say(filesProblem, "");
     return rank();
   }
 
-  takeFiles(find(".drop"), spoken(message, async (files) => {
+  takeFiles(find(".drop"), spoken(filesProblem, async (files) => {
     const { pictures: read, problems } = await readAll(files, model);
     result.hidden = true;
+    setView({ row: null });
     await take(read);
     if (problems.length) throw new TypeError(problems.join("\n"));
   }));
@@ -175,5 +184,10 @@ export function scorePicturesPanel(panel) {
       take(taken);
     },
     take,
+    /** Take the picture of that number apart, if it is there. */
+    openRow(number) {
+      const picture = pictures.find((one) => one.row === Number(number)) ?? pictures.toSorted((a, b) => b.score - a.score)[0];
+      if (picture && picture !== selected) select(picture);
+    },
   };
 }

@@ -8,7 +8,7 @@ import { paint, row } from "../lib/pictures.js";
 const STEPS = 11;
 
 export function walkPanel(panel) {
-  const message = panel.querySelector("[role=alert]");
+  const message = panel.querySelector(".work > [role=alert]");
   const strip = panel.querySelector(".strip");
   const ends = {};
   let model;
@@ -37,7 +37,7 @@ export function walkPanel(panel) {
   }
 
   for (const zone of panel.querySelectorAll("[data-end]")) {
-    takeFiles(zone, spoken(message, async ([file]) => {
+    takeFiles(zone, spoken(zone.querySelector("[role=alert]"), async ([file]) => {
       const [{ name, values }] = await readPictures(file, model);
       const { mean } = await model.encode(values);
       set(zone.dataset.end, { name, shown: values, latents: mean.data });

@@ -1,0 +1,92 @@
+/** The panel that compares: the same rows by another model or version. */
+
+import { setView, view } from "../lib/address.js";
+import { readRows } from "../lib/csv.js";
+import { element, spoken } from "../lib/elements.js";
+import { fixed } from "../lib/numbers.js";
+import { correlation, places } from "../lib/ranks.js";
+import { rankOf } from "../lib/thresholds.js";
+import { Model } from "../model.js";
+import { progress } from "./progress.js";
+import { strangerThan } from "./scores.js";
+
+const MOST = 10;
+
+/** @param {() => {text, answer, names}} scored gives the rows as CSV, what `/elbo` answered, and how they are named. */
+export function comparePanel(panel, service, scored) {
+  const find = (selector) => panel.querySelector(selector);
+  const other = find("[name=other]");
+  const result = find(".result");
+  const run = progress(find(".progress"));
+  let model;
+
+  const compare = spoken(find("[role=alert]"), async () => {
+    result.hidden = true;
+    find(".hint").hidden = other.value !== "";
+    const { text, answer, names } = scored();
+    if (!other.value || !answer) return;
+    const [name, version] = other.value.split("/");
+    const second = await Model.open(service, name, version);
+    if (second.input.kind !== "tabular") throw new TypeError(`${name} ${version} is a model of pictures.`);
+    const { records } = readRows(text, second.input);
+    const found = { score: [], p_value: [] };
+    const count = answer.score.length;
+    const done = await run(count, async (start, stop) => {
+      const part = await second.elboOfRows(records.slice(start, stop), {});
+      for (const column of Object.keys(found)) found[column].push(...part[column]);
+    });
+    if (done === null) return;
+    const both = [answer, found].map(({ score, p_value: p }) => score.map((value, i) => rankOf(value, p[i])));
+    const rows = Array.from({ length: done }, (_, i) => i).filter((i) => both.every((ranks) => ranks[i] !== null));
+    if (rows.length < 2) throw new TypeError("Fewer than two rows can be scored by both models.");
+    show(second, rows, both.map((ranks) => places(rows.map((i) => ranks[i]))), [answer, found], names);
+  });
+
+  function show({ manifest }, rows, [first, second], answers, names) {
+    const titles = [model.manifest, manifest].map((one) => `${one.name} ${one.version}`);
+    const agreement = correlation(first, second);
+    const same = Number.isNaN(agreement) ? "One of them finds all rows equally strange."
+      : `The rank correlation over ${rows.length.toLocaleString("en")} rows is ${fixed(agreement, 3)}; 1 is the same order.`;
+    find(".verdict").textContent = `${titles[0]} and ${titles[1]}: ${same}`;
+    find("thead tr").replaceChildren(
+      ...["Row", ...(names ? [names.title] : []), ...titles.map((title) => `Place, ${title}`), ...titles.map((title) => `Stranger than, ${title}`)].map(
+        (textContent, i) => element("th", { scope: "col", className: names && i === 1 ? "words" : "", textContent })));
+    const furthest = rows.map((_, k) => k).sort((a, b) => Math.abs(first[b] - second[b]) - Math.abs(first[a] - second[a])).slice(0, MOST);
+    find("tbody").replaceChildren(...furthest.map((k) => {
+      const cells = [first, second].map((ranks) => ranks[k].toLocaleString("en"))
+        .concat(answers.map(({ p_value: p }) => strangerThan(p[rows[k]])));
+      return element("tr", {}, element("th", { scope: "row", textContent: rows[k] + 1 }),
+        ...(names ? [element("td", { className: "words", textContent: names.cells[rows[k]] })] : []),
+        ...cells.map((textContent) => element("td", { textContent })));
+    }));
+    result.hidden = false;
+  }
+
+  function choose() {
+    other.value = view().with ?? "";
+    if (other.selectedIndex < 0) other.value = "";
+  }
+
+  other.addEventListener("change", () => {
+    setView({ with: other.value || null });
+    compare();
+  });
+
+  return {
+    /** Offer the other served models, `name/version` each, beside the one shown, whose rows are scored next. */
+    open(opened, served) {
+      model = opened;
+      const own = `${model.manifest.name}/${model.manifest.version}`;
+      other.replaceChildren(...["", ...served.filter((one) => one !== own)].map((value) => (
+        element("option", { value, textContent: value.replace("/", " ") || "none" }))));
+      choose();
+    },
+    /** Compare with the model that the page's address names, or with none. */
+    choose() {
+      choose();
+      return compare();
+    },
+    /** Compare once more: the rows are others now. */
+    compare,
+  };
+}
