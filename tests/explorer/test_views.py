@@ -108,6 +108,12 @@ def test_labels_are_clicked_saved_and_loaded(
     for label, row in (("anomaly", 12), ("anomaly", 11), ("normal", 1), ("normal", 2), ("normal", 3), ("normal", 3)):
         rows.get_by_role("button", name=f"{label}, row {row}", exact=True).click()
     expect(rows.locator(".tally")).to_contain_text("4 rows are labelled, 2 as anomalies.")
+    rows.locator("thead").get_by_role("button", name="age").focus()
+    for key in ("Tab", "Tab", "Home", "ArrowDown", "ArrowRight", "Space"):  # All rows are one stop.
+        page.keyboard.press(key)
+    second = rows.locator(".ranked tbody > tr:not(.opened)").nth(1).locator(".label button").first
+    expect(second).to_be_focused()
+    page.keyboard.press("Space")
     for name, button in (("labels.csv", "Save the labels"), ("scores.csv", "Download the scored rows")):
         with page.expect_download() as download:
             rows.get_by_role("button", name=button).click()

@@ -68,15 +68,20 @@ export function takeFiles(zone, take) {
   });
 }
 
-/** Make the buttons of a grid one stop for the Tab key; the arrow keys, Home and End move between them. */
-export function oneTabStop(grid) {
+/**
+ * Make the buttons of a grid one stop for the Tab key; the arrow keys, Home and End move between them. `across` is how many
+ * stand side by side, where that does not follow from their places.
+ */
+export function oneTabStop(grid, across = null) {
   const buttons = [...grid.querySelectorAll("button")];
   const stop = (chosen) => buttons.forEach((button) => { button.tabIndex = button === chosen ? 0 : -1; });
   const columns = () => {
+    if (across) return across;
     const tops = buttons.map((button) => button.getBoundingClientRect().top);
     return tops.filter((top) => top === tops[0]).length;
   };
   const steps = { ArrowLeft: () => -1, ArrowRight: () => 1, ArrowUp: () => -columns(), ArrowDown: columns };
+  if (!buttons.length) return;
   stop(buttons[0]);
   buttons.forEach((button, at) => {
     button.addEventListener("focus", () => stop(button));

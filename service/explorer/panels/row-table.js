@@ -1,11 +1,13 @@
 /** A table of scored rows: sortable by every column, each row opening into more. Knows no endpoint. */
 
-import { element } from "../lib/elements.js";
+import { element, oneTabStop } from "../lib/elements.js";
 import { short } from "../lib/numbers.js";
 import { rankOf } from "../lib/thresholds.js";
 import { strangerThan } from "./scores.js";
 
 const PAGE = 100;
+/** Of a row: the one that opens it, and two that label it. */
+const BUTTONS = 3;
 /** Keys of the columns that are not the file's, whose names are any. */
 const [ROW, STRANGER, SCORE, LABEL] = ["Row", "Stranger than", "Score", "Label"].map(Symbol);
 
@@ -73,6 +75,7 @@ export function rowTable(table, use) {
   function draw() {
     turns = new Map();
     body.replaceChildren(...sorted().slice(0, shown).flatMap(line));
+    oneTabStop(body, BUTTONS);
     more.hidden = shown >= rows.length;
   }
 

@@ -159,6 +159,7 @@ export function scorePicturesPanel(panel) {
   takeFiles(find(".drop"), spoken(filesProblem, async (files) => {
     const { pictures: read, problems } = await readAll(files, model);
     result.hidden = true;
+    note.textContent = "";
     setView({ row: null });
     await take(read);
     if (problems.length) throw new TypeError(problems.join("\n"));
