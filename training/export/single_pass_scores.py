@@ -76,7 +76,7 @@ class SinglePassScores(nn.Module):
                 0.5 * torch.log((difference * difference).sum(1) + 1e-12),
                 torch.sqrt((mean.double() * mean.double()).sum(1)),
                 torch.sqrt(torch.exp(log_variance).sum(1)),
-                self.vae.feature_log_likelihood(x, mean[:, None])[:, 0].double().sum(1),
+                self.vae.log_likelihood(x, mean[:, None])[:, 0],
                 ratio,
             ],
             1,

@@ -75,8 +75,14 @@ class VAE(nn.Module):
 
     def feature_log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
         """Log p(x_d|z) for each feature, shape (B, K, D), for z of shape (B, K, L)."""
-        params = self.decoder(z.flatten(0, 1)).unflatten(0, z.shape[:2])
-        return self.likelihood.log_prob(params, x.flatten(1)[:, None])
+        return self.likelihood.log_prob(self._params(z), x.flatten(1)[:, None])
+
+    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
+        """Log p(x|z), shape (B, K), float64, for z of shape (B, K, L)."""
+        return self.likelihood.log_likelihood(self._params(z), x.flatten(1)[:, None])
+
+    def _params(self, z: Tensor) -> Tensor:
+        return self.decoder(z.flatten(0, 1)).unflatten(0, z.shape[:2])
 
     def bounds(self, x: Tensor, noise: Tensor) -> Bounds:
         """Every bound for x (B, *shape), with draws made from `noise`, (K, L) or (B, K, L)."""
@@ -85,7 +91,7 @@ class VAE(nn.Module):
     def bounds_at(self, x: Tensor, noise: Tensor, mean: Tensor, log_variance: Tensor) -> Bounds:
         """Every bound for x (B, *shape) at any q = N(mean, diag exp(log_variance)), both (B, L)."""
         z = self.draws(mean, log_variance, noise)
-        log_likelihood = self.feature_log_likelihood(x, z).double().sum(-1)  # (B, K): log p(x|z_k)
+        log_likelihood = self.log_likelihood(x, z)  # (B, K): log p(x|z_k)
         log_prior = self.prior.latent_log_prob(z.double())  # (B, K, L): each latent's share of log p(z_k)
         log_posterior = log_normal(noise.double(), log_variance.double())  # (B, K, L): of log q(z_k|x)
         log_weight = log_likelihood + (log_prior - log_posterior).sum(-1)
@@ -93,16 +99,18 @@ class VAE(nn.Module):
         kl = self.prior.kl(mean.double(), log_variance.double(), z.double(), log_posterior).sum(-1)
         # K, (B,), counted where the draws are: sizes are the CPU's, and ONNX Runtime would copy them to the GPU midway.
         num_draws = torch.ones_like(log_likelihood).sum(1)
-        mean_log_likelihood = log_likelihood.sum(1) / num_draws
-        variance = ((log_likelihood - mean_log_likelihood[:, None]) ** 2).sum(1) / (num_draws - 1)
-        weight = torch.exp(log_weight - log_weight.amax(1, keepdim=True))  # w_k over the largest of them.
+        mean_log_likelihood = log_likelihood.sum(1) / num_draws  # The gradient of `mean` would take a size.
+        variance = ((log_likelihood - mean_log_likelihood[:, None]) ** 2).mean(1)
+        largest = log_weight.amax(1, keepdim=True)
+        weight = torch.exp(log_weight - largest)
+        mean_weight = weight.mean(1)
         return Bounds(
             elbo=mean_log_likelihood - kl,
             log_likelihood=mean_log_likelihood,
             kl=kl,
-            standard_error=torch.sqrt(variance / num_draws),
-            log_evidence=log_weight.amax(1) + torch.log(weight.mean(1)),
-            ess=weight.sum(1) ** 2 / (num_draws * (weight**2).sum(1)),
+            standard_error=torch.sqrt(variance / (num_draws - 1)),
+            log_evidence=largest.squeeze(1) + torch.log(mean_weight),
+            ess=mean_weight**2 / (weight**2).mean(1),
         )
 
     def explanation(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ threads       ONNX Runtime and the engine, calls side by side
 pinned        rows and answers in pageable and in pinned memory
 beside        what a capture does to another model's calls
 precisions    rows a second and differences of each precision
+variants      rows a second of other ways to export the graph of the bounds
 copies        GB/s between the host and the device
 http          rows a second of a server with one, two and four workers
 training      steps a second of the recipes, captured and not
@@ -42,6 +43,7 @@ from service.engine.devices import Kind, Target
 from tests.benchmarks.gpu import experiments, tables
 from tests.benchmarks.gpu.limits import measure
 from tests.benchmarks.gpu.training import differences, speeds
+from tests.benchmarks.gpu.variants import variants
 from tests.benchmarks.serving.reference import write_reference
 
 
@@ -60,6 +62,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "pinned": Experiment(experiments.pinned, "Rows a second by kind of memory.", 60),
     "beside": Experiment(experiments.beside, "Calls beside a capture.", 45),
     "precisions": Experiment(experiments.precisions, "Rows a second by precision.", 45),
+    "variants": Experiment(variants, "Rows a second of variants of the graph of the bounds.", 60),
     "copies": Experiment(experiments.copies, "Copies.", 15),
     "http": Experiment(tables.http, "Rows a second over HTTP.", 120),
     "training": Experiment(lambda bench: speeds(bench.seconds), "Steps of training a second.", 60),

@@ -171,6 +171,17 @@ def test_broadcasts_over_draws_without_mixing_rows_or_features(name: str, kind: 
 
 
 @EVERY
+def test_the_log_likelihood_is_the_sum_over_features(name: str, kind: str) -> None:
+    likelihood, example, _ = randomised(name, kind, 0)
+    params = torch.randn(40, 3, likelihood.num_params, generator=torch.Generator().manual_seed(3)).requires_grad_()
+    x = torch.from_numpy(example.rows[:40]).flatten(1)[:, None]
+    found, expected = likelihood.log_likelihood(params, x), likelihood.log_prob(params, x).double().sum(-1)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=2e-5)
+    gradients = (torch.autograd.grad(values.sum(), params)[0] for values in (found, expected))
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
+
+
+@EVERY
 @pytest.mark.parametrize("size", [1.0, 30.0])
 def test_gradients_are_finite(name: str, kind: str, size: float) -> None:
     likelihood, example, _ = randomised(name, kind, 0)

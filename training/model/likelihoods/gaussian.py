@@ -29,6 +29,7 @@ class GaussianFixed(Likelihood):
     def __init__(self, data: ImageInput | TabularInput, rows: npt.NDArray[Any]) -> None:
         super().__init__(data, rows)
         self.num_params = len(data.features)
+        self.are_pixels = isinstance(data, ImageInput)
         if isinstance(data, ImageInput):
             location = torch.full((self.num_params,), data.low, dtype=torch.float64)
             scale = torch.full((self.num_params,), data.high - data.low, dtype=torch.float64)
@@ -47,6 +48,20 @@ class GaussianFixed(Likelihood):
         mean, log_sigma = self.normal(params)
         return self.log_density(*self.residual(mean, x), log_sigma)
 
+    def log_likelihood(self, params: Tensor, x: Tensor) -> Tensor:
+        """The sum of `log_prob`, whose constants are added for each row, not for each draw.
+
+        One σ for all features scales the sum of squares instead of each residual, which is more exact, too.
+        """
+        mean, log_sigma = self.normal(params)
+        residual, missing = self.residual(mean, x)
+        constant = self.observed(log_sigma.double() + (0.5 * LOG_2PI + self.scale.log()), missing)
+        if len(log_sigma) == 1:
+            squares = torch.exp(-2 * log_sigma.double()) * (self.observed(residual, missing) ** 2).double().sum(-1)
+        else:
+            squares = ((residual * self.observed(torch.exp(-log_sigma), missing)) ** 2).double().sum(-1)
+        return -0.5 * squares - constant.sum(-1)
+
     def mean(self, params: Tensor) -> Tensor:
         mean, _ = self.normal(params)
         return self.location + self.scale * mean
@@ -60,12 +75,16 @@ class GaussianFixed(Likelihood):
         y = ((x - self.location) / self.scale).float()
         missing = y.isnan()
         # Filled in before the arithmetic: a NaN would reach the gradient even where it is masked afterwards.
-        return torch.where(missing, 0.0, y) - mean, missing
+        return self.observed(y, missing) - mean, missing
 
     def log_density(self, residual: Tensor, missing: Tensor, log_sigma: Tensor) -> Tensor:
         """Log p(x_d|z), (..., D)."""
         constant = log_sigma + (0.5 * LOG_2PI + self.scale.log()).float()
-        return torch.where(missing, 0.0, -0.5 * (residual * torch.exp(-log_sigma)) ** 2 - constant)
+        return self.observed(-0.5 * (residual * torch.exp(-log_sigma)) ** 2 - constant, missing)
+
+    def observed(self, values: Tensor, missing: Tensor) -> Tensor:
+        """The values (..., D), but 0 where x is missing, as no pixel is."""
+        return values if self.are_pixels else torch.where(missing, 0.0, values)
 
 
 class _GaussianAboveFloor(GaussianFixed):
@@ -95,6 +114,7 @@ class _GaussianAboveFloor(GaussianFixed):
             step = torch.tensor([resolution(column) for column in usual_cells(np.asarray(rows, np.float64)).T])
             spread = 1.0
         floor = (step / self.scale / math.sqrt(2 * math.pi)).clamp(min=0.01)
+        floor = floor[:1] if self.are_pixels else floor  # They have the same.
         self.register_buffer("log_floor", floor.log().float())
         # Where the best constant prediction has σ.
         self.start = math.log(max(spread, 0.02))
@@ -183,6 +203,8 @@ class GaussianHeteroscedastic(_GaussianAboveFloor):
     def __init__(self, data: ImageInput | TabularInput, rows: npt.NDArray[Any]) -> None:
         super().__init__(data, rows)
         self.num_params = 2 * len(data.features)
+
+    log_likelihood = Likelihood.log_likelihood  # Every draw has a σ of its own.
 
     def normal(self, params: Tensor) -> tuple[Tensor, Tensor]:
         mean, free = params.chunk(2, dim=-1)

@@ -39,6 +39,10 @@ class Likelihood(nn.Module, ABC):
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
         """Log p(x_d|z) in nats for each feature; 0 where x is missing. Broadcasts over the leading dimensions."""
 
+    def log_likelihood(self, params: Tensor, x: Tensor) -> Tensor:
+        """Log p(x|z) in nats, the sum over features, (...), float64."""
+        return self.log_prob(params, x).double().sum(-1)
+
     @abstractmethod
     def mean(self, params: Tensor) -> Tensor:
         """E[x|z] in data units; for a table's categories the most probable one's code."""

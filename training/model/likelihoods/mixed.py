@@ -51,6 +51,11 @@ class Mixed(Likelihood):
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
         return self._joined([k.log_prob(p, v) for k, p, v in zip(*self._split(params), self._sorted(x), strict=True)])
 
+    def log_likelihood(self, params: Tensor, x: Tensor) -> Tensor:
+        parts = zip(*self._split(params), self._sorted(x), strict=True)
+        first, *others = (kind.log_likelihood(p, values) for kind, p, values in parts)
+        return sum(others, first)
+
     def mean(self, params: Tensor) -> Tensor:
         return self._joined([kind.mean(p) for kind, p in zip(*self._split(params), strict=True)])
 

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from service.bundle import ImageInput, TabularInput
 from training.model.likelihoods.gaussian import Gaussian
+from training.model.likelihoods.likelihood import Likelihood
 
 STIRLING_SHIFT = 8
 """The expansion of log Γ begins here: the first term left out is 1/(1260 x⁵), below 3e-8 nats from 8 on."""
@@ -35,6 +36,8 @@ class StudentT(Gaussian):
         """ν, shape (D,)."""
         return 1 + functional.softplus(self.free_degrees)
 
+    log_likelihood = Likelihood.log_likelihood  # It is no sum of squares.
+
     def log_density(self, residual: Tensor, missing: Tensor, log_sigma: Tensor) -> Tensor:
         degrees = self.degrees().double()  # For many degrees the two log Γ are large, and nearly the same.
         half = 0.5 * (degrees + 1)
@@ -42,7 +45,7 @@ class StudentT(Gaussian):
         square = (residual * torch.exp(-log_sigma)) ** 2
         tail = half.float() * torch.log1p(square / degrees.float())
         density = constant.float() - log_sigma - tail
-        return torch.where(missing, 0.0, density)
+        return self.observed(density, missing)
 
     def sample(self, params: Tensor, normal: Tensor, uniform: Tensor) -> Tensor:
         # Bailey 1994, "Polar generation of random variates with the t-distribution": √(ν(u^(−2/ν) − 1)) cos 2πv.
