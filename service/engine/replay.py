@@ -4,25 +4,19 @@ A captured graph reads and writes the same memory each time, so that batches are
 beyond those asked for hold what an earlier batch has left there; they are computed, and left out of the answer.
 """
 
-import weakref
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
-from queue import SimpleQueue
-from threading import Thread
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import onnxruntime as ort
 
 from service.bundle import Array, Graph, Tensor
 from service.engine.devices import Target
 
-T = TypeVar("T")
-
 
 class Replay:
     """The batches of 1, 2, 4, … rows of a graph, each captured once.
 
-    ONNX Runtime keeps captured graphs by thread, so that one thread computes all of them.
+    ONNX Runtime keeps captured graphs by thread, so that one thread computes all of them. It ends with this object.
 
     Args:
         session: Of a session that captures; no other object may use it.
@@ -36,13 +30,13 @@ class Replay:
         self._by_row = next(tensor.name for tensor in graph.inputs if tensor.is_by_row)
         self._shared = next((tensor.name for tensor in graph.inputs if not tensor.is_by_row), None)
         self._draws = draws if self._shared else 1
-        self._thread = _Thread()
+        self._thread = ThreadPoolExecutor(1, "replay")
         rows = [2**i for i in range(most.bit_length()) if 2**i * self._draws <= most]
         self._batches = {
             size: _Batch(session, graph, size, self._draws, target, number) for number, size in enumerate(rows, 1)
         }
         for batch in reversed(self._batches.values()):  # What the largest allocates is enough for the others.
-            self._thread.run(batch.compute)
+            self._thread.submit(batch.compute).result()
 
     def takes(self, inputs: Mapping[str, Array]) -> bool:
         """Whether there is a captured batch for so many rows and draws."""
@@ -54,7 +48,7 @@ class Replay:
         """The answer to a batch that `takes` accepts."""
         rows = len(inputs[self._by_row])
         batch = self._batches[1 << (rows - 1).bit_length()]
-        return self._thread.run(lambda: batch.answer(inputs, rows))
+        return self._thread.submit(batch.answer, inputs, rows).result()
 
 
 class _Batch:
@@ -108,28 +102,3 @@ class _Batch:
         self.compute()
         # A copy, as the next batch overwrites the memory that `numpy` shows of the CPU.
         return {name: value.numpy()[:rows].copy() for name, value in self._outputs.items()}
-
-
-class _Thread:
-    """One thread that does what it is given, in turn; it ends with the last reference to this object."""
-
-    def __init__(self) -> None:
-        self._calls: SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = SimpleQueue()
-        Thread(target=_work, args=[self._calls], name="replay", daemon=True).start()
-        weakref.finalize(self, self._calls.put, None)
-
-    def run(self, call: Callable[[], T]) -> T:
-        """Do it; returns, or raises, when it is done."""
-        done: Future[T] = Future()
-        self._calls.put((call, done))
-        return done.result()
-
-
-def _work(calls: SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None]) -> None:
-    while item := calls.get():
-        call, done = item
-        try:
-            done.set_result(call())
-        except BaseException as error:
-            done.set_exception(error)
-        del item, call, done  # Which would keep an engine that is replaced, until there is a next call.
