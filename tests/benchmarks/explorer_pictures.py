@@ -1,7 +1,7 @@
 """The pictures of the explorer in the README and its guide, made anew from a running service.
 
     .venv/test/bin/python -m tests.benchmarks.explorer_pictures write people.csv
-    lowerbound train table --data people.csv --dataset.drop '["person"]' --fit.steps 1500
+    lowerbound train table --data people.csv --name people --dataset.drop person --fit.steps 1500
     make train RECIPE=fashion-mnist
     make serve MODELS=models &
     .venv/test/bin/python -m tests.benchmarks.explorer_pictures http://127.0.0.1:8000 BOOT
