@@ -17,9 +17,10 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -62,13 +63,31 @@ class Counts:
     resident: list[float] = field(default_factory=list)
 
 
-def run(folder: Path, swaps: int, seconds: float, clients: int) -> Counts:
-    """Swap so often in so many seconds, or as fast as it goes, under the load of so many clients."""
+def run(
+    folder: Path,
+    swaps: int,
+    seconds: float,
+    clients: int,
+    *,
+    program: Sequence[str] = ("service",),
+    tolerance: float = 0.0,
+) -> Counts:
+    """Swap so often in so many seconds, or as fast as it goes, under the load of so many clients.
+
+    Args:
+        folder: For the server's models and log.
+        swaps: Good and bad versions together.
+        seconds: In which they come, at least.
+        clients: That ask at the same time.
+        program: What serves, with its device.
+        tolerance: By how many nats an answer may differ from the CPU's.
+    """
     counts = Counts()
     models = folder / "models"
     expected = {"1": answers(publish(models, 1), ROWS_ASKED)}
-    flags = ("--models", str(models), "--poll", str(POLL), "--engine-threads", "1")
-    with run_server(*flags, log=folder / "log") as client, _load(client, expected, counts, clients):
+    flags = (*program[1:], "--models", str(models), "--poll", str(POLL), "--engine-threads", "1")
+    ask = partial(_ask, expected=expected, tolerance=tolerance)
+    with run_server(*flags, log=folder / "log", program=program[:1]) as client, _load(client, ask, counts, clients):
         begin = time.monotonic()
         version = 1
         for swap in range(1, swaps + 1):
@@ -89,7 +108,9 @@ def run(folder: Path, swaps: int, seconds: float, clients: int) -> Counts:
 
 
 @contextmanager
-def _load(client: httpx.Client, expected: dict[str, Array], counts: Counts, clients: int) -> Iterator[None]:
+def _load(
+    client: httpx.Client, ask: Callable[[httpx.Client, str], tuple[str, str]], counts: Counts, clients: int
+) -> Iterator[None]:
     """Ask by every path in turn, from so many threads, until left."""
     stop = threading.Event()
     lock = threading.Lock()
@@ -100,7 +121,7 @@ def _load(client: httpx.Client, expected: dict[str, Array], counts: Counts, clie
                 if stop.is_set():
                     return
                 try:
-                    version, wrong = _ask(own, path, expected)
+                    version, wrong = ask(own, path)
                 except (httpx.HTTPError, KeyError, ValueError) as error:
                     version, wrong = "", repr(error)
                 with lock:
@@ -120,7 +141,7 @@ def _load(client: httpx.Client, expected: dict[str, Array], counts: Counts, clie
             thread.join()
 
 
-def _ask(client: httpx.Client, path: str, expected: dict[str, Array]) -> tuple[str, str]:
+def _ask(client: httpx.Client, path: str, expected: dict[str, Array], tolerance: float) -> tuple[str, str]:
     """The version that answered, and what was wrong with it."""
     if path.startswith("/v2"):
         tensor = {"name": "x", "datatype": "FP64", "shape": ROWS_ASKED.shape, "data": ROWS_ASKED.ravel().tolist()}
@@ -134,7 +155,8 @@ def _ask(client: httpx.Client, path: str, expected: dict[str, Array]) -> tuple[s
         values = answer.json()["outputs"][0]["data"]
     else:
         values = np.load(io.BytesIO(answer.content), allow_pickle=False)["elbo"]
-    return version, "" if np.array_equal(values, expected[version]) else f"not the answer of version {version}"
+    right = np.allclose(values, expected[version], rtol=0, atol=tolerance)
+    return version, "" if right else f"not the answer of version {version}"
 
 
 def _until(condition: Callable[[], bool]) -> None:

@@ -12,8 +12,11 @@ beside        what a capture does to another model's calls
 precisions    rows a second and differences of each precision
 variants      rows a second of other ways to export the graph of the bounds
 copies        GB/s between the host and the device
-http          rows a second of a server with one, two and four workers
+http          rows a second of a server, by workers and engine threads
 training      steps a second of the recipes, captured and not
+unrolled      the same of several steps in one graph, of compiled ones, and of evaluations
+memory        batches that the device has not the memory for
+swaps         versions of a model that come and go under load
 differences   how far capturing moves the weights of every likelihood
 throughput    rows a second of each graph by batch and draws, of PyTorch too, and how near the best comes to the limits
 refinement    the cost of a step
@@ -42,7 +45,7 @@ from service.engine.accelerated import AcceleratedEngine
 from service.engine.devices import Kind, Target
 from tests.benchmarks.gpu import experiments, tables
 from tests.benchmarks.gpu.limits import measure
-from tests.benchmarks.gpu.training import differences, speeds
+from tests.benchmarks.gpu.training import differences, speeds, unrolled
 from tests.benchmarks.gpu.variants import variants
 from tests.benchmarks.serving.reference import write_reference
 
@@ -66,6 +69,9 @@ EXPERIMENTS: dict[str, Experiment] = {
     "copies": Experiment(experiments.copies, "Copies.", 15),
     "http": Experiment(tables.http, "Rows a second over HTTP.", 120),
     "training": Experiment(lambda bench: speeds(bench.seconds), "Steps of training a second.", 60),
+    "unrolled": Experiment(lambda bench: unrolled(bench.seconds), "Several steps of training in one graph.", 90),
+    "memory": Experiment(experiments.memory, "Out of memory.", 15),
+    "swaps": Experiment(experiments.swaps, "Models swapped under load.", 45),
     "differences": Experiment(lambda _: differences(), "What capturing changes.", 60),
     "throughput": Experiment(
         lambda bench: tables.throughput(bench, measure(_device(bench.kind), bench.seconds)),

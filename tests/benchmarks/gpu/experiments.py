@@ -3,10 +3,13 @@
 import contextlib
 import functools
 import multiprocessing
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Event, Thread
+from unittest import mock
 
 import numpy as np
 import torch
@@ -19,6 +22,7 @@ from service.engine.engine import open_session
 from service.engine.pinned import PinnedMemory
 from service.engine.replay import Replay
 from service.storage import DEFAULT_REPOSITORY
+from tests.benchmarks import swap
 from tests.benchmarks.gpu.limits import BYTES, rate
 from tests.benchmarks.gpu.tables import Bench, measured_rate, table
 
@@ -27,6 +31,15 @@ LARGE = (("encoder", 4096, 1), ("decoder", 4096, 1), ("elbo", 256, 16), ("elbo",
 """Graphs, rows and draws of the calls that are compared."""
 
 THREADS = (1, 2, 4, 8)
+LIMITS = (2**26, 2**28, 2**30)
+"""Bytes of a graph's intermediate results; 4,096 rows at 16 draws take more than the last."""
+
+SWAPS, CLIENTS = 15, 8
+"""Versions, one a second, and clients."""
+
+NATS = 1e-3
+"""By which a device's bounds may differ from the CPU's."""
+
 PATIENCE = 60.0
 """Seconds for a process in which a capture may break what serves."""
 
@@ -189,7 +202,7 @@ def precisions(bench: Bench) -> Iterator[str]:
             inputs = bench.inputs(name, rows, draws)
             answer = engine.run(name, inputs)
             first = reference.setdefault(f"{name} {rows}", answer)
-            off = max(float(np.nanmax(np.abs(answer[output] - first[output]))) for output in first)
+            off = _off(answer, first)
             reached = rows * measured_rate(functools.partial(engine.run, name, inputs), bench.seconds)
             lines.append([precision, name, f"{rows:,} × {draws}", f"{reached:,.0f}", f"{off:.1e}"])
     yield from table(["precision", "graph", "rows × draws", "rows a second", "off by at most"], lines)
@@ -206,6 +219,53 @@ def copies(bench: Bench) -> Iterator[str]:
         name = "pinned" if is_pinned else "pageable"
         lines.append([name, f"{BYTES * sent / 1e9:.1f}", f"{BYTES * back / 1e9:.1f}"])
     yield from table(["memory", "to the device, GB/s", "back, GB/s"], lines)
+
+
+def memory(bench: Bench) -> Iterator[str]:
+    """Whether a batch that the device has not the memory for is computed in parts, and the next one as usual."""
+    graphs, files = bench.bundle.manifest.graphs, bench.bundle.files
+    ((name, rows, draws),) = (call for call in _fitting(bench) if call[0] == "elbo" and call[2] == 16 and call[1] > 256)
+    inputs, few = bench.inputs(name, rows, draws), bench.inputs(name, 1, draws)
+    plain = OnnxEngine(graphs, files, bench.kind)
+    expected, alone = plain.run(name, inputs), plain.run(name, few)
+    lines: list[list[object]] = []
+    for limit in LIMITS:
+        target = Target(bench.kind, memory=limit)
+        engine = AcceleratedEngine(
+            {name: graphs[name]}, files, target, max_batch=bench.max_batch, draws=draws, replayed=0
+        )
+        with mock.patch.object(engine._graphs[name], "_compute", wraps=engine._graphs[name]._compute) as computed:
+            answer = engine.run(name, inputs)
+            calls = computed.call_count
+        off = [_off(answer, expected), _off(engine.run(name, few), alone)]
+        lines.append([f"{limit / 2**20:,.0f}", f"{rows:,} × {draws}", calls, *(f"{largest:.1e}" for largest in off)])
+    yield from table(
+        ["limit, MiB", "rows × draws", "calls, whole or in parts", "off by at most", "the next row"], lines
+    )
+
+
+def swaps(bench: Bench) -> Iterator[str]:
+    """Versions of a model that come and go under load, one in five of them bad; answers are held to the CPU's."""
+    program = ("tests.service.accelerated_server",) if bench.kind == "cpu" else ("service", "--device", bench.kind)
+    with tempfile.TemporaryDirectory() as folder:
+        counts = swap.run(Path(folder), SWAPS, SWAPS, CLIENTS, program=program, tolerance=NATS)
+    yield from table(
+        ["swapped in", "refused", "versions that answered", "right answers", "wrong or failed", "first of them"],
+        [
+            [
+                counts.swaps,
+                counts.refused,
+                len(counts.answered),
+                f"{sum(counts.answered.values()):,}",
+                len(counts.failed),
+                *(counts.failed[:1] or [""]),
+            ]
+        ],
+    )
+
+
+def _off(answer: Mapping[str, Array], expected: Mapping[str, Array]) -> float:
+    return max(float(np.nanmax(np.abs(answer[name] - expected[name]))) for name in expected)
 
 
 def _engine(bench: Bench, replayed: int) -> AcceleratedEngine:

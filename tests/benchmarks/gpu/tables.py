@@ -4,8 +4,10 @@ import functools
 import itertools
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +19,7 @@ from service.engine.devices import Kind
 from service.scoring import noise
 from tests.benchmarks.gpu.contenders import Torch, contenders
 from tests.benchmarks.gpu.limits import Limits, operations
-from tests.benchmarks.serving.load import run
+from tests.benchmarks.serving.load import Exchange, Load, run
 from tests.benchmarks.serving.reference import Reference
 from tests.benchmarks.serving.servers import OURS
 from tests.conftest import run_server
@@ -31,7 +33,11 @@ WITHOUT = ("encoder", "decoder")
 DRAWS = (1, 16, 64)
 STEPS = (0, 1, 10, 50)
 CONNECTIONS = (1, 8, 32)
-WORKERS = (1, 2, 4)
+SETTINGS = ((1, 4), (2, 4), (4, 2), (8, 1), (8, 2))
+"""Workers and engine threads of each."""
+
+GENERATORS = 4
+"""Processes that send requests, so that one does not limit the server."""
 
 
 @dataclass(frozen=True)
@@ -178,23 +184,39 @@ def invariance(bench: Bench, engine: Engine) -> Iterator[str]:
 
 
 def http(bench: Bench) -> Iterator[str]:
-    """Rows a second over HTTP in binary, from one load generator."""
-    given = ["--models", str(bench.reference.models), "--device", bench.kind, "--max-batch", str(bench.max_batch)]
-    given += ["--max-queue", str(2**22), "--timeout", "300"]
+    """Rows a second over HTTP in binary, by workers and their engine threads."""
+    named = [f"{number} connections" for number in CONNECTIONS]
+    yield from table(
+        ["workers", "threads", "rows each", *named, "median of 1, ms", "busiest generator"], _served(bench)
+    )
+
+
+def _served(bench: Bench) -> Iterator[list[object]]:
+    given = ["--models", str(bench.reference.models), "--device", bench.kind, "--max-queue", str(2**22)]
     images = bench.images(4096)
-    lines: list[list[object]] = []
-    for workers in WORKERS:
-        options = [*given, "--workers", str(workers)]
-        with tempfile.TemporaryDirectory() as folder, run_server(*options, log=Path(folder) / "log") as client:
-            assert client.base_url.port
-            for rows in (1, 64, 1024):
-                exchanges = OURS.exchanges(images, rows, "binary")
-                loads = [
-                    run(client.base_url.port, exchanges, number, bench.seconds, bench.seconds / 2)
-                    for number in CONNECTIONS
-                ]
-                lines.append([workers, rows, *(f"{load.rows_per_second:,.0f}" for load in loads)])
-    yield from table(["workers", "rows in a request", *(f"{number} connections" for number in CONNECTIONS)], lines)
+    with ProcessPoolExecutor(GENERATORS, get_context("spawn")) as pool:
+        for workers, threads in SETTINGS if bench.kind != "cpu" else SETTINGS[:2]:
+            options = [*given, "--timeout", "300", "--workers", str(workers), "--engine-threads", str(threads)]
+            with tempfile.TemporaryDirectory() as folder, run_server(*options, log=Path(folder) / "log") as client:
+                assert client.base_url.port
+                for rows in (1, 64, 1024):
+                    exchanges = OURS.exchanges(images, rows, "binary")
+                    send = functools.partial(_loads, pool, client.base_url.port, exchanges, max(0.5, bench.seconds))
+                    loads = [send(number) for number in CONNECTIONS]
+                    reached = [f"{sum(load.rows_per_second for load in some):,.0f}" for some in loads]
+                    (alone,), busiest = loads[0], max(load.busy for some in loads for load in some)
+                    yield [workers, threads, rows, *reached, f"{1000 * alone.quantile(0.5):.2f}", f"{busiest:.0%}"]
+
+
+def _loads(
+    pool: ProcessPoolExecutor, port: int, exchanges: Sequence[Exchange], seconds: float, connections: int
+) -> list[Load]:
+    """What each generator measured at the same time; one connection has one."""
+    generators = min(connections, GENERATORS)
+    sent = [
+        pool.submit(run, port, exchanges, connections // generators, seconds, seconds / 2) for _ in range(generators)
+    ]
+    return [future.result() for future in sent]
 
 
 def _differences(bench: Bench, first: Mapping[str, Array], second: Mapping[str, Array]) -> Iterator[list[str]]:
@@ -217,5 +239,5 @@ def measured_rate(call: Callable[[], object], seconds: float) -> float:
 
 
 def table(head: list[str], rows: Iterator[list[object]] | list[list[object]]) -> Iterator[str]:
-    for cells in (head, ["---:"] * len(head), *rows):
+    for cells in itertools.chain((head, ["---:"] * len(head)), rows):
         yield "| " + " | ".join(map(str, cells)) + " |"

@@ -250,9 +250,10 @@ def test_a_signal_brings_the_look_forward(serve: Serve, folder: Path, tmp_path: 
 
 
 @pytest.mark.slow
-def test_swaps_under_load_lose_and_mix_nothing(tmp_path: Path) -> None:
-    counts = swap.run(tmp_path, swaps=20, seconds=0, clients=4)
+@pytest.mark.parametrize(("program", "good", "bad"), [("service", 12, 3), ("tests.service.accelerated_server", 4, 1)])
+def test_swaps_under_load_lose_and_mix_nothing(tmp_path: Path, program: str, good: int, bad: int) -> None:
+    counts = swap.run(tmp_path, swaps=good + bad, seconds=0, clients=4, program=(program,))
     assert counts.failed == []
-    assert (counts.swaps, counts.refused) == (16, 4)
+    assert (counts.swaps, counts.refused) == (good, bad)
     assert len(counts.answered) >= counts.swaps
     assert sum(counts.answered.values()) > 100
