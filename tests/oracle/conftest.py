@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import torch
 
 from service.bundle import ImageInput, NumericColumn, TabularInput
 from tests.conftest import Serve
@@ -78,6 +79,7 @@ def plain(values: list[Any]) -> Array:
 
 @pytest.fixture(scope="session")
 def oracle_vaes() -> dict[str, VAE]:
+    torch.set_num_threads(1)  # Another test process has the other core.
     return {
         name: trained.linear_vae(truth, data, _rows(truth, data, 1000))
         for name, (truth, data) in MODELS.items()

@@ -197,8 +197,11 @@ def export_graphs(
 
 
 def _traced(wanted: dict[str, tuple[nn.Module, Graph]]) -> Iterator[tuple[str, onnx.ModelProto]]:
-    """Trace graphs: a process of its own takes them from the first to the last, and this one from the last."""
-    if len(wanted) < 2:
+    """Trace graphs: a process of its own takes them from the first to the last, and this one from the last.
+
+    Where PyTorch has one thread, there is no core for another process, which takes five seconds to import PyTorch.
+    """
+    if len(wanted) < 2 or torch.get_num_threads() < 2:
         yield from ((name, trace(*given)) for name, given in wanted.items())
         return
     # A thread pickles what the pool is given, later, when modules that are traced here hold symbols for their weights.
