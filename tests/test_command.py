@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from service import __version__
-from service.cli import COMMANDS
+from service.cli import COMMANDS, main
 from service.storage import DEFAULT_REPOSITORY
 from tests.conftest import wait_until
 
@@ -40,14 +40,19 @@ def test_an_unknown_command_is_refused_with_the_known_ones(arguments: list[str],
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_help_of_a_command_begins_with_its_usage_purpose_and_examples(name: str) -> None:
-    done = lowerbound(name, "--help")
-    assert done.returncode == 0, done.stderr
-    usage, _, purpose, *_ = done.stdout.splitlines()
+def test_the_help_of_a_command_begins_with_its_usage_purpose_and_examples(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit) as end:
+        sys.exit(main([name, "--help"]))
+    assert not end.value.code
+    shown = capsys.readouterr().out
+    usage, _, purpose, *_ = shown.splitlines()
     assert usage.startswith(f"usage: lowerbound {name} ")
     assert purpose.endswith(".")
-    assert f"\n  lowerbound {name}" in done.stdout
-    assert "None" not in done.stdout
+    assert f"\n  lowerbound {name}" in shown
+    assert "None" not in shown
 
 
 def test_it_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
