@@ -19,6 +19,7 @@ from tests.conftest import Serve, run_server, samples
 from tests.explorer.conftest import Open, Visit, ready
 
 KEY = "key-of-the-tests-0123456789"
+THEMES = ["light", pytest.param("dark", marks=pytest.mark.slow)]
 WIDTHS = {360: 740, 820: 1180, 1600: 1000}
 
 Start = Callable[..., Visit]
@@ -152,7 +153,7 @@ def violations(page: Page) -> list[str]:
     return [f"{one['id']}: {node['html'][:200]} {node['failureSummary']}" for one in found for node in one["nodes"]]
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", THEMES)
 def test_no_barriers_in_the_pages_of_pictures(open_page: Open, digits: httpx.Client, theme: str) -> None:
     page = open_page(
         digits, color_scheme=theme, viewport={"width": 1280, "height": 900}, allowed=("400 (Bad Request)",)
@@ -169,7 +170,7 @@ def test_no_barriers_in_the_pages_of_pictures(open_page: Open, digits: httpx.Cli
     assert violations(page) == []
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", THEMES)
 def test_no_barriers_in_the_pages_of_tables(open_page: Open, toys: httpx.Client, theme: str) -> None:
     page = open_page(toys, color_scheme=theme, viewport={"width": 390, "height": 800})
     page.get_by_label("Rows as CSV").fill("age,colour\n1.5,red\n30,red\n,red\n")

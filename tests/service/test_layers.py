@@ -78,6 +78,7 @@ def test_files_are_scored_where_training_and_ray_cannot_be_imported(tmp_path: Pa
     assert "pip install 'lowerbound[cluster]' (ray must not be imported)" in process.stderr
 
 
+@pytest.mark.slow
 def test_ray_is_used_where_training_cannot_be_imported() -> None:
     names = ", ".join(f"service.{name}" for name in sorted(ON_RAY))
     process = run(f"import {names}\nprint('imported')", "ray")

@@ -35,7 +35,10 @@ SERVERS = {
 }
 
 
-@pytest.fixture(scope="module", params=SERVERS)
+EVERY = [pytest.param(name, marks=pytest.mark.slow if "workers" in name else ()) for name in SERVERS]
+
+
+@pytest.fixture(scope="module", params=EVERY)
 def server(request: pytest.FixtureRequest, serve: Serve) -> Iterator[httpx.Client]:
     """A small batch, so that large requests are split and small ones put together."""
     with serve("--device", "cpu", "--max-batch", "200", *SERVERS[request.param]) as client:

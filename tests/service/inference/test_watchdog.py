@@ -193,7 +193,7 @@ def metric(client: httpx.Client, name: str) -> float:
     return samples(client.get("/metrics").text)[name, "digits", "1"]
 
 
-@pytest.mark.parametrize("fault", ["hang", "wrong"])
+@pytest.mark.parametrize("fault", ["hang", pytest.param("wrong", marks=pytest.mark.slow)])
 def test_under_requests_an_engine_is_replaced(digits_bundle: Bundle, tmp_path: Path, fault: str) -> None:
     with faulty(tmp_path) as (client, file):
         body = npy(digits_bundle.golden["elbo"]["x"])
@@ -242,7 +242,7 @@ def test_under_requests_an_engine_is_replaced(digits_bundle: Bundle, tmp_path: P
         assert metric(client, "lowerbound_engine_ready") == metric(client, "lowerbound_engines_replaced_total") == 1
 
 
-@pytest.mark.parametrize("fault", ["raise", "hang"])
+@pytest.mark.parametrize("fault", ["raise", pytest.param("hang", marks=pytest.mark.slow)])
 def test_without_an_engine_the_process_ends(tmp_path: Path, fault: str) -> None:
     file, log = tmp_path / "fault", tmp_path / "log"
     file.touch()

@@ -136,6 +136,7 @@ def test_the_end_sends_what_is_left_and_the_caller_decides_whether(collector: Co
     assert {headers["x-token"] for headers in collector.headers} == {"secret"}
 
 
+@pytest.mark.slow
 def test_every_worker_sends_its_own(collector: Collector, tmp_path: Path) -> None:
     with run_server("--workers", "2", "--otlp-endpoint", collector.url, log=tmp_path / "log", **SOON) as client:
         for _ in range(20):
@@ -144,6 +145,7 @@ def test_every_worker_sends_its_own(collector: Collector, tmp_path: Path) -> Non
     assert len({span.span_id for span in spans}) == 20
 
 
+@pytest.mark.slow
 def test_nobody_waits_for_a_collector_that_is_away(tmp_path: Path) -> None:
     with run_server("--otlp-endpoint", "http://127.0.0.1:9", log=tmp_path / "log", **SOON) as client:
         asked = time.monotonic()

@@ -156,7 +156,7 @@ def test_the_end_does_not_wait_longer_than_told(tmp_path: Path, workers: str) ->
         assert process.status(10) == 0
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.05, 0.2])
+@pytest.mark.parametrize("delay", [0.05, *(pytest.param(delay, marks=pytest.mark.slow) for delay in (0.0, 0.2))])
 def test_a_version_that_loads_does_not_disturb_the_end(tmp_path: Path, delay: float) -> None:
     models = tmp_path / "models"
     publish(models, 1)

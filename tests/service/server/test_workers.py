@@ -172,6 +172,7 @@ def test_what_cannot_be_served_is_refused_at_once(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_text().startswith("error: ")
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced_at_once(workers: Workers) -> None:
     for _ in range(5):
         until(lambda: len(workers.pids()) == 2)
@@ -233,7 +234,10 @@ def fill(folder: Path) -> None:
 GRACE = 3
 
 
-@pytest.mark.parametrize("state", ["a worker is stopped", "workers are replaced", "all are stopped"])
+SLOW = [pytest.param(state, marks=pytest.mark.slow) for state in ("workers are replaced", "all are stopped")]
+
+
+@pytest.mark.parametrize("state", ["a worker is stopped", *SLOW])
 def test_the_end_comes_within_the_grace(tmp_path: Path, state: str) -> None:
     started = start(tmp_path, "--graceful-shutdown-timeout", str(GRACE))
     until(lambda: len(started.pids()) == 2)

@@ -61,7 +61,11 @@ def test_a_bucket_is_followed(served: httpx.Client, bucket: Bucket, there: Path)
     until(lambda: models(served)["models"] == {NAME: [1]})
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+ALSO_LOCAL = [pytest.param(damage, marks=pytest.mark.slow) for damage in DAMAGES[1:]]
+"""A folder's tests have these damages among the fast ones; a bucket is read by the same code."""
+
+
+@pytest.mark.parametrize("damage", [DAMAGES[0], *ALSO_LOCAL])
 def test_a_bad_version_is_refused(
     served: httpx.Client, bucket: Bucket, there: Path, tmp_path: Path, damage: Callable[[Path], str]
 ) -> None:
@@ -81,6 +85,7 @@ def test_a_bad_version_is_refused(
     until(lambda: models(served) == {"models": {NAME: [1, 2]}, "default": NAME, "refused": {}})
 
 
+@pytest.mark.slow
 def test_who_must_have_signed_is_asked_of_a_bucket_too(s3: S3, bucket: Bucket, there: Path, tmp_path: Path) -> None:
     key = Ed25519PrivateKey.generate()
     private, public = tmp_path / "key.pem", tmp_path / "public.pem"
@@ -145,6 +150,7 @@ def test_a_download_that_breaks_off_is_tried_again(s3: S3, bucket: Bucket, there
         assert models(client)["refused"] == {}
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_midst_of_a_download_leaves_nothing_half(s3: S3, bucket: Bucket, tmp_path: Path) -> None:
     bucket.upload(DEFAULT_REPOSITORY, "models")
     cache = tmp_path / "cache"

@@ -20,7 +20,11 @@ def load(path: Path, options: dict[str, Any]) -> tuple[Dataset | None, DataError
         return None, error
 
 
-@pytest.mark.parametrize("seed", range(NUM_TABLES))
+FEW = 6
+SEEDS = [pytest.param(seed, marks=pytest.mark.slow if seed >= FEW else ()) for seed in range(NUM_TABLES)]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_a_schema_or_a_refusal_that_names_the_column(seed: int, tmp_path: Path) -> None:
     path = write(generate(seed), tmp_path / "rows.csv")
     dataset, error = load(path, {})

@@ -259,6 +259,7 @@ def test_a_cache_that_cannot_be_read_or_written_costs_time_only(
     assert graphs["prior"] == exported.graphs["prior"]
 
 
+@pytest.mark.slow
 def test_large_and_constant_columns_export() -> None:
     """Money of sd 1e6 around zero: float32 cannot hold a draw to a thousandth of a unit, and need not."""
     rng = np.random.default_rng(3)

@@ -181,6 +181,7 @@ def test_a_run_goes_on_on_another_kind_of_device(tmp_path: Path) -> None:
     assert (tmp_path / "cut" / BEST).read_bytes() == (tmp_path / "whole" / BEST).read_bytes()
 
 
+@pytest.mark.slow
 def test_the_optimal_sigma_comes_to_the_learned_one(tmp_path: Path) -> None:
     results = {
         name: train(tmp_path / name, new_vae(likelihood=name), epochs=20, batch_size=50)
@@ -194,7 +195,7 @@ def test_the_optimal_sigma_comes_to_the_learned_one(tmp_path: Path) -> None:
     assert optimal.log_likelihood == pytest.approx(optimal.held_out_log_likelihood, abs=0.3)
 
 
-@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+@pytest.mark.parametrize("precision", [pytest.param("tf32", marks=pytest.mark.slow), "bf16"])
 def test_lower_precision_learns_the_same(tmp_path: Path, precision: str) -> None:
     _, exact = train(tmp_path / "no", rows=500, epochs=6, batch_size=50)
     AcceleratorState._reset_state()  # Which allows one precision for each process.
