@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from service.bundle import ImageInput, TabularInput
 from training.datasets import Dataset, NumpyArrays, Splits
 from training.model import LIKELIHOODS, VAE
-from training.model.features import moments
 from training.model.likelihoods import Likelihood, LikelihoodError
 from training.model.likelihoods.gaussian import Gaussian
 from training.model.priors import Prior, StandardNormal
+from training.model.scales import moments
 from training.publish import Origin, open_repository, write_bundle
 from training.recipes import BoundRecipe
 

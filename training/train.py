@@ -6,12 +6,14 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, parse_flag_from_env
 from rich.console import Console
+from torch import Tensor
 
 from service.errors import LowerboundError
 from service.scoring import noise
 from service.storage import Location
 from training.datasets import Dataset, Splits, download, split
 from training.fit import sample, training_rows
+from training.fit.exemplars import set_exemplars
 from training.fit.loop import fit, load_best
 from training.model import VAE
 from training.model.build import build
@@ -44,10 +46,7 @@ def train(recipe: Recipe, dataset: Dataset, console: Console) -> Path | str | No
         )
 
     vae = _untrained(recipe, dataset, splits)
-    base_samples = torch.from_numpy(
-        noise.base_samples(recipe.bound.seed, recipe.bound.num_draws, vae.prior.latent_size)
-    )
-    held_out = torch.from_numpy(dataset.rows[splits.validation])
+    base_samples, held_out = _held_out(recipe, dataset, splits, vae)
     if first:
         # Steps that can fail after the training are tried before it.
         repository.try_to_write(recipe.name)
@@ -94,8 +93,16 @@ def export_run(run: Path, data: Location | None, out: Location, console: Console
     history = load_best(vae, run)
     if not history:
         raise RecipeError(f"{run}: no epoch was finished; train with --resume")
+    base_samples, held_out = _held_out(recipe, dataset, splits, vae)
+    set_exemplars(vae, training_rows(dataset, splits.train), held_out, base_samples, recipe.fit)
     return publish(vae, dataset, splits, recipe, history, repository)
 
 
 def _untrained(recipe: Recipe, dataset: Dataset, splits: Splits) -> VAE:
     return build(recipe.model, dataset.input, sample(dataset, splits.train, recipe.fit.seed), recipe.fit.seed)
+
+
+def _held_out(recipe: Recipe, dataset: Dataset, splits: Splits, vae: VAE) -> tuple[Tensor, Tensor]:
+    """Noise of the held-out bound, (K, L), and the rows that choose the best epoch, (n, *shape)."""
+    base_samples = noise.base_samples(recipe.bound.seed, recipe.bound.num_draws, vae.prior.latent_size)
+    return torch.from_numpy(base_samples), torch.from_numpy(dataset.rows[splits.validation])

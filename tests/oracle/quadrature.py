@@ -81,6 +81,20 @@ def _student_t(params: Array, x: Array, kind: Kind, state: State) -> Array:
     return np.asarray(stats.t(degrees, location + scale * params, scale * deviation).logpdf(x))
 
 
+def _asinh(params: Array, x: Array, kind: Kind, state: State) -> Array:
+    low, centre, high = np.nanpercentile(kind.rows, (25, 50, 75), axis=0)
+    width = 3 * (high - low) / 1.349
+    place = np.arcsinh((kind.rows - centre) / width)
+    location, scale = np.nanmean(place, axis=0), np.nanstd(place, axis=0)
+    deviation = FLOOR + np.exp(state["free_log_sigma"])
+    # S_U of Johnson 1949: asinh((x − centre)/width) is normal.
+    return np.asarray(
+        stats.johnsonsu(
+            -(location + scale * params) / (scale * deviation), 1 / (scale * deviation), centre, width
+        ).logpdf(x)
+    )
+
+
 FLOOR = 0.01
 """The range of σ in units of the scale, for columns of real numbers."""
 
@@ -171,6 +185,7 @@ LOG_DENSITIES: dict[str, Callable[..., Array]] = {
     "mixed": _mixed(_gaussian(_learned), 1),
     "mixed_heteroscedastic": _mixed(_gaussian(_heteroscedastic), 2),
     "mixed_student_t": _mixed(_student_t, 1),
+    "mixed_asinh": _mixed(_asinh, 1),
 }
 """Log p(x_d|z), (grid, D), NaN where x is missing, for parameters (grid, num_params), a row x (D,), its kind of data
 and the likelihood's own parameters."""

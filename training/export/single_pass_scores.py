@@ -70,7 +70,7 @@ class SinglePassScores(nn.Module):
         difference = (self.vae.features(x) - self.vae.features(seen)).double()
         z, log_variance = mean.double()[:, None], log_variance.double()
         centre = torch.zeros_like(mean[:1].double())
-        ratio = (log_normal(centre, log_variance) - self.vae.prior.latent_log_prob(z)).sum((1, 2))
+        ratio = log_normal(centre, log_variance).sum((1, 2)) - self.vae.prior.log_prob(z)[:, 0]
         return torch.stack(
             [
                 0.5 * torch.log((difference * difference).sum(1) + 1e-12),

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from training.fit.diagnostics import Diagnostics, diagnose
 from training.fit.disk import replace_file, to_disk
+from training.fit.exemplars import set_exemplars
 from training.fit.options import FitRecipe
 from training.fit.progress import ProgressBar
 from training.fit.rows import TrainingRows, take
@@ -96,7 +97,7 @@ class Progress:
 def fit(
     vae: VAE, train: TrainingRows, held_out: Tensor, base_samples: Tensor, recipe: FitRecipe, run: Path
 ) -> list[Epoch]:
-    """Train until the held-out bound stops rising, and leave the best weights in `vae`.
+    """Train until the held-out bound stops rising, and leave the best weights in `vae`, and exemplars in its prior.
 
     Continues where the checkpoint in `run` stands, if there is one.
 
@@ -152,7 +153,9 @@ def fit(
             bar.epoch(epoch, figures.shown(), progress.best is figures)
     accelerator.wait_for_everyone()
     accelerator.end_training()
-    return load_best(vae, run)
+    history = load_best(vae, run)
+    set_exemplars(vae, train, held_out, base_samples, recipe)
+    return history
 
 
 def load_best(vae: VAE, run: Path) -> list[Epoch]:

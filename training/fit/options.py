@@ -31,6 +31,11 @@ class FitRecipe(BaseModel):
     )
     beta: float = Field(default=1.0, gt=0, description="Final weight of the KL; 1 is the ELBO.")
     free_bits: float = Field(default=0.0, ge=0, description="Nats of KL per latent that are not penalised.")
+    exemplars: int = Field(
+        default=0,
+        ge=0,
+        description="Number of training rows whose posteriors are the prior after training; 0 keeps the trained prior.",
+    )
     clip: float = Field(default=100.0, gt=0, description="Limit of the norm of a step's gradient, per row.")
     seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of the weights, the order of rows and the noise.")
     mixed_precision: Literal["no", "tf32", "fp16", "bf16"] = Field(

@@ -53,8 +53,8 @@ def build(recipe: ModelRecipe, data: ImageInput | TabularInput, rows: npt.NDArra
     """
     torch.manual_seed(seed)
     latent_size = recipe.latent_size or max(2, min(16, len(data.features) - 1))
-    features = encoder_features(data, rows)
     likelihood = LIKELIHOODS[recipe.likelihood](data, rows)
+    features = encoder_features(data, rows, likelihood.asinh_scale)
     networks = ARCHITECTURES[recipe.architecture](
         data, features.num_features, likelihood.num_params, latent_size, recipe.widths
     )

@@ -5,7 +5,6 @@ cells, and the bound is still a bound.
 """
 
 import math
-import warnings
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from service.bundle import CategoricalColumn, ImageInput, NumericColumn, TabularInput
-
-FAR = 50.0
-"""Robust standard deviations beyond which a training cell does not count for its column's scale."""
+from training.model.scales import AsinhScale, moments
 
 CLIP = 10.0
 """Standard deviations beyond which the encoder cannot tell outliers apart."""
@@ -42,12 +39,14 @@ class TableFeatures(nn.Module):
     """Cells, spelled out. (B, columns) → (B, num_features).
 
     Numbers are standardised by the training rows' mean and standard deviation and clipped at ±`CLIP`; a missing number
-    is 0, the mean. Numbers with a period are the sine and cosine of their phase. Categories are one-hot; a missing one
-    is all zeros. Columns that had missing cells in training add an indicator of that.
+    is 0, the mean. On an asinh scale their places on that scale are. Numbers with a period are the sine and cosine of
+    their phase. Categories are one-hot; a missing one is all zeros. Columns that had missing cells in training add an
+    indicator of that.
 
     Args:
         data: The columns.
         rows: The training rows, shape (N, columns), NaN where missing.
+        asinh: Whether numbers are seen on an asinh scale; see `AsinhScale`.
     """
 
     numeric: Tensor
@@ -55,7 +54,7 @@ class TableFeatures(nn.Module):
     location: Tensor
     scale: Tensor
 
-    def __init__(self, data: TabularInput, rows: npt.NDArray[Any]) -> None:
+    def __init__(self, data: TabularInput, rows: npt.NDArray[Any], asinh: bool = False) -> None:
         super().__init__()
         plain = [isinstance(column, NumericColumn) and column.period is None for column in data.columns]
         numeric = np.flatnonzero(plain)
@@ -73,14 +72,15 @@ class TableFeatures(nn.Module):
         self.num_features = (
             len(numeric) + 2 * len(self.periods) + sum(self.categorical.values()) + len(self.with_missing)
         )
-        location, scale = moments(rows[:, numeric])
+        self.asinh = AsinhScale(rows[:, numeric]) if asinh else None
+        location, scale = moments(self._scaled(torch.from_numpy(rows[:, numeric])).numpy())
         self.register_buffer("location", location)
         self.register_buffer("scale", scale)
 
     def forward(self, x: Tensor) -> Tensor:
         parts = []
         if len(self.numeric):
-            standard = (x.index_select(1, self.numeric) - self.location) / self.scale
+            standard = (self._scaled(x.index_select(1, self.numeric)) - self.location) / self.scale
             parts.append(torch.where(standard.isnan(), 0.0, standard).clamp(-CLIP, CLIP).float())
         for i, period in self.periods.items():
             phase = 2 * math.pi / period * x[:, i, None]
@@ -95,46 +95,16 @@ class TableFeatures(nn.Module):
     def units(self) -> Tensor:
         """One unit of each column's scale, in data units, (columns,): 1 for codes of categories and cyclic numbers."""
         units = torch.ones(self.num_columns, dtype=torch.float64)
-        return units.index_copy(0, self.numeric.cpu(), self.scale.cpu())
+        scale = self.scale if self.asinh is None else self.scale * self.asinh.width
+        return units.index_copy(0, self.numeric.cpu(), scale.cpu())
+
+    def _scaled(self, numbers: Tensor) -> Tensor:
+        """Numbers in data units → numbers on the scale that is standardised."""
+        return numbers if self.asinh is None else self.asinh(numbers)
 
 
-def encoder_features(data: ImageInput | TabularInput, rows: npt.NDArray[Any]) -> ImageFeatures | TableFeatures:
+def encoder_features(
+    data: ImageInput | TabularInput, rows: npt.NDArray[Any], asinh: bool = False
+) -> ImageFeatures | TableFeatures:
     """The encoder's inputs for this kind of data; `rows` are the training rows."""
-    return ImageFeatures(data) if isinstance(data, ImageInput) else TableFeatures(data, rows)
-
-
-def moments(rows: npt.NDArray[Any]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each column's usual cells; a constant column has deviation 1.
-
-    Missing cells are left out, and so are those further than `FAR` robust standard deviations (the interquartile range
-    over 1.349) from the median: three cells of 9999999999 would otherwise set the scale of an income, in which 250,000
-    would be nothing strange. A column whose interquartile range is zero keeps all its cells.
-
-    Args:
-        rows: Shape (N, D), NaN where missing.
-
-    Returns:
-        Two float64 tensors of shape (D,).
-    """
-    usual = usual_cells(np.asarray(rows, np.float64))
-    # In units of a power of two, which changes no digit, the squares of 1e300 are finite, and those of 1e-300 not zero.
-    _, exponent = np.frexp(np.fmax.reduce(np.abs(usual), axis=0, initial=0.0))
-    observed = torch.from_numpy(np.ldexp(usual, -exponent))
-    count = (~observed.isnan()).sum(0)
-    mean = observed.nansum(0) / count
-    variance = ((observed - mean) ** 2).nansum(0) / count
-    # The mean of equal numbers may differ from them in the last digit.
-    constant = variance <= (1e-12 * mean) ** 2
-    location, scale = (torch.from_numpy(np.ldexp(part.numpy(), exponent)) for part in (mean, variance.sqrt()))
-    return location, torch.where(constant, 1.0, scale)
-
-
-def usual_cells(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The rows, (N, D), with NaN for every cell that is too far out to count for its column's scale; see `moments`."""
-    if not rows.size:
-        return rows
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # A column may be missing as a whole.
-        low, median, high = np.nanpercentile(rows, (25, 50, 75), axis=0)
-    far = FAR * (high - low) / 1.349
-    return np.where((far > 0) & (np.abs(rows - median) > far), np.nan, rows)
+    return ImageFeatures(data) if isinstance(data, ImageInput) else TableFeatures(data, rows, asinh)

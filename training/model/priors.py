@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,10 @@ class Prior(nn.Module, ABC):
         """
         return (log_posterior - self.latent_log_prob(z)).mean(1)
 
+    def total_kl(self, mean: Tensor, log_variance: Tensor, log_prior: Tensor, log_posterior: Tensor) -> Tensor:
+        """KL(q ‖ p) in nats, shape (B,), from log p(z_k) and log q(z_k), both (B, K)."""
+        return (log_posterior - log_prior).mean(1)
+
 
 class StandardNormal(Prior):
     """N(0, I): log p(z_l) = −½ (z_l² + log 2π)."""
@@ -57,6 +62,9 @@ class StandardNormal(Prior):
     def kl(self, mean: Tensor, log_variance: Tensor, z: Tensor, log_posterior: Tensor) -> Tensor:
         """In closed form, ½ (μ² + σ² − 1 − log σ²) (Kingma and Welling 2014, appendix B): the draws are not used."""
         return 0.5 * (mean**2 + torch.exp(log_variance) - 1 - log_variance)
+
+    def total_kl(self, mean: Tensor, log_variance: Tensor, log_prior: Tensor, log_posterior: Tensor) -> Tensor:
+        return self.kl(mean, log_variance, log_prior, log_posterior).sum(-1)
 
 
 class Mixture(Prior):
@@ -78,26 +86,48 @@ class Mixture(Prior):
         self.means = nn.Parameter(torch.randn(components, latent_size))
         self.log_variances = nn.Parameter(torch.zeros(components, latent_size))
 
+    @classmethod
+    def of(cls, means: Tensor, log_variances: Tensor) -> Self:
+        """The mixture of these components, each (C, L), with equal weights."""
+        prior = cls(means.shape[1], len(means)).to(means.device)
+        prior.load_state_dict({"logits": torch.zeros(len(means)), "means": means, "log_variances": log_variances})
+        return prior
+
     def latent_log_prob(self, z: Tensor) -> Tensor:
-        # log N(z_l; m, s²) = quadratic z_l² + linear z_l + constant: sums over latents and over components are then
-        # matrix products. They cancel large numbers, hence float64.
-        z = z.double()
-        squares_and_z = torch.cat([z**2, z], -1)
-        means, log_variances = self.means.double(), self.log_variances.double()
-        precisions = torch.exp(-log_variances)
-        quadratic, linear = -0.5 * precisions, means * precisions
-        constant = -0.5 * (means**2 * precisions + log_variances + LOG_2PI)
-        log_weights = torch.log_softmax(self.logits.double(), 0)
-        # (..., C): log π_c N(z; m_c, s_c²), and what share of p(z) that is.
-        joint = _product(squares_and_z, torch.cat([quadratic, linear], 1).T) + (log_weights + constant.sum(1))
+        squares_and_z, factors, log_weights = self._factors(z)
+        joint = self._joint(squares_and_z, factors, log_weights)
         # Written out: ONNX Runtime's own log-softmax of float64 has another last bit for a single row.
         above = joint - joint.amax(-1, keepdim=True)
         log_shares = above - torch.log(torch.exp(above).sum(-1, keepdim=True))
         shares = torch.exp(log_shares)
         choice = (shares * (log_weights - log_shares)).sum(-1, keepdim=True)
-        mean_factors = _product(shares, torch.cat([quadratic, linear, constant], 1))
-        by_latent = torch.cat([squares_and_z, torch.ones_like(z)], -1) * mean_factors
+        by_latent = torch.cat([squares_and_z, torch.ones_like(z.double())], -1) * _product(shares, factors)
         return by_latent.unflatten(-1, (3, self.latent_size)).sum(-2) + choice / self.latent_size
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        # Without the latents' shares, which take longer than the rest. Nothing large cancels after the highest is taken
+        # away: float32 moves the sum's logarithm by 1e-7, and its exponentials take a fraction of the time.
+        joint = self._joint(*self._factors(z))
+        highest = joint.amax(-1)
+        shares = torch.exp((joint - highest[..., None]).float()).sum(-1)
+        return highest + torch.log(shares.double())
+
+    def _factors(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(z², z), (..., 2L), their factors and constants in log N(z_l; m_c, s_c²), (C, 3L), and log π_c, (C,)."""
+        # log N(z_l; m, s²) = quadratic z_l² + linear z_l + constant: sums over latents and over components are then
+        # matrix products. They cancel large numbers, hence float64.
+        z = z.double()
+        means, log_variances = self.means.double(), self.log_variances.double()
+        precisions = torch.exp(-log_variances)
+        quadratic, linear = -0.5 * precisions, means * precisions
+        constant = -0.5 * (means**2 * precisions + log_variances + LOG_2PI)
+        log_weights = torch.log_softmax(self.logits.double(), 0)
+        return torch.cat([z**2, z], -1), torch.cat([quadratic, linear, constant], 1), log_weights
+
+    def _joint(self, squares_and_z: Tensor, factors: Tensor, log_weights: Tensor) -> Tensor:
+        """Log π_c N(z; m_c, s_c²), (..., C)."""
+        varying, constant = factors.split([2 * self.latent_size, self.latent_size], 1)
+        return _product(squares_and_z, varying.T) + (log_weights + constant.sum(1))
 
     def sample(self, normal: Tensor, uniform: Tensor) -> Tensor:
         bounds = torch.softmax(self.logits, 0).cumsum(0)[:-1]

@@ -92,11 +92,11 @@ class VAE(nn.Module):
         """Every bound for x (B, *shape) at any q = N(mean, diag exp(log_variance)), both (B, L)."""
         z = self.draws(mean, log_variance, noise)
         log_likelihood = self.log_likelihood(x, z)  # (B, K): log p(x|z_k)
-        log_prior = self.prior.latent_log_prob(z.double())  # (B, K, L): each latent's share of log p(z_k)
-        log_posterior = log_normal(noise.double(), log_variance.double())  # (B, K, L): of log q(z_k|x)
-        log_weight = log_likelihood + (log_prior - log_posterior).sum(-1)
+        log_prior = self.prior.log_prob(z.double())  # (B, K): log p(z_k)
+        log_posterior = log_normal(noise.double(), log_variance.double()).sum(-1)  # (B, K): log q(z_k|x)
+        log_weight = log_likelihood + log_prior - log_posterior
 
-        kl = self.prior.kl(mean.double(), log_variance.double(), z.double(), log_posterior).sum(-1)
+        kl = self.prior.total_kl(mean.double(), log_variance.double(), log_prior, log_posterior)
         # K, (B,), counted where the draws are: sizes are the CPU's, and ONNX Runtime would copy them to the GPU midway.
         num_draws = torch.ones_like(log_likelihood).sum(1)
         mean_log_likelihood = log_likelihood.sum(1) / num_draws  # The gradient of `mean` would take a size.

@@ -31,16 +31,18 @@ FIRST = {
     "continuous_bernoulli": "continuous image",
     "categorical": "grey levels",
     "mixed_heteroscedastic": "mixed table",
+    "mixed_asinh": "mixed table",
 }
 """Kinds of data to prefer to the first that a likelihood takes."""
 ARCHITECTURE = {
     "discretized_logistic": "convolutional",
     "bernoulli": "convolutional",
     "mixed": "residual_mlp",
+    "mixed_asinh": "skip_mlp",
     "mixed_student_t": "skip_mlp",
 }
-PRIOR = {"mixed_student_t": "mixture", "bernoulli": "mixture"}
-QUICK = {"mixed_student_t"}
+PRIOR = {"mixed_asinh": "mixture", "mixed_student_t": "mixture", "bernoulli": "mixture"}
+QUICK = {"mixed_asinh"}
 """What is exported in every run of the tests; each likelihood takes half a minute."""
 
 
@@ -187,7 +189,7 @@ def test_nothing_of_this_machine_is_in_the_files(exported: Exported) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("exported", ["mixed_student_t"], indirect=True)
+@pytest.mark.parametrize("exported", ["mixed_asinh"], indirect=True)
 def test_a_graph_traced_now_is_the_one_from_the_cache(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,7 +200,7 @@ def test_a_graph_traced_now_is_the_one_from_the_cache(
     assert export_graphs(some, exported.kind.data, L) == traced
 
 
-@pytest.mark.parametrize("exported", ["mixed_student_t"], indirect=True)
+@pytest.mark.parametrize("exported", ["mixed_asinh"], indirect=True)
 @pytest.mark.parametrize("graph", ["encoder", "decoder"])
 def test_verify_notices_a_changed_weight(exported: Exported, graph: str) -> None:
     tensor = next(
@@ -225,7 +227,7 @@ class Drifting(OnnxEngine):
         return answer
 
 
-@pytest.mark.parametrize("exported", ["mixed_student_t"], indirect=True)
+@pytest.mark.parametrize("exported", ["mixed_asinh"], indirect=True)
 def test_verify_notices_answers_that_depend_on_the_place(exported: Exported) -> None:
     engine = Drifting(exported.graphs, exported.files, "cpu")
     with pytest.raises(ExportError, match=r"elbo\.onnx: kl of a row alone is not its kl among others"):
@@ -240,14 +242,14 @@ class Truncating(OnnxEngine):
         return {name: values[:-1] for name, values in answer.items()} if graph == "draw" else answer
 
 
-@pytest.mark.parametrize("exported", ["mixed_student_t"], indirect=True)
+@pytest.mark.parametrize("exported", ["mixed_asinh"], indirect=True)
 def test_verify_notices_other_shapes(exported: Exported) -> None:
     with pytest.raises(ExportError, match=r"draw\.onnx, x, 1 rows, 1 draws: shape \(0, \d\) where torch has \(1, \d\)"):
         exported.verify(Truncating(exported.graphs, exported.files, "cpu"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("exported", ["mixed_student_t"], indirect=True)
+@pytest.mark.parametrize("exported", ["mixed_asinh"], indirect=True)
 def test_a_cache_that_cannot_be_read_or_written_costs_time_only(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,7 +270,7 @@ def test_large_and_constant_columns_export() -> None:
     cells = [np.zeros(200), rng.normal(0, 1e6, 200), np.full(200, 7.0), np.exp(rng.normal(21, 1.2, 200))]
     rows = np.column_stack(cells)
     data = TabularInput(columns=(constant, *numbers))
-    recipe = ModelRecipe(widths=(8,), latent_size=2, likelihood="mixed_student_t")
+    recipe = ModelRecipe(widths=(8,), latent_size=2, likelihood="mixed_asinh")
     modules = graph_modules(build(recipe, data, rows, seed=0), data, rows)
     graphs, files = export_graphs(modules, data, 2)
     errors = verify(modules, data, OnnxEngine(graphs, files, "cpu"), rows[:64], noise.base_samples(0, 16, 2))

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from service.bundle import CategoricalColumn, ImageInput, NumericColumn, TabularInput
-from training.model.features import CLIP, ImageFeatures, TableFeatures, moments
+from training.model.features import CLIP, ImageFeatures, TableFeatures
+from training.model.scales import AsinhScale, moments
 
 NAN = math.nan
 COLUMNS = TabularInput(
@@ -108,3 +109,32 @@ def test_images_go_from_black_to_white(dtype: str, low: float, high: float) -> N
     assert seen.dtype == torch.float32
     middle = ((low + high) // 2 - low) / (high - low)
     np.testing.assert_allclose(seen, [[0, 1, middle, 0, 1, 0]], rtol=1e-6)
+
+
+def test_an_asinh_scale_is_inverted_and_its_slope_is_its_derivative() -> None:
+    rng = np.random.default_rng(2)
+    rows = np.column_stack([np.exp(3 * rng.standard_normal(500)), np.r_[np.zeros(490), np.arange(10)], np.full(500, 7)])
+    rows[:50, 0] = NAN
+    scale = AsinhScale(rows)
+    quarter, half, three_quarters = np.nanpercentile(rows[:, 0], (25, 50, 75))
+    assert scale.centre.tolist() == pytest.approx([half, 0, 7])
+    assert scale.width.tolist() == pytest.approx([3 * (three_quarters - quarter) / 1.349, 3 * rows[:, 1].std(), 3])
+    x = torch.from_numpy(rows[50:]).requires_grad_()
+    u = scale(x)
+    torch.testing.assert_close(u, torch.asinh((x - scale.centre) / scale.width), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(scale.inverse(u), x)
+    (slope,) = torch.autograd.grad(u.sum(), x)
+    # The derivative of sign · log(|t| + √(t² + 1)) is 0 at the median itself, where the sign is.
+    there = x != scale.centre
+    torch.testing.assert_close(scale.log_slope(x)[there], slope.log()[there])
+
+
+def test_the_encoder_sees_outliers_on_an_asinh_scale() -> None:
+    data = TabularInput(columns=(NumericColumn(name="a"), COLUMNS.columns[0]))
+    rows = np.column_stack([np.random.default_rng(3).standard_normal(400), np.arange(400) % 3])
+    features = TableFeatures(data, rows, asinh=True)
+    seen = features(torch.tensor([[0.0, 1], [20, 1], [1e300, 1], [math.inf, NAN], [NAN, 0]], dtype=torch.float64))
+    assert 0.0 < seen[1, 0] < CLIP
+    assert seen[2:4, 0].tolist() == [CLIP, CLIP]
+    assert seen[4, 0] == 0.0
+    assert features.units().tolist() == [pytest.approx(rows[:, 0].std(), rel=0.1), 1]

@@ -16,7 +16,7 @@ from training.model import LIKELIHOODS
 from training.model.likelihoods import Likelihood, LikelihoodError
 from training.model.likelihoods.categorical import Categorical
 from training.model.likelihoods.gaussian import Gaussian, GaussianFixed, GaussianOptimal, GaussianShared, resolution
-from training.model.likelihoods.mixed import MixedStudentT
+from training.model.likelihoods.mixed import MixedAsinh, MixedStudentT
 from training.model.likelihoods.pixels import ContinuousBernoulli
 from training.model.likelihoods.student_t import StudentT, log_gamma
 
@@ -36,6 +36,7 @@ TAKES = {
     "mixed": {"numbers", "categories", "mixed table"},
     "mixed_heteroscedastic": {"numbers", "categories", "mixed table"},
     "mixed_student_t": {"numbers", "categories", "mixed table"},
+    "mixed_asinh": {"numbers", "categories", "mixed table"},
 }
 ACCEPTED = accepted()
 EVERY = pytest.mark.parametrize(("name", "kind"), ACCEPTED)
@@ -147,6 +148,10 @@ def test_sums_to_one_and_its_mean_and_draws_are_its_own(name: str, kind: str, se
                 # Tails as far as float64 goes: equal steps of arctan, which are the quantiles of ν = 1.
                 centre, width = np.median(drawn[:, i]), np.subtract(*np.quantile(drawn[:, i], [0.75, 0.25]))
                 points = centre + width * np.tan(np.linspace(-1.5705, 1.5705, 100_001))
+            if isinstance(likelihood, MixedAsinh):
+                # Equal steps of u: the tails are those of e^u.
+                centre, width = np.median(drawn[:, i]), np.subtract(*np.quantile(drawn[:, i], [0.75, 0.25]))
+                points = centre + width * np.sinh(np.linspace(-12, 12, 50_001))
             curve = density(likelihood, params, i, points, features)
             cumulative = integrate.cumulative_trapezoid(curve, points, initial=0)
             assert cumulative[-1] == pytest.approx(1, abs=1e-4)

@@ -9,7 +9,7 @@ from training.model.likelihoods.gaussian import (
     GaussianShared,
 )
 from training.model.likelihoods.likelihood import Likelihood, LikelihoodError
-from training.model.likelihoods.mixed import Mixed, MixedHeteroscedastic, MixedStudentT
+from training.model.likelihoods.mixed import Mixed, MixedAsinh, MixedHeteroscedastic, MixedStudentT
 from training.model.likelihoods.pixels import Bernoulli, ContinuousBernoulli, DiscretizedLogistic
 from training.model.likelihoods.student_t import StudentT
 
@@ -27,6 +27,7 @@ LIKELIHOODS: dict[str, type[Likelihood]] = {
     "mixed": Mixed,
     "mixed_heteroscedastic": MixedHeteroscedastic,
     "mixed_student_t": MixedStudentT,
+    "mixed_asinh": MixedAsinh,
 }
 
 __all__ = ["LIKELIHOODS", "Likelihood", "LikelihoodError"]

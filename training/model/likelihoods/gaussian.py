@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from service.bundle import ImageInput, TabularInput
-from training.model.features import moments, usual_cells
 from training.model.likelihoods.likelihood import Likelihood, LikelihoodError
+from training.model.scales import moments, usual_cells
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -113,11 +113,15 @@ class _GaussianAboveFloor(GaussianFixed):
         else:
             step = torch.tensor([resolution(column) for column in usual_cells(np.asarray(rows, np.float64)).T])
             spread = 1.0
-        floor = (step / self.scale / math.sqrt(2 * math.pi)).clamp(min=0.01)
+        floor = self.floor(step)
         floor = floor[:1] if self.are_pixels else floor  # They have the same.
         self.register_buffer("log_floor", floor.log().float())
         # Where the best constant prediction has σ.
         self.start = math.log(max(spread, 0.02))
+
+    def floor(self, step: Tensor) -> Tensor:
+        """The least σ in units of the scale, (D,), for the steps of features before they are scaled, 0 for none."""
+        return (step / self.scale / math.sqrt(2 * math.pi)).clamp(min=0.01)
 
     def above_floor(self, free: Tensor) -> Tensor:
         """Log σ of σ = floor + e^free, which has a gradient everywhere, where a clamp would lose it."""

@@ -5,7 +5,7 @@ num_params); `x`, and everything per feature, (..., D), the D values of an insta
 """
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy.typing as npt
 from torch import Tensor, nn
@@ -30,6 +30,8 @@ class Likelihood(nn.Module, ABC):
     """
 
     num_params: int
+    asinh_scale: ClassVar[bool] = False
+    """Whether numbers of tables are on an asinh scale, for the encoder as well."""
 
     @abstractmethod
     def __init__(self, data: ImageInput | TabularInput, rows: npt.NDArray[Any]) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from service.bundle import ImageInput, TabularInput
+from training.model.likelihoods.asinh import AsinhGaussian
 from training.model.likelihoods.categorical import Categorical
 from training.model.likelihoods.gaussian import Gaussian, GaussianHeteroscedastic
 from training.model.likelihoods.likelihood import Likelihood, LikelihoodError
@@ -85,3 +86,10 @@ class MixedStudentT(Mixed):
     """As `Mixed`, with Student's t for each number."""
 
     numeric = StudentT
+
+
+class MixedAsinh(Mixed):
+    """As `Mixed`, with a Gaussian on an asinh scale for each number, and one σ for all of them."""
+
+    numeric = AsinhGaussian
+    asinh_scale = True

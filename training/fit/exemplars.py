@@ -1,0 +1,73 @@
+"""A second stage for the prior: once the networks are trained, it becomes what the encoder makes of training rows."""
+
+import torch
+from torch import Tensor
+
+from training.fit.options import FitRecipe
+from training.fit.rows import TrainingRows, take
+from training.model import VAE
+from training.model.priors import Mixture
+
+WIDTHS = tuple(0.05 * 2 ** (i / 2) for i in range(10))
+"""Of the smoothing, in latent units: 0.05 to 1.13, about the scale of N(0, I)."""
+
+DRAWS = 8
+"""Of each held-out row that choose the width; beyond them rows differ, not draws."""
+
+SHARPER = 0.35
+"""The width in use over the width of the highest held-out ELBO.
+
+The ELBO goes by the mean of log p(z), which a few far rows decide. With a third of that width the prior told anomalies
+from normal rows better on the tables that it was chosen on, and its density is as exact.
+"""
+
+MOST_ROWS = 2000
+"""Held-out rows that choose the width."""
+
+CHUNK = 256
+"""Rows that are computed at once."""
+
+
+def set_exemplars(vae: VAE, train: TrainingRows, held_out: Tensor, base_samples: Tensor, recipe: FitRecipe) -> None:
+    """Put the prior of `exemplar_prior` into a trained VAE, where the recipe asks for exemplars."""
+    if recipe.exemplars:
+        vae.prior = exemplar_prior(vae, train, held_out, base_samples, recipe.exemplars, recipe.seed)
+
+
+@torch.no_grad()
+def exemplar_prior(
+    vae: VAE, train: TrainingRows, held_out: Tensor, base_samples: Tensor, number: int, seed: int
+) -> Mixture:
+    """The mixture of training rows' posteriors, each widened by h.
+
+        p(z) = 1/M Σ_m N(z; μ(x_m), diag(σ²(x_m) + h²))
+
+    For h = 0 it is the aggregate posterior, under which the ELBO is highest for given networks (Tomczak and Welling
+    2018, eq. 8; as a second stage: Dai and Wipf 2019); with real rows for components it is the prior of Norouzi et al.
+    2020, "Exemplar VAE". Of few rows it is too sharp, so that h smooths it: by `SHARPER` times the width of `WIDTHS`
+    under which held-out rows have the highest ELBO, of which only the mean of log p(z) depends on h.
+
+    Args:
+        vae: Trained.
+        train: Training rows.
+        held_out: Raw rows that have not trained, (n, *shape).
+        base_samples: Noise of the held-out bound, (K, L).
+        number: M; no more than there are training rows.
+        seed: Of the choice of rows.
+    """
+    device = next(vae.parameters()).device
+    generator = torch.Generator(device).manual_seed(seed)
+    chosen = torch.randperm(len(train), generator=generator, device=device)[:number]
+    posteriors = [vae.posterior(take(train, part, slice(None), generator).to(device)) for part in chosen.split(CHUNK)]
+    mean, log_variance = (torch.cat(parts) for parts in zip(*posteriors, strict=True))
+    noise = base_samples[:DRAWS].to(device)
+    z = torch.cat([vae.draws(*vae.posterior(x.to(device)), noise) for x in held_out[:MOST_ROWS].split(CHUNK)])
+
+    def prior(width: float) -> Mixture:
+        return Mixture.of(mean, torch.log(log_variance.exp() + width**2))
+
+    def held_out_log_prob(width: float) -> float:
+        candidate = prior(width)
+        return sum(candidate.log_prob(part).sum().item() for part in z.split(CHUNK))
+
+    return prior(SHARPER * max(WIDTHS, key=held_out_log_prob))
