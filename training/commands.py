@@ -67,10 +67,13 @@ def train(arguments: list[str]) -> None:
         if not {"-h", "--help"} & set(options) and (dataset := look(recipe, options, console)) is None:
             return
         from training.recipes import Recipe  # noqa: PLC0415 - torch
+        from training.screening import screen  # noqa: PLC0415 - torch
         from training.train import train  # noqa: PLC0415 - torch
 
         asked = Recipe.read(recipe, options)
-        if dataset and (place := train(asked, dataset, console)):
+        if dataset and asked.screen:
+            screen(asked, dataset, asked.screen, console)
+        elif dataset and (place := train(asked, dataset, console)):
             print(place)
     except (LowerboundError, OSError) as error:
         if hasattr(error, "__notes__"):

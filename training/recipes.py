@@ -49,6 +49,10 @@ class Recipe(CommandLine):
     bound: BoundRecipe = BoundRecipe()
     out: Location = Field(default=Path("models"), description="The repository for the bundle: a folder or a URL.")
     runs: Path = Field(default=Path("runs"), description="Folder for the checkpoints and metrics of runs.")
+    screen: Path | None = Field(
+        default=None,
+        description="A CSV file to write instead of a bundle: the rows, strangest first, by models of others.",
+    )
     resume: CliImplicitFlag[bool] = Field(default=False, description="Continue the latest run of this name.")
 
     @classmethod
@@ -68,5 +72,5 @@ class Recipe(CommandLine):
             raise RecipeError(f"{file}: {problems(error)}") from error
 
     def record(self) -> dict[str, Any]:
-        """The fields that decide the model, as JSON: all but `out`, `runs` and `resume`."""
-        return self.model_dump(mode="json", exclude={"out", "runs", "resume"})
+        """The fields that decide the model, as JSON: all but `out`, `runs`, `screen` and `resume`."""
+        return self.model_dump(mode="json", exclude={"out", "runs", "screen", "resume"})

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 
 from service.bulk.batches import Batch
-from service.bulk.strangest import strangest_cells
 from service.bundle import Array, Bundle, TabularInput
 from service.codecs.arrow import write_batch
 from service.codecs.rendering import render
 from service.codecs.rows import MARKING, PROBLEM, Rows
+from service.codecs.strangest import strangest_cells
 from service.errors import InvalidError
 from service.inference import Limits, MakeEngine, Model
 from service.scoring import MAX_DRAWS, ElboQuery

@@ -11,13 +11,16 @@ from service.errors import FileError
 ANOMALY = ("anomaly", "1", "true")
 NORMAL = ("normal", "0", "false")
 
+UNLABELLED = ""
+"""The label of a row that nobody has looked at."""
+
 LABEL = "label"
 ROW = "row"
 """The key of rows that are named by their number, from 1."""
 
 
 def read_labels(path: Path, key: str) -> dict[str, bool]:
-    """Whether a row is an anomaly, by the key that says which row is meant.
+    """Whether a row is an anomaly, by the key that says which row is meant; rows with an empty label are left out.
 
     Raises:
         FileError: The file cannot be read, has no such columns or another label, or labels a row in two ways.
@@ -25,6 +28,8 @@ def read_labels(path: Path, key: str) -> dict[str, bool]:
     table = read_file(path)
     labels: dict[str, bool] = {}
     for row, label in zip(texts(table, key, path), texts(table, LABEL, path), strict=True):
+        if label == UNLABELLED:
+            continue
         if label.lower() not in ANOMALY + NORMAL:
             raise FileError(f"{path}: the label {label!r} is none of {', '.join(NORMAL + ANOMALY)}")
         anomalous = label.lower() in ANOMALY
@@ -66,4 +71,4 @@ def texts(table: pa.Table, name: str, path: Path) -> list[str]:
     """
     if name not in table.column_names:
         raise FileError(f"{path}: no column {name!r}; there are {', '.join(table.column_names)}")
-    return [str(value) for value in table[name].to_pylist()]
+    return ["" if value is None else str(value) for value in table[name].to_pylist()]

@@ -70,12 +70,12 @@ def split(dataset: Dataset, recipe: SplitRecipe) -> Splits:
     fractions = {"validation": recipe.validation, "calibration": recipe.calibration}
     if not dataset.num_test:
         fractions["test"] = recipe.test
-    parts = _divide(dataset.rows[:num_rows], np.array(list(fractions.values())), recipe.seed)
+    parts = divide(dataset.rows[:num_rows], np.array(list(fractions.values())), recipe.seed)
     official = {"test": np.arange(num_rows, len(dataset.rows))} if dataset.num_test else {}
     return Splits(**dict(zip((*fractions, "train"), parts, strict=True)), **official)
 
 
-def _divide(rows: npt.NDArray[Any], fractions: npt.NDArray[np.float64], seed: int) -> list[Indices]:
+def divide(rows: npt.NDArray[Any], fractions: npt.NDArray[np.float64], seed: int) -> list[Indices]:
     """Row numbers for each fraction of the (N, ...) rows and, last, for the remainder."""
     num_cuts = len(fractions)
     if len(rows) <= num_cuts:
