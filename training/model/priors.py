@@ -43,11 +43,11 @@ class Prior(nn.Module, ABC):
             z: Draws from q, (B, K, L).
             log_posterior: Log q of each latent of each draw, (B, K, L).
         """
-        return (log_posterior - self.latent_log_prob(z)).mean(1)
+        return mean_of_draws(log_posterior - self.latent_log_prob(z))
 
     def total_kl(self, mean: Tensor, log_variance: Tensor, log_prior: Tensor, log_posterior: Tensor) -> Tensor:
         """KL(q ‖ p) in nats, shape (B,), from log p(z_k) and log q(z_k), both (B, K)."""
-        return (log_posterior - log_prior).mean(1)
+        return mean_of_draws(log_posterior - log_prior)
 
 
 class StandardNormal(Prior):
@@ -133,6 +133,14 @@ class Mixture(Prior):
         bounds = torch.softmax(self.logits, 0).cumsum(0)[:-1]
         chosen = (uniform > bounds).sum(1)  # (B,): the component whose stretch of [0, 1] the uniform draw lies in.
         return self.means[chosen] + torch.exp(0.5 * self.log_variances)[chosen] * normal
+
+
+def mean_of_draws(values: Tensor) -> Tensor:
+    """The mean over axis 1, of a number of draws that is counted where they are.
+
+    The gradient of `mean` divides by a size. Sizes are the CPU's, and ONNX Runtime would copy them to the GPU midway.
+    """
+    return values.sum(1) / torch.ones_like(values).sum(1)
 
 
 def _product(rows: Tensor, matrix: Tensor) -> Tensor:
