@@ -131,7 +131,7 @@ class _Encoder(nn.Module):
 
 
 class _Decoder(nn.Module):
-    """The other training's decoder; a Gaussian's means become those that the likelihood takes."""
+    """The other training's decoder, with a Gaussian's means in the likelihood's units."""
 
     location: Tensor
     scale: Tensor

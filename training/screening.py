@@ -36,7 +36,7 @@ VALIDATION = 0.1
 """Share of a model's rows that choose its best epoch."""
 
 EARLY = 300
-"""Steps of training at most: later a model knows the anomalies as well, above all those that are alike."""
+"""The most steps of training: a model that trains longer learns the anomalies, too, above all similar ones."""
 
 EXPLAINED = 200
 """Strangest rows of a fold whose cells are named; a person reads no more."""

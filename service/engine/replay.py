@@ -35,7 +35,7 @@ class Replay:
         self._batches = {
             size: _Batch(session, graph, size, self._draws, target, number) for number, size in enumerate(rows, 1)
         }
-        for batch in reversed(self._batches.values()):  # What the largest allocates is enough for the others.
+        for batch in reversed(self._batches.values()):  # The largest allocates enough memory for the others.
             self._thread.submit(batch.compute).result()
 
     def takes(self, inputs: Mapping[str, Array]) -> bool:
@@ -91,7 +91,7 @@ class _Batch:
         self._session.run_with_iobinding(self._binding, self._options)
 
     def answer(self, inputs: Mapping[str, Array], rows: int) -> dict[str, Array]:
-        """The outputs of so many rows. What rows share is copied unless it is there already."""
+        """The outputs of so many rows. An input that all rows share is copied unless it is there already."""
         for name, value in self._inputs.items():
             if (staged := self._staged.get(name)) is not None:
                 staged[:rows] = inputs[name]

@@ -12,7 +12,7 @@ ANOMALY = ("anomaly", "1", "true")
 NORMAL = ("normal", "0", "false")
 
 UNLABELLED = ""
-"""The label of a row that nobody has looked at."""
+"""The label of a row that still needs a look."""
 
 LABEL = "label"
 ROW = "row"

@@ -162,7 +162,7 @@ def _all_records(path: Source, text: TextFormat) -> Iterator[tuple[int, list[str
 
 
 def _in_words(problem: str, text: TextFormat) -> str:
-    """What the csv module says of a record, with what to do."""
+    """The csv module's problem with a record, and the remedy."""
     if problem == "unexpected end of data":
         return "a quotation mark that begins a cell is never closed; close it, or write it twice within quotes"
     if problem.endswith("expected after '\"'"):
@@ -184,7 +184,7 @@ def _find_header(found: Sequence[Sequence[str]], delimiter: str) -> tuple[int, i
     for number, record in enumerate(found[start:], start):
         alone = not any(cell.strip() for cell in record[1:])
         below = found[number + 1] if number + 1 < len(found) else ()
-        # What stands above cells is a header, though it may name only the first column.
+        # A record above cells is a header, though it may name only the first column.
         padded = alone and (usual > 2 or len(record) < usual) and not any(map(CELL.fullmatch, below))
         if usual < 2 or not (len(record) < usual - 1 or padded):
             return number, len(record)

@@ -131,7 +131,7 @@ def _nearest(held_out: Array, score: float) -> int | None:
 
 
 def _changed(held_out: Array, coming: Array, going: Array) -> Array:
-    """Sorted scores with some more and some fewer; those that are not there cannot go."""
+    """Sorted scores with some added and some removed; a score that is not among them removes nothing."""
     for score in going:
         if (place := _nearest(held_out, float(score))) is not None:
             held_out = np.delete(held_out, place)

@@ -9,7 +9,7 @@ from training.model import VAE
 from training.model.priors import Mixture
 
 WIDTHS = tuple(0.05 * 2 ** (i / 2) for i in range(10))
-"""Of the smoothing, in latent units: 0.05 to 1.13, about the scale of N(0, I)."""
+"""The widths h that are tried, in latent units: 0.05 to 1.13, about the scale of N(0, I)."""
 
 DRAWS = 8
 """Of each held-out row that choose the width; beyond them rows differ, not draws."""

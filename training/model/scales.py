@@ -15,7 +15,7 @@ STRAIGHT = 3.0
 """Robust standard deviations from the median at which an asinh scale turns from a straight line to a logarithm."""
 
 REACH = 50.0
-"""Of u where it is turned back: e^50 widths lie beyond all data, and their products are still float64 numbers."""
+"""The limit of u when it becomes x again: e^50 widths lie beyond all data, and their products still fit float64."""
 
 
 def moments(rows: npt.NDArray[Any]) -> tuple[Tensor, Tensor]:
