@@ -19,6 +19,7 @@ from fsspec.core import url_to_fs
 
 from service.codecs.rows import PROBLEM
 from service.errors import FileError
+from service.readers.parquet import open_parquet, read_parquet
 
 PART_ROWS = 2**17
 """Rows after which a part is closed."""
@@ -89,7 +90,7 @@ class PartWriter:
         """The whole parts, one after another: all columns, or those of these names that there are."""
         for number in range(self._number):
             with self._system.open(self._path(_name(number)), "rb") as file:
-                yield pyarrow.parquet.ParquetFile(file).read(columns)
+                yield read_parquet(file, columns)
 
     def set_column(self, name: str, make: Callable[[pa.Table], pa.Array]) -> None:
         """Give every whole part one more column, before `finish`; a run that goes on gives it again."""
@@ -145,9 +146,8 @@ class PartWriter:
         while self._system.exists(path := self._path(_name(self._number))):
             try:
                 with self._system.open(path, "rb") as file:
-                    part = pyarrow.parquet.ParquetFile(file)
-                    rows += part.metadata.num_rows
-                    problems += _count_problems(part.read([PROBLEM]))
+                    rows += open_parquet(file).metadata.num_rows
+                    problems += _count_problems(read_parquet(file, [PROBLEM]))
             except pa.ArrowInvalid:  # The machine, not only the process, ended while it was written.
                 break
             self._number += 1

@@ -21,12 +21,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.parquet
 
 from service.bundle import TabularInput, TextFormat
 from service.errors import FileError, suggest
 from service.readers.columns import is_text
 from service.readers.files import Source, find_files, open_file, reading
+from service.readers.parquet import open_parquet
 from service.readers.text import check_records, find_format, find_line, read_head, wrong_records
 
 TABLE_SUFFIXES = (".parquet", ".csv", ".tsv", ".psv", ".txt")
@@ -121,7 +121,7 @@ class ParquetFile(TableFile):
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
-        with reading(path), fsspec.open(path, "rb") as file, pyarrow.parquet.ParquetFile(file) as parquet:
+        with reading(path), fsspec.open(path, "rb") as file, open_parquet(file) as parquet:
             schema = parquet.schema_arrow
             self._rows = parquet.metadata.num_rows
         index = (schema.pandas_metadata or {}).get("index_columns", ())
@@ -133,12 +133,13 @@ class ParquetFile(TableFile):
         return int(self._rows)
 
     def _stored(self, columns: Sequence[str], start: int, rows: int) -> Iterator[pa.RecordBatch]:
-        with fsspec.open(self.path, "rb") as opened, pyarrow.parquet.ParquetFile(opened) as file:
+        with fsspec.open(self.path, "rb") as opened, open_parquet(opened) as file:
             groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
             ends = list(itertools.accumulate(groups))
             first = next((i for i, end in enumerate(ends) if end > start), len(groups))
             start -= ends[first - 1] if first else 0
-            for batch in file.iter_batches(rows, list(range(first, len(groups))), columns=list(columns)):
+            batches = file.iter_batches(rows, range(first, len(groups)), columns, use_threads=False)
+            for batch in batches:
                 if start < batch.num_rows:
                     yield batch.slice(start)
                 start = max(0, start - batch.num_rows)
