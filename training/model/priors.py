@@ -105,12 +105,10 @@ class Mixture(Prior):
         return by_latent.unflatten(-1, (3, self.latent_size)).sum(-2) + choice / self.latent_size
 
     def log_prob(self, z: Tensor) -> Tensor:
-        # Without the latents' shares, which take longer than the rest. Nothing large cancels after the highest is taken
-        # away: float32 moves the sum's logarithm by 1e-7, and its exponentials take a fraction of the time.
+        # Without the latents' shares, which take longer than the rest.
         joint = self._joint(*self._factors(z))
         highest = joint.amax(-1)
-        shares = torch.exp((joint - highest[..., None]).float()).sum(-1)
-        return highest + torch.log(shares.double())
+        return highest + torch.log(torch.exp(joint - highest[..., None]).sum(-1))
 
     def _factors(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(z², z), (..., 2L), their factors and constants in log N(z_l; m_c, s_c²), (C, 3L), and log π_c, (C,)."""
