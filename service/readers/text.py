@@ -211,7 +211,7 @@ def _count(cells: int) -> str:
 
 
 def check_records(path: Source, text: TextFormat) -> None:
-    """Read all records to find those that are wrong.
+    """Read all records to find the wrong ones.
 
     Raises:
         FileError: Names the first rows with more or fewer cells than the header, an open quotation mark, or bytes that
