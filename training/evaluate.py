@@ -241,7 +241,7 @@ def _strangest(bundle: Bundle, engine: Engine, rows: Rows, scores: Array, elbo: 
     order = np.argsort(-scores[places], kind="stable")[:STRANGEST]
     chosen = places[order]
     if isinstance(data, TabularInput):
-        answer = surprise(engine, rows.x[chosen], base_samples, elbo[chosen])
+        answer = surprise(engine, rows.x[chosen], base_samples, elbo[chosen], data)
         nats, expected = answer["feature_surprise"], render_records(answer["feature_expected"], data)
     else:
         answer = compute(engine, "explain", {"x": rows.x[places]}, {"noise": base_samples}, len(base_samples))

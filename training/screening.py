@@ -145,5 +145,5 @@ def _cells(engine: TorchEngine, data: TabularInput, x: Array, base_samples: Arra
     explained = np.flatnonzero(np.isfinite(elbo[:EXPLAINED]))
     if not len(explained):
         return {}
-    answer = surprise(engine, x[explained], base_samples, elbo[explained])
+    answer = surprise(engine, x[explained], base_samples, elbo[explained], data)
     return strangest_cells(Rows(x[explained], explained, len(x), Marks(), Reading()), answer, data)

@@ -302,16 +302,16 @@ class Model:
         columns["p_value"] = parameters.p_value(columns, x)
         if parameters.explain:
             columns |= await self._batcher.submit(Work("explain", {"x": x}, shared, key, draws))
-        if parameters.by_cell:
-            columns |= await self._surprise(x, amortised, shared, key, draws)
+        if parameters.by_cell and isinstance(data := self.manifest.input, TabularInput):
+            columns |= await self._surprise(x, amortised, shared, key, draws, data)
         return _blank(columns, finite & np.isfinite(columns["score"]))
 
     async def _surprise(
-        self, x: Array, elbo: Array, shared: dict[str, Array], key: tuple[int, int], draws: int
+        self, x: Array, elbo: Array, shared: dict[str, Array], key: tuple[int, int], draws: int, data: TabularInput
     ) -> dict[str, Array]:
         """`feature_surprise` and `feature_expected` of a table's rows, whose ELBO is known."""
         surprises, expected = [], []
-        for cells in ConditionalAttribution.of(x, self._limits.max_batch):
+        for cells in ConditionalAttribution.of(x, self._limits.max_batch, data):
             for _ in range(ROUNDS):
                 posterior = await self._batcher.submit(Work("encoder", {"x": cells.rows}))
                 cells.fill((await self._decode(posterior["mean"]))["x_mean"])

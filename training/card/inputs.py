@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from service.bundle import Array, Manifest
+from service.bundle import Array, Manifest, TabularInput
 from service.engine import Engine
 from service.scoring import noise, p_values
 from training.evaluation.bounds import bounds, compute, surprise
@@ -132,8 +132,9 @@ class CardInputs:
 
     def surprise(self, rows: Array) -> dict[str, Array]:
         """How strange each cell of these test rows of a table is, and what was expected there, (n, D) each."""
-        x, base_samples = self.test[rows], self.calibration["noise"]
-        return surprise(self.engine, x, base_samples, bounds(self.engine, x, base_samples)["elbo"])
+        x, base_samples, data = self.test[rows], self.calibration["noise"], self.manifest.input
+        assert isinstance(data, TabularInput)  # noqa: S101 - pictures have no cells
+        return surprise(self.engine, x, base_samples, bounds(self.engine, x, base_samples)["elbo"], data)
 
     def encode(self, rows: Array) -> Array:
         """Posterior means of these test rows, (n, L)."""

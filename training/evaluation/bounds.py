@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from service.bundle import BOUNDS, Array
+from service.bundle import BOUNDS, Array, TabularInput
 from service.engine import Engine
 from service.scoring import ROUNDS, ConditionalAttribution, RefinementState
 
@@ -66,7 +66,7 @@ def refined(
     return refinement.bounds
 
 
-def surprise(engine: Engine, x: Array, base_samples: Array, elbo: Array) -> dict[str, Array]:
+def surprise(engine: Engine, x: Array, base_samples: Array, elbo: Array, data: TabularInput) -> dict[str, Array]:
     """`feature_surprise` and `feature_expected` of a table's rows x, (batch, D), as `/elbo?explain=true` answers them.
 
     Args:
@@ -74,9 +74,10 @@ def surprise(engine: Engine, x: Array, base_samples: Array, elbo: Array) -> dict
         x: Rows, (batch, D).
         base_samples: Noise, (K, L).
         elbo: Of the rows, (batch,).
+        data: The columns.
     """
     surprises, expected = [], []
-    for cells in ConditionalAttribution.of(x, ROW_DRAWS[engine.device]):
+    for cells in ConditionalAttribution.of(x, ROW_DRAWS[engine.device], data):
         for _ in range(ROUNDS):
             z = compute(engine, "encoder", {"x": cells.rows}, {})["mean"]
             cells.fill(compute(engine, "decoder", {"z": z}, {})["x_mean"])
