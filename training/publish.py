@@ -5,6 +5,8 @@ Golden rows, calibration and figures come from the service's own engine and the 
 
 import copy
 import subprocess
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
 from service.bundle import (
     CALIBRATION,
@@ -165,6 +168,8 @@ def write_bundle(
         BundleError: See `publish`.
         StorageError: See `publish`.
     """
+    say = _stages()
+    say("exporting the graphs")
     vae = vae.cpu().eval()
     validation = dataset.rows[splits.validation]
     graphs, files, engine, errors = _export(vae, dataset, splits, origin.bound, own=training is not None)
@@ -175,8 +180,11 @@ def write_bundle(
         return scores(score_columns(engine, graphs, x, base_samples, refine))
 
     calibration_rows = dataset.rows[splits.calibration]
+    say(f"calibrating on {len(calibration_rows):,} rows")
     held_out_scores = score(calibration_rows, origin.bound.refine)
+    say(f"choosing the default score on {len(validation):,} rows")
     sensitivity = sensitivities(score, dataset.input, validation, origin.bound.seed)
+    say(f"measuring {len(test):,} test rows")
     held_out = bounds(engine, test, base_samples)
     metrics = held_out_metrics(held_out) | {
         # Measured here: exemplars have taken the place of the prior with which the epoch was the best.
@@ -221,9 +229,20 @@ def write_bundle(
             packages={package: version(package) for package in _PACKAGES},
         ),
     )
+    say("drawing the model card")
     history, best = (training.history, training.best) if training else ([], None)
     files |= write_card(CardInputs(manifest, engine, calibrated, history, best, test, splits.test, score(test)))
     return repository.write(manifest.model_copy(update={"files": describe_files(files)}), files)
+
+
+def _stages() -> Callable[[str], None]:
+    """A function that names each stage of the publishing as it begins, with the seconds since the first one."""
+    console, started = Console(stderr=True, soft_wrap=True), time.perf_counter()
+
+    def say(stage: str) -> None:
+        console.print(f"{stage}, after {time.perf_counter() - started:.1f} s", highlight=False)
+
+    return say
 
 
 def _golden(engine: OnnxEngine, graphs: dict[str, Graph], x: Array, base_samples: Array) -> dict[str, Array]:

@@ -50,8 +50,8 @@ def train(recipe: Recipe, dataset: Dataset, console: Console) -> Path | str | No
     if first:
         # Steps that can fail after the training are tried before it.
         repository.try_to_write(recipe.name)
-        with console.status("exporting the untrained model"):
-            rehearse(vae, dataset, splits, recipe)
+        console.print("exporting the untrained model, to find what would fail after the training")
+        rehearse(vae, dataset, splits, recipe)
     (run,) = broadcast_object_list([open_run(recipe, dataset.fingerprint) if first else None])
     console.print(f"run: {run}", markup=False)
     history = fit(vae, training_rows(dataset, splits.train), held_out, base_samples, recipe.fit, run)

@@ -84,7 +84,7 @@ def people_client(tmp_path_factory: pytest.TempPathFactory, serve: Serve) -> Any
         folder=folder,
     )
     assert status == 0, errors
-    assert output.strip() == str(folder / "models" / "table" / "1")
+    assert output.strip() == str(folder / "models" / "people" / "1")
     with serve("--models", str(folder / "models"), "--device", "cpu") as client:
         yield client
 
@@ -216,6 +216,23 @@ def test_samples_could_exist(people_client: httpx.Client) -> None:
 
 
 # Arrays and images
+
+
+def test_a_log_says_what_is_under_way(uninterrupted: Path) -> None:
+    lines = (uninterrupted / "log").read_text().splitlines()
+    assert all(line.strip() for line in lines)
+    assert [line.split()[1] for line in lines if line.startswith("epoch ")] == [f"{n}/5" for n in range(1, 6)]
+    stages = [line.partition(", after ") for line in lines if ", after " in line]
+    assert [stage for stage, _, _ in stages] == [
+        "exporting the graphs",
+        "calibrating on 1,200 rows",
+        "choosing the default score on 600 rows",
+        "measuring 1,200 test rows",
+        "drawing the model card",
+    ]
+    seconds = [float(after.removesuffix(" s")) for _, _, after in stages]
+    assert seconds == sorted(seconds)
+    assert seconds[-1] > 0
 
 
 @pytest.mark.slow

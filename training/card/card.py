@@ -2,8 +2,6 @@
 
 from collections.abc import Iterator
 
-from rich.console import Console
-
 from service.bundle import ImageInput
 from training.card import about, images, learning, tables, trust
 from training.card.inputs import CardInputs
@@ -15,7 +13,6 @@ def write_card(inputs: CardInputs) -> dict[str, bytes]:
 
     The same inputs always give the same bytes.
     """
-    Console(stderr=True).print("drawing the model card")
     title = f"{inputs.manifest.name}, version {inputs.manifest.version}"
     return render(title, about.summary(inputs), about.facts(inputs), list(_sections(inputs)))
 

@@ -25,7 +25,7 @@ def compute(
     draws: int = 1,
     label: str | None = None,
 ) -> dict[str, Array]:
-    """Every output of a graph for any number of rows, in batches, under a progress bar.
+    """Every output of a graph for any number of rows, in batches, under a progress bar on a terminal.
 
     Batches are computed on all cores, on a GPU two at a time: each has its intermediate results in the GPU's memory.
     """
@@ -35,7 +35,10 @@ def compute(
     pool = ThreadPoolExecutor(os.cpu_count() if engine.device == "cpu" else 2)
     try:
         running = pool.map(lambda batch: engine.run(graph, {**batch, **shared}), batches)
-        answers = list(track(running, label or graph, len(batches), console=Console(stderr=True), transient=True))
+        console = Console(stderr=True)
+        if console.is_terminal:  # In a log the bar would be an empty line.
+            running = iter(track(running, label or graph, len(batches), console=console, transient=True))
+        answers = list(running)
     finally:
         pool.shutdown(cancel_futures=True)  # Whoever interrupts does not wait for batches that have not begun.
     return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}

@@ -28,9 +28,10 @@ class ProgressBar:
             TimeRemainingColumn(elapsed_when_finished=True),
             console=self._console,
             transient=True,
+            disable=not self._console.is_terminal,
         )
         self._task = self._progress.add_task("", total=epochs * steps, completed=done * steps, epoch=done + 1)
-        self._steps = steps
+        self._epochs, self._steps = epochs, steps
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -48,5 +49,6 @@ class ProgressBar:
     def epoch(self, number: int, figures: dict[str, float], best: bool) -> None:
         """An epoch is done; its figures in nats per row, `best` if it is the best so far."""
         text = "  ".join(f"{name} {value:,.4g}" for name, value in figures.items())
-        self._console.print(f"epoch {number:>4}  {text}{'  ← best' if best else ''}", highlight=False)
+        place = f"{number:>{len(str(self._epochs))}}/{self._epochs}"
+        self._console.print(f"epoch {place}  {text}{'  ← best' if best else ''}", highlight=False)
         self._progress.update(self._task, completed=number * self._steps, epoch=number + 1)
