@@ -33,8 +33,8 @@ class Export(CommandOptions):
     """Write the bundle of a run from its best epoch, without training it to the end.
 
     Examples:
-      lowerbound export runs/table/3                      stopped early, or failed after the training
-      lowerbound export runs/table/3 --out s3://bucket/models
+      lowerbound export runs/rows/3                      stopped early, or failed after the training
+      lowerbound export runs/rows/3 --out s3://bucket/models
 
     The data must be the same that the run was trained on: its rows are divided again in the same way.
     """

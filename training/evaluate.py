@@ -45,9 +45,9 @@ class Evaluation(CommandOptions):
     """Measure a bundle: likelihood, detection beside baselines, and the features that make its strangest rows strange.
 
     Examples:
-      lowerbound evaluate models/table/1                                    the test rows of the bundle's own data
-      lowerbound evaluate models/table/1 --label fraud                      how well each score finds the anomalies
-      lowerbound evaluate models/table/1 --test new.csv --label fraud       other rows
+      lowerbound evaluate models/rows/1                                    the test rows of the bundle's own data
+      lowerbound evaluate models/rows/1 --label fraud                      how well each score finds the anomalies
+      lowerbound evaluate models/rows/1 --test new.csv --label fraud       other rows
 
     Tables go to standard output, and the whole report to a JSON file.
     """

@@ -1,9 +1,11 @@
 """Recipes: everything that decides a run, typed, in one YAML file, and open to correction on the command line."""
 
+import re
+import unicodedata
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import CliImplicitFlag, SettingsConfigDict
 
 from service.bundle import ModelName
@@ -40,7 +42,7 @@ class Recipe(CommandLine):
         cli_hide_none_type=True,
     )
 
-    name: ModelName = Field(description="Name of the model, which is its folder in the repository.")
+    name: ModelName = Field(default="", description="Name of the model, its folder in the repository; else the data's.")
     data: Location | None = Field(default=None, description="The file or folder to train on, or its URL.")
     dataset: AnySource = Field(description="How to read the data.")
     split: SplitRecipe = SplitRecipe()
@@ -54,6 +56,11 @@ class Recipe(CommandLine):
         description="A CSV file to write instead of a bundle: the rows, strangest first, by models of others.",
     )
     resume: CliImplicitFlag[bool] = Field(default=False, description="Continue the latest run of this name.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_after_data(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return values if values.get("name") else values | {"name": model_name(values.get("data") or "")}
 
     @classmethod
     def read(cls, name: str, arguments: list[str]) -> Self:
@@ -74,3 +81,11 @@ class Recipe(CommandLine):
     def record(self) -> dict[str, Any]:
         """The fields that decide the model, as JSON: all but `out`, `runs`, `screen` and `resume`."""
         return self.model_dump(mode="json", exclude={"out", "runs", "screen", "resume"})
+
+
+def model_name(place: Path | str) -> str:
+    """The name of a model of this data: `Card payments.csv.gz` gives `card-payments`."""
+    last = str(place).rstrip("/").rpartition("/")[2].lower()
+    stem = re.sub(r"(\.[a-z]\w*)+$", "", last)
+    plain = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9_]+", "-", plain).strip("-_")[:63].rstrip("-_") or "model"

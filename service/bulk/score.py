@@ -39,11 +39,11 @@ DESCRIPTION = """
 Score files far larger than memory, without a server. The values are those of the HTTP endpoints, to the bit.
 
 Examples:
-  lowerbound score models/table/1 rows.parquet more.csv scores
+  lowerbound score models/rows/1 rows.parquet more.csv scores
   lowerbound score models/digits/1 pictures/ scores --explain
-  lowerbound score models/table/1 rows.parquet scores --cluster auto
+  lowerbound score models/rows/1 rows.parquet scores --cluster auto
 
-  lowerbound score models/table/1 payments.csv scores.csv --keep payment_id --fdr 0.1 --explain
+  lowerbound score models/payments/1 payments.csv scores.csv --keep payment_id --fdr 0.1 --explain
 
 OUTPUT becomes a folder of Parquet files, in the order of the inputs, or one file if its name ends in .csv or .parquet.
 Ctrl-C or a lost machine costs at most a part of the folder: the same command goes on.

@@ -15,7 +15,7 @@ class Signing(CommandOptions):
     """Sign a bundle's manifest, and with it every file of the bundle.
 
     Example:
-      lowerbound sign models/table/1 --key key.pem
+      lowerbound sign models/rows/1 --key key.pem
 
     A service started with --trusted-keys serves only bundles that one of those keys has signed.
     """

@@ -121,7 +121,7 @@ def _train(folder: Path) -> Bundle:
     options = ["--fit.steps", "1500", "--bound.num_draws", "8", "--bound.refine", "0"]
     command = [sys.executable, "-m", "training", "table", *places, *options]
     subprocess.run(command, check=True, capture_output=True)
-    return read_bundle(folder / "models" / "table" / "1")
+    return read_bundle(folder / "models" / "rows" / "1")
 
 
 if __name__ == "__main__":

@@ -53,13 +53,13 @@ def test_a_full_disk_leaves_no_half_bundle(tmp_path: Path, rows: Path) -> None:
     assert "no run to resume" in interrupted(tmp_path, 500, *arguments, "--resume")
     assert "best.safetensors: cannot be written" in interrupted(tmp_path, 1_800, *arguments)
     full = interrupted(tmp_path, 30_000, *arguments, "--resume")
-    assert re.search(r"File too large: '.*/models/arrays/\.1-.*/", full), full
-    assert (tmp_path / "runs" / "arrays" / "2" / "best.safetensors").exists()
+    assert re.search(r"File too large: '.*/models/rows/\.1-.*/", full), full
+    assert (tmp_path / "runs" / "rows" / "2" / "best.safetensors").exists()
     assert not list((tmp_path / "models").rglob("manifest.json"))
     status, output, errors = run(*arguments, "--resume", folder=tmp_path)
     assert status == 0, errors
     assert read_bundle(Path(output.strip())).manifest.version == 1
-    assert [path.name for path in (tmp_path / "models" / "arrays").iterdir()] == ["1"]
+    assert [path.name for path in (tmp_path / "models" / "rows").iterdir()] == ["1"]
 
 
 def test_a_disk_that_cannot_be_written_is_named_before_the_training(tmp_path: Path, rows: Path) -> None:
@@ -68,5 +68,5 @@ def test_a_disk_that_cannot_be_written_is_named_before_the_training(tmp_path: Pa
     assert status == 1
     assert not output
     assert "Traceback" not in errors
-    assert "models/arrays" in errors
+    assert "models/rows" in errors
     assert not list(tmp_path.glob("runs"))

@@ -22,7 +22,6 @@ def recipe(tmp_path: Path, text: str = MINIMAL) -> str:
 @pytest.mark.parametrize("name", names())
 def test_every_named_recipe_reads_and_records(name: str) -> None:
     read = Recipe.read(name, [])
-    assert read.name == name
     record = read.record()
     assert record == json.loads(json.dumps(record))
     assert record.keys() == {"name", "data", "dataset", "split", "model", "fit", "bound"}
@@ -31,6 +30,21 @@ def test_every_named_recipe_reads_and_records(name: str) -> None:
 
 def test_names() -> None:
     assert {"digits", "table", "images", "arrays"} <= set(names())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "data", "name"),
+    [
+        ("table", "Card payments.2026.csv.gz", "card-payments-2026"),
+        ("table", "s3://bucket/Größen.parquet/", "groen"),
+        ("images", "/pictures of parts/", "pictures-of-parts"),
+        ("arrays", "_-.npy", "model"),
+        ("digits", "/anything.npy", "digits"),
+    ],
+)
+def test_a_model_is_named_after_its_data_unless_the_recipe_has_a_name(recipe: str, data: str, name: str) -> None:
+    assert Recipe.read(recipe, ["--data", data]).name == name
+    assert Recipe.read(recipe, ["--data", data, "--name", "told"]).name == "told"
 
 
 def test_fields_are_corrected_one_by_one() -> None:
@@ -108,7 +122,7 @@ def test_unknown_flags_are_refused(argument: str, capsys: pytest.CaptureFixture[
         (MINIMAL.replace("mixed", "mixd"), "'mixd' is none of"),
         (MINIMAL.replace("kind: table", "kind: spreadsheet"), "dataset: "),
         (MINIMAL.replace("kind: table", "kind: table, dropp: [a]"), "dropp: Extra inputs"),
-        (MINIMAL.replace("name: mine\n", ""), "name: Field required"),
+        (MINIMAL.replace("name: mine", "name: My rows"), "name: String should match pattern"),
         ("- a\n- b\n", "must be a mapping"),
         ("", "must be a mapping"),
         ("name: [unclosed\n", "cannot be read"),

@@ -30,11 +30,11 @@ def test_a_bucket_is_trained_from_and_into_and_served_from(s3: S3, rows: Path, t
     for version in (1, 2):
         status, output, errors = run(*arguments, folder=tmp_path, out=bucket.url, **s3.environment())
         assert status == 0, errors
-        assert output.strip() == f"{bucket.url}/arrays/{version}"
+        assert output.strip() == f"{bucket.url}/rows/{version}"
     assert not (tmp_path / "models").exists()
     flags = ("--models", bucket.url, "--model-cache", str(tmp_path / "cache"))
     with run_server(*flags, log=tmp_path / "log", **s3.environment()) as client:
-        assert client.get("/models").json()["models"] == {"arrays": [1, 2]}
+        assert client.get("/models").json()["models"] == {"rows": [1, 2]}
         recipe = client.get("/model").json()["manifest"]["provenance"]["recipe"]
         assert recipe["data"] == f"s3://{bucket.name}/data/rows.npy"
 

@@ -39,7 +39,7 @@ def test_planted_rows_come_first_and_say_why(screened: Path) -> None:
         if int(row["row"]) <= ODD:
             assert row["strangest_1"].startswith("rent: 4,000 (expected ")
     assert not any(row["label"] for row in rows)
-    assert not list(screened.glob("table"))  # There is no bundle.
+    assert not list(screened.rglob("manifest.json"))  # There is no bundle.
 
 
 def test_the_rows_a_person_labels_are_left_out(screened: Path) -> None:

@@ -108,7 +108,7 @@ def test_the_bundle_verifies_its_card(table: Untrained, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_leaves_a_card(uninterrupted: Path) -> None:
-    bundle = read_bundle(uninterrupted / "models" / "arrays" / "1")
+    bundle = read_bundle(uninterrupted / "models" / "rows" / "1")
     page = Page(dict(bundle.files))
     assert page.data["figures"] == list(bundle.manifest.metrics.values())
     assert len(page.images) == len([name for name in bundle.files if name.endswith(".png")])

@@ -226,9 +226,9 @@ def wait_for_epoch(process: subprocess.Popen[str], path: Path, epoch: int) -> No
 def test_a_run_is_exported_as_it_was_published(
     uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = str(uninterrupted / "runs" / "arrays" / "1")
+    run = str(uninterrupted / "runs" / "rows" / "1")
     assert main(["export", run, "--out", str(tmp_path)]) == 0
-    first, again = (read_bundle(root / "arrays" / "1") for root in (uninterrupted / "models", tmp_path))
+    first, again = (read_bundle(root / "rows" / "1") for root in (uninterrupted / "models", tmp_path))
     assert again.manifest.metrics == first.manifest.metrics
     for name in ("elbo.onnx", "weights.bin", "calibration.npz"):
         assert again.files[name] == first.files[name]
@@ -246,7 +246,7 @@ def test_interrupted_and_killed_runs_end_as_if_nothing_had_happened(
     source_rows: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:
     arguments = ("arrays", "--data", str(source_rows), *ARGUMENTS)
-    folder = tmp_path / "runs" / "arrays" / "1"
+    folder = tmp_path / "runs" / "rows" / "1"
 
     with start(*arguments, folder=tmp_path) as process:
         wait_for_epoch(process, folder / METRICS, 1)
@@ -268,13 +268,13 @@ def test_interrupted_and_killed_runs_end_as_if_nothing_had_happened(
 
     status, output, errors = run(*arguments, "--resume", folder=tmp_path)
     assert status == 0, errors
-    whole = uninterrupted / "runs" / "arrays" / "1"
+    whole = uninterrupted / "runs" / "rows" / "1"
     assert but_seconds(folder / METRICS) == but_seconds(whole / METRICS)
     assert len(metrics(folder / METRICS)) == EPOCHS
     assert (folder / BEST).read_bytes() == (whole / BEST).read_bytes()
     assert [path.name for path in folder.parent.iterdir()] == ["1"]
     for graph in ("encoder.onnx", "elbo.onnx", "weights.bin", "calibration.npz"):
-        first, second = (root / "models" / "arrays" / "1" / graph for root in (tmp_path, uninterrupted))
+        first, second = (root / "models" / "rows" / "1" / graph for root in (tmp_path, uninterrupted))
         assert first.read_bytes() == second.read_bytes()
 
 
@@ -335,7 +335,7 @@ def finish(process: subprocess.Popen[str], folder: Path) -> None:
     with process:
         output, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
-    assert output.strip() == str(folder / "models" / "arrays" / "1")
+    assert output.strip() == str(folder / "models" / "rows" / "1")
 
 
 def process_of_rank(launcher: subprocess.Popen[str], rank: int) -> int:
@@ -350,14 +350,14 @@ def two_processes(source_rows: Path, tmp_path_factory: pytest.TempPathFactory) -
     """The folder of a run of two processes that nothing befell."""
     folder = tmp_path_factory.mktemp("two")
     finish(launch(source_rows, folder), folder)
-    return folder / "runs" / "arrays" / "1"
+    return folder / "runs" / "rows" / "1"
 
 
 @pytest.mark.slow
 def test_two_processes_train_the_same_model(uninterrupted: Path, two_processes: Path) -> None:
     # Each process leaves its own random state: there were two.
     assert len(list((two_processes / f"checkpoint-{EPOCHS}").glob("random_states_*.pkl"))) == 2
-    alone = metrics(uninterrupted / "runs" / "arrays" / "1" / METRICS)
+    alone = metrics(uninterrupted / "runs" / "rows" / "1" / METRICS)
     for first, second in zip(alone, metrics(two_processes / METRICS), strict=True):
         for figure in ("held_out_elbo", "loss"):
             assert float(second[figure]) == pytest.approx(float(first[figure]), abs=0.02)
@@ -369,7 +369,7 @@ def test_two_processes_train_the_same_model(uninterrupted: Path, two_processes: 
 def test_a_killed_process_costs_no_more_than_its_epoch(
     source_rows: Path, two_processes: Path, tmp_path: Path, rank: int
 ) -> None:
-    folder = tmp_path / "runs" / "arrays" / "1"
+    folder = tmp_path / "runs" / "rows" / "1"
     with launch(source_rows, tmp_path) as process:
         wait_for_epoch(process, folder / METRICS, 2)
         os.kill(process_of_rank(process, rank), signal.SIGKILL)
