@@ -3,7 +3,6 @@
 import asyncio
 import math
 import re
-from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -12,6 +11,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
+
+from service.server.transport import AnswerTransport
 
 MAX_HEADERS = 100
 
@@ -73,7 +74,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._closer = _Closer(transport, self._close)
+        self._answers = AnswerTransport(transport, self._close)
         if len(self.connections) > self._settings.max_connections:
             others = cast("set[Connection]", self.connections) - {self}
             slowest = min(others, key=lambda connection: connection.deadline)
@@ -173,7 +174,7 @@ class Connection(HttpToolsProtocol):
             target = httptools.parse_url(self.url)
             self.url = (target.path or b"/") + (b"?" + target.query if target.query else b"")
         super().on_headers_complete()
-        self.cycle.transport = cast(asyncio.Transport, self._closer)
+        self.cycle.transport = cast(asyncio.Transport, self._answers)
         if self._leaving:
             self.cycle.keep_alive = False
 
@@ -246,6 +247,7 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         self._running = None
+        self._answers.end()
         if self._closed or self.transport.is_closing():
             return
         self.flow.resume_reading()
@@ -340,12 +342,3 @@ class Connection(HttpToolsProtocol):
         elif not self.transport.is_closing():
             self.flow.resume_reading()
             self.transport.write_eof()
-
-
-class _Closer:
-    """A connection's transport as its requests see it: their last answer reaches the client."""
-
-    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
-        self.write = transport.write
-        self.is_closing = transport.is_closing
-        self.close = close
