@@ -21,8 +21,10 @@ from service.scoring import (
     BoundParameters,
     ConditionalAttribution,
     RefinementState,
+    blank,
     chosen_seed,
     discoveries,
+    finite_bounds,
     noise,
     resolve_parameters,
 )
@@ -268,7 +270,7 @@ class Model:
 
     async def _encode(self, x: Array) -> Columns:
         posterior = await self._batcher.submit(Work("encoder", {"x": x}))
-        return _blank(posterior, np.isfinite(np.hstack(list(posterior.values()))).all(axis=1))
+        return blank(posterior, np.isfinite(np.hstack(list(posterior.values()))).all(axis=1))
 
     async def _decode(self, z: Array) -> Columns:
         return await self._batcher.submit(Work("decoder", {"z": z}))
@@ -287,8 +289,11 @@ class Model:
 
         # In turn: together they may be too much.
         columns = await self._batcher.submit(Work("elbo", {"x": x}, shared, *judged))
-        finite = np.isfinite(columns["elbo"]) & np.isfinite(columns["log_evidence"])
-        columns = _blank(columns, finite)
+        if at_once and not parameters.explain:  # Judged with the whole batch.
+            columns["p_value"] = parameters.p_value(columns, x)
+            return columns
+        finite = finite_bounds(columns)
+        columns = blank(columns, finite)
         amortised = columns["elbo"]
         if parameters.refine:
             refinement = RefinementState(await self._batcher.submit(Work("encoder", {"x": x})), columns)
@@ -304,7 +309,7 @@ class Model:
             columns |= await self._batcher.submit(Work("explain", {"x": x}, shared, key, draws))
         if parameters.by_cell and isinstance(data := self.manifest.input, TabularInput):
             columns |= await self._surprise(x, amortised, shared, key, draws, data)
-        return _blank(columns, finite & np.isfinite(columns["score"]))
+        return blank(columns, finite & np.isfinite(columns["score"]))
 
     async def _surprise(
         self, x: Array, elbo: Array, shared: dict[str, Array], key: tuple[int, int], draws: int, data: TabularInput
@@ -329,16 +334,6 @@ class Model:
 async def _aside(numbers: int, function: Callable[[], T]) -> T:
     """Call the function, in a thread if it makes many numbers: NumPy then lets the event loop go on."""
     return await in_thread(function) if numbers > _FEW else function()
-
-
-def _blank(columns: dict[str, Array], finite: Array) -> dict[str, Array]:
-    """The columns, NaN in rows that are not `finite`, but for the p-value."""
-    if finite.all():
-        return columns
-    return {
-        name: values if name == "p_value" else np.where(finite.reshape(-1, *[1] * (values.ndim - 1)), values, np.nan)
-        for name, values in columns.items()
-    }
 
 
 def _base_samples(bundle: Bundle, seed: int, num_draws: int) -> Array:

@@ -17,7 +17,9 @@ from service.scoring.parameters import (
     Score,
     Seed,
     Unseen,
+    blank,
     chosen_seed,
+    finite_bounds,
     resolve_parameters,
 )
 from service.scoring.recalibration import Recalibrated, recalibrate
@@ -46,8 +48,10 @@ __all__ = [
     "Seed",
     "Threshold",
     "Unseen",
+    "blank",
     "chosen_seed",
     "discoveries",
+    "finite_bounds",
     "first_state",
     "lowest_threshold",
     "p_values",

@@ -134,13 +134,31 @@ class BoundParameters:
         }
 
     def judge(self, bounds: dict[str, Array]) -> dict[str, Array]:
-        """The bounds, with `score` and `p_value`."""
-        return bounds | self.score(bounds)
+        """The bounds, with `score` and `p_value`; all but the p-value are NaN in rows without finite bounds."""
+        columns = blank(bounds, finite_bounds(bounds))
+        columns = columns | self.score(columns)
+        return blank(columns, np.isfinite(columns["score"]))
 
     def p_value(self, columns: Mapping[str, Array], x: Array) -> Array:
         """`p_value` of rows x, some of which may have missing cells, from the columns of `score`."""
         p, score = columns["p_value"], columns["score"]
         return p if self.held_out is None else self.held_out.with_missing(p, score, x)
+
+
+def finite_bounds(columns: Mapping[str, Array]) -> Array:
+    """Which rows have finite bounds, bool (batch,)."""
+    finite: Array = np.isfinite(columns["elbo"]) & np.isfinite(columns["log_evidence"])
+    return finite
+
+
+def blank(columns: dict[str, Array], finite: Array) -> dict[str, Array]:
+    """The columns, NaN in rows that are not `finite`, but for the p-value."""
+    if finite.all():
+        return columns
+    return {
+        name: values if name == "p_value" else np.where(finite.reshape(-1, *[1] * (values.ndim - 1)), values, np.nan)
+        for name, values in columns.items()
+    }
 
 
 def resolve_parameters(
