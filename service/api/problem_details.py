@@ -94,6 +94,7 @@ class RequestMiddleware:
             seconds = self._telemetry.ended(labels, context.status, began)
             if access.isEnabledFor(logging.INFO):
                 log_access(context, seconds)
+            del context.clock  # It refers to the task, and so to the context: only a garbage collection would free it.
 
     def _find_labels(self, scope: Scope) -> Labels:
         """Those of a request on its way back from the router, which leaves the route's template without its prefix."""
