@@ -19,6 +19,7 @@ from service.api.budget import BodyBudget
 from service.api.openapi import complete_openapi, named, versioned
 from service.api.problem_details import RequestMiddleware, answer_with_problems, refuse
 from service.api.routes import decode, docs, elbo, encode, explorer, health, instances, metrics, model, sample, v2
+from service.api.state import ServiceState
 from service.bundle import TrustedKeys
 from service.codecs.child import ChildProcess
 from service.engine import PROVIDERS, EngineFactory, choose
@@ -47,6 +48,7 @@ logger = logging.getLogger("service")
 class _Application(FastAPI):
     """FastAPI behind a guard, but the operations on the models served go past its layers, by method and path."""
 
+    state: ServiceState  # type: ignore[assignment]
     guarded: ASGIApp
     _registry: ModelRegistry | None = None
     _operations: Mapping[tuple[str, str], ASGIApp] = {}
@@ -124,12 +126,14 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
-    app.state.settings = settings
-    app.state.budget = BodyBudget(settings.max_body)
-    app.state.child = ChildProcess(max(LEAST_MEMORY, CHILD_MEMORY * settings.max_body))
-    app.state.loader = loader
-    app.state.draining = False
-    app.state.telemetry = telemetry
+    app.state = ServiceState(
+        settings,
+        BodyBudget(settings.max_body),
+        ChildProcess(max(LEAST_MEMORY, CHILD_MEMORY * settings.max_body)),
+        loader,
+        telemetry,
+        RequestMiddleware(refuse, settings.timeout, telemetry),
+    )
     named_model, versioned_model = [Depends(named)], [Depends(named), Depends(versioned)]
     for prefix, dependencies, tag in (
         ("", [], "default model"),
@@ -156,7 +160,6 @@ def create_app(settings: Settings) -> FastAPI:
         settings.timeout,
         telemetry,
     )
-    app.state.refuse = RequestMiddleware(refuse, settings.timeout, telemetry)
     if spans:
         app.guarded, app.state.refuse = spans.around(app.guarded), spans.around(app.state.refuse)
     return app
