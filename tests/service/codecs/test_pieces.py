@@ -40,11 +40,11 @@ def test_runs_of_elements_are_all_elements(elements: list[Any], size: int, space
     assert [element for run in found for element in run] == elements
 
 
-def read(body: bytes, data: ImageInput | TabularInput, reading: Reading, piece: int) -> Rows:
+def read(body: bytes, data: ImageInput | TabularInput, reading: Reading, piece: int, most: int = 10**6) -> Rows:
     with pytest.MonkeyPatch.context() as patch:
         for module in (pieces, bodies):
             patch.setattr(module, "PIECE", piece)
-        return bodies.read_rows(body, JSON, data, reading, 10**6)
+        return bodies.read_rows(body, JSON, data, reading, most)
 
 
 def both(body: bytes, data: ImageInput | TabularInput, reading: Reading = MARK) -> Rows:
@@ -88,3 +88,11 @@ def test_rows_and_marks_are_the_same_in_pieces() -> None:
 def test_what_is_wrong_is_found_in_any_piece(text: str, kind: type[RequestError], problem: str) -> None:
     with pytest.raises(kind, match=problem):
         read((text % ", ".join(["[[0, 1], [2, 3]]"] * 40)).encode(), IMAGE, Reading(), 64)
+
+
+@pytest.mark.parametrize("piece", [64, 2**20])
+def test_rows_are_counted_over_all_pieces(piece: int) -> None:
+    body = json.dumps({"instances": [[[0, 1], [2, 3]]] * 40}).encode()
+    assert read(body, IMAGE, MARK, piece, most=40).total == 40
+    with pytest.raises(TooLargeError, match="rows or more; one request may ask for 39 draws"):
+        read(body, IMAGE, MARK, piece, most=39)

@@ -171,6 +171,38 @@ def test_large_jobs_and_small_ones_take_turns() -> None:
     with_batcher(scenario, max_batch=8)
 
 
+def test_a_large_job_has_its_turns_among_small_ones() -> None:
+    async def scenario(batcher: Batcher, engine: Arithmetic) -> None:
+        engine.may_go_on.clear()
+        requests = [asyncio.create_task(batcher.submit(work(1)))]
+        await until_busy(engine)
+        small = [work(10 * i, 10 * i + 1, draws=4) for i in range(2, 7)]
+        requests += [asyncio.create_task(batcher.submit(task)) for task in (*small, work(*range(100, 106), draws=2))]
+        await asyncio.sleep(0)
+        engine.may_go_on.set()
+        await asyncio.gather(*requests)
+        # The thread for small jobs may begin its call before that of the large one.
+        assert any(rows[0] >= 100 for _, rows in engine.calls[1:3])
+
+    with_batcher(scenario, max_batch=8)
+
+
+def test_the_longest_call_is_the_one_that_began_first() -> None:
+    async def scenario(batcher: Batcher, engine: Arithmetic) -> None:
+        assert batcher.longest_call() == 0
+        engine.may_go_on.clear()
+        requests = [asyncio.create_task(batcher.submit(work(1, draws=2)))]
+        await until_busy(engine)
+        await asyncio.sleep(0.1)
+        requests.append(asyncio.create_task(batcher.submit(work(2))))
+        await until_busy(engine)
+        assert batcher.longest_call() > 0.09
+        engine.may_go_on.set()
+        await asyncio.gather(*requests)
+
+    with_batcher(scenario, engine_threads=2)
+
+
 def test_small_jobs_are_computed_while_large_ones_hold_every_thread() -> None:
     async def scenario(batcher: Batcher, engine: Arithmetic) -> None:
         engine.may_go_on.clear()

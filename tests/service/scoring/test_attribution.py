@@ -24,3 +24,10 @@ def test_no_age_below_zero_is_expected() -> None:
         cells.fill(np.tile(decoded, (len(cells.rows) // 2, 1)))
         expected.append(cells.expected)
     np.testing.assert_array_equal(np.concatenate(expected, 1), [[-0.25, 1, 18, 5], [9.75, 0, 42, 5]])
+
+
+def test_a_cell_surprises_by_the_rise_of_the_bound_unless_it_is_missing() -> None:
+    x = np.array([[1.0, np.nan], [2.0, 1], [4.0, 0]])
+    cells = ConditionalAttribution(x, range(2), TabularInput(columns=DATA.columns[:2]))
+    elbo, filled = np.array([-1.0, -2.0, -3.0]), np.array([0.0, -1.5, -4.0, 9.0, -1.0, -3.0])
+    np.testing.assert_array_equal(cells.surprise(elbo, filled), [[1, 0], [0.5, 1], [-1, 0]])

@@ -100,6 +100,12 @@ def truncate(path: Path) -> str:
     return f"{len(data) - 1} bytes; the manifest says {len(data)}$"
 
 
+def extend(path: Path) -> str:
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes() + b" ")
+    return f"{size + 1} bytes; the manifest says {size}"
+
+
 def tamper(path: Path) -> str:
     path.write_bytes(path.read_bytes()[::-1])
     return "SHA-256 is .*; the manifest says "
@@ -110,7 +116,7 @@ def remove(path: Path) -> str:
     return "is not there$"
 
 
-@pytest.mark.parametrize("damage", [truncate, tamper, remove])
+@pytest.mark.parametrize("damage", [truncate, extend, tamper, remove])
 def test_what_is_not_as_the_manifest_says_is_refused(
     mirror: CachedStore, there: Path, damage: Callable[[Path], str]
 ) -> None:
