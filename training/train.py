@@ -47,12 +47,15 @@ def train(recipe: Recipe, dataset: Dataset, console: Console) -> Path | str | No
 
     vae = _untrained(recipe, dataset, splits)
     base_samples, held_out = _held_out(recipe, dataset, splits, vae)
+    # A run that cannot be resumed is refused before the export; a new one has its folder once the export has succeeded.
+    run = open_run(recipe, dataset.fingerprint) if first and recipe.resume else None
     if first:
         # Steps that can fail after the training are tried before it.
         repository.try_to_write(recipe.name)
         console.print("exporting the untrained model, to find what would fail after the training")
         rehearse(vae, dataset, splits, recipe)
-    (run,) = broadcast_object_list([open_run(recipe, dataset.fingerprint) if first else None])
+        run = run or open_run(recipe, dataset.fingerprint)
+    (run,) = broadcast_object_list([run])
     console.print(f"run: {run}", markup=False)
     history = fit(vae, training_rows(dataset, splits.train), held_out, base_samples, recipe.fit, run)
     if not first:
