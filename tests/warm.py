@@ -4,6 +4,7 @@ Importing takes a server three seconds of a processor, and the tests start some 
 does what `python -m` does: it has its own arguments, environment, output and exit status.
 """
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -98,6 +99,7 @@ def run(program: Sequence[str], timeout: float = 60, **settings: str) -> subproc
 
 
 def _run(command: list[str], environment: dict[str, str], output: str, errors: str) -> None:
+    gc.freeze()  # Else a server would collect the garbage of what was imported, in pages that it then has to copy.
     multiprocessing.current_process().daemon = False  # It may start others.
     # A shell starts background jobs deaf to Ctrl-C, and children inherit it; a person's terminal does not.
     signal.signal(signal.SIGINT, signal.default_int_handler)
