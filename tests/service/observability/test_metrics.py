@@ -16,6 +16,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.bundle import Bundle
+from service.inference import Report
 from service.observability.metrics import INTERVAL, Telemetry, _Histogram
 from service.scoring import Martingale
 from tests.conftest import run_server, samples
@@ -164,5 +165,20 @@ def test_events_count_by_themselves_and_soon() -> None:
         assert telemetry._requests.labels(*labels, 418)._value.get() == 0
         await asyncio.sleep(2 * INTERVAL)
         assert telemetry._requests.labels(*labels, 418)._value.get() == 1
+
+    asyncio.run(count())
+
+
+def test_rows_of_a_failed_call_count_once_they_are_computed(digits_bundle: Bundle) -> None:
+    async def count() -> None:
+        telemetry = Telemetry(1)
+        watch = telemetry.watch(digits_bundle)
+        watch.computed(Report("elbo", 0, 5, 3, [], 0.1, True))
+        for rows in (2, 3):
+            watch.computed(Report("elbo", 0, rows, 3, [], 0.1, False))
+        watch.flush()
+        labels = (*watch.labels, "elbo")
+        assert telemetry.row_draws.labels(*labels)._value.get() == 15
+        assert telemetry.errors.labels(*labels)._value.get() == 1
 
     asyncio.run(count())
