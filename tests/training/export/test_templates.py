@@ -1,0 +1,27 @@
+"""Keys of traced graphs: all that a graph depends on beside its weights' values changes them."""
+
+import pytest
+from torch import nn
+
+from service.bundle import NumericColumn, TabularInput
+from service.bundle.graphs import graph_contract
+from training.export import templates
+from training.export.templates import structure_key
+
+COLUMNS = TabularInput(columns=(NumericColumn(name="a"), NumericColumn(name="b")))
+
+
+def test_a_key_is_of_the_structure_the_contract_and_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, linear = graph_contract("encoder", COLUMNS, 2), nn.Linear(2, 4)
+    key = structure_key(linear, graph)
+    assert structure_key(nn.Linear(2, 4), graph) == key  # With other weights.
+    others = [
+        structure_key(nn.Linear(2, 4, bias=False), graph),
+        structure_key(nn.Linear(2, 6), graph),
+        structure_key(nn.Sequential(linear, nn.Tanh()), graph),
+        structure_key(linear, graph_contract("encoder", COLUMNS, 3)),
+        structure_key(linear, graph_contract("decoder", COLUMNS, 2)),
+    ]
+    monkeypatch.setattr(templates, "_code", lambda: "other code")
+    others.append(structure_key(linear, graph))
+    assert len({key, *others}) == 7
