@@ -17,8 +17,8 @@ from PIL import Image
 from service.bundle import Array
 from service.codecs.arrow import read_stream, write_stream
 from service.codecs.text import write_text
-from service.errors import InvalidError, MalformedError, TooLargeError
-from service.readers.arrays import GZIP, NPY, ZIP, is_idx, plain_numbers, read_sent_idx, read_sent_npz
+from service.errors import InvalidError, MalformedError, RequestError, TooLargeError
+from service.readers.arrays import GZIP, NPY, ZIP, is_idx, plain_numbers, read_npy_header, read_sent_idx, read_sent_npz
 from service.readers.files import TextBytes
 from service.readers.pictures import MEDIA_TYPES, PictureBytes, is_picture
 
@@ -90,13 +90,14 @@ class Npy:
 
     def decode(self, body: bytes, field: str) -> object:
         size = _header_size(body)
-        shape, fortran, dtype = _read_header(body[:size])
+        try:
+            shape, fortran, dtype = _read_header(body[:size])
+        except InvalidError as error:
+            raise InvalidError(error.detail, field) from error
         if dtype.hasobject:
             raise MalformedError("an .npy array of Python objects (pickled): send plain numbers")
-        if dtype.names is not None or dtype.subdtype is not None or not shape:
-            raise InvalidError(
-                f"must be a plain array with one instance per entry, not {dtype} of shape {shape}", field
-            )
+        if not shape:
+            raise InvalidError("must be a plain array with one instance per entry, not a single value", field)
         expected = math.prod(shape) * dtype.itemsize
         if len(body) - size != expected:
             raise MalformedError(f"not a readable .npy array: {len(body) - size} bytes of data, {expected} expected")
@@ -248,19 +249,29 @@ def _header_size(body: bytes) -> int:
             return 0
 
 
-# Headers are Python literals, slower to parse than a small array is to compute with; clients send the same few.
+# Headers take longer to parse than a small array to compute with; clients send the same few.
 
 
 @lru_cache(maxsize=256)
 def _read_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Shape, whether in Fortran's order, and dtype."""
-    buffer = io.BytesIO(header)
     try:
-        if np.lib.format.read_magic(buffer) == (1, 0):
-            return np.lib.format.read_array_header_1_0(buffer)
-        return np.lib.format.read_array_header_2_0(buffer)
-    except Exception as error:  # NumPy raises several kinds for damaged headers.
+        version = np.lib.format.read_magic(io.BytesIO(header))
+        return read_npy_header(_dictionary(header, version))
+    except RequestError:
+        raise
+    except Exception as error:  # NumPy raises several kinds for types that there are not.
         raise MalformedError(f"not a readable .npy array: {error}") from error
+
+
+def _dictionary(header: bytes, version: tuple[int, int]) -> bytes:
+    """What follows the length in a header."""
+    size = _header_size(header)
+    if not size:
+        raise ValueError(f"format {version} is not read, (1, 0) and (2, 0) are")
+    if size > len(header):
+        raise ValueError(f"EOF: {len(header):,} bytes of header, {size:,} expected")
+    return header[8 + 2 * version[0] :]
 
 
 @lru_cache(maxsize=256)

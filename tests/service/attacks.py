@@ -80,7 +80,7 @@ BODIES: dict[str, tuple[str, Callable[[], bytes], int]] = {
     "npy of more than there are numbers": (NPY, lambda: npy(f"({10**30}, 8, 8)"), 400),
     "npy of many dimensions": (NPY, lambda: npy("(" + "1, " * 10**5 + ")"), 400),
     "npy of a wide type": (NPY, lambda: npy("(1,)", "'|V4000000000'"), 400),
-    "npy of nested fields": (NPY, lambda: npy("(1,)", "[('a', " * 1000 + "'|u1'" + ")]" * 1000), 400),
+    "npy of nested fields": (NPY, lambda: npy("(1,)", "[('a', " * 1000 + "'|u1'" + ")]" * 1000), 422),
     "npy with a long head": (NPY, lambda: npy("(1, 8, 8)", padding=7 * MEBIBYTE), 400),
     "Arrow nulls without end": (ARROW, lambda: arrow(pa.nulls(ROWS), rows=10**12), 422),
     "Arrow nulls beyond numbers": (ARROW, lambda: arrow(pa.nulls(ROWS), rows=2**63 - 1), 422),

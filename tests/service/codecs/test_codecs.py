@@ -245,6 +245,21 @@ def test_damaged_npy_is_refused(body: bytes, kind: type[RequestError], detail: s
     assert refusal.value.location == ("x" if kind is InvalidError else None)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }",
+        "{'shape':(3,4),'fortran_order':False,'descr':'<f4'}",
+        '{"descr": "float32", "fortran_order": False, "shape": (3L, 4L)}  ',
+    ],
+)
+def test_a_header_is_read_without_python(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its parser may fail on the event loop while a thread that loads a version uses it too."""
+    monkeypatch.setattr(ast, "parse", None)
+    body = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode() + bytes(48)
+    assert Npy().decode(body, "x").shape == (3, 4)  # type: ignore[attr-defined]
+
+
 def test_a_header_costs_no_memory() -> None:
     tracemalloc.start()
     with pytest.raises(MalformedError):
