@@ -58,16 +58,17 @@ def read_stream(body: bytes, field: str) -> object:
         raise MalformedError(f"not a readable tensor: {error}", field) from error
     if array is not None:
         return array
-    read = [name for name in names if not pa.types.is_null(table.schema.field(name).type)]
+    columns = dict(zip(names, table.columns, strict=True))  # A table looks for each name among all of them.
+    read = [name for name, column in columns.items() if not pa.types.is_null(column.type)]
     if not read:  # They take no bytes, however many rows there are.
         raise InvalidError("columns of null alone are not read", names[0])
-    values = sum(_count(chunk, name) for name in read for chunk in table.column(name).chunks)
+    values = sum(_count(chunk, name) for name in read for chunk in columns[name].chunks)
     if values + table.num_rows * (len(names) - len(read)) > MAX_VALUES:
         raise TooLargeError(f"more than {MAX_VALUES:,} values that are no array; send fixed-size lists", field)
     try:
         if names == [field]:
             return table.column(0).to_pylist()
-        return pa.table({name: _in_json(table.column(name)) for name in names}).to_pylist()
+        return pa.table({name: _in_json(column) for name, column in columns.items()}).to_pylist()
     except (ValueError, pa.ArrowException) as error:
         raise MalformedError(f"not a readable Arrow stream: {error}") from error
 
@@ -130,7 +131,7 @@ def _count(values: Any, place: str) -> int:
         InvalidError: They are of a type that is not read; some hold any number of values in no bytes at all.
     """
     kind, inside = values.type, []
-    if pa.types.is_dictionary(kind):
+    if pa.types.is_dictionary(kind) and not pa.types.is_nested(kind.value_type):  # A list for each byte, else.
         inside = [values.dictionary]
     elif pa.types.is_struct(kind):
         inside = [values.field(i) for i in range(kind.num_fields)]

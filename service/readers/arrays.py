@@ -37,6 +37,7 @@ _OBJECTS = re.compile(rb"""['"]\|?O\d?['"]""")
 
 _UNSIGNED_BYTE = 0x08
 _MAX_MEMBERS = 1000
+_ENCRYPTED = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +142,8 @@ def read_npz(file: IO[bytes], name: str | None = None, limit: int | None = None)
         with zipfile.ZipFile(file) as archive:
             members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
             member = members[_choose(list(members), name)]
+            if member.flag_bits & _ENCRYPTED or member.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+                raise MalformedError(f"{member.filename} is encrypted, or packed in a way that NumPy does not use")
             if limit is not None:
                 _check_size(member.file_size, limit)
             with archive.open(member) as unpacked:

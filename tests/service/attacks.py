@@ -2,14 +2,17 @@
 
 import io
 import json
+import zipfile
 import zlib
 from collections.abc import Callable
 
+import numpy as np
 import pyarrow as pa
 from PIL import Image
 
 MEBIBYTE = 2**20
 
+FILE = "application/octet-stream"
 ARROW = "application/vnd.apache.arrow.stream"
 JSON = "application/json"
 NPY = "application/x-npy"
@@ -70,6 +73,29 @@ def empty_batches(number: int) -> bytes:
     return body.getvalue()[:start] + number * body.getvalue()[start:] + b"\xff\xff\xff\xff\0\0\0\0"
 
 
+def dictionary_of_lists() -> pa.Array:
+    """One list, said again by each byte."""
+    lists = pa.FixedSizeListArray.from_arrays(pa.array([0.0] * 64), 64)
+    return pa.DictionaryArray.from_arrays(pa.array(bytes(7 * MEBIBYTE), pa.uint8()), lists)
+
+
+def packed(method: int) -> bytes:
+    """An `.npz` file of one picture."""
+    body, picture = io.BytesIO(), io.BytesIO()
+    np.save(picture, np.zeros((1, 8, 8)))
+    with zipfile.ZipFile(body, "w", method) as file:
+        file.writestr("X.npy", picture.getvalue())
+    return body.getvalue()
+
+
+def encrypted() -> bytes:
+    """An `.npz` file that says so."""
+    whole = bytearray(packed(zipfile.ZIP_STORED))
+    for place in (6, whole.rindex(b"PK\1\2") + 8):
+        whole[place] |= 1
+    return bytes(whole)
+
+
 def run_length() -> pa.Array:
     """One value, said to repeat."""
     return pa.RunEndEncodedArray.from_arrays(pa.array([ROWS], pa.int64()), pa.array([1.0]))
@@ -91,6 +117,10 @@ BODIES: dict[str, tuple[str, Callable[[], bytes], int]] = {
     ),
     "Arrow runs without end": (ARROW, lambda: arrow(run_length(), rows=10**12), 422),
     "Arrow nulls as a table": (ARROW, lambda: arrow(pa.nulls(ROWS), "age", rows=10**12), 422),
+    "Arrow lists in a dictionary": (ARROW, lambda: arrow(dictionary_of_lists()), 422),
+    "npz by bzip2, which may pack a millionfold": (FILE, lambda: packed(zipfile.ZIP_BZIP2), 400),
+    "npz by LZMA": (FILE, lambda: packed(zipfile.ZIP_LZMA), 400),
+    "npz encrypted": (FILE, encrypted, 400),
     "PNG of a gigapixel": ("image/png", lambda: png(20_000), 413),
     "JPEG of many scans": ("image/jpeg", lambda: scans(900), 413),
     "JSON of deep arrays": (JSON, lambda: b'{"instances":' + b"[" * 10**6, 400),
