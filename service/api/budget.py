@@ -1,4 +1,4 @@
-"""Memory for bodies: how many bytes all requests under way may hold."""
+"""Memory and time for bodies: how many bytes all requests under way may hold, and how fast large bodies come in."""
 
 import asyncio
 from typing import Any, cast
@@ -10,6 +10,10 @@ UNCOUNTED = 2**16
 
 LARGEST_BODIES = 4
 """Bodies of the largest size that there is room for."""
+
+RATE = 2**27
+"""Bytes a second that are read of all large bodies together. Beyond that a client waits, as on a slower network, and
+leaves the event loop and the processors to smaller requests."""
 
 _RETRY_AFTER = 1.0
 
@@ -25,6 +29,7 @@ class BodyBudget:
         self._limit = LARGEST_BODIES * max_body
         self._held: dict[asyncio.Task[Any], int] = {}
         self._total = 0
+        self._next = 0.0  # The loop's time at which more may be read of large bodies.
 
     def take(self, size: int) -> None:
         """Count more bytes for the request of this task.
@@ -45,6 +50,12 @@ class BodyBudget:
             task.add_done_callback(self._release)
         self._held[task] += size
         self._total += size
+
+    async def pause(self, size: int) -> None:
+        """Wait until more may be read, after so many bytes of a large body."""
+        now = asyncio.get_running_loop().time()
+        self._next = max(self._next, now) + size / RATE
+        await asyncio.sleep(self._next - now)
 
     def _release(self, task: asyncio.Task[Any]) -> None:
         self._total -= self._held.pop(task)

@@ -1,16 +1,13 @@
 """One exchange over HTTP: read the body within its limit, agree on media types, render the answer with its headers."""
 
-import io
 from collections.abc import Collection
 from functools import lru_cache
 
-from starlette.requests import ClientDisconnect
-from starlette.types import Message
-
 from service.api.budget import UNCOUNTED, BodyBudget
+from service.api.uploads import receive
 from service.bundle import Array, ImageInput
 from service.codecs import bodies
-from service.codecs.child import ChildProcess
+from service.codecs.child import ChildProcess, Pieces
 from service.codecs.codec import ANSWERS, FILE_READERS, READERS, WRITERS, Png, Writer
 from service.codecs.compression import MAX_RATIO, SMALL, check_encoding, decompress
 from service.codecs.instances import parse_latents
@@ -65,7 +62,7 @@ async def read_latents(request: RequestContext, model: Model) -> Array:
     return await child.run(bodies.read_latents, body, media_type, latent_size)
 
 
-async def read_bytes(request: RequestContext) -> bytes:
+async def read_bytes(request: RequestContext) -> bytes | Pieces:
     """A request's body, decompressed as its `Content-Encoding` says.
 
     Raises:
@@ -82,41 +79,20 @@ async def read_bytes(request: RequestContext) -> bytes:
     if declared.isdecimal() and int(declared) > limit:
         raise TooLargeError(f"{int(declared):,} bytes; at most {limit:,} are read", "body")
     message = await request.receive()
-    body: bytes = message.get("body", b"")
+    body: bytes | Pieces = message.get("body", b"")
     if message.get("more_body") or len(body) > min(limit, UNCOUNTED) or message["type"] == "http.disconnect":
-        body = await _receive(request, message, limit, state.budget)
+        body = await receive(request, message, limit, state.budget)
     if encoding in {"", "identity"}:
         return body
     budget: BodyBudget = state.budget
     most = min(limit, MAX_RATIO * len(body))
     budget.take(most)
-    if len(body) <= SMALL:
+    if isinstance(body, bytes) and len(body) <= SMALL:
         plain = decompress(body, encoding, limit)
     else:
         plain = await state.child.run(decompress, body, encoding, limit)
     budget.add(len(plain) - most)
     return plain
-
-
-async def _receive(request: RequestContext, message: Message, limit: int, budget: BodyBudget) -> bytes:
-    """A body that is large, or comes in several messages, of which this is the first."""
-    buffer = io.BytesIO()
-    while True:
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        chunk: bytes = message.get("body", b"")
-        size = buffer.tell() + len(chunk)
-        if size > limit:
-            raise TooLargeError(f"more than {limit:,} bytes, which is all that is read", "body")
-        if size > UNCOUNTED:
-            budget.take(len(chunk))
-        more = message.get("more_body", False)
-        if not more and size == len(chunk):
-            return chunk
-        buffer.write(chunk)
-        if not more:
-            return buffer.getvalue()
-        message = await request.receive()
 
 
 def _check_media_type(request: RequestContext, readers: Collection[str]) -> str:

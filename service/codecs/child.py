@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from service.errors import NotReadyError, TooLargeError
-from service.threads import start_thread
+from service.threads import in_thread, start_thread
 
 T = TypeVar("T")
 
@@ -32,6 +32,29 @@ IDLE = 60.0
 
 _NICENESS = 5
 """Lets the event loop and the engine go first where processors are few."""
+
+
+class Pieces:
+    """Long bytes in pieces. Functions of a `ChildProcess` get them in one piece, which nothing copies here."""
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self._pieces = pieces
+        self._size = sum(map(len, pieces))
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __reduce__(self) -> tuple[Callable[..., bytes], tuple[list[pickle.PickleBuffer]]]:
+        return join, (list(map(pickle.PickleBuffer, self._pieces)),)
+
+    async def joined(self) -> bytes:
+        """The bytes in one piece; a thread makes them, during which Python releases its lock."""
+        return await in_thread(partial(join, self._pieces))
+
+
+def join(pieces: list[bytes]) -> bytes:
+    """The pieces in one."""
+    return b"".join(pieces)
 
 
 class ChildProcess:
