@@ -179,8 +179,9 @@ class Model:
         self._limits.check(n, 1, "query.n")
         seed = chosen_seed(self.bundle, seed)
         size = self.manifest.latent_size
-        normal = await _aside(n * size, lambda: noise.standard_normal(seed, (n, size)))
-        spread = (temperature * normal).astype(np.float32)
+        spread = await _aside(
+            n * size, lambda: (temperature * noise.standard_normal(seed, (n, size))).astype(np.float32)
+        )
         uniform = noise.uniform(seed, (n, 1), 1)
 
         columns = await self._compute(n, self._sample, spread, uniform)

@@ -16,8 +16,11 @@ REQUEST_ID_KEY = REQUEST_ID_HEADER.lower().encode()
 CLOSED = 499
 """The status under which requests are counted whose clients left: they get no answer. nginx's convention."""
 
-_PIECE = 2**20
+_PIECE = 2**18
 """Bytes of an answer that are sent at once."""
+
+_RATE = 2**27
+"""Bytes of an answer a second, however fast the client reads, so that the event loop serves others meanwhile."""
 
 _TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
 
@@ -101,10 +104,14 @@ class RequestContext:
         """Answer with status 200; a large answer piece by piece, as the client takes it."""
         length = (b"content-length", b"%d" % len(content))
         await self.send({"type": "http.response.start", "status": 200, "headers": [*headers, length]})
-        for start in range(0, len(content) - _PIECE, _PIECE):
-            await self._send({"type": "http.response.body", "body": content[start : start + _PIECE], "more_body": True})
-        rest = (len(content) - 1) // _PIECE * _PIECE
-        await self._send({"type": "http.response.body", "body": content[rest:] if rest > 0 else content})
+        loop = asyncio.get_running_loop()
+        began, sent = loop.time(), 0
+        while len(content) - sent > _PIECE:
+            piece = content[sent : sent + _PIECE]
+            await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+            sent += _PIECE
+            await asyncio.sleep(began + sent / _RATE - loop.time())
+        await self._send({"type": "http.response.body", "body": content[sent:] if sent else content})
 
     async def send(self, message: Any) -> None:
         """Send a message, in whose head the request's id is put."""
