@@ -56,9 +56,19 @@ def _wait_until_ready(client: httpx.Client, process: warm.Process, log: Path) ->
 
 
 def wait_until(
-    condition: Callable[[], object], seconds: float, ignoring: type[Exception] | tuple[type[Exception], ...] = ()
+    condition: Callable[[], object],
+    seconds: float,
+    ignoring: type[Exception] | tuple[type[Exception], ...] = (),
+    pause: float = 0.02,
 ) -> None:
-    """Wait for a condition; the exceptions that are ignored say that it does not hold yet."""
+    """Wait for a condition; the exceptions that are ignored say that it does not hold yet.
+
+    Args:
+        condition: Asked until it holds.
+        seconds: At most so long.
+        ignoring: Exceptions of the condition.
+        pause: Seconds between two questions.
+    """
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -67,7 +77,7 @@ def wait_until(
         except ignoring:
             pass
         assert time.monotonic() < deadline
-        time.sleep(0.02)
+        time.sleep(pause)
 
 
 def process_of(client: httpx.Client) -> int:

@@ -29,6 +29,8 @@ OBJECT_STORE = 80 * 2**20
 HASTE = {
     # Seconds that a replica is still reachable once it is to go, for load balancers on other machines to hear of it.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
+    # Times that a replica which does not start is tried, by replicas wanted.
+    "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1",
 }
 
 

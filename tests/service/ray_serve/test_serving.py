@@ -21,6 +21,9 @@ pytestmark = pytest.mark.slow
 
 APPLICATION = "lowerbound"
 
+PAUSE = 0.5
+"""Seconds between two questions to Ray, whose answers cost it as much as the work that is waited for."""
+
 Deploy = Callable[..., None]
 
 
@@ -59,7 +62,7 @@ def deploy(cluster: Machines, tmp_path_factory: pytest.TempPathFactory) -> Deplo
             yaml.safe_dump(config | {"applications": [application | {"deployments": [deployment | fields]}]})
         )
         cluster.deploy(path)
-        wait_until(lambda: wanted in str(cluster.about(APPLICATION)), 120)
+        wait_until(lambda: wanted in str(cluster.about(APPLICATION)), 120, pause=PAUSE)
 
     return apply
 
@@ -96,7 +99,7 @@ def test_what_cannot_be_served_leaves_what_is(cluster: Machines, deploy: Deploy,
 
 
 def test_settings_of_no_effect_are_refused(cluster: Machines, deploy: Deploy) -> None:
-    deploy({"port": 8000}, wanted="port: of no effect on Ray Serve")
+    deploy({"port": 8000}, replicas=1, wanted="port: of no effect on Ray Serve")
     assert cluster.about(APPLICATION)["status"] == "DEPLOY_FAILED"
 
 
@@ -129,7 +132,7 @@ def test_ray_has_the_metrics_of_all_replicas(cluster: Machines, deploy: Deploy) 
     with httpx.Client(base_url=cluster.url, timeout=30) as client:
         for _ in range(40):
             client.post("/elbo", json={"instances": [ONE] * 2}, params={"num_draws": 3}).raise_for_status()
-    wait_until(lambda: sum(counted().values()) == before + 40 * 2 * 3, 60)
+    wait_until(lambda: sum(counted().values()) == before + 40 * 2 * 3, 60, pause=PAUSE)
 
 
 def test_rows_that_wait_make_more_replicas(cluster: Machines, deploy: Deploy) -> None:
@@ -145,10 +148,10 @@ def test_rows_that_wait_make_more_replicas(cluster: Machines, deploy: Deploy) ->
         },
     }
     deploy({}, autoscaling_config=scaling)
-    wait_until(lambda: len(cluster.replicas(APPLICATION)) == 1, 60)
+    wait_until(lambda: len(cluster.replicas(APPLICATION)) == 1, 60, pause=PAUSE)
     one = httpx.post(f"{cluster.url}/elbo", json={"instances": [ONE] * 500}, params={"num_draws": 64}, timeout=60)
     with Load(cluster.url, one.content, rows=500, draws=64) as load:
-        wait_until(lambda: len(cluster.replicas(APPLICATION)) > 1, 240)
+        wait_until(lambda: len(cluster.replicas(APPLICATION)) > 1, 240, pause=PAUSE)
     assert_right(load)
 
 
@@ -161,7 +164,7 @@ def test_a_killed_replica_is_made_up_for(cluster: Machines, deploy: Deploy) -> N
             wait_until(lambda wanted=wanted: load.seen[RIGHT] > wanted, 30)  # type: ignore[misc]
             lost = cluster.replicas(APPLICATION)[0]["pid"]
             os.kill(lost, signal.SIGKILL)
-            wait_until(lambda lost=lost: is_whole_without(cluster, lost), 90)  # type: ignore[misc]
+            wait_until(lambda lost=lost: is_whole_without(cluster, lost), 90, pause=PAUSE)  # type: ignore[misc]
     assert_right(load, lost=2)
 
 
@@ -191,7 +194,7 @@ def test_a_lost_node_is_made_up_for(cluster: Machines, deploy: Deploy) -> None:
         killed = load.seen[RIGHT]
         wait_until(lambda: load.seen[RIGHT] > killed + 100, 60)
         cluster.add()
-        wait_until(lambda: len(cluster.replicas(APPLICATION)) == 6, 120)
+        wait_until(lambda: len(cluster.replicas(APPLICATION)) == 6, 120, pause=PAUSE)
     assert_right(load, lost=1)
 
 
