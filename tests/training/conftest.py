@@ -1,10 +1,12 @@
 """Runs of the trainer as a user starts them, shared by the tests of what they leave behind."""
 
+import io
 import logging
 import os
 import signal
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 import torch
 
 from service.bundle import NumericColumn, TabularInput
+from service.cli import main
 from tests.oracle.linear_gaussian import LinearGaussian
 from training.model import VAE, ModelRecipe
 from training.model.build import build
@@ -31,6 +34,13 @@ ARGUMENTS = (
     *("--fit.epochs", str(EPOCHS), "--fit.batch_size", "16", "--fit.warmup_epochs", "3"),
     *("--model.widths", "[32,32]", "--model.latent_size", "2", "--bound.num_draws", "8"),
 )
+
+
+QUICK = (
+    *("--fit.epochs", "2", "--fit.warmup_epochs", "0", "--bound.num_draws", "4"),
+    *("--model.widths", "[32,32]", "--model.latent_size", "2"),
+)
+"""The same networks, and so the same graphs, trained for a moment on `few_rows`."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -69,11 +79,28 @@ def run(*arguments: str, folder: Path, out: str | None = None, **settings: str) 
     return process.returncode, output, errors
 
 
+def run_here(*arguments: str, folder: Path, out: str | None = None) -> tuple[int, str, str]:
+    """The same in this process, which has PyTorch imported already."""
+    output, errors = io.StringIO(), io.StringIO()
+    places = ["--out", out or str(folder / "models"), "--runs", str(folder / "runs")]
+    with redirect_stdout(output), redirect_stderr(errors):
+        status = main(["train", *arguments, *places])
+    return status, output.getvalue(), errors.getvalue()
+
+
 @pytest.fixture(scope="session")
 def source_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A `.npy` table drawn from `SOURCE`."""
     path = tmp_path_factory.mktemp("rows") / "rows.npy"
     np.save(path, SOURCE.sample(ROWS, seed=0))
+    return path
+
+
+@pytest.fixture(scope="session")
+def few_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small table of the same source."""
+    path = tmp_path_factory.mktemp("rows") / "rows.npy"
+    np.save(path, SOURCE.sample(400, seed=2))
     return path
 
 

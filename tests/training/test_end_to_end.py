@@ -1,6 +1,7 @@
 """From a file on the disk to answers over HTTP, as a user would go."""
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from service.bundle import read_bundle
 from service.cli import main
 from service.scoring import noise
 from tests.conftest import Serve
-from tests.training.conftest import ARGUMENTS, run
+from tests.training.conftest import ARGUMENTS, run, run_here
 from training.datasets import Dataset, split
 from training.model import VAE
 from training.model.build import build
@@ -70,22 +72,32 @@ def people(rows: int, seed: int) -> list[dict[str, Any]]:
     return records
 
 
-@pytest.fixture(scope="module")
-def people_client(tmp_path_factory: pytest.TempPathFactory, serve: Serve) -> Any:
-    folder = tmp_path_factory.mktemp("people")
-    with (folder / "people.csv").open("w", newline="") as file:
-        records = people(3000, seed=0)
+def write_people(path: Path, seed: int) -> None:
+    with path.open("w", newline="") as file:
+        records = people(3000, seed)
         writer = csv.DictWriter(file, records[0])
         writer.writeheader()
         writer.writerows({name: "" if value is None else value for name, value in r.items()} for r in records)
-    status, output, errors = run(
+
+
+@pytest.fixture(scope="module")
+def people_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run on 3,000 people: runs/people/1 and models/people/1."""
+    folder = tmp_path_factory.mktemp("people")
+    write_people(folder / "people.csv", seed=0)
+    status, output, errors = run_here(
         *("table", "--data", str(folder / "people.csv"), "--model.widths", "[64]", "--model.latent_size", "4"),
         *("--fit.steps", "2400", "--fit.batch_size", "64", "--fit.learning_rate", "0.003", "--fit.warmup_epochs", "0"),
         folder=folder,
     )
     assert status == 0, errors
     assert output.strip() == str(folder / "models" / "people" / "1")
-    with serve("--models", str(folder / "models"), "--device", "cpu") as client:
+    return folder
+
+
+@pytest.fixture(scope="module")
+def people_client(people_folder: Path, serve: Serve) -> Iterator[httpx.Client]:
+    with serve("--models", str(people_folder / "models"), "--device", "cpu") as client:
         yield client
 
 
@@ -213,6 +225,24 @@ def test_samples_could_exist(people_client: httpx.Client) -> None:
         for name, decimals in (("height", 1), ("weight", 1), ("income", 0)):
             assert row[name] == round(row[name], decimals)
             assert min(r[name] for r in known if r[name]) <= row[name] <= max(r[name] for r in known if r[name])
+
+
+def test_a_run_is_exported_as_it_was_published(
+    people_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(people_folder / "runs" / "people" / "1")
+    assert main(["export", run, "--out", str(tmp_path)]) == 0
+    first, again = (read_bundle(root / "people" / "1") for root in (people_folder / "models", tmp_path))
+    assert again.manifest.metrics == first.manifest.metrics
+    for name in ("elbo.onnx", "weights.bin", "calibration.npz"):
+        assert again.files[name] == first.files[name]
+
+    other = tmp_path / "other.csv"
+    write_people(other, seed=9)
+    assert main(["export", run, "--out", str(tmp_path), "--data", str(other)]) == 1
+    assert f"error: {other}: not the rows that {run} was trained on" in capsys.readouterr().err
+    assert main(["export", str(tmp_path)]) == 1
+    assert f"error: {tmp_path}: not the folder of a run" in capsys.readouterr().err
 
 
 # Arrays and images

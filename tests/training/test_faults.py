@@ -6,19 +6,13 @@ import resource
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from service.bundle import read_bundle
-from tests.training.conftest import run, start
+from tests.training.conftest import QUICK, run, run_here, start
 
 if sys.platform != "linux":
     pytest.skip("limits are set from outside", allow_module_level=True)
-
-QUICK = (
-    *("--fit.epochs", "2", "--fit.warmup_epochs", "0", "--bound.num_draws", "4"),
-    *("--model.widths", "[8]", "--model.latent_size", "2"),
-)
 
 
 @pytest.fixture
@@ -26,13 +20,6 @@ def _uncounted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines run are not counted here: what counts them writes a file of its own, which the limit would stop as well."""
     for name in [name for name in os.environ if name.startswith("COVERAGE")]:
         monkeypatch.delenv(name)
-
-
-@pytest.fixture
-def rows(tmp_path: Path) -> Path:
-    path = tmp_path / "rows.npy"
-    np.save(path, np.random.default_rng(0).normal(size=(400, 3)))
-    return path
 
 
 def interrupted(folder: Path, most: int, *arguments: str) -> str:
@@ -46,13 +33,13 @@ def interrupted(folder: Path, most: int, *arguments: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_uncounted")
-def test_a_full_disk_leaves_no_half_bundle(tmp_path: Path, rows: Path) -> None:
-    arguments = ("arrays", "--data", str(rows), *QUICK)
+@pytest.mark.usefixtures("_uncounted", "uninterrupted")  # Its graphs are in the cache, in which a full disk keeps none.
+def test_a_full_disk_leaves_no_half_bundle(tmp_path: Path, few_rows: Path) -> None:
+    arguments = ("arrays", "--data", str(few_rows), *QUICK)
     assert "run.json: cannot be written" in interrupted(tmp_path, 500, *arguments)
     assert "no run to resume" in interrupted(tmp_path, 500, *arguments, "--resume")
     assert "best.safetensors: cannot be written" in interrupted(tmp_path, 1_800, *arguments)
-    full = interrupted(tmp_path, 30_000, *arguments, "--resume")
+    full = interrupted(tmp_path, 100_000, *arguments, "--resume")
     assert re.search(r"File too large: '.*/models/rows/\.1-.*/", full), full
     assert (tmp_path / "runs" / "rows" / "2" / "best.safetensors").exists()
     assert not list((tmp_path / "models").rglob("manifest.json"))
@@ -62,9 +49,9 @@ def test_a_full_disk_leaves_no_half_bundle(tmp_path: Path, rows: Path) -> None:
     assert [path.name for path in (tmp_path / "models" / "rows").iterdir()] == ["1"]
 
 
-def test_a_disk_that_cannot_be_written_is_named_before_the_training(tmp_path: Path, rows: Path) -> None:
+def test_a_disk_that_cannot_be_written_is_named_before_the_training(tmp_path: Path, few_rows: Path) -> None:
     (tmp_path / "models").symlink_to("/proc")
-    status, output, errors = run("arrays", "--data", str(rows), *QUICK, folder=tmp_path)
+    status, output, errors = run_here("arrays", "--data", str(few_rows), *QUICK, folder=tmp_path)
     assert status == 1
     assert not output
     assert "Traceback" not in errors

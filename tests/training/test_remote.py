@@ -2,30 +2,17 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tests.conftest import run_server
 from tests.s3 import S3
-from tests.training.conftest import run
-
-QUICK = (
-    *("--fit.epochs", "2", "--fit.warmup_epochs", "0", "--bound.num_draws", "4"),
-    *("--model.widths", "[8]", "--model.latent_size", "2"),
-)
-
-
-@pytest.fixture
-def rows(tmp_path: Path) -> Path:
-    path = tmp_path / "rows.npy"
-    np.save(path, np.random.default_rng(0).normal(size=(400, 3)))
-    return path
+from tests.training.conftest import QUICK, run, run_here
 
 
 @pytest.mark.slow
-def test_a_bucket_is_trained_from_and_into_and_served_from(s3: S3, rows: Path, tmp_path: Path) -> None:
+def test_a_bucket_is_trained_from_and_into_and_served_from(s3: S3, few_rows: Path, tmp_path: Path) -> None:
     bucket = s3.bucket()
-    bucket.put("data/rows.npy", rows.read_bytes())
+    bucket.put("data/rows.npy", few_rows.read_bytes())
     arguments = ("arrays", "--data", f"s3://{bucket.name}/data/rows.npy", *QUICK)
     for version in (1, 2):
         status, output, errors = run(*arguments, folder=tmp_path, out=bucket.url, **s3.environment())
@@ -39,9 +26,13 @@ def test_a_bucket_is_trained_from_and_into_and_served_from(s3: S3, rows: Path, t
         assert recipe["data"] == f"s3://{bucket.name}/data/rows.npy"
 
 
-def test_a_bucket_that_is_not_there_is_named_before_the_training(s3: S3, rows: Path, tmp_path: Path) -> None:
-    arguments = ("arrays", "--data", str(rows), *QUICK)
-    status, output, errors = run(*arguments, folder=tmp_path, out="s3://nowhere-at-all/models", **s3.environment())
+def test_a_bucket_that_is_not_there_is_named_before_the_training(
+    s3: S3, few_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in s3.environment().items():
+        monkeypatch.setenv(name, value)
+    arguments = ("arrays", "--data", str(few_rows), *QUICK)
+    status, output, errors = run_here(*arguments, folder=tmp_path, out="s3://nowhere-at-all/models")
     assert (status, output) == (1, "")
     assert "error: s3://nowhere-at-all/models: cannot be reached: " in errors
     assert not list(tmp_path.glob("runs"))

@@ -16,10 +16,9 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from service.bundle import read_bundle
 from service.cli import main
 from service.scoring import noise
-from tests.training.conftest import ARGUMENTS, EPOCHS, ROWS, SOURCE, TRAIN, L, new_vae, run, start
+from tests.training.conftest import ARGUMENTS, EPOCHS, SOURCE, TRAIN, L, new_vae, run, start
 from training.fit import Epoch, FitRecipe
 from training.fit.diagnostics import ACTIVE
 from training.fit.loop import BEST, METRICS, fit
@@ -221,24 +220,6 @@ def wait_for_epoch(process: subprocess.Popen[str], path: Path, epoch: int) -> No
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     pytest.fail(f"{path} never had {epoch} epochs")
-
-
-def test_a_run_is_exported_as_it_was_published(
-    uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = str(uninterrupted / "runs" / "rows" / "1")
-    assert main(["export", run, "--out", str(tmp_path)]) == 0
-    first, again = (read_bundle(root / "rows" / "1") for root in (uninterrupted / "models", tmp_path))
-    assert again.manifest.metrics == first.manifest.metrics
-    for name in ("elbo.onnx", "weights.bin", "calibration.npz"):
-        assert again.files[name] == first.files[name]
-
-    other = tmp_path / "other.npy"
-    np.save(other, SOURCE.sample(ROWS, seed=9))
-    assert main(["export", run, "--out", str(tmp_path), "--data", str(other)]) == 1
-    assert f"error: {other}: not the rows that {run} was trained on" in capsys.readouterr().err
-    assert main(["export", str(tmp_path)]) == 1
-    assert f"error: {tmp_path}: not the folder of a run" in capsys.readouterr().err
 
 
 @pytest.mark.slow
