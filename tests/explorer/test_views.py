@@ -213,3 +213,26 @@ def test_dropped_rows_and_their_faults(open_page: Open, toys: httpx.Client) -> N
     expect(page.locator("#file-problem")).to_contain_text("The first line must name the model's columns")
     expect(page.locator("#text-problem")).to_be_empty()
     expect(page.locator("#rows .result")).to_be_hidden()
+
+
+def test_a_narrow_window_shows_whole_rows_and_one_line_of_controls(open_page: Open, toys: httpx.Client) -> None:
+    page = open_page(toys, viewport={"width": 320, "height": 700})
+    page.get_by_label("Rows as CSV").fill('age,colour\n-1234567.125,"blue, or so"\n')
+    expect(page.locator("#rows .ranked tbody > tr:not(.opened)")).to_have_count(1)
+    page.locator("#rows tbody").get_by_role("button", name="1", exact=True).click()
+    cells, room = (page.locator(f"#rows {name}").bounding_box() for name in (".cells", ".explanation"))
+    assert cells
+    assert room
+    assert cells["width"] <= room["width"] <= 320
+    page.locator("#rows .scroll").evaluate("box => { box.scrollLeft = 400; }")
+    page.get_by_label("Rows as CSV").fill("age,colour\nx,red\n1,red\n")
+    expect(page.get_by_text("age: 'x' is not a number")).to_be_visible()
+    assert page.locator("#rows .scroll").evaluate("box => box.scrollLeft") == 0
+    page.locator("#which").select_option("colours 1")
+    expect(page.locator("#title")).to_have_text("colours")
+    ready(page)
+    boxes = [page.locator(name).bounding_box() for name in (".brand", "#which", "#theme")]
+    middles = [box["y"] + box["height"] / 2 for box in boxes if box]
+    assert len(middles) == 3
+    assert max(middles) - min(middles) < 4
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320

@@ -48,6 +48,7 @@ export function rowTable(table, use) {
     if (!columns.some(({ key }) => key === order.key)) order = { key: SCORE, descending: true };
     head.replaceChildren(...columns.map(header));
     draw();
+    table.parentElement.scrollLeft = 0; // Else what is wrong with a row may stand left of a narrow window.
   }
 
   function header({ key, words, node }, i) {
