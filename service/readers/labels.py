@@ -70,5 +70,6 @@ def texts(table: pa.Table, name: str, path: Path) -> list[str]:
         FileError: There is no such column.
     """
     if name not in table.column_names:
-        raise FileError(f"{path}: no column {name!r}; there are {', '.join(table.column_names)}")
+        hint = "; --key says which of them names the rows" if name == ROW else ""
+        raise FileError(f"{path}: no column {name!r}; there are {', '.join(table.column_names)}{hint}")
     return ["" if value is None else str(value) for value in table[name].to_pylist()]

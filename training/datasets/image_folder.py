@@ -155,7 +155,9 @@ def _notes(headers: Mapping[Path, _Header], data: ImageInput, rows: npt.NDArray[
     deep = sum(header.is_deep for header in headers.values())
     notes = []
     if gray:
-        notes.append(f"{gray:,} of {len(headers):,} pictures are grey and become RGB")
+        notes.append(
+            f"{gray:,} of {len(headers):,} pictures are grey and become RGB; --dataset.color gray makes all grey"
+        )
     if deep:
         notes.append(f"{deep:,} of {len(headers):,} pictures have 16-bit levels, of which the upper 8 bits are kept")
     if (most := max(int(rows[part].max()) for part in chunks(rows))) < DARK:

@@ -62,6 +62,13 @@ def test_wrong_labels_are_named(scores: Path, capsys: pytest.CaptureFixture[str]
         ask(capsys, scores, labels, "--key", "id")
 
 
+def test_a_file_without_row_numbers_needs_a_key(scores: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(
+        FileError, match="no column 'row'; there are id, label; --key says which of them names the rows"
+    ):
+        ask(capsys, scores, "id,label\n10,anomaly\n")
+
+
 def test_the_lowest_threshold_is_the_best_of_all() -> None:
     """Against every threshold, one by one; equal scores are called together."""
     rng = np.random.default_rng(0)

@@ -86,7 +86,7 @@ def test_what_is_done_to_pictures_is_said(tmp_path: Path) -> None:
     dataset = ImageFolder().load(tmp_path)
     np.testing.assert_array_equal(dataset.rows[:, 0, 0], [[255, 0, 0], [7, 7, 7], [156, 156, 156]])
     assert dataset.notes == (
-        "2 of 3 pictures are grey and become RGB",
+        "2 of 3 pictures are grey and become RGB; --dataset.color gray makes all grey",
         "1 of 3 pictures have 16-bit levels, of which the upper 8 bits are kept",
     )
     # Cameras write 12 bits into files of 16.
