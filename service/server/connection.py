@@ -30,6 +30,9 @@ _HOST = re.compile(rb"([\w.~!$&'()*+,;=%-]*|\[[\da-fA-F:.]+\])(:\d*)?")
 """RFC 3986, section 3.2: `uri-host [ ":" port ]`."""
 
 
+_AUTHORITY = re.compile(rb"[^/]*//([^/?#]*)")
+
+
 class _RefusedError(Exception):
     """The connection refuses the request. Arguments: status and detail of the answer."""
 
@@ -172,6 +175,8 @@ class Connection(HttpToolsProtocol):
         """Start the application, or queue the request behind another one."""
         if not self.url.startswith(b"/"):
             target = httptools.parse_url(self.url)
+            if absolute := _AUTHORITY.match(self.url):  # It takes the place of `Host`: RFC 9112, section 3.2.2.
+                self.headers[:] = [(b"host", absolute[1]), *(field for field in self.headers if field[0] != b"host")]
             self.url = (target.path or b"/") + (b"?" + target.query if target.query else b"")
         super().on_headers_complete()
         self.cycle.transport = cast(asyncio.Transport, self._answers)

@@ -108,11 +108,21 @@ def test_head_has_no_body(patient: int) -> None:
         assert client.answer()[2] == b'{"status":"live"}'
 
 
-@pytest.mark.parametrize("target", [b"/health/liv%65", b"http://elsewhere/health/live", b"/health/live?x=%zz"])
+@pytest.mark.parametrize("target", [b"/health/liv%65", b"http://localhost/health/live", b"/health/live?x=%zz"])
 def test_targets_have_several_forms(patient: int, target: bytes) -> None:
     with Client(patient) as client:
         client.send(LIVE.replace(b"/health/live", target))
         assert client.answer()[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "named", "status"), [(b"localhost", b"evil.example", 403), (b"evil", b"[::1]:1", 200)]
+)
+def test_an_absolute_target_takes_the_place_of_host(patient: int, host: bytes, named: bytes, status: int) -> None:
+    """RFC 9112, section 3.2.2: a page that may not be answered is not, whatever its `Host` says."""
+    with Client(patient) as client:
+        client.send(b"GET http://%b/health/live HTTP/1.1\r\nHost: %b\r\n\r\n" % (named, host))
+        assert client.answer()[0] == status
 
 
 @pytest.mark.parametrize("size", [1, 10_000])
