@@ -32,10 +32,12 @@ import os
 import re
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -192,7 +194,7 @@ def parse_manifest(text: bytes, folder: Path) -> Manifest:
     """
     where = folder / MANIFEST
     try:
-        version = json.loads(text)["format_version"]
+        version = json.loads(text, object_pairs_hook=_unique)["format_version"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(f"{where}: not a manifest: {error!r}") from error
     if str(version).split(".")[0] != FORMAT_VERSION.split(".", maxsplit=1)[0]:
@@ -203,6 +205,15 @@ def parse_manifest(text: bytes, folder: Path) -> Manifest:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"])
         raise BundleError(f"{where}: {field + ': ' if field else ''}{first['msg']}") from error
+
+
+def _unique(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; readers differ on which of two members of one name counts."""
+    found = dict(members)
+    if len(found) < len(members):
+        ((name, _),) = Counter(name for name, _ in members).most_common(1)
+        raise ValueError(f"the key {name!r} occurs twice")
+    return found
 
 
 def _read_manifest(folder: BundleFolder, trusted: TrustedKeys | None) -> bytes:

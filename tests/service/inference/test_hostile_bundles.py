@@ -116,6 +116,10 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "link beside": (lambda path: (path / "loop").symlink_to("loop"), ""),
     "golden bomb": (unpack_to_much, "golden.npz: not a readable .npz file: its arrays have 402,653,"),
     "long manifest": (lambda path: os.truncate(path / MANIFEST, 2**40), "at most 4,194,304 are read"),
+    "a key twice": (
+        lambda path: (path / MANIFEST).write_text((path / MANIFEST).read_text().replace("{", '{"name": "other",', 1)),
+        "the key 'name' occurs twice",
+    ),
     "terminal": (edit(lambda d: d["files"].update({"\x1b[2J\n": d["files"][GOLDEN]})), "is no plain name"),
     "huge picture": (
         edit(lambda d: d.update(input={"kind": "image", "shape": [10**6] * 2, "dtype": "uint8", "low": 0, "high": 9})),
