@@ -110,3 +110,14 @@ def test_addresses_of_other_file_systems_are_written() -> None:
     with fsspec.open("memory://lake/scores/part-000000.parquet", "rb") as file:
         assert pyarrow.parquet.read_table(file)["score"].to_pylist() == [0, 1, 2, 3, 4]
     assert PartWriter("memory://lake/scores", REQUEST).done
+
+
+def test_problems_are_counted_by_a_run_that_goes_on(tmp_path: Path) -> None:
+    problems = pa.array([None, "far", None, "far"], pa.string())
+    rows = pa.RecordBatch.from_pydict({"score": np.zeros(4), "problem": problems})
+    first = PartWriter(str(tmp_path), REQUEST)
+    first.add(rows)
+    second = PartWriter(str(tmp_path), REQUEST)
+    assert (first.problems, second.problems) == (2, 2)
+    second.add(rows)
+    assert (second.rows, second.problems) == (8, 4)
