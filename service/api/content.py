@@ -7,7 +7,7 @@ from service.api.budget import UNCOUNTED, BodyBudget
 from service.api.uploads import receive
 from service.bundle import Array, ImageInput
 from service.codecs import bodies
-from service.codecs.child import ChildProcess, Pieces
+from service.codecs.child import ChildProcess, LongBytes
 from service.codecs.codec import ANSWERS, FILE_READERS, READERS, WRITERS, Png, Writer
 from service.codecs.compression import MAX_RATIO, SMALL, check_encoding, decompress
 from service.codecs.instances import parse_latents
@@ -62,7 +62,7 @@ async def read_latents(request: RequestContext, model: Model) -> Array:
     return await child.run(bodies.read_latents, body, media_type, latent_size)
 
 
-async def read_bytes(request: RequestContext) -> bytes | Pieces:
+async def read_bytes(request: RequestContext) -> bytes | LongBytes:
     """A request's body, decompressed as its `Content-Encoding` says.
 
     Raises:
@@ -79,7 +79,7 @@ async def read_bytes(request: RequestContext) -> bytes | Pieces:
     if declared.isdecimal() and int(declared) > limit:
         raise TooLargeError(f"{int(declared):,} bytes; at most {limit:,} are read", "body")
     message = await request.receive()
-    body: bytes | Pieces = message.get("body", b"")
+    body: bytes | LongBytes = message.get("body", b"")
     if message.get("more_body") or len(body) > min(limit, UNCOUNTED) or message["type"] == "http.disconnect":
         body = await receive(request, message, limit, state.budget)
     if encoding in {"", "identity"}:

@@ -11,7 +11,7 @@ from operator import attrgetter
 import numpy as np
 
 from service.bundle import Array, ImageInput, TabularInput
-from service.codecs.child import Pieces
+from service.codecs.child import LongBytes
 from service.codecs.codec import (
     FILE_READERS,
     READERS,
@@ -65,11 +65,11 @@ def decode(body: bytes, media_type: str, field: str) -> object:
     return (READERS | FILE_READERS)[media_type].decode(body, field)
 
 
-def decode_if_quick(body: bytes | Pieces, media_type: str, field: str, *, mark: bool = False) -> object:
+def decode_if_quick(body: bytes | LongBytes, media_type: str, field: str, *, mark: bool = False) -> object:
     """The values in a body, or `SLOW`.
 
     Args:
-        body: As it was sent, decompressed; in pieces where it is longer than all that is quick.
+        body: As it was sent, decompressed; a `LongBytes` where it is longer than all that is quick.
         media_type: One of `READERS`, or for instances of `FILE_READERS`.
         field: The name of the values, where the format has names.
         mark: Whether each wrong row is put down, which takes longer.
@@ -77,7 +77,7 @@ def decode_if_quick(body: bytes | Pieces, media_type: str, field: str, *, mark: 
     Raises:
         RequestError: See `Reader.decode`.
     """
-    if isinstance(body, Pieces):
+    if isinstance(body, LongBytes):
         return SLOW
     size = len(body)
     if size <= _most_quick_bytes(body, media_type, mark=mark):

@@ -34,27 +34,21 @@ _NICENESS = 5
 """Lets the event loop and the engine go first where processors are few."""
 
 
-class Pieces:
-    """Long bytes in pieces. Functions of a `ChildProcess` get them in one piece, which nothing copies here."""
+class LongBytes:
+    """Many bytes in a buffer. Functions of a `ChildProcess` get them as `bytes`; nothing copies them here."""
 
-    def __init__(self, pieces: list[bytes]) -> None:
-        self._pieces = pieces
-        self._size = sum(map(len, pieces))
+    def __init__(self, buffer: bytearray) -> None:
+        self._buffer = buffer
 
     def __len__(self) -> int:
-        return self._size
+        return len(self._buffer)
 
-    def __reduce__(self) -> tuple[Callable[..., bytes], tuple[list[pickle.PickleBuffer]]]:
-        return join, (list(map(pickle.PickleBuffer, self._pieces)),)
+    def __reduce__(self) -> tuple[type[bytes], tuple[pickle.PickleBuffer]]:
+        return bytes, (pickle.PickleBuffer(self._buffer),)
 
-    async def joined(self) -> bytes:
-        """The bytes in one piece; a thread makes them, during which Python releases its lock."""
-        return await in_thread(partial(join, self._pieces))
-
-
-def join(pieces: list[bytes]) -> bytes:
-    """The pieces in one."""
-    return b"".join(pieces)
+    async def copied(self) -> bytes:
+        """A copy as `bytes`, which a thread makes."""
+        return await in_thread(partial(bytes, self._buffer))
 
 
 class ChildProcess:

@@ -18,7 +18,7 @@ from service.api.graphs import Graph, call, served_graphs
 from service.api.openapi import body, check_ready, describe_headers, failure, find_model
 from service.bundle import Array, Tensor
 from service.codecs.bodies import QUICK, QUICK_ANSWER
-from service.codecs.child import ChildProcess, Pieces
+from service.codecs.child import ChildProcess, LongBytes
 from service.codecs.codec import Json
 from service.codecs.oip import Inference, datatype, read_raw, read_request, write_answer
 from service.codecs.oip_messages import (
@@ -191,7 +191,7 @@ async def infer(
         graph.model.check_room()
         child: ChildProcess = request.scope["app"].state.child
         sent = await read_bytes(request)
-        whole = await sent.joined() if isinstance(sent, Pieces) else sent
+        whole = await sent.copied() if isinstance(sent, LongBytes) else sent
         inference = await _read(whole, header_length, graph, child)
         parameters = _PARAMETERS.get(graph.graph, InferParameters).check(inference.parameters, "parameters")
         marked = isinstance(parameters, EncodeParameters) and parameters.on_error == "mark"
