@@ -115,7 +115,7 @@ def test_data_of_another_kind_is_refused_by_name(
     np.save(narrow, np.random.default_rng(0).random((30, 3)))
     digits = str(ROOT / "service/models/digits/1")
     for arguments, message in (
-        ((str(trained), "--data", str(other)), "other.npz: not the data that arrays 1 was trained on"),
+        ((str(trained), "--data", str(other)), "other.npz: not the data that rows 1 was trained on"),
         ((str(trained), "--data", str(other), "--label", "y"), "other rows are evaluated as --test"),
         ((str(trained), "--test", str(other), "--label", "y", "--no-baselines"), "all 50 rows to evaluate have"),
         ((str(trained), "--test", str(other), "--label", "z"), "holds no 'z' but X, y"),
