@@ -129,6 +129,11 @@ class TrainingRange(Record):
         return np.round(self.low + self.step * np.rint((within - self.low) / self.step), decimals)
 
 
+INFINITE_IS_MISSING = Field(
+    default=False, description="Infinite cells count as missing, as the training file had some; else they are wrong."
+)
+
+
 class NumericColumn(Record):
     """A column of numbers or, where it has a `time`, of moments as seconds since 1970.
 
@@ -144,6 +149,7 @@ class NumericColumn(Record):
     period: float | None = Field(default=None, gt=0, description="Numbers that differ by it are alike: 24 hours.")
     derived: Derived | None = None
     training_range: TrainingRange | None = Field(default=None, description="The numbers that a sample may have.")
+    infinite_is_missing: bool = INFINITE_IS_MISSING
 
 
 class CategoricalColumn(Record):
@@ -154,6 +160,7 @@ class CategoricalColumn(Record):
     categories: tuple[Category, ...] = Field(min_length=1, description="Category i enters the graphs as the number i.")
     other: str | None = Field(default=None, description="The category that stands for all values that are none.")
     derived: Derived | None = None
+    infinite_is_missing: bool = INFINITE_IS_MISSING
 
     @model_validator(mode="after")
     def _other_is_a_category(self) -> Self:

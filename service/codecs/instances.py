@@ -213,6 +213,9 @@ def _check_cells(rows: Array, data: TabularInput, marked: dict[int, InvalidError
             wrong, problem = ~(known | np.isnan(values)), f"is not a category code, 0 to {len(column.categories) - 1}"
         else:
             wrong, problem = np.isinf(values), "is not a finite number"
+            if column.infinite_is_missing:
+                values[wrong] = np.nan
+                continue
         for row in np.flatnonzero(wrong).tolist():
             with _marking(marked, row):
                 raise InvalidError(f"{values[row]!s} {problem}", f"instances[{row}].{column.name}")

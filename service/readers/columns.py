@@ -168,10 +168,12 @@ def _parse_numeric(cells: pa.Array, column: NumericColumn, missing: Sequence[str
 
 
 def _finite(values: Values, column: NumericColumn) -> tuple[Values, list[CellProblem]]:
-    """Make infinite numbers NaN and report them, and make -0.0 and 0.0 one value."""
+    """Make infinite numbers NaN, report them where they are wrong, and make -0.0 and 0.0 one value."""
     infinite = np.isinf(values)
     if not infinite.any():
         return values + 0.0, []
+    if column.infinite_is_missing:
+        return np.where(infinite, np.nan, values) + 0.0, []
     found = [CellProblem(int(row), column.name, TOO_LARGE) for row in np.flatnonzero(infinite)]
     return np.where(infinite, np.nan, values) + 0.0, found
 
@@ -215,16 +217,21 @@ class _CategoryLookup:
                 return math.nan
         elif isinstance(value, float) and math.isnan(value):
             return math.nan
+        if self._column.infinite_is_missing and self._is_infinite(value):
+            return math.nan
         return math.inf if self._column.other is None else self._codes[str, self._column.other]
 
     def problem(self, row: int, value: object) -> CellProblem:
         """Name the categories that are known."""
-        if isinstance(value, str | float) and self._spelled(str(value)) in {math.inf, -math.inf}:
+        if self._is_infinite(value):
             return CellProblem(row, self._column.name, TOO_LARGE)
         shown = ", ".join(repr(category) for category in self._column.categories[:8])
         more = ", ..." if len(self._column.categories) > 8 else ""
         detail = f"{value!r} is not a known category; known are {shown}{more}"
         return CellProblem(row, self._column.name, detail, unseen=True)
+
+    def _is_infinite(self, value: object) -> bool:
+        return isinstance(value, str | float) and self._spelled(str(value)) in {math.inf, -math.inf}
 
     def _spelled(self, text: str) -> Category:
         """The value that a text spells, where the categories are numbers or booleans."""
@@ -268,8 +275,9 @@ def _parse_mixed(cells: Sequence[object], column: Column, missing: Sequence[str]
         except OverflowError:
             values[row] = math.inf
         if math.isinf(values[row]):
-            problems.append(CellProblem(row, column.name, TOO_LARGE))
             values[row] = math.nan
+            if not column.infinite_is_missing:
+                problems.append(CellProblem(row, column.name, TOO_LARGE))
     return values, problems
 
 

@@ -105,7 +105,7 @@ class Table(Source):
             *files.notes(data, told=self.encoding is not None),
             *(f"{d.name!r} {d.note}" for d in decisions if d.note),
         )
-        return self._read(files, data, keep, reasons, notes)
+        return self._read(files, data, keep, reasons, notes, training=True)
 
     def load_rows(self, path: Path | None, data: ImageInput | TabularInput) -> Dataset:
         """Cells are read by the rules of the model's columns; nothing is inferred."""
@@ -260,22 +260,29 @@ class Table(Source):
         keep: npt.NDArray[np.bool_],
         reasons: dict[str, str],
         notes: tuple[str, ...],
+        *,
+        training: bool = False,
     ) -> Dataset:
         """Read the cells of all rows by the rules of the columns.
+
+        In training, infinite cells count as missing from then on, so that the model scores the rows it was trained on.
 
         Raises:
             TableError: Cells follow no rule; names the first one of each column.
         """
         by_column = allocate((len(data.columns), files.num_rows), np.float64)
-        problems, infinite = [], []
+        columns, problems, infinite = list(data.columns), [], []
         for i, column in enumerate(data.columns):
             if column.derived is not None:
                 by_column[i] = derive(by_column[data.features.index(column.derived.source)], column.derived)
                 continue
             by_column[i], found = parse_column(files.read(column.name), column, data.missing)
-            if large := [problem for problem in found if problem.detail == TOO_LARGE]:
-                infinite.append(f"{column.name!r}: {len(large)} infinite cells count as missing")
-            if wrong := [p for p in found if p.detail != TOO_LARGE and not (p.unseen and not keep[p.row])]:
+            if training and (large := [problem for problem in found if problem.detail == TOO_LARGE]):
+                many = f"infinite cells ({len(large):,})"
+                infinite.append(f"{column.name!r}: {many} count as missing, in rows to score too")
+                columns[i] = column.model_copy(update={"infinite_is_missing": True})
+                found = [problem for problem in found if problem.detail != TOO_LARGE]
+            if wrong := [p for p in found if not (p.unseen and not keep[p.row])]:
                 problems.append(
                     f"{files.place(wrong[0].row, column.name)}: {wrong[0].detail} ({len(wrong):,} such cells)"
                 )
@@ -283,7 +290,7 @@ class Table(Source):
             raise TableError(problems, {})
         kept, excluded = np.flatnonzero(keep), np.flatnonzero(~keep)
         return Dataset(
-            data,
+            data.model_copy(update={"columns": tuple(columns)}),
             _transposed(by_column, None if keep.all() else kept),
             reasons=reasons,
             notes=notes + tuple(infinite),

@@ -313,6 +313,8 @@ def test_codes_must_be_known(code: float) -> None:
 
 def test_numbers_of_a_table_may_be_missing_but_not_infinite() -> None:
     assert refusal(np.array([[1, 0, np.inf]]), TABLE).location == "instances[0].a.b[0]"
+    ratio = TabularInput(columns=(NumericColumn(name="ratio", infinite_is_missing=True),))
+    np.testing.assert_array_equal(parse_instances(np.array([[np.inf], [2]]), ratio), [[np.nan], [2]])
     np.testing.assert_array_equal(parse_instances(np.full((1, 3), np.nan), TABLE), np.full((1, 3), np.nan))
     np.testing.assert_array_equal(parse_instances(np.array([[3, 5, 7]], ">i2"), TABLE), [[3.0, 5.0, 7.0]])
     assert refusal(np.zeros((1, 2)), TABLE).location == "instances[0]"

@@ -80,6 +80,17 @@ def write_typed(folder: Path) -> None:
     typed().to_parquet(folder / "rows.parquet")
 
 
+def infinite() -> pd.DataFrame:
+    """Ratios, of which some were divided by zero, and a flag with infinite cells."""
+    n = np.arange(ROWS)
+    with np.errstate(divide="ignore"):
+        return pd.DataFrame({"ratio": 7.25 / (n % 40), "flag": np.where(n % 50 == 9, -np.inf, n % 2), "more": n % 7})
+
+
+def write_infinite(folder: Path) -> None:
+    infinite().to_parquet(folder / "rows.parquet")
+
+
 def text(frame: pd.DataFrame, name: str, pack: Callable[[bytes], bytes] = bytes, **options: Any) -> Write:
     def write(folder: Path) -> None:
         encoded = frame.to_csv(index=False, **options).encode(options.get("encoding", "utf-8"))
@@ -118,6 +129,8 @@ KINDS: dict[str, tuple[Write, dict[str, Any]]] = {
     "zstd": (text(base(), "rows.csv.zst", zstd), {}),
     "orders": (text(orders(), "orders.csv", encoding="utf-8-sig"), {"cyclic": ["placed"]}),
     "own markers": (text(base(), "rows.csv", na_rep="n.v."), {"missing": ["n.v."]}),
+    "infinite": (text(infinite(), "rows.csv"), {}),
+    "infinite typed": (write_infinite, {}),
     "shuffled": (write_shuffled, {}),
     "typed": (write_typed, {"cyclic": ["at"]}),
     "parts": (write_parts, {}),

@@ -126,8 +126,12 @@ def test_texts_are_grouped_by_their_frequency(tmp_path: Path) -> None:
 def test_one_huge_cell_does_not_stop_a_file(tmp_path: Path) -> None:
     text = rows(a=lambda n: "1e999" if n == 7 else n / 3, b=lambda n: n % 5)
     dataset = Table().load(write(tmp_path / "t.csv", text))
-    assert dataset.notes == ("'a': 1 infinite cells count as missing",)
+    assert dataset.notes == ("'a': infinite cells (1) count as missing, in rows to score too",)
     assert np.flatnonzero(np.isnan(dataset.rows[:, 0])).tolist() == [7]
+    np.testing.assert_array_equal(Table().load_rows(tmp_path / "t.csv", dataset.input).rows, dataset.rows)
+    clean = Table().load(write(tmp_path / "clean.csv", rows(a=lambda n: n / 3, b=lambda n: n % 5)))
+    with pytest.raises(TableError, match=r"row 8 \(line 9\), column 'a': is too large a number"):
+        Table().load_rows(tmp_path / "t.csv", clean.input)
 
 
 def test_hours_and_weekdays_of_dates(tmp_path: Path) -> None:
