@@ -8,9 +8,10 @@ from service.api.uploads import receive
 from service.bundle import Array, ImageInput
 from service.codecs import bodies
 from service.codecs.child import ChildProcess, LongBytes
-from service.codecs.codec import ANSWERS, FILE_READERS, READERS, WRITERS, Png, Writer
+from service.codecs.codec import Writer
 from service.codecs.compression import MAX_RATIO, SMALL, check_encoding, decompress
 from service.codecs.instances import parse_latents
+from service.codecs.registry import ANSWERS, FILE_READERS, READERS, WRITERS, Png
 from service.codecs.rows import Reading, Rows
 from service.errors import InvalidError, MediaTypeError, NotAcceptableError, TooLargeError
 from service.inference import Model

@@ -13,8 +13,9 @@ from service.api.content import MODEL_HEADERS
 from service.api.problem_details import PROBLEM_MEDIA_TYPE
 from service.api.schemas import Instances, Latents, Problem
 from service.bundle import ModelName
-from service.codecs.codec import ANSWERS, FILE_READERS, READERS, Json
+from service.codecs.json import Json
 from service.codecs.oip_messages import InferRequest, ProtocolError
+from service.codecs.registry import ANSWERS, FILE_READERS, READERS
 from service.errors import (
     STATUS,
     LowerboundError,

@@ -12,21 +12,12 @@ import numpy as np
 
 from service.bundle import Array, ImageInput, TabularInput
 from service.codecs.child import LongBytes
-from service.codecs.codec import (
-    FILE_READERS,
-    READERS,
-    WRITERS,
-    AnyFile,
-    Arrow,
-    Columns,
-    Json,
-    Npy,
-    Png,
-    check_nested,
-    regular_array,
-)
+from service.codecs.codec import Columns
 from service.codecs.instances import has_categories, parse_latents, parse_rows
+from service.codecs.json import Json, check_nested, regular_array
+from service.codecs.npy import Npy
 from service.codecs.pieces import PIECE, cut, find_array
+from service.codecs.registry import FILE_READERS, READERS, WRITERS, AnyFile, Arrow, Png
 from service.codecs.rendering import picture, render
 from service.codecs.rows import Reading, Rows, moved
 from service.codecs.text import TextRows, read_text

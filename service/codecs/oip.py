@@ -17,7 +17,7 @@ import numpy as np
 import orjson
 
 from service.bundle import Array
-from service.codecs.codec import read_json
+from service.codecs.json import read_json
 from service.codecs.oip_messages import InferInput, InferRequest, TensorParameters
 from service.errors import InvalidError, MalformedError
 

@@ -22,9 +22,12 @@ import tritonclient.http as triton  # type: ignore[import-untyped]
 from service.api.app import create_app
 from service.bundle import Array, ImageInput, NumericColumn, TabularInput
 from service.codecs.arrow import write_stream
-from service.codecs.codec import Arrow, Json, Npy, Reader
+from service.codecs.codec import Reader
 from service.codecs.instances import parse_instances
+from service.codecs.json import Json
+from service.codecs.npy import Npy
 from service.codecs.oip import datatype, read_request
+from service.codecs.registry import Arrow
 from service.settings import Settings
 
 MANY = 64

@@ -19,7 +19,7 @@ from service.api.openapi import body, check_ready, describe_headers, failure, fi
 from service.bundle import Array, Tensor
 from service.codecs.bodies import QUICK, QUICK_ANSWER
 from service.codecs.child import ChildProcess, LongBytes
-from service.codecs.codec import Json
+from service.codecs.json import Json
 from service.codecs.oip import Inference, datatype, read_raw, read_request, write_answer
 from service.codecs.oip_messages import (
     DrawParameters,

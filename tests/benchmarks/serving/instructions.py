@@ -27,7 +27,7 @@ SEAMS = {
     "parse: bytes to values": ("service.codecs.bodies:decode_if_quick",),
     "check: values to rows": ("service.codecs.bodies:make_rows",),
     "compute: ONNX Runtime": ("service.engine.engine:OnnxEngine.run",),
-    "render: answer to bytes": ("service.codecs.codec:Json.encode", "service.codecs.codec:Npy.encode"),
+    "render: answer to bytes": ("service.codecs.json:Json.encode", "service.codecs.npy:Npy.encode"),
 }
 """By stage, the functions that run twice: `module:name`, as their callers find them."""
 

@@ -25,11 +25,11 @@ from tests.benchmarks.serving.servers import OURS, free_port, service_arguments,
 
 SEAMS = {
     "application": "service.api.problem_details:RequestMiddleware.__call__",
-    "parse": "service.codecs.codec:Json.decode",
+    "parse": "service.codecs.json:Json.decode",
     "check": "service.codecs.bodies:make_rows",
     "submit": "service.inference.batcher:Batcher.submit",
     "compute": "service.engine:OnnxEngine.run",
-    "render": "service.codecs.codec:Json.encode",
+    "render": "service.codecs.json:Json.encode",
 }
 """By stage, the function that is timed: `module:name`, as its caller finds it."""
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from service.bundle import CategoricalColumn, ImageInput, NumericColumn, TabularInput
 from service.codecs import bodies, pieces
-from service.codecs.codec import Json
+from service.codecs.json import Json
 from service.codecs.pieces import cut, find_array
 from service.codecs.rows import Reading, Rows
 from service.errors import InvalidError, MalformedError, RequestError, TooLargeError
