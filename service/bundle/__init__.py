@@ -6,13 +6,9 @@ from service.bundle.files import (
     MAX_MANIFEST_BYTES,
     WEIGHTS,
     Bundle,
-    describe_files,
-    dump_manifest,
     parse_manifest,
     read_bundle,
     read_digest,
-    versions,
-    write_bundle,
 )
 from service.bundle.folder import MAX_BYTES, MAX_FILES, BundleFolder
 from service.bundle.graphs import BOUNDS, OPTIONAL_GRAPHS, REQUIRED_GRAPHS, Graph, Tensor, graph_contract
@@ -46,7 +42,9 @@ from service.bundle.manifest import (
     Recalibration,
     ScoreName,
 )
+from service.bundle.repository import versions
 from service.bundle.signing import SIGNATURE, SIGNATURE_BYTES, TrustedKeys
+from service.bundle.writing import describe_files, dump_manifest, write_bundle
 
 __all__ = [
     "BOUNDS",

@@ -28,10 +28,6 @@ those very bytes, so that the verified bytes run.
 
 import hashlib
 import json
-import os
-import re
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -57,8 +53,6 @@ MAX_MANIFEST_BYTES = 4 * 2**20
 
 MAX_GOLDEN_ROWS = 1024
 """Golden rows of a graph: the service computes them every few seconds."""
-
-_VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
 
 @dataclass(frozen=True)
@@ -130,62 +124,6 @@ def read_digest(folder: Path, trusted: TrustedKeys | None = None) -> str:
         return hashlib.sha256(_read_manifest(opened, trusted)).hexdigest()
 
 
-def write_bundle(repository: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Path:
-    """Write a bundle so that it appears whole or not at all, and return its folder.
-
-    The files go to a temporary folder beside their destination, the manifest last, each flushed to the disk; one rename
-    then publishes them. A crash leaves at most the temporary folder, which readers pass over.
-
-    Args:
-        repository: The folder of all models; made if absent.
-        manifest: Lists exactly `files`; see `describe_files`.
-        files: The bytes of every file but the manifest.
-
-    Raises:
-        BundleError: The manifest lists other files, or that version exists already.
-    """
-    parent = repository / manifest.name
-    folder = parent / str(manifest.version)
-    if manifest.files != describe_files(files):
-        raise BundleError("the manifest does not describe these files")
-    if folder.exists():
-        raise BundleError(f"{folder} exists already: a published version is never overwritten")
-    parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=parent))
-    try:
-        for name, data in files.items():
-            _write_file(temporary / name, data)
-        _write_file(temporary / MANIFEST, dump_manifest(manifest))
-        temporary.chmod(0o755)
-        temporary.rename(folder)  # Fails, too, where another process was quicker: that folder is not empty.
-        _flush_folder(parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    return folder
-
-
-def describe_files(files: Mapping[str, bytes]) -> dict[str, File]:
-    """The manifest's entry for each file."""
-    return {name: File(sha256=hashlib.sha256(data).hexdigest(), size=len(data)) for name, data in files.items()}
-
-
-def versions(repository: Path, model: str | None = None) -> dict[str, list[int]]:
-    """The bundles under a repository, good and bad: for each name, or for one, its versions, oldest first.
-
-    A version's folder without a manifest is still being written, and passed over; one that cannot be looked into is
-    not. Version 0 stands for a model's folder that cannot be looked into itself.
-    """
-    names = (_list(repository) or []) if model is None else [model]
-    found = {name: _versions_of(repository / name) for name in names if not name.startswith(".")}
-    return {name: numbers for name, numbers in found.items() if numbers}
-
-
-def dump_manifest(manifest: Manifest) -> bytes:
-    """The bytes of manifest.json."""
-    return manifest.model_dump_json(indent=2).encode() + b"\n"
-
-
 def parse_manifest(text: bytes, folder: Path) -> Manifest:
     """What the bytes of a folder's manifest.json say.
 
@@ -234,34 +172,6 @@ def _read_file(folder: BundleFolder, name: str, expected: File) -> bytes:
     if (digest := hashlib.sha256(data).hexdigest()) != expected.sha256:
         raise BundleError(f"{folder.path / name}: SHA-256 is {digest}; the manifest says {expected.sha256}")
     return data
-
-
-def _versions_of(folder: Path) -> list[int]:
-    names = _list(folder)
-    if names is None:
-        return [0]
-    return sorted(int(name) for name in names if _VERSION.fullmatch(name) and _is_bundle(folder / name))
-
-
-def _is_bundle(folder: Path) -> bool:
-    """Whether the folder has a manifest; true also if the system does not let that be found out."""
-    try:
-        os.lstat(folder / MANIFEST)
-    except FileNotFoundError:
-        return folder.is_symlink() and not folder.exists()
-    except OSError:
-        return True
-    return True
-
-
-def _list(folder: Path) -> list[str] | None:
-    """The names in a folder, sorted; none where it is a file or gone, None where it cannot be looked into."""
-    try:
-        return sorted(entry.name for entry in folder.iterdir())
-    except NotADirectoryError:
-        return []
-    except OSError:
-        return None if os.path.lexists(folder) else []
 
 
 def _check_arrays(bundle: Bundle) -> None:
@@ -331,23 +241,3 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int | str, ...], named: dict[str
         size == (named.setdefault(name, size) if isinstance(name, str) else name) > 0
         for size, name in zip(shape, wanted, strict=True)
     )
-
-
-def _write_file(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with path.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        error.filename = str(path)  # Errors of `write` and `fsync` name no file.
-        raise
-
-
-def _flush_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
