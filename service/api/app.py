@@ -53,8 +53,8 @@ class _Application(FastAPI):
     _registry: ModelRegistry | None = None
     _operations: Mapping[tuple[str, str], ASGIApp] = {}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.guarded(scope, receive, send)
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
+        return self.guarded(scope, receive, send)
 
     def dispatch(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answer a request that has passed the guard; HEAD as GET, of whose answer the server sends the head alone."""

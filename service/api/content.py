@@ -11,7 +11,7 @@ from service.codecs.child import ChildProcess, LongBytes
 from service.codecs.codec import Writer
 from service.codecs.compression import MAX_RATIO, SMALL, check_encoding, decompress
 from service.codecs.instances import parse_latents
-from service.codecs.registry import ANSWERS, FILE_READERS, READERS, WRITERS, Png
+from service.codecs.registry import ALL_READERS, ANSWERS, READERS, WRITERS, Png
 from service.codecs.rows import Reading, Rows
 from service.errors import InvalidError, MediaTypeError, NotAcceptableError, TooLargeError
 from service.inference import Model
@@ -25,9 +25,6 @@ MODEL_HEADERS = {
 }
 
 
-_ALL_READERS = READERS | FILE_READERS
-
-
 async def read_rows(request: RequestContext, model: Model, reading: Reading) -> Rows:
     """The instances in a request's body, for a model, as its `Content-Type` says to read them.
 
@@ -36,7 +33,7 @@ async def read_rows(request: RequestContext, model: Model, reading: Reading) -> 
         TooLargeError: More bytes than `max_body`, of which the rest is not read; or more rows than the model answers.
         RequestError: See `bodies.read_rows`.
     """
-    media_type = _check_media_type(request, _ALL_READERS)
+    media_type = _check_media_type(request, ALL_READERS)
     body = await read_bytes(request)
     data, max_rows = model.manifest.input, model.max_rows
     values = bodies.decode_if_quick(body, media_type, "instances", mark=reading.mark)

@@ -15,7 +15,7 @@ from service.api.schemas import Instances, Latents, Problem
 from service.bundle import ModelName
 from service.codecs.json import Json
 from service.codecs.oip_messages import InferRequest, ProtocolError
-from service.codecs.registry import ANSWERS, FILE_READERS, READERS
+from service.codecs.registry import ALL_READERS, ANSWERS, READERS
 from service.errors import (
     STATUS,
     LowerboundError,
@@ -104,7 +104,7 @@ def complete_openapi(app: FastAPI, *, closed: bool) -> None:
 def body(schema: type[BaseModel], media_types: Iterable[str] | None = None) -> dict[str, Any]:
     """An OpenAPI request body: `schema` as JSON, or the same in a binary format; of all that are read if not told."""
     if media_types is None:
-        media_types = READERS | FILE_READERS if schema is Instances else READERS
+        media_types = ALL_READERS if schema is Instances else READERS
     content = {name: {"schema": _refer(schema) if name == Json.media_type else _BINARY} for name in media_types}
     return {"parameters": [_ENCODING], "requestBody": {"required": True, "content": content}}
 

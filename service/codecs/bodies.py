@@ -17,7 +17,7 @@ from service.codecs.instances import has_categories, parse_latents, parse_rows
 from service.codecs.json import Json, check_nested, regular_array
 from service.codecs.npy import Npy
 from service.codecs.pieces import PIECE, cut, find_array
-from service.codecs.registry import FILE_READERS, READERS, WRITERS, AnyFile, Arrow, Png
+from service.codecs.registry import ALL_READERS, FILE_READERS, WRITERS, AnyFile, Arrow, Png
 from service.codecs.rendering import picture, render
 from service.codecs.rows import Reading, Rows, moved
 from service.codecs.text import TextRows, read_text
@@ -53,7 +53,7 @@ SLOW = object()
 
 def decode(body: bytes, media_type: str, field: str) -> object:
     """The values in a body, see `Reader.decode`."""
-    return (READERS | FILE_READERS)[media_type].decode(body, field)
+    return ALL_READERS[media_type].decode(body, field)
 
 
 def decode_if_quick(body: bytes | LongBytes, media_type: str, field: str, *, mark: bool = False) -> object:
@@ -61,7 +61,7 @@ def decode_if_quick(body: bytes | LongBytes, media_type: str, field: str, *, mar
 
     Args:
         body: As it was sent, decompressed; a `LongBytes` where it is longer than all that is quick.
-        media_type: One of `READERS`, or for instances of `FILE_READERS`.
+        media_type: One of `READERS`, or for instances of `ALL_READERS`.
         field: The name of the values, where the format has names.
         mark: Whether each wrong row is put down, which takes longer.
 

@@ -187,7 +187,8 @@ def _check_pixels(pixels: Array, data: ImageInput, marked: dict[int, InvalidErro
     if data.dtype == "uint8" and pixels.dtype.kind == "f":
         with np.errstate(invalid="ignore"):
             levels = pixels.astype(np.uint8)
-        if (levels == pixels).all():  # All are whole and in the type's range; narrow numbers compare faster.
+        # All are whole and in the type's range; narrow numbers compare faster.
+        if np.count_nonzero(levels == pixels) == pixels.size:
             pixels = levels
     if pixels.dtype == data.dtype == "uint8" and data.low == 0 and data.high == 255:  # Whatever the type holds.
         return pixels

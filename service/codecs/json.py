@@ -89,10 +89,11 @@ def regular_array(body: bytes, field: str) -> Array | None:
     """
     try:
         document: Any = simdjson.Parser().parse(body)
-        shape, lists = _regular_shape(document[field])
+        array = document[field]
+        shape, lists = _regular_shape(array)
         if len(document) != 1 or lists != body.count(b"["):
             return None
-        flat: Array = np.frombuffer(document[field].as_buffer(of_type="d"))
+        flat: Array = np.frombuffer(array.as_buffer(of_type="d"))
         return flat.reshape(shape)
     except (ValueError, KeyError, TypeError, IndexError, RuntimeError):  # The last: a number of more than 64 bits.
         return None

@@ -97,6 +97,8 @@ FILE_READERS: dict[str, Reader] = {
 }
 """Readers of instances only."""
 
+ALL_READERS = READERS | FILE_READERS
+
 WRITERS: dict[str, Writer] = {codec.media_type: codec for codec in (*CODECS, *TABLE_CODECS, Png())}
 
 ANSWERS = tuple(codec.media_type for codec in (*CODECS, *TABLE_CODECS))

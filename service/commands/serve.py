@@ -42,6 +42,7 @@ def main(arguments: list[str]) -> None:
         workers=settings.workers,
         timeout_graceful_shutdown=settings.graceful_shutdown_timeout,
         http=Connection,
+        interface="asgi3",
         ws="none",
         host=settings.host,
         port=settings.port,

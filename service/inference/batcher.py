@@ -158,7 +158,10 @@ class Batcher:
         Raises:
             OverloadedError: There is no room.
         """
-        queued = sum(other * n for other, n in self._admitted.items() if cost <= LIKE * other and other <= LIKE * cost)
+        queued = 0
+        for other, number in self._admitted.items():
+            if cost <= LIKE * other and other <= LIKE * cost:
+                queued += other * number
         if queued and queued + cost > self._max_queue:
             wait = queued / self._rate if self._rate else 1.0
             raise OverloadedError(f"{queued:,} row-draws are queued, {self._max_queue:,} at most", wait)

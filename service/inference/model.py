@@ -258,7 +258,7 @@ class Model:
                     raise
             else:
                 telling = answer.get("score", answer.get("mean"))
-                if telling is not None and not np.isfinite(telling).all():
+                if telling is not None and np.count_nonzero(np.isfinite(telling)) < telling.size:
                     await self._watchdog.check()
                 if not await self._watchdog.has_replaced(engine):
                     return answer

@@ -104,6 +104,12 @@ class RequestContext:
         """Answer with status 200; a large answer piece by piece, as the client takes it."""
         length = (b"content-length", b"%d" % len(content))
         await self.send({"type": "http.response.start", "status": 200, "headers": [*headers, length]})
+        if len(content) > _PIECE:
+            content = await self._send_most(content)
+        await self._send({"type": "http.response.body", "body": content})
+
+    async def _send_most(self, content: bytes) -> bytes:
+        """Send all of the content but its last piece, which is returned."""
         loop = asyncio.get_running_loop()
         began, sent = loop.time(), 0
         while len(content) - sent > _PIECE:
@@ -111,7 +117,7 @@ class RequestContext:
             await self._send({"type": "http.response.body", "body": piece, "more_body": True})
             sent += _PIECE
             await asyncio.sleep(began + sent / _RATE - loop.time())
-        await self._send({"type": "http.response.body", "body": content[sent:] if sent else content})
+        return content[sent:]
 
     async def send(self, message: Any) -> None:
         """Send a message, in whose head the request's id is put."""

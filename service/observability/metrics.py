@@ -163,7 +163,8 @@ class Telemetry:
     def began(self) -> float:
         """Count a request as being answered; returns the time for `ended`."""
         self._in_flight += 1
-        self.flush_soon()
+        if self._timer is None:
+            self.flush_soon()
         return time.perf_counter()
 
     def ended(self, labels: Labels, status: int, began: float) -> float:
@@ -171,7 +172,8 @@ class Telemetry:
         seconds = time.perf_counter() - began
         self._in_flight -= 1
         self._ended.append((labels, status, seconds))
-        self.flush_soon()
+        if self._timer is None:
+            self.flush_soon()
         return seconds
 
     def rejected(self, reason: str) -> None:

@@ -179,7 +179,7 @@ class Connection(HttpToolsProtocol):
                 self.headers[:] = [(b"host", absolute[1]), *(field for field in self.headers if field[0] != b"host")]
             self.url = (target.path or b"/") + (b"?" + target.query if target.query else b"")
         super().on_headers_complete()
-        self.cycle.transport = cast(asyncio.Transport, self._answers)
+        self.cycle.transport = self._answers  # type: ignore[assignment]  # uvicorn needs no more of a transport.
         if self._leaving:
             self.cycle.keep_alive = False
 
@@ -225,8 +225,7 @@ class Connection(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
         self._begun = False
-        run = cast(Any, partial(self._run, cycle, app))
-        self._task = task = self.loop.create_task(cycle.run_asgi(run))
+        self._task = task = self.loop.create_task(cycle.run_asgi(partial(self._run, cycle, app)))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
 
