@@ -177,9 +177,10 @@ class ModelsAnswer(BaseModel):
 
     models: dict[str, list[int]] = Field(description="The served versions of every model, oldest first.")
     default: str | None = Field(description="The model of the paths that name none, if there is one.")
-    refused: dict[str, dict[int, str]] = Field(
-        description="Versions in the repository that cannot be served as they are, and why. One that was served before "
-        "it was replaced still is, as it was. Version 0 stands for a model's folder that cannot be read."
+    refused: dict[str, dict[str, str]] = Field(
+        description="Versions in the repository that cannot be served as they are, and folders whose names are no "
+        "versions, and why. One that was served before it was replaced still is, as it was. Version 0 stands for a "
+        "model's folder that cannot be read."
     )
 
 

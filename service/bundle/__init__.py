@@ -42,7 +42,7 @@ from service.bundle.manifest import (
     Recalibration,
     ScoreName,
 )
-from service.bundle.repository import versions
+from service.bundle.repository import MISNAMED, VERSION, misnamed, versions
 from service.bundle.signing import SIGNATURE, SIGNATURE_BYTES, TrustedKeys
 from service.bundle.writing import describe_files, dump_manifest, write_bundle
 
@@ -55,6 +55,7 @@ __all__ = [
     "MAX_BYTES",
     "MAX_FILES",
     "MAX_MANIFEST_BYTES",
+    "MISNAMED",
     "MISSING",
     "MISSING_CELLS",
     "OPTIONAL_GRAPHS",
@@ -63,6 +64,7 @@ __all__ = [
     "SCORES",
     "SIGNATURE",
     "SIGNATURE_BYTES",
+    "VERSION",
     "WEIGHTS",
     "Array",
     "Bundle",
@@ -92,6 +94,7 @@ __all__ = [
     "describe_files",
     "dump_manifest",
     "graph_contract",
+    "misnamed",
     "parse_manifest",
     "read_arrays",
     "read_bundle",

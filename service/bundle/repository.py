@@ -6,7 +6,11 @@ from pathlib import Path
 
 from service.bundle.files import MANIFEST
 
-_VERSION = re.compile(r"[1-9][0-9]{0,8}")
+VERSION = re.compile(r"[1-9][0-9]{0,8}")
+"""The name of a version's folder."""
+
+MISNAMED = "is no version: give the folder a whole number from 1 to 999999999, or a name that begins with a dot"
+"""What is said of a folder with a bundle in it whose name is no `VERSION`."""
 
 
 def versions(repository: Path, model: str | None = None) -> dict[str, list[int]]:
@@ -15,16 +19,33 @@ def versions(repository: Path, model: str | None = None) -> dict[str, list[int]]
     A version's folder without a manifest is still being written, and passed over; one that cannot be looked into is
     not. Version 0 stands for a model's folder that cannot be looked into itself.
     """
-    names = (_list(repository) or []) if model is None else [model]
-    found = {name: _versions_of(repository / name) for name in names if not name.startswith(".")}
+    found = {name: _versions_of(repository / name) for name in _models(repository, model)}
     return {name: numbers for name, numbers in found.items() if numbers}
+
+
+def misnamed(repository: Path, model: str | None = None) -> dict[str, list[str]]:
+    """The folders with a manifest, in those of the models, that no version has for a name: `01`, `1e3` or `latest`."""
+    found = {
+        name: [
+            folder
+            for folder in _list(repository / name) or []
+            if not (folder.startswith(".") or VERSION.fullmatch(folder)) and _is_bundle(repository / name / folder)
+        ]
+        for name in _models(repository, model)
+    }
+    return {name: folders for name, folders in found.items() if folders}
+
+
+def _models(repository: Path, model: str | None) -> list[str]:
+    names = (_list(repository) or []) if model is None else [model]
+    return [name for name in names if not name.startswith(".")]
 
 
 def _versions_of(folder: Path) -> list[int]:
     names = _list(folder)
     if names is None:
         return [0]
-    return sorted(int(name) for name in names if _VERSION.fullmatch(name) and _is_bundle(folder / name))
+    return sorted(int(name) for name in names if VERSION.fullmatch(name) and _is_bundle(folder / name))
 
 
 def _is_bundle(folder: Path) -> bool:

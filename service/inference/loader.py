@@ -9,11 +9,11 @@ changes.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from service.bundle import MANIFEST, Bundle, TrustedKeys, read_bundle, read_digest
+from service.bundle import MANIFEST, MISNAMED, Bundle, TrustedKeys, read_bundle, read_digest
 from service.engine import Engine, EngineFactory
 from service.errors import BundleError, DeviceError, LowerboundError, NotReadyError, StorageError
 from service.inference.limits import Limits
@@ -80,6 +80,7 @@ class ModelLoader:
         self._observe = observe
         self.registry = ModelRegistry({}, None)
         self._refusals: dict[BundleRef, _Refusal] = {}
+        self._misnamed: Mapping[str, Sequence[str]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
         models: dict[BundleRef, Model] = {}
         failures: dict[BundleRef, tuple[Fingerprint, Exception]] = {}
@@ -94,9 +95,12 @@ class ModelLoader:
         if not models:
             for ref, (_, failure) in failures.items():
                 raise failure if isinstance(failure, LowerboundError) else BundleError(f"{ref}: {failure!r}")
+            for name, folders in storage.misnamed().items():
+                raise BundleError(f"{storage}: {name}/{folders[0]} {MISNAMED}")
             raise BundleError(f"{storage}: no bundle <name>/<version>/{MANIFEST} in it")
         for ref, (fingerprint, failure) in failures.items():
             self._refuse(ref, fingerprint, failure)
+        self._refuse_misnamed(storage.misnamed())
         self._publish(models)
         if default_model is not None and default_model not in self.registry.models:
             known = ", ".join(self.registry.models)
@@ -128,7 +132,7 @@ class ModelLoader:
     async def refresh(self) -> None:
         """Serve what is stored now. Loading takes place beside the event loop."""
         try:
-            found = await in_thread(self._storage.list_bundles, PATIENCE)
+            found, misnamed = await in_thread(self._look, PATIENCE)
         except (StorageError, TimeoutError) as error:
             reason = str(error) or f"{self._storage}: is not listed within {PATIENCE:.0f} seconds"
             logger.error("%s; what was read of it is still served", reason)  # noqa: TRY400 - no traceback
@@ -136,6 +140,7 @@ class ModelLoader:
         if not found:
             logger.error("%s: no bundle in it any more; what was read of it is still served", self._storage)
             return
+        self._refuse_misnamed(misnamed)
         served = {BundleRef(model.manifest.name, model.manifest.version): model for model in self.registry}
         self._refusals = {ref: refusal for ref, refusal in self._refusals.items() if ref in found}
         with Trial(self._limits.engine_timeout) as trial:
@@ -151,6 +156,9 @@ class ModelLoader:
         leaving = [served.pop(ref) for ref in gone]
         self._publish(served)
         self._let_go(leaving)
+
+    def _look(self) -> tuple[dict[BundleRef, Fingerprint], Mapping[str, Sequence[str]]]:
+        return self._storage.list_bundles(), self._storage.misnamed()
 
     async def _take(
         self, ref: BundleRef, fingerprint: Fingerprint, served: dict[BundleRef, Model], trial: Trial
@@ -187,6 +195,12 @@ class ModelLoader:
             logger.error("%s %d is refused: %s", _printable(ref.name), ref.version, refusal.reason)
         self._refusals[ref] = refusal
 
+    def _refuse_misnamed(self, found: Mapping[str, Sequence[str]]) -> None:
+        for name, folders in found.items():
+            for folder in {*folders} - {*self._misnamed.get(name, ())}:
+                logger.error("%s/%s %s", _printable(name), _printable(folder), MISNAMED)
+        self._misnamed = found
+
     def _without_folder(self, text: str) -> str:
         for folder in (self._storage.folder.absolute(), self._storage.folder):
             text = text.replace(f"{folder}/", "").replace(str(folder), "the folder of bundles")
@@ -196,9 +210,11 @@ class ModelLoader:
         by_name: dict[str, dict[int, Model]] = {}
         for ref in sorted(models):
             by_name.setdefault(ref.name, {})[ref.version] = models[ref]
-        refused: dict[str, dict[int, str]] = {}
+        refused: dict[str, dict[str, str]] = {}
         for ref in sorted(self._refusals):
-            refused.setdefault(_printable(ref.name), {})[ref.version] = self._refusals[ref].reason
+            refused.setdefault(_printable(ref.name), {})[str(ref.version)] = self._refusals[ref].reason
+        for name, folders in self._misnamed.items():
+            refused.setdefault(_printable(name), {}).update({_printable(folder): MISNAMED for folder in folders})
         default = next(iter(by_name)) if len(by_name) == 1 else self._default_model
         if self.registry.default and default is None:
             logger.warning("several models and no default among them: paths that name none are refused from now on")

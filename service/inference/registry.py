@@ -15,12 +15,12 @@ class ModelRegistry:
     Attributes:
         models: What is served.
         default: The model that paths without a name mean, if any.
-        refused: Why versions that are there are not served as they are.
+        refused: Why versions that are there are not served as they are, by the names of their folders.
     """
 
     models: Mapping[str, Mapping[int, Model]]
     default: str | None
-    refused: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    refused: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Model]:
         """Every model, all versions."""

@@ -13,7 +13,7 @@ import hashlib
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +89,9 @@ class CachedStore:
                 self._forget(seen)
             self._seen = seen
             return {ref: bundle.fingerprint for ref, bundle in seen.items()}
+
+    def misnamed(self) -> Mapping[str, Sequence[str]]:
+        return self._remote.misnamed
 
     def fetch(self, ref: BundleRef, trusted: TrustedKeys | None = None) -> Path:
         folder = self.folder / ref.name / str(ref.version)

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,6 +18,7 @@ from service.bundle import (
     BundleFolder,
     Manifest,
     TrustedKeys,
+    misnamed,
     versions,
     write_bundle,
 )
@@ -82,6 +83,9 @@ class BundleStore(Protocol):
             StorageError: They cannot be reached now.
         """
 
+    def misnamed(self) -> Mapping[str, Sequence[str]]:
+        """By model, the folders of bundles whose names are no versions, at the last look."""
+
     def fetch(self, ref: BundleRef, trusted: TrustedKeys | None = None) -> Path:
         """The folder of a bundle that was there at the last look.
 
@@ -115,7 +119,8 @@ class LocalStore:
         here = Path(os.path.realpath(path))  # Which does not mind a link to itself.
         if os.path.lexists(here / MANIFEST):
             return cls(here.parents[1], here.parent.name, here.name)
-        if versions(here.parent, here.name) and not versions(here):
+        of_model = versions(here.parent, here.name) or misnamed(here.parent, here.name)
+        if of_model and not versions(here):
             return cls(here.parent, here.name)
         return cls(path)
 
@@ -129,6 +134,12 @@ class LocalStore:
             for ref in (BundleRef(name, number) for number in numbers)
             if self._version in {None, str(ref.version)}
         }
+
+    def misnamed(self) -> dict[str, list[str]]:
+        found = misnamed(self.folder, self._name)
+        if self._version is not None:
+            found = {name: [self._version] for name, folders in found.items() if self._version in folders}
+        return found
 
     def fetch(self, ref: BundleRef, trusted: TrustedKeys | None = None) -> Path:
         return self.folder.joinpath(ref.name, *([str(ref.version)] if ref.version else []))

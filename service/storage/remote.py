@@ -5,7 +5,7 @@ last: a bundle is complete once it has one. Each driver finds credentials in var
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -13,12 +13,12 @@ from typing import NamedTuple
 from fsspec.callbacks import Callback
 from fsspec.core import url_to_fs
 
-from service.bundle import MANIFEST, Manifest, dump_manifest
+from service.bundle import MANIFEST, VERSION, Manifest, dump_manifest
 from service.errors import BundleError, ExtraError, LowerboundError, StorageError
 from service.storage.local import BundleRef
 
-_FILE = re.compile(r"([^/.][^/]*)/([1-9][0-9]{0,8})/(.+)")
-"""Name, version and file; hidden names are passed over."""
+_FILE = re.compile(r"([^/.][^/]*)/([^/.][^/]*)/(.+)")
+"""Name, folder and file; hidden names are passed over."""
 
 
 class File(NamedTuple):
@@ -50,6 +50,9 @@ class RemoteStore:
     Args:
         url: Of a file system that fsspec knows.
 
+    Attributes:
+        misnamed: By model, the folders of bundles whose names are no versions, at the last look.
+
     Raises:
         ExtraError: Its driver is not installed.
         StorageError: There is no such file system.
@@ -64,6 +67,7 @@ class RemoteStore:
         except ValueError as error:
             raise StorageError(f"{url}: {error}") from error
         self._root = root.rstrip("/")
+        self.misnamed: Mapping[str, Sequence[str]] = {}
 
     def listing(self) -> dict[BundleRef, dict[str, File]]:
         """The files of every complete bundle, by their names in it; those of a name from the oldest version on.
@@ -134,11 +138,18 @@ class RemoteStore:
     def _find(self) -> dict[BundleRef, dict[str, File]]:
         self._system.invalidate_cache()
         found: dict[BundleRef, dict[str, File]] = {}
+        misnamed: dict[str, list[str]] = {}
         for path, seen in self._system.find(self._root, detail=True).items():
             # Under file:// a name may be a pipe or a device, which may have no end.
-            if seen.get("type", "file") == "file" and (place := _FILE.fullmatch(path[len(self._root) + 1 :])):
-                files = found.setdefault(BundleRef(place[1], int(place[2])), {})
-                files[place[3]] = File(int(seen["size"]), str(seen))
+            place = _FILE.fullmatch(path[len(self._root) + 1 :])
+            if place is None or seen.get("type", "file") != "file":
+                continue
+            name, folder, file = place.groups()
+            if VERSION.fullmatch(folder):
+                found.setdefault(BundleRef(name, int(folder)), {})[file] = File(int(seen["size"]), str(seen))
+            elif file == MANIFEST:
+                misnamed.setdefault(name, []).append(folder)
+        self.misnamed = misnamed
         return found
 
     def _path(self, ref: BundleRef, name: str) -> str:

@@ -95,11 +95,18 @@ def test_the_folder_of_a_model_or_a_version_shows_no_other(tmp_path: Path, table
         assert loader.registry.names() == names
 
 
+def test_where_no_folder_is_a_version_the_start_says_so(tmp_path: Path, table_bundle: Path) -> None:
+    table_bundle.rename(table_bundle.parent / "01")
+    for path in (tmp_path, tmp_path / "people", tmp_path / "people" / "01"):
+        with pytest.raises(BundleError, match=r"people/01 is no version: give the folder a whole number"):
+            ModelLoader(LocalStore.at(path), None, EngineFactory("cpu"), LIMITS)
+
+
 def test_a_bundle_must_lie_where_it_says(tmp_path: Path, table_bundle: Path) -> None:
     shutil.copytree(table_bundle, tmp_path / "other" / "1")
     registry = ModelLoader(LocalStore(tmp_path), None, EngineFactory("cpu"), LIMITS).registry
     assert registry.names() == {"people": [1]}
-    assert registry.refused == {"other": {1: "other/1: the manifest names another model or version"}}
+    assert registry.refused == {"other": {"1": "other/1: the manifest names another model or version"}}
     shutil.rmtree(table_bundle)
     with pytest.raises(BundleError, match=f"{tmp_path}/other/1: the manifest"):
         ModelLoader(LocalStore(tmp_path), None, EngineFactory("cpu"), LIMITS)

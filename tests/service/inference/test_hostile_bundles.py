@@ -128,6 +128,9 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 """Ways to be hostile, and what is said of each; of one that is none, nothing."""
 
+MISNAMED = ("01", "1e3", "+1", "\u0663", " 1", "0", "1000000000", "latest")
+"""Names of folders that Python or a person may take for a version's."""
+
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -138,6 +141,8 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(folder / NAME / "1", folder / NAME / str(version))
         edit(lambda document, version=version: document.update(version=version))(folder / NAME / str(version))
         change(folder / NAME / str(version))
+    for name in MISNAMED:
+        shutil.copytree(folder / NAME / "1", folder / NAME / name)
     (folder / "loop").symlink_to("loop")
     (folder / "Not A\nName" / "1").mkdir(parents=True)
     shutil.copytree(folder / NAME / "1", folder / "Not A\nName" / "1", dirs_exist_ok=True)
@@ -154,6 +159,7 @@ def assert_refused(found: Any, folder: Path) -> None:
     assert "names another model" in refused["Not A\\nName"]["1"]
     wrong = {v: refused[NAME].get(str(v)) for v, said in reasons.items() if said not in refused[NAME].get(str(v), "")}
     assert not wrong
+    assert {*MISNAMED} == {name for name, said in refused[NAME].items() if "a whole number from 1 to 999999999" in said}
     assert str(folder) not in json.dumps(refused)
 
 
@@ -166,7 +172,9 @@ def test_each_is_refused_while_the_service_serves_and_when_it_starts(hostile: Pa
         move(hostile, folder)
         slowest = 0.0
         due = time.monotonic() + 120
-        while len(models(client)["refused"].get(NAME, {})) < len(HOSTILE) - 1 and time.monotonic() < due:
+        while (
+            len(models(client)["refused"].get(NAME, {})) < len(HOSTILE) - 1 + len(MISNAMED) and time.monotonic() < due
+        ):
             began = time.monotonic()
             assert elbo(client, f"/models/{NAME}/versions/1").content == before.content
             assert client.get("/health/ready").is_success

@@ -132,7 +132,7 @@ def test_each_state_is_refused_once(folder: Path, caplog: pytest.LogCaptureFixtu
         assert len(caplog.messages) == 1
         tamper(folder / NAME / "2")
         await loader.refresh()
-        assert caplog.messages[1:] == [f"{NAME} 2 is refused: {loader.registry.refused[NAME][2]}"]
+        assert caplog.messages[1:] == [f"{NAME} 2 is refused: {loader.registry.refused[NAME]['2']}"]
         shutil.rmtree(folder / NAME / "2")
         await loader.refresh()
         assert loader.registry.refused == {}
@@ -148,7 +148,7 @@ def test_a_bad_version_does_not_keep_the_good_from_starting(folder: Path) -> Non
 
     async def scenario(loader: ModelLoader) -> None:
         assert loader.registry.names() == {NAME: [1]}
-        assert "not a manifest" in loader.registry.refused[NAME][2]
+        assert "not a manifest" in loader.registry.refused[NAME]["2"]
 
     with_repository(folder, scenario)
 
@@ -158,7 +158,7 @@ def test_one_more_model_takes_the_default_away(folder: Path, caplog: pytest.LogC
         other = make(folder.parent, 1, 5)
         shutil.copytree(folder / NAME / "1", folder / "other" / "1")
         await loader.refresh()
-        assert loader.registry.refused == {"other": {1: "other/1: the manifest names another model or version"}}
+        assert loader.registry.refused == {"other": {"1": "other/1: the manifest names another model or version"}}
         assert loader.registry.default == NAME
         manifest = other.manifest.model_copy(update={"name": "other"})
         (folder / "other" / "1" / "manifest.json").write_text(manifest.model_dump_json())

@@ -202,6 +202,12 @@ def test_keys_that_lead_elsewhere_are_passed_over(tmp_path: Path) -> None:
     assert list(remote.listing()) == [BundleRef("fine", 1)]
 
 
+def test_folders_that_no_version_has_for_a_name_are_told(mirror: CachedStore, there: Path) -> None:
+    shutil.copytree(there / NAME / "1", there / NAME / "02")
+    assert list(mirror.list_bundles()) == [FIRST]
+    assert mirror.misnamed() == {NAME: ["02"]}
+
+
 class Listing:
     """A file system that lists what no folder can have in it."""
 
