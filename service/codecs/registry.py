@@ -13,7 +13,7 @@ from service.codecs.text import write_text
 from service.errors import MalformedError
 from service.readers.arrays import GZIP, NPY, ZIP, is_idx, read_sent_idx, read_sent_npz
 from service.readers.files import TextBytes
-from service.readers.pictures import MEDIA_TYPES, PictureBytes, is_picture
+from service.readers.pictures import MEDIA_TYPES, PictureBytes, foreign, is_picture
 
 
 class Arrow:
@@ -65,7 +65,8 @@ class AnyFile:
             return read_sent_npz(body)
         if body.startswith(GZIP) or is_idx(body[:4]):
             return read_sent_idx(body)
-        raise MalformedError("is no PNG, JPEG, WebP, TIFF, BMP or GIF picture, and no IDX, .npy or .npz file")
+        unknown = "is no PNG, JPEG, WebP, TIFF, BMP or GIF picture, and no IDX, .npy or .npz file"
+        raise MalformedError(foreign(body) or unknown)
 
 
 class Png:

@@ -38,6 +38,23 @@ MAX_PROFILES = 4
 _JPEG, _PNG, _TIFF = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", (b"II*\0", b"MM\0*")
 _SCAN = b"\xff\xda"
 _MAGIC = (_JPEG, _PNG, *_TIFF, b"BM", b"GIF87a", b"GIF89a")
+_FOREIGN = {
+    b"\0\0\0\x0cjP  ": "JPEG 2000",
+    b"\0\0\1\0": "ICO",
+    b"8BPS": "Photoshop",
+    b"\xff\x0a": "JPEG XL",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
+    b"%PDF": "PDF",
+    b"<svg": "SVG",
+    b"<?xml": "SVG or another XML",
+    b"SIMPLE  =": "FITS",
+    b"\x76\x2f\x31\x01": "OpenEXR",
+    b"II+\0": "BigTIFF",
+    b"MM\0+": "BigTIFF",
+}
+_BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC", b"msf1": "HEIC", b"hevc": "HEIC", b"avif": "AVIF"}
+"""Other formats of pictures, by how they begin, and those of a phone by the brand at byte 8."""
+
 _GRAY = frozenset({"1", "L", "LA", "I;16", "I;16L", "I;16B"})
 _RGB = frozenset({"P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"})
 _ORIENTATION = 0x0112
@@ -57,6 +74,18 @@ _PLACE = "instances[0]"
 def is_picture(head: bytes) -> bool:
     """Whether a file that begins so, in 12 bytes or more, is in one of the formats."""
     return head.startswith(_MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+
+
+def foreign(body: bytes) -> str | None:
+    """Say what a file in none of the formats is, and what to do with it; None: that is not known."""
+    if not body:
+        return "is empty"
+    kind = next((kind for magic, kind in _FOREIGN.items() if body.startswith(magic)), None)
+    if body[4:8] == b"ftyp":
+        kind = _BRANDS.get(body[8:12], "video")
+    elif body[128:132] == b"DICM":
+        kind = "DICOM"
+    return f"is {kind}, which is not read; save the picture as PNG or JPEG" if kind else None
 
 
 QUICK_BYTES, QUICK_PIXELS = 2**14, 2**18
@@ -104,7 +133,7 @@ class Picture:
             TooLargeError: It has too many pixels, scans or metadata.
         """
         if not is_picture(body[:12]):
-            raise MalformedError("is no PNG, JPEG, WebP, TIFF, BMP or GIF picture")
+            raise MalformedError(foreign(body) or "is no PNG, JPEG, WebP, TIFF, BMP or GIF picture")
         file = _LimitedFile(body)
         try:
             _check_parts(body)

@@ -145,7 +145,6 @@ def test_black_is_the_lowest_value_and_white_the_highest(data: ImageInput, expec
 @pytest.mark.parametrize(
     "body",
     [
-        b"",
         b"not a picture at all",
         encoded(rgb)[:20],
         encoded(rgb)[:-40],
@@ -158,6 +157,25 @@ def test_a_damaged_file_is_refused_in_words(body: bytes) -> None:
     with pytest.raises(MalformedError, match=r"is damaged|is no PNG") as caught:
         read(body)
     assert "BytesIO" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        (b"", "is empty"),
+        (b"\0\0\0\x18ftypheic" + bytes(99), "is HEIC, which is not read; save the picture as PNG or JPEG"),
+        (b"\0\0\0\x1cftypavif" + bytes(99), "is AVIF, which is not read; save the picture as PNG or JPEG"),
+        (b"\0\0\0\x20ftypisom" + bytes(99), "is video, which is not read; save the picture as PNG or JPEG"),
+        (bytes(128) + b"DICM" + bytes(99), "is DICOM, which is not read; save the picture as PNG or JPEG"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is SVG, which is not read; save the picture as PNG or JPEG"),
+        (encoded(rgb, "JPEG2000"), "is JPEG 2000, which is not read; save the picture as PNG or JPEG"),
+    ],
+    ids=["empty", "heic", "avif", "video", "dicom", "svg", "jpeg 2000"],
+)
+def test_a_picture_in_another_format_is_named(body: bytes, problem: str) -> None:
+    with pytest.raises(MalformedError) as caught:
+        read(body)
+    assert caught.value.detail == problem
 
 
 # Hostile files
