@@ -22,8 +22,15 @@ ENOUGH = 10
 
 _MOSTLY = 0.9
 _NUMBER = re.compile(r"[^\w\s]{0,3}\s*[+-]?\d+([.,'\u2019\s]\d{3})*([.,]\d+)?\s*([^\W\d_]{0,8}|[^\w\s])\)?")
+_FRACTION = re.compile(r"\d+ ?/ ?\d+")
+_DURATION = re.compile(r"-?P(?=[\dT])(\d+[YMWD])*(T(\d+H)?(\d+M)?(\d+(\.\d+)?S)?)?")
+_VALUE = r"[+-]?\d+(\.\d+)?"
+_LIST = re.compile(rf"[\[({{].*[\])}}]|{_VALUE}([,;]\s*{_VALUE})+", re.DOTALL)
 _YEAR = re.compile(r"(?<!\d)(19|20)\d\d(?!\d)")
 _CLOCK = re.compile(r"\d:[0-5]\d")
+_MILLISECONDS = (946_684_800_000, 4_102_444_800_000)
+"""From 2000 to 2100."""
+
 _LONG_ID = 6
 """Digits."""
 
@@ -33,6 +40,10 @@ def doubt_number(name: str, cells: pa.Array) -> str | None:
     numbers = pc.unique(cells.drop_null()).to_numpy()
     if len(numbers) < 3:
         return None
+    if len(numbers) >= ENOUGH and numbers.min() >= _MILLISECONDS[0] and numbers.max() < _MILLISECONDS[1]:
+        return (
+            "looks like milliseconds since 1970, and is used as a number; written as dates it can be --dataset.cyclic"
+        )
     if len(numbers) >= ENOUGH and _are_dates(numbers):
         return f"looks like dates, as {numbers[0]}, and is used as a number: write it as 2026-03-24, or drop it"
     option = f"--dataset.columns {shlex.quote(f'{name}=categorical')} or --dataset.drop {shlex.quote(name)}"
@@ -59,10 +70,12 @@ def doubt_texts(words: list[str], *, left_out: bool) -> str | None:
     """Whether texts, all different, that are categories or left out, may be something else; None: there is no doubt."""
     use = "is left out" if left_out else "is used as categories"
     if len(words) >= ENOUGH:
-        for noun, looks in (("dates", _looks_like_date), ("numbers", _looks_like_number)):
+        for noun, looks in _LOOKS:
             if sum(map(looks, words)) >= _MOSTLY * len(words):
                 shapes = {re.sub(r"\d+", "0", word): word for word in reversed(words)}
                 shown = " or ".join(map(repr, list(shapes.values())[:-3:-1]))
+                if noun == "lists":
+                    return f"{use}, though it looks like lists, as {shown}: write a column for each of their values"
                 return f"{use}, though it looks like {noun}, as {shown}: they are written in no one way that is read"
     if not left_out:
         folded = Counter(word.casefold() for word in words)
@@ -78,4 +91,20 @@ def _looks_like_date(word: str) -> bool:
 
 
 def _looks_like_number(word: str) -> bool:
-    return _NUMBER.fullmatch(word) is not None
+    return (_NUMBER.fullmatch(word) or _FRACTION.fullmatch(word)) is not None
+
+
+def _looks_like_duration(word: str) -> bool:
+    return _DURATION.fullmatch(word) is not None
+
+
+def _looks_like_list(word: str) -> bool:
+    return _LIST.fullmatch(word) is not None
+
+
+_LOOKS = (
+    ("lists", _looks_like_list),
+    ("dates", _looks_like_date),
+    ("durations", _looks_like_duration),
+    ("numbers", _looks_like_number),
+)

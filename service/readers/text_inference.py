@@ -1,5 +1,6 @@
 """Decisions about columns of texts: what they spell, or which categories they are."""
 
+import re
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,7 +30,9 @@ CAUTIOUS = frozenset({"-", "--", ".", "..", "none", "nil", "missing"})
 
 OTHER = "other"
 _TIMES = {"clock": "times of day", "elapsed": "durations"}
+_ZONE = r"(?i)(z|utc|gmt|[+-]\d\d(:?\d\d)?)$"
 _CODE = r"^[+-]?0\d+$"
+_NINES = r"^-?9{2,}(\.[09]*)?$"
 _LONG = r"^[+-]?\d{16,}$"
 _MARKERS = 3
 """Most different texts among numbers that may stand for missing ones."""
@@ -145,7 +148,10 @@ class _Texts:
             return refused(self.name, Problem(detail, "day_first", "true"))
         order = column.time.order if column.time else "ymd"
         reason = _TIMES.get(order) or f"dates, as {self.distinct[0]}"
-        decision = Decision(self.name, column, reason)
+        note = None
+        if column.time and column.time.zone and not pc.all(pc.match_substring_regex(self.distinct, _ZONE)).as_py():
+            note = "names a time zone in some cells only: the others count as UTC"
+        decision = Decision(self.name, column, reason, note=note)
         return unless_constant(decision, len(self.distinct), self.distinct, self.declared, self._missing)
 
     def _as_numbers(self, column: NumericColumn) -> Decision | None:
@@ -172,7 +178,24 @@ class _Texts:
         marked = pc.unique(self.texts.filter(pc.and_(missing, pc.not_equal(self.texts, "")))).to_pylist()
         if marked:
             reason += f"; missing where {', '.join(map(repr, sorted(marked)))}"
-        return infer_numbers(self.name, numbers, self.declared, column, reason)
+        decision = infer_numbers(self.name, numbers, self.declared, column, reason)
+        mark = None if decision.note or decision.column is None else self._find_sentinel(numbers)
+        if mark:
+            remedy = f"""--dataset.missing '["usual", "{mark}"]'"""
+            return replace(decision, note=f"has {mark}, far from all other numbers; if it is a missing cell: {remedy}")
+        return decision
+
+    def _find_sentinel(self, numbers: pa.Array) -> str | None:
+        """A repeated text of nines, such as -999, farther from the other numbers than these are from each other."""
+        values = np.array(numbers.drop_null().to_numpy(), np.float64)
+        for word in self.distinct.filter(pc.match_substring_regex(self.distinct, _NINES)).to_pylist():
+            is_mark = values == float(word)
+            others = values[~is_mark & np.isfinite(values)]
+            if is_mark.sum() > 1 and others.size:
+                low, high = others.min(), others.max()
+                if max(float(word) - high, low - float(word)) > high - low:
+                    return str(word)
+        return None
 
     def _grouped(self, words: list[str], most: int) -> Decision:
         order = sorted(range(len(words)), key=lambda i: (-self.counts[i], words[i]))[: most - 1]
@@ -188,6 +211,11 @@ class _Texts:
         words = self.distinct.filter(pa.array(wrong)).to_pylist()
         row = self._first(pa.array(wrong))
         noun = "a date" if column.time else "a number"
+        if column.affixes and (foreign := [word for word in words if re.search(r"\d", word)]):
+            # As missing cells they would be lost, and they may be the largest.
+            unit = " and ".join(column.affixes)
+            detail = f"{foreign[0]!r} is not in {unit}, as most of the column is; write all cells in one unit"
+            return refused(self.name, Problem(detail, "drop", self.name, row))
         others = f", nor are {len(words) - 1} other texts" if len(words) > 1 else ""
         detail = f"{self.texts[row].as_py()!r} is not {noun}{others}, as most of the column is"
         if len(words) > 5:

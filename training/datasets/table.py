@@ -29,6 +29,7 @@ from service.readers.times import WEEKDAYS, derive
 from training.datasets.exclusions import kept_rows
 from training.datasets.schema_file import read_schema
 from training.datasets.source import DataError, Dataset, Excluded, Source, allocate, as_labels, chunks
+from training.datasets.stray_rows import find_stray_rows, find_sums
 from training.datasets.table_files import TableFiles
 
 Cells = npt.NDArray[np.float64]
@@ -163,6 +164,8 @@ class Table(Source):
         options = Options(declared, self.max_categories, self._markers, self.decimal, self.thousands, self.day_first)
         complete = {column.name: column for column in told.complete} if told else {}
         names = list(dict.fromkeys(files.names))
+        if files.names.count("") > 1 and files.is_empty("", self._markers):
+            without[""] = "columns without a name and without a value"
         repeated = {name: count for name in names if name not in without and (count := files.names.count(name)) > 1}
         inferred = [name for name in names if name not in without | complete | repeated]
         found = {decision.name: decision for decision in infer_table(inferred, read, options)}
@@ -187,6 +190,7 @@ class Table(Source):
         """Raise a TableError that names every problem, and the options that solve them all."""
         remedies: dict[str, Any] = {}
         texts = []
+        stray = find_stray_rows(decisions, int(rows[-1]))
         for decision in decisions:
             if (problem := decision.problem) is None:
                 continue
@@ -195,6 +199,9 @@ class Table(Source):
                 if problem.row is None
                 else files.place(int(rows[problem.row]), decision.name)
             )
+            if decision.name in stray:
+                texts.append(f"{where}: {stray[decision.name]}")
+                continue
             option, value = self._remedy(decision.name, problem)
             before = remedies.get(option, getattr(self, option))
             if isinstance(before, dict):
@@ -205,7 +212,8 @@ class Table(Source):
                 remedies[option] = value
             texts.append(f"{where}: {problem.detail}; {_ADVICE[problem.option]}")
         if texts:
-            raise TableError(texts, remedies)
+            # No option removes a line of the file.
+            raise TableError(texts, {} if stray else remedies)
 
     def _remedy(self, name: str, problem: Problem) -> tuple[str, Any]:
         match problem.option:
@@ -288,6 +296,8 @@ class Table(Source):
                 )
         if problems:
             raise TableError(problems, {})
+        if training:
+            notes += tuple(find_sums(columns, by_column))
         kept, excluded = np.flatnonzero(keep), np.flatnonzero(~keep)
         return Dataset(
             data.model_copy(update={"columns": tuple(columns)}),

@@ -3,9 +3,11 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from service.bundle import CategoricalColumn, TabularInput
 from service.errors import FileError, suggest
+from service.readers.columns import is_missing, trimmed
 from service.readers.tables import TableFile, TextFile
 from service.readers.text import CELL, find_letters
 from training.datasets.source import DataError
@@ -37,11 +39,14 @@ class TableFiles:
     def read(self, name: str) -> pa.ChunkedArray:
         """All cells of a column, (N,)."""
         chunks: list[pa.Array] = []
+        firsts: dict[pa.DataType, str] = {}
         for table in self.tables:
             if table.path in self._texts:
-                chunks += self._texts[table.path].column(str(table.names.index(name))).chunks
+                found = self._texts[table.path].column(str(table.names.index(name))).chunks
             else:
-                chunks += [batch.column(0) for batch in table.batches([name])]
+                found = [batch.column(0) for batch in table.batches([name])]
+            chunks += found
+            firsts = {chunk.type: str(table.path) for chunk in found} | firsts
         if len({chunk.type for chunk in chunks}) > 1:
             chunks = [c.dictionary_decode() if pa.types.is_dictionary(c.type) else c for c in chunks]
             kinds = dict.fromkeys(chunk.type for chunk in chunks)
@@ -50,9 +55,20 @@ class TableFiles:
                 common = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
                 chunks = [chunk.cast(common) for chunk in chunks]
             except pa.ArrowException as error:
-                parts = " and ".join(sorted(map(str, kinds)))
-                raise FileError(f"{self.path}, column {name!r}: {parts} in its parts") from error
+                parts = " and ".join(f"{kind} in {firsts[kind]}" for kind in sorted(firsts, key=str))
+                raise FileError(f"{self.path}, column {name!r}: {parts}; write all parts in one type") from error
         return pa.chunked_array(chunks)
+
+    def is_empty(self, name: str, missing: Sequence[str]) -> bool:
+        """Whether all columns of that name, in text files, have missing cells alone."""
+        for table in self.tables:
+            if table.path not in self._texts:
+                return False
+            for number, other in enumerate(table.names):
+                cells = self._texts[table.path].column(str(number))
+                if other == name and not pc.all(is_missing(trimmed(cells), missing)).as_py():
+                    return False
+        return True
 
     def place(self, row: int, column: str) -> str:
         """Name a cell's place, with the row in its file."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.training.datasets.files import message, rows, write
-from training.datasets.table import Table
+from training.datasets.table import Table, TableError
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,19 @@ from training.datasets.table import Table
         (lambda n: f"{n}k" if n % 2 else f"{n}M", "is left out, though it looks like numbers, as '0M' or '1k'"),
         (lambda n: f"{n}.5" if n % 2 else f'"{n},5"', "is left out, though it looks like numbers, as '0,5' or '1.5'"),
         (lambda n: f"{n % 28 + 1}. März 2026", "is used as categories, though it looks like dates, as '1. März 2026'"),
+        (lambda n: f'"[{n}, 2]"', "is left out, though it looks like lists, as '[0, 2]': write a column for each"),
+        (lambda n: f'"48.{n}, 11.5"', "is left out, though it looks like lists, as '48.0, 11.5': write a column for"),
+        (lambda n: f"PT{n % 20}H", "is used as categories, though it looks like durations, as 'PT0H'"),
+        (lambda n: f"{n % 4 + 1}/{n % 5 + 20}", "is used as categories, though it looks like numbers, as '1/20'"),
+        (lambda n: 1767225600000 + 86400123 * n, "looks like milliseconds since 1970, and is used as a number"),
+        (lambda n: -999 if n % 7 == 0 else 20 + n / 8, "has -999, far from all other numbers; if it is a missing cell"),
+        (lambda n: 99 if n % 7 == 0 else 20 + 5 * n, None),
+        (
+            lambda n: f"2026-01-{n % 28 + 1:02} 10:00" + "Z" * (n % 2),
+            "names a time zone in some cells only: the others",
+        ),
+        (lambda n: 5000 if n == 39 else 100 + 28 * (n == 0) + n % 2, None),
+        (lambda n: f"+49 89 {100000 + 37 * n}", None),
         (lambda n: f"10.0.0.{n}", None),
         (lambda n: f"A{n % 20}", None),
         (lambda n: n * n, None),
@@ -28,6 +41,36 @@ def test_doubts_are_told(cell: Any, note: str | None, tmp_path: Path) -> None:
     notes = Table().load(write(tmp_path / "t.csv", rows(a=cell, b=lambda n: n % 5))).notes
     assert len(notes) == (note is not None)
     assert all(text.startswith(f"'a' {note}") for text in notes)
+
+
+@pytest.mark.parametrize(
+    ("line", "place", "detail"),
+    [
+        (1, "row 1 (line 2), column 'a'", "'years' is not a number: a second line of the header, or units? remove the"),
+        (20, "row 20 (line 21), column 'a'", "the header stands there again, as 'a'; remove the line"),
+        (41, "row 41 (line 42), column 'a'", "'Total' is not a number: a line of totals? remove it"),
+    ],
+)
+def test_lines_that_are_no_rows_are_no_missing_cells(line: int, place: str, detail: str, tmp_path: Path) -> None:
+    text = rows(a=lambda n: n / 3, b=lambda n: n % 5).splitlines()
+    text.insert(line, {1: "years,EUR", 20: "a,b", 41: "Total,80"}[line])
+    with pytest.raises(TableError) as caught:
+        Table().load(write(tmp_path / "t.csv", "\n".join(text)))
+    assert f"{place}: {detail}" in str(caught.value)
+    assert caught.value.remedies == {}
+
+
+def test_a_row_of_sums_is_pointed_out(tmp_path: Path) -> None:
+    text = rows(a=lambda n: n % 7 / 2, b=lambda n: n % 5) + f"\n,{sum(n % 5 for n in range(40))}\n"
+    note = "the last row has the sum of all others in 'b': remove it, if it is a line of totals"
+    assert Table().load(write(tmp_path / "t.csv", text)).notes == (note,)
+
+
+def test_cells_in_another_unit_are_no_missing_cells(tmp_path: Path) -> None:
+    text = rows(a=lambda n: f"{n}.5M" if n in {3, 17} else f"{n}K", b=lambda n: n % 5)
+    with pytest.raises(TableError, match=r"'3\.5M' is not in K, as most of the column is; write all") as caught:
+        Table().load(write(tmp_path / "t.csv", text))
+    assert caught.value.remedies == {"drop": ("a",)}
 
 
 def test_numbers_that_are_named_like_codes_are_pointed_out(tmp_path: Path) -> None:

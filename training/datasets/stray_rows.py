@@ -1,0 +1,61 @@
+"""Lines of a table that are no rows: the header again, a second line of it, totals."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from service.bundle import Column, NumericColumn
+from service.readers.decisions import Decision
+
+_TOTALS = re.compile(r"((grand |sub)?totals?|sums?|average|mean|gesamt|summe|totale)\b", re.IGNORECASE)
+_ENOUGH = 10
+"""Fewer rows do not show that the last one is a sum."""
+
+
+def find_stray_rows(decisions: Sequence[Decision], last: int) -> dict[str, str]:
+    """Say of problems that one line causes what that line is, by column.
+
+    As missing cells its texts would be lost, and the rest of the line would be a row.
+
+    Args:
+        decisions: About the columns.
+        last: The last row, from 0.
+    """
+    wrong: Mapping[str, tuple[int, Sequence[str]]] = {
+        d.name: (d.problem.row, d.problem.value.split("\0"))
+        for d in decisions
+        if d.problem and d.problem.option == "missing" and d.problem.row is not None
+    }
+    alone = Counter(row for row, words in wrong.values() if len(words) == 1)
+    found = {}
+    for name, (row, words) in wrong.items():
+        if [word.casefold() for word in words] == [name.casefold()]:
+            found[name] = f"the header stands there again, as {words[0]!r}; remove the line"
+        elif row == 0 and alone[0] > 1:
+            found[name] = f"{words[0]!r} is not a number: a second line of the header, or units? remove the line"
+        elif row == last and len(words) == 1 and _TOTALS.match(words[0]):
+            found[name] = f"{words[0]!r} is not a number: a line of totals? remove it"
+    return found
+
+
+def find_sums(columns: Sequence[Column], by_column: npt.NDArray[np.float64]) -> list[str]:
+    """Point out that the last row is the sum of all others.
+
+    Args:
+        columns: Of the table.
+        by_column: Their cells, (columns, N).
+    """
+    if by_column.shape[1] < _ENOUGH:
+        return []
+    sums = []
+    for column, cells in zip(columns, by_column, strict=True):
+        if isinstance(column, NumericColumn) and column.time is None and column.derived is None:
+            rest, total = cells[:-1], float(cells[-1])
+            if total > np.nanmax(rest, initial=-np.inf) and np.isclose(np.nansum(rest), total, rtol=1e-6, atol=0):
+                sums.append(column.name)
+    if not sums:
+        return []
+    return [f"the last row has the sum of all others in {sums[0]!r}: remove it, if it is a line of totals"]
