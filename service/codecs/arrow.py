@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from service.bundle import Array
 from service.errors import InvalidError, MalformedError, TooLargeError
-from service.readers.columns import decimals
+from service.readers.columns import decimals, decoded
 from service.readers.times import is_time, seconds
 
 MAX_VALUES = 2**24
@@ -144,6 +144,8 @@ def _count(values: Any, place: str) -> int:
         or pa.types.is_string(kind)
         or pa.types.is_large_string(kind)
         or pa.types.is_string_view(kind)
+        or pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
         or is_time(kind)
         or pa.types.is_decimal(kind)
     ):
@@ -162,7 +164,7 @@ def _in_json(column: Any) -> Any:
         return pa.chunked_array([seconds(chunk) for chunk in column.chunks], pa.float64())
     if is_time(kind):
         return column.cast(pa.string())
-    return decimals(column) if pa.types.is_decimal(kind) else column
+    return decimals(column) if pa.types.is_decimal(kind) else decoded(column)
 
 
 def _column(values: Array) -> Any:

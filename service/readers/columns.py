@@ -6,6 +6,7 @@ caller can refuse all rows or mark the wrong ones.
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -115,6 +116,14 @@ def is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
+def decoded(cells: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Bytes as texts where they are UTF-8, as Hive and Impala write texts to Parquet; other cells as they are."""
+    if pa.types.is_binary(cells.type) or pa.types.is_large_binary(cells.type):
+        with suppress(pa.ArrowInvalid):
+            return cells.cast(pa.large_string())
+    return cells
+
+
 def is_missing(texts: pa.Array, missing: Sequence[str]) -> pa.Array:
     """Which texts stand for a missing cell; null where there is none."""
     markers = pa.array([marker.strip().lower() for marker in missing], pa.large_string())
@@ -144,6 +153,7 @@ def _plain_array(cells: pa.Array | pa.ChunkedArray) -> pa.Array:
         cells = cells.dictionary_decode()
     if pa.types.is_decimal(cells.type):
         return decimals(cells)
+    cells = decoded(cells)
     return trimmed(cells) if is_text(cells.type) else cells
 
 

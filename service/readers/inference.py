@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from service.bundle import NumericColumn, TimeFormat
-from service.readers.columns import decimals, is_text
+from service.readers.columns import decimals, decoded, is_text
 from service.readers.decisions import Decision, Options, Problem, categorical, left_out, refused, unless_constant
 from service.readers.number_inference import infer_numbers, with_label_note
 from service.readers.text_inference import infer_texts
@@ -48,6 +48,9 @@ def infer_column(name: str, cells: pa.ChunkedArray, options: Options) -> Decisio
     declared = options.columns.get(name)
     if pa.types.is_dictionary(cells.type):
         cells = cells.cast(cells.type.value_type)
+        if declared is None and pa.types.is_integer(cells.type) and len(pc.unique(cells)) <= options.max_categories:
+            declared = "categorical"  # In pandas they were. As numbers they would have an order, and a mean.
+    cells = decoded(cells)
     kind = cells.type
     if is_text(kind):
         return infer_texts(name, cells, options, declared)

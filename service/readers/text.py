@@ -24,6 +24,9 @@ _SAMPLED_RECORDS = 200
 CELL = re.compile(r"[+-]?\d+[.,]\d+|\d{4}-\d\d-\d\d.*")
 """A text that is rather a cell than a name."""
 
+_AMONG_DIGITS = re.compile(rb"(?<=\d)\xa0(?=\d)|(?<=\d)[ \xa0]?\x80|\x80(?=[ \xa0]?\d)")
+"""The blank between thousands, and the sign of the euro, in Windows-1252: no letters of another alphabet."""
+
 _SEP = re.compile(r'\ufeff?"?sep=(.)"?\s*$', re.MULTILINE)
 """Excel's first line, which tells the delimiter."""
 
@@ -81,6 +84,8 @@ def find_format(
     start = text.lstrip("\ufeff \r\n\t")[:9].lower()
     if (start[:1] in {"{", "["} and '":' in text) or start[:2] == "[[":
         raise FileError(f"{path}: JSON; save it as CSV or Parquet")
+    if start.startswith("@relation"):
+        raise FileError(f"{path}: ARFF; save it as CSV or Parquet")
     if start.startswith(("<?xml", "<!doctype", "<html", "<table")):
         raise FileError(f"{path}: XML or HTML; save it as CSV or Parquet")
     if delimiter is None and (told := _SEP.match(text)):
@@ -257,6 +262,7 @@ def _find_encoding(path: Source, sample: bytes, likely: TextFormat | None, *, wh
     except UnicodeDecodeError:
         if likely:
             return likely.encoding
+        sample = _AMONG_DIGITS.sub(b"", sample)
         high, low = len(re.findall(rb"[\x80-\xff]", sample)), len(re.findall(rb"[A-Za-z]", sample))
         foreign = sum(map(len, re.findall(rb"[\x80-\xff]{4,}", sample)))
         if high > low or 2 * foreign > high:

@@ -87,8 +87,28 @@ def infinite() -> pd.DataFrame:
         return pd.DataFrame({"ratio": 7.25 / (n % 40), "flag": np.where(n % 50 == 9, -np.inf, n % 2), "more": n % 7})
 
 
+def french() -> pd.DataFrame:
+    amounts = np.exp(np.random.default_rng(4).normal(9, 2, ROWS))
+    written = [f"{value:,.2f} €".replace(",", "\xa0").replace(".", ",") for value in amounts]
+    return pd.DataFrame({"n": np.arange(ROWS) % 9, "s": np.arange(ROWS) % 5, "montant": written})
+
+
 def write_infinite(folder: Path) -> None:
     infinite().to_parquet(folder / "rows.parquet")
+
+
+def write_narrow(folder: Path) -> None:
+    """Types as small as they can be, bytes that are texts, and categories of whole numbers."""
+    n = np.arange(ROWS)
+    columns = {
+        "least": pa.array(np.where(n % 3, -128, n % 100).astype(np.int8)),
+        "small": pa.array((n % 200).astype(np.uint8)),
+        "half": pa.array((n % 77 / 4).astype(np.float16)),
+        "large": pa.array((n % 90).astype(np.uint64)),
+        "text": pa.array([b"red", b"gr\xc3\xbcn", None] * (ROWS // 3), pa.binary()),
+        "grade": pa.array([1, 2, 5] * (ROWS // 3)).dictionary_encode(),
+    }
+    pyarrow.parquet.write_table(pa.table(columns), folder / "rows.parquet")
 
 
 def text(frame: pd.DataFrame, name: str, pack: Callable[[bytes], bytes] = bytes, **options: Any) -> Write:
@@ -131,6 +151,9 @@ KINDS: dict[str, tuple[Write, dict[str, Any]]] = {
     "own markers": (text(base(), "rows.csv", na_rep="n.v."), {"missing": ["n.v."]}),
     "infinite": (text(infinite(), "rows.csv"), {}),
     "infinite typed": (write_infinite, {}),
+    "narrow": (write_narrow, {}),
+    "french": (text(french(), "rows.csv", sep=";", encoding="cp1252"), {}),
+    "unnamed": (text(base().assign(u="", v=""), "rows.csv", header=["age", "income", "plan", "zip", "", ""]), {}),
     "shuffled": (write_shuffled, {}),
     "typed": (write_typed, {"cyclic": ["at"]}),
     "parts": (write_parts, {}),
