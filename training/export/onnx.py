@@ -115,6 +115,8 @@ def to_onnx(template: onnx.ModelProto, module: nn.Module, graph: Graph) -> onnx.
 
 def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
     """Compute all that depends on weights alone; the whole optimizer would find nothing else, and take longer."""
+    # The optimizer logs which constants it leaves where they are.
+    logging.getLogger("onnxscript.optimizer").setLevel(logging.ERROR)
     folded = ir.from_proto(model)
     onnxscript.optimizer.fold_constants(folded)
     passes = ir.passes.common

@@ -1,8 +1,10 @@
 """Exported graphs compute what PyTorch computes, hold nothing random or local, and share one file of weights."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from logging.handlers import BufferingHandler
 from pathlib import Path
 
 import numpy as np
@@ -48,12 +50,13 @@ QUICK = {"mixed_asinh"}
 
 @dataclass(frozen=True)
 class Exported:
-    """A VAE with random weights, and its graphs."""
+    """A VAE with random weights, its graphs, and what was logged when they were made."""
 
     modules: dict[str, nn.Module]
     kind: Kind
     graphs: dict[str, Graph]
     files: dict[str, bytes]
+    logged: list[str]
 
     @property
     def models(self) -> dict[str, onnx.ModelProto]:
@@ -87,7 +90,11 @@ def exported(request: pytest.FixtureRequest) -> Exported:
         for parameter in vae.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)), alpha=0.1)
     modules = graph_modules(vae, kind.data, kind.rows)
-    return Exported(modules, kind, *export_graphs(modules, kind.data, L))
+    log = BufferingHandler(1000)
+    logging.getLogger().addHandler(log)
+    graphs, files = export_graphs(modules, kind.data, L)
+    logging.getLogger().removeHandler(log)
+    return Exported(modules, kind, graphs, files, [record.getMessage() for record in log.buffer])
 
 
 def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
@@ -102,6 +109,10 @@ def test_graphs_are_torch_and_rows_are_themselves_in_every_batch(exported: Expor
     errors = exported.verify(exported.engine())
     assert errors.keys() == exported.graphs.keys()
     assert max(errors.values()) < TOLERANCE
+
+
+def test_an_export_says_nothing_of_the_exporter(exported: Exported) -> None:
+    assert exported.logged == []
 
 
 @torch.no_grad()
