@@ -87,9 +87,7 @@ class Step:
             # The rate, too, has to be where a graph finds it.
             for group in groups:
                 group["lr"] = torch.zeros((), device=accelerator.device)
-        optimizer = torch.optim.Adam(
-            groups, lr=recipe.learning_rate, capturable=self.captured, fused=self.captured or None
-        )
+        optimizer = torch.optim.Adam(groups, lr=recipe.learning_rate, capturable=self.captured, fused=True)
         optimizer.register_load_state_dict_pre_hook(_keep_options)
         self.objective, self._optimizer = accelerator.prepare(Objective(vae, recipe), optimizer)
 
@@ -170,4 +168,4 @@ def _aside(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
 def _keep_options(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Load no options: a checkpoint may come from another kind of device, where Adam goes about it differently."""
     for group, loaded in zip(optimizer.param_groups, state["param_groups"], strict=True):
-        loaded |= {name: group[name] for name in ("lr", "capturable", "fused")}
+        loaded |= {name: group[name] for name in ("lr", "capturable")}
