@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Literal
 
 import fsspec
@@ -54,9 +55,13 @@ class Pictures:
 def kind_of(path: str) -> Literal["picture", "idx"] | None:
     """Whether a file is a picture or an IDX file of pictures, by its content; a picture's name is believed.
 
+    A link to nothing is neither.
+
     Raises:
         FileError: It cannot be read.
     """
+    if Path(path).is_symlink() and not Path(path).exists():
+        return None
     if path.lower().endswith(SUFFIXES):
         return "picture"
     with reading(path), fsspec.open(path, "rb") as file:

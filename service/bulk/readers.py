@@ -25,7 +25,7 @@ from service.codecs.instances import mark_cells
 from service.codecs.rows import MARKING, Marks
 from service.errors import FileError, InvalidError
 from service.readers import parse_table
-from service.readers.files import without_empty
+from service.readers.files import find_below, is_local, without_empty
 from service.readers.tables import TABLE_SUFFIXES, is_table, open_table
 
 ARRAYS = (".npy", ".npz")
@@ -155,11 +155,10 @@ def _files(path: str, *, images: bool) -> list[str]:
             if not system.exists(bare):
                 raise FileError(f"{path}: is not there")
             return [path]
-        found = system.find(bare, detail=True)
+        found = find_below(system, bare)
         hidden, root = "." if images else "._", len(bare.rstrip("/"))
         visible = [file for file in sorted(found) if not re.search(rf"(^|/)[{re.escape(hidden)}]", file[root:])]
         if not visible:
             raise FileError(f"{path}: a folder without files")
-        local = "file" in (system.protocol if isinstance(system.protocol, tuple) else (system.protocol,))
         files = visible if images else without_empty(visible, found)
-        return files if local else [system.unstrip_protocol(file) for file in files]
+        return files if is_local(system) else [system.unstrip_protocol(file) for file in files]

@@ -7,11 +7,13 @@ A path is local or a URL of a file system that fsspec knows; it names a file, a 
 import csv
 import gzip
 import io
+import os
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any, cast
 
 import fsspec
@@ -47,7 +49,7 @@ def find_files(path: str) -> list[str]:
     with reading(path):
         system, bare = url_to_fs(path)
         if system.isdir(bare):
-            root, found = bare.rstrip("/"), system.find(bare, detail=True)
+            root, found = bare.rstrip("/"), find_below(system, bare)
             files = [file for file in sorted(found) if not _HIDDEN.search(file[len(root) :])]
         elif system.exists(bare):
             return [path]
@@ -59,8 +61,29 @@ def find_files(path: str) -> list[str]:
         if not files:
             raise FileError(f"{path}: no files there")
         files = without_empty(files, found)
-        local = "file" in (system.protocol if isinstance(system.protocol, tuple) else (system.protocol,))
-        return files if local else [system.unstrip_protocol(file) for file in files]
+        return files if is_local(system) else [system.unstrip_protocol(file) for file in files]
+
+
+def is_local(system: fsspec.AbstractFileSystem) -> bool:
+    """Whether a file system is this machine's."""
+    return "file" in (system.protocol if isinstance(system.protocol, tuple) else (system.protocol,))
+
+
+def find_below(system: fsspec.AbstractFileSystem, folder: str) -> dict[str, Mapping[str, Any]]:
+    """Find all files below a folder, with their details by path. Links to folders are followed, each folder once."""
+    found: dict[str, Mapping[str, Any]] = {}
+    root = os.path.realpath(folder)
+    seen, waiting = {root}, [folder]
+    while waiting:
+        for file, details in system.find(waiting.pop(), detail=True).items():
+            if is_local(system) and details.get("islink") and Path(file).is_dir():
+                target = os.path.realpath(file)
+                if target not in seen and not root.startswith(f"{target}/"):  # Not around in a circle.
+                    seen.add(target)
+                    waiting.append(file)
+            else:
+                found[file] = details
+    return found
 
 
 def without_empty(files: Sequence[str], details: Mapping[str, Mapping[str, Any]]) -> list[str]:

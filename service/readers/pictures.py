@@ -302,7 +302,8 @@ def _problem(error: Exception) -> RequestError:
             return error
         case Image.DecompressionBombError() | Image.DecompressionBombWarning():
             return TooLargeError(f"too many pixels; at most {MAX_PIXELS:,} are read", _PLACE)
-        case UnidentifiedImageError():  # Its text names an object in memory.
+        # Their texts name an object in memory, or a call in Python.
+        case UnidentifiedImageError() | struct.error():
             return MalformedError("is damaged: its header cannot be read")
         case _:
             return MalformedError(f"is damaged: {error}")

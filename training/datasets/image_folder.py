@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from fsspec.core import url_to_fs
 from pydantic import Field, PositiveInt
 from pydantic_settings import CliImplicitFlag
 from rich.console import Console
@@ -16,8 +17,11 @@ from rich.progress import track
 
 from service.bundle import ImageInput, PictureReading
 from service.errors import RequestError
+from service.readers.files import find_below
 from service.readers.pictures import Picture
 from training.datasets.source import DataError, Dataset, Source, allocate, chunks, require_path
+
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 
 MANY = 1000
 """More files show their progress."""
@@ -62,8 +66,11 @@ class ImageFolder(Source):
     def load(self, path: Path | None) -> Dataset:
         folder = require_path(path)
         if folder.is_file():
-            raise DataError(f"{folder}: is one file; give a folder of pictures")
-        files = [file for file in sorted(folder.rglob("*")) if _is_visible(file.relative_to(folder)) and file.is_file()]
+            unpack = "; unpack it first" if folder.suffix.lower() in _ARCHIVES else ""
+            raise DataError(f"{folder}: is one file; give a folder of pictures{unpack}")
+        system, root = url_to_fs(str(folder))
+        found = (Path(file).relative_to(root) for file in find_below(system, root))
+        files = sorted(folder / file for file in found if _is_visible(file))
         headers: dict[Path, _Header] = {}
         problems: dict[Path, str] = {}
         for file in _progress(files, "Looking at images"):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from service.bulk.readers import open_inputs, read_from
 from service.bundle import ImageInput, PictureReading
 from tests.training.datasets.files import images, message, write, write_folder
 from training.datasets.image_folder import ImageFolder
@@ -58,6 +59,29 @@ def test_what_cannot_be_read_is_named_and_left_out(tmp_path: Path) -> None:
     for reason in ("3.png: is damaged: ", "4.png: has transparent pixels", "labels.csv: is no PNG, JPEG, WebP"):
         assert reason in note
     assert f"{tmp_path}: 3 of 7 files cannot be read. " in message(ImageFolder(strict=True), tmp_path)
+
+
+def test_links_are_followed_alike_in_training_and_bulk(tmp_path: Path) -> None:
+    for folder in ("all", "chosen", "chosen/here"):
+        (tmp_path / folder).mkdir()
+    pixels = images(5, 4, 5)
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / ("all" if i else "chosen/here") / f"{i}.png")
+    (tmp_path / "chosen" / "linked").symlink_to(tmp_path / "all")
+    (tmp_path / "chosen" / "one.png").symlink_to(tmp_path / "all" / "2.png")
+    (tmp_path / "chosen" / "nothing.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "chosen" / "around").symlink_to(tmp_path / "chosen")
+    (tmp_path / "chosen" / "up").symlink_to(tmp_path)
+    dataset = ImageFolder().load(tmp_path / "chosen")
+    np.testing.assert_array_equal(dataset.rows, pixels[[0, 1, 2, 3, 4, 2]])
+    assert dataset.notes == ("left out 1 of 7 files. nothing.png: cannot be read: No such file or directory",)
+    (batch,) = read_from(open_inputs([str(tmp_path / "chosen")], dataset.input), 0, 64)
+    np.testing.assert_array_equal(batch.x, dataset.rows)
+
+
+def test_an_archive_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "pictures.zip", b"PK\3\4")
+    assert message(ImageFolder(), path) == f"{path}: is one file; give a folder of pictures; unpack it first"
 
 
 def test_a_folder_without_a_readable_picture_is_refused(tmp_path: Path) -> None:
