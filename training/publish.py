@@ -190,6 +190,7 @@ def write_bundle(
         # Measured here: exemplars have taken the place of the prior with which the epoch was the best.
         "validation_elbo": float(np.mean(bounds(engine, validation, base_samples)["elbo"])),
         **(training.metrics() if training else {}),
+        **({"calibration_repeats": splits.repeats} if splits.repeats else {}),
         **{f"{graph}_largest_error": error for graph, error in errors.items()},
         **{f"sensitivity_{name}": auroc for name, auroc in sensitivity.items()},
     }

@@ -22,6 +22,9 @@ from training.recipe_files import RecipeError
 from training.recipes import Recipe
 from training.runs import open_run, read_run
 
+WORTH_A_NOTE = 0.01
+"""Share of repeats among the calibration rows from which the trainer names it."""
+
 
 def train(recipe: Recipe, dataset: Dataset, console: Console) -> Path | str | None:
     """Everything from the rows to the written bundle, top to bottom.
@@ -34,9 +37,7 @@ def train(recipe: Recipe, dataset: Dataset, console: Console) -> Path | str | No
     first = PartialState(cpu=cpu).is_main_process
     console.quiet = not first
     repository = open_repository(recipe.out)
-    splits = split(dataset, recipe.split)
-    console.print(", ".join(f"{name}: {part.rows:,} rows" for name, part in splits.record().items()))
-
+    splits = _divide(recipe, dataset, console)
     if (smallest := 1 / (len(splits.calibration) + 1)) > recipe.bound.level:
         console.print(
             f"warning: with {len(splits.calibration):,} calibration rows no p-value is below {smallest:.2g}, and "
@@ -90,8 +91,7 @@ def export_run(run: Path, data: Location | None, out: Location, console: Console
         dataset = recipe.dataset.load(path)
     if dataset.fingerprint != fingerprint:
         raise RecipeError(f"{place}: not the rows that {run} was trained on; give these with --data")
-    splits = split(dataset, recipe.split)
-    console.print(", ".join(f"{name}: {part.rows:,} rows" for name, part in splits.record().items()))
+    splits = _divide(recipe, dataset, console)
     vae = _untrained(recipe, dataset, splits)
     history = load_best(vae, run)
     if not history:
@@ -99,6 +99,19 @@ def export_run(run: Path, data: Location | None, out: Location, console: Console
     base_samples, held_out = _held_out(recipe, dataset, splits, vae)
     set_exemplars(vae, training_rows(dataset, splits.train), held_out, base_samples, recipe.fit)
     return publish(vae, dataset, splits, recipe, history, repository)
+
+
+def _divide(recipe: Recipe, dataset: Dataset, console: Console) -> Splits:
+    splits = split(dataset, recipe.split)
+    console.print(", ".join(f"{name}: {part.rows:,} rows" for name, part in splits.record().items()))
+    if splits.repeats >= WORTH_A_NOTE:
+        console.print(
+            f"note: {splits.repeats:.1%} of the calibration rows repeat training or validation rows. P-values assume "
+            "that as many new rows do; if not, remove repeated rows from the data first",
+            style="yellow",
+            markup=False,
+        )
+    return splits
 
 
 def _untrained(recipe: Recipe, dataset: Dataset, splits: Splits) -> VAE:

@@ -24,6 +24,7 @@ MEANING = {
     "marginal_kl": "KL of the rows' mixed posteriors from the prior, nats",
     "epochs": "epochs trained",
     "seconds_per_epoch": "median seconds of an epoch",
+    "calibration_repeats": "share of the calibration rows that repeat training or validation rows",
 }
 
 
@@ -96,6 +97,8 @@ def _provenance(inputs: CardInputs) -> Section:
 def _use(inputs: CardInputs) -> Section:
     num_held_out = len(inputs.default_calibration)
     missing_cells = _MISSING_CELLS if isinstance(inputs.manifest.input, TabularInput) else ""
+    share = inputs.manifest.metrics.get("calibration_repeats", 0.0)
+    repeats = f"Of these, {percent(share)} repeat rows that it learned from; new rows must do so as often. "
     return Section(
         "use",
         "Use and limits",
@@ -103,8 +106,8 @@ def _use(inputs: CardInputs) -> Section:
         "rate of false ones, embeddings, and synthetic rows. Not for: deciding what is wrong, harmful or "
         "fraudulent. Rare is not wrong, and an anomaly that the model can reconstruct goes unseen.\n\nA p-value "
         "is valid for rows that could as well have been among the calibration rows: same source, same time, same "
-        f"preparation. {missing_cells}Where the data drifts, calibrate anew. With {num_held_out:,} calibration rows no "
-        "p-value is "
+        f"preparation. {repeats if share else ''}{missing_cells}Where the data drifts, calibrate anew. With "
+        f"{num_held_out:,} calibration rows no p-value is "
         f"below {1 / (num_held_out + 1):.2g}.\n\nThe ELBO is a bound on log p(x) in the units of the data: those of "
         "different data, or of the same data in other units, do not compare. Figures below are of held-out rows "
         "of one split; another split would give others.",

@@ -1,7 +1,7 @@
-"""Disjoint parts of a dataset, such that no two identical rows lie in different parts."""
+"""Disjoint parts of a dataset: held-out rows are drawn as new rows will be, and no validation row is a training row."""
 
 import hashlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Self
 
 import numpy as np
@@ -46,10 +46,12 @@ class Splits:
     validation: Indices
     calibration: Indices
     test: Indices
+    repeats: float = field(default=0.0, kw_only=True)
+    """Share of the calibration rows that are identical to a training or validation row."""
 
     def record(self) -> dict[str, manifest.Split]:
         """Every part's size and the SHA-256 of its row numbers as little-endian int64."""
-        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        parts = {name: getattr(self, name) for name in ("train", "validation", "calibration", "test")}
         return {
             name: manifest.Split(rows=len(rows), sha256=hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest())
             for name, rows in parts.items()
@@ -59,43 +61,84 @@ class Splits:
 def split(dataset: Dataset, recipe: SplitRecipe) -> Splits:
     """Divide the rows at random; the same dataset and recipe always give the same parts.
 
-    Byte-identical rows stay together, so that a part's size may miss its share by half such a group. A source's own
-    test set is the test part, whole, whether or not it repeats other rows, because published figures are made on it as
-    it is; the fractions for validation and calibration are then of the other rows.
+    Calibration and test are a simple random sample of the rows, without a look at which rows are identical. That is
+    what p-values need. Let n + 1 rows be exchangeable, the last one new, and the model any function of the rows that
+    are in neither part: given these, calibration rows and the new row are exchangeable, and so are their scores (Vovk
+    et al. 2005, section 4.1; Lei et al. 2018, theorem 2.2). Rows that repeat training rows score lower, and are then as
+    frequent among the calibration rows as among new ones. Were they kept out of the calibration, a share r of repeats
+    among new rows would lower the rate of false alarms from α to as little as (1 − r) α.
+
+    Validation rows say how well a model does on rows that it has not seen. Identical rows are therefore kept together
+    there: all of them train, or all of them validate. The part's size may miss its share by half such a group.
+
+    A source's own test set is the test part, whole, because published figures are made on it as it is; the fractions
+    for validation and calibration are then of the other rows.
+
+    Raises:
+        DataError: There are fewer distinct rows than parts, or all rows that are left for the training are identical.
+    """
+    num_rows = len(dataset.rows) - dataset.num_test
+    fractions = [recipe.validation, recipe.calibration, *([] if dataset.num_test else [recipe.test])]
+    group = _enough_groups(dataset.rows[:num_rows], len(fractions) + 1)
+    # Rows are numbered by their bytes, so that the order of the file does not matter.
+    order = np.argsort(group, kind="stable")[np.random.default_rng(recipe.seed).permutation(num_rows)]
+    first, calibration, *test, last = np.split(order, _cuts(np.ones(num_rows), np.cumsum(fractions) * num_rows))
+
+    # The groups of the remaining rows follow the random order, each where its first row in the file stands.
+    rank = np.empty(num_rows, np.int64)
+    rank[order] = np.arange(num_rows)
+    rest = np.sort(np.concatenate([first, last]))
+    _, representative, group_of_rest = np.unique(group[rest], return_index=True, return_inverse=True)
+    if len(representative) < 2:
+        raise DataError(f"the {len(rest)} rows for training and validation are identical; {_MORE}")
+    validation, train = _in_order(group_of_rest, np.argsort(rank[rest[representative]]), np.array([len(first)]))
+    official = np.arange(num_rows, len(dataset.rows))
+    return Splits(
+        rest[train],
+        rest[validation],
+        np.sort(calibration),
+        np.sort(test[0]) if test else official,
+        repeats=float(np.isin(group[calibration], group[rest]).mean()),
+    )
+
+
+def divide(rows: npt.NDArray[Any], fractions: npt.NDArray[np.float64], seed: int) -> list[Indices]:
+    """Row numbers for each fraction of the (N, ...) rows and, last, for the remainder; identical rows stay together.
 
     Raises:
         DataError: There are fewer distinct rows than parts.
     """
-    num_rows = len(dataset.rows) - dataset.num_test
-    fractions = {"validation": recipe.validation, "calibration": recipe.calibration}
-    if not dataset.num_test:
-        fractions["test"] = recipe.test
-    parts = divide(dataset.rows[:num_rows], np.array(list(fractions.values())), recipe.seed)
-    official = {"test": np.arange(num_rows, len(dataset.rows))} if dataset.num_test else {}
-    return Splits(**dict(zip((*fractions, "train"), parts, strict=True)), **official)
+    group = _enough_groups(rows, len(fractions) + 1)
+    order = np.random.default_rng(seed).permutation(group.max() + 1)
+    return _in_order(group, order, np.cumsum(fractions) * len(rows))
 
 
-def divide(rows: npt.NDArray[Any], fractions: npt.NDArray[np.float64], seed: int) -> list[Indices]:
-    """Row numbers for each fraction of the (N, ...) rows and, last, for the remainder."""
-    num_cuts = len(fractions)
-    if len(rows) <= num_cuts:
-        raise DataError(f"{len(rows)} rows are too few for {num_cuts + 1} parts; {_MORE}")
+def _enough_groups(rows: npt.NDArray[Any], parts: int) -> npt.NDArray[np.int64]:
+    """As `_groups`, of at least as many distinct rows as parts."""
+    if len(rows) < parts:
+        raise DataError(f"{len(rows)} rows are too few for {parts} parts; {_MORE}")
     group = _groups(rows)
-    sizes = np.bincount(group)
-    num_groups = len(sizes)
-    if num_groups <= num_cuts:
-        raise DataError(f"{num_groups} distinct rows are too few for {num_cuts + 1} parts; {_MORE}")
+    if (distinct := int(group.max()) + 1) < parts:
+        raise DataError(f"{distinct} distinct rows are too few for {parts} parts; {_MORE}")
+    return group
 
-    order = np.random.default_rng(seed).permutation(num_groups)
-    middles = np.cumsum(sizes[order]) - sizes[order] / 2
-    cuts = np.searchsorted(middles, np.cumsum(fractions) * len(rows))
-    # Move the cuts apart so that every part has a group.
-    steps = np.arange(1, num_cuts + 1)
-    cuts = np.clip(np.maximum.accumulate(cuts - steps), 0, num_groups - num_cuts - 1) + steps
-    rank = np.empty(num_groups, np.int64)
-    rank[order] = np.arange(num_groups)
+
+def _in_order(group: npt.NDArray[np.int64], order: Indices, ends: npt.NDArray[Any]) -> list[Indices]:
+    """Row numbers of each part, where groups of rows, in this order, fill the parts up to these numbers of rows."""
+    cuts = _cuts(np.bincount(group)[order], ends)
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
     part = np.searchsorted(cuts, rank, side="right")[group]
-    return [np.flatnonzero(part == number) for number in range(num_cuts + 1)]
+    return [np.flatnonzero(part == number) for number in range(len(ends) + 1)]
+
+
+def _cuts(sizes: npt.NDArray[Any], ends: npt.NDArray[Any]) -> Indices:
+    """Where to cut groups of these sizes, so that parts end nearest to these numbers of rows and have a group each."""
+    middles = np.cumsum(sizes) - sizes / 2
+    steps = np.arange(1, len(ends) + 1)
+    cuts = np.searchsorted(middles, ends)
+    # Move the cuts apart so that every part has a group.
+    return np.clip(np.maximum.accumulate(cuts - steps), 0, len(sizes) - len(ends) - 1) + steps
 
 
 def _groups(rows: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
