@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.auth import is_loopback, read_keys, with_auth
 from service.api.browsers import BrowserMiddleware, default_hosts
-from service.api.budget import BodyBudget
+from service.api.budget import LARGEST_ANSWERS, LARGEST_BODIES, ByteBudget
 from service.api.openapi import complete_openapi, named, versioned
 from service.api.problem_details import RequestMiddleware, answer_with_problems, refuse
 from service.api.routes import decode, docs, elbo, encode, explorer, health, instances, metrics, model, sample, v2
@@ -128,7 +128,8 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state = ServiceState(
         settings,
-        BodyBudget(settings.max_body),
+        ByteBudget(LARGEST_BODIES * settings.max_body, "bodies"),
+        ByteBudget(LARGEST_ANSWERS * settings.max_body, "answers"),
         ChildProcess(max(LEAST_MEMORY, CHILD_MEMORY * settings.max_body)),
         loader,
         telemetry,

@@ -1,4 +1,4 @@
-"""Memory and time for bodies: how many bytes all requests under way may hold, and how fast large bodies come in."""
+"""Memory and time for bodies and answers: how many bytes all requests may hold, and how fast large bodies come in."""
 
 import asyncio
 from typing import Any, cast
@@ -6,10 +6,13 @@ from typing import Any, cast
 from service.errors import OverloadedError
 
 UNCOUNTED = 2**16
-"""Bytes of a body that are always read; `max_connections` bounds how many there are."""
+"""Bytes of a body or an answer that there is always room for; `max_connections` bounds how many there are."""
 
 LARGEST_BODIES = 4
 """Bodies of the largest size that there is room for."""
+
+LARGEST_ANSWERS = 2
+"""Answers of the size of the largest body that there is room for, until their clients have taken them."""
 
 RATE = 2**27
 """Bytes a second that are read of all large bodies together. Beyond that a client waits, as on a slower network, and
@@ -18,15 +21,17 @@ leaves the event loop and the processors to smaller requests."""
 _RETRY_AFTER = 1.0
 
 
-class BodyBudget:
+class ByteBudget:
     """Counts the bytes that requests hold, each from its first large piece to its end.
 
     Args:
-        max_body: Most bytes of one body.
+        limit: Most bytes of all requests. A request that is alone may hold more.
+        kind: What the bytes are, for people.
     """
 
-    def __init__(self, max_body: int) -> None:
-        self._limit = LARGEST_BODIES * max_body
+    def __init__(self, limit: int, kind: str) -> None:
+        self._limit = limit
+        self._kind = kind
         self._held: dict[asyncio.Task[Any], int] = {}
         self._total = 0
         self._next = 0.0  # The loop's time at which more may be read of large bodies.
@@ -38,7 +43,7 @@ class BodyBudget:
             OverloadedError: Other requests hold so many that there is no room.
         """
         if self._total + size > self._limit and self._total > self._held.get(_request(), 0):
-            detail = f"bodies of {self._total:,} bytes are being read, {self._limit:,} at most"
+            detail = f"requests hold {self._total:,} bytes of {self._kind}, {self._limit:,} at most"
             raise OverloadedError(detail, _RETRY_AFTER)
         self.add(size)
 
@@ -50,6 +55,19 @@ class BodyBudget:
             task.add_done_callback(self._release)
         self._held[task] += size
         self._total += size
+
+    def hold(self, size: int, before: int = 0) -> int:
+        """Count the bytes of an answer, in place of those counted for it before; returns how many: 0 of a small one.
+
+        Raises:
+            OverloadedError: See `take`.
+        """
+        held = size if size > UNCOUNTED else 0
+        if held > before:
+            self.take(held - before)
+        elif held < before:
+            self.add(held - before)
+        return held
 
     async def pause(self, size: int) -> None:
         """Wait until more may be read, after so many bytes of a large body."""

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from functools import lru_cache
 
-from service.api.budget import UNCOUNTED, BodyBudget
+from service.api.budget import UNCOUNTED, ByteBudget
 from service.api.uploads import receive
 from service.bundle import Array, ImageInput
 from service.codecs import bodies
@@ -67,7 +67,7 @@ async def read_bytes(request: RequestContext) -> bytes | LongBytes:
         TooLargeError: More bytes than `max_body`, as they come or decompressed; the rest is not read.
         EncodingError: See `decompress`.
         MalformedError: See `decompress`.
-        OverloadedError: See `BodyBudget`.
+        OverloadedError: See `ByteBudget`.
     """
     encoding = request.header(b"content-encoding").lower()
     check_encoding(encoding)
@@ -82,7 +82,7 @@ async def read_bytes(request: RequestContext) -> bytes | LongBytes:
         body = await receive(request, message, limit, state.budget)
     if encoding in {"", "identity"}:
         return body
-    budget: BodyBudget = state.budget
+    budget: ByteBudget = state.budget
     most = min(limit, MAX_RATIO * len(body))
     budget.take(most)
     if isinstance(body, bytes) and len(body) <= SMALL:
@@ -119,15 +119,23 @@ async def render(
     too_far: Array | None = None,
     fields: str | None = None,
 ) -> tuple[bytes, list[Header]]:
-    """The bytes of an answer, and its headers, which name the model that gave it; see `bodies.write_answer`."""
+    """The bytes of an answer, and its headers, which name the model that gave it; see `bodies.write_answer`.
+
+    Raises:
+        OverloadedError: Other requests hold so many bytes of answers that there is no room.
+    """
     data, media_type = model.manifest.input, writer.media_type
     request.rows = len(next(iter(columns.values()))) if rows is None else rows.total
     if bodies.is_quick_answer(columns, media_type, rows):
         content = bodies.write_answer(columns, media_type, data, rows, too_far, fields)
+        if len(content) > UNCOUNTED:
+            request.scope["app"].state.answers.hold(len(content))
     else:
+        state = request.scope["app"].state
+        held = state.answers.hold(sum(values.nbytes for values in columns.values()))
         named = rows and bodies.without_values(rows)
-        child: ChildProcess = request.scope["app"].state.child
-        content = await child.run(bodies.write_answer, columns, media_type, data, named, too_far, fields)
+        content = await state.child.run(bodies.write_answer, columns, media_type, data, named, too_far, fields)
+        state.answers.hold(len(content), held)
     return content, _heading(*_identity(model), media_type)
 
 

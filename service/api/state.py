@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp
 
-from service.api.budget import BodyBudget
+from service.api.budget import ByteBudget
 from service.codecs.child import ChildProcess
 from service.inference import ModelLoader
 from service.observability.metrics import Telemetry
@@ -18,6 +18,7 @@ class ServiceState:
     Attributes:
         settings: The service's.
         budget: Of the bytes of bodies in memory.
+        answers: Of the bytes of answers in memory.
         child: Reads and writes large bodies.
         loader: Has the models served.
         telemetry: Counts requests.
@@ -26,7 +27,8 @@ class ServiceState:
     """
 
     settings: Settings
-    budget: BodyBudget
+    budget: ByteBudget
+    answers: ByteBudget
     child: ChildProcess
     loader: ModelLoader
     telemetry: Telemetry

@@ -3,20 +3,20 @@
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
-from service.api.budget import UNCOUNTED, BodyBudget
+from service.api.budget import UNCOUNTED, ByteBudget
 from service.codecs.bodies import QUICK_ARRAY
 from service.codecs.child import LongBytes
 from service.errors import TooLargeError
 from service.observability.context import RequestContext
 
 
-async def receive(request: RequestContext, message: Message, limit: int, budget: BodyBudget) -> bytes | LongBytes:
+async def receive(request: RequestContext, message: Message, limit: int, budget: ByteBudget) -> bytes | LongBytes:
     """The body whose first message this is; a `LongBytes` where it is too large to be read on the event loop.
 
     Raises:
         ClientDisconnect: The client has left.
         TooLargeError: The body has more bytes than `limit`; the rest is not read.
-        OverloadedError: See `BodyBudget`.
+        OverloadedError: See `ByteBudget`.
     """
     buffer = bytearray()  # It grows by steps larger than what a socket reads: where memory ends, it ends here.
     while True:

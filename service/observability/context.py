@@ -120,10 +120,12 @@ class RequestContext:
         return content[sent:]
 
     async def send(self, message: Any) -> None:
-        """Send a message, in whose head the request's id is put."""
+        """Send a message: a head with the request's id in it, or a body, a large one piece by piece."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message["headers"] = [*message["headers"], (REQUEST_ID_KEY, self.request_id)]
+        elif len(message.get("body", b"")) > _PIECE:
+            message["body"] = await self._send_most(message["body"])
         await self._send(message)
 
     def describe(self) -> dict[str, str]:

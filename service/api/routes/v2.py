@@ -12,6 +12,7 @@ from typing import Annotated
 import numpy as np
 from fastapi import APIRouter, Depends, Header, Path, Request, Response
 
+from service.api.budget import ByteBudget
 from service.api.content import MODEL_HEADERS, identify, read_bytes
 from service.api.endpoint import PresentRequest
 from service.api.graphs import Graph, call, served_graphs
@@ -209,7 +210,10 @@ async def infer(
     head |= {"model_name": graph.name, "model_version": graph.version}
     outputs = {name: columns[name] for name in wanted}
     quick = sum(np.size(values) for name, values in outputs.items() if name not in binary) <= QUICK_ANSWER
+    answers: ByteBudget = request.scope["app"].state.answers
+    held = answers.hold(8 * sum(map(np.size, outputs.values())))
     answer, length = await call(child, quick, write_answer, head, outputs, binary)
+    answers.hold(len(answer), held)
     headers = identify(graph.model) | ({} if length is None else {HEADER_LENGTH: str(length)})
     return Response(answer, media_type=Json.media_type if length is None else BINARY, headers=headers)
 

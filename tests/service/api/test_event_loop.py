@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from service.api.budget import RATE, BodyBudget
+from service.api.budget import RATE, ByteBudget
 from tests.conftest import Serve, process_of, wait_until
 from tests.service.attacks import ARROW, FILE, JSON, MEBIBYTE, NPY, arrow, empty_batches, scans, zeros
 from tests.service.http_client import npy
@@ -57,6 +57,10 @@ def archive() -> bytes:
 Make = Callable[[], bytes]
 ELBO, INFER, PICTURE = "/elbo", "/v2/models/digits/infer", "image/png"
 GZIP = {"Content-Encoding": "gzip"}
+
+LATENTS = b'{"inputs": [{"name": "z", "shape": [40000, 16], "datatype": "FP32", "data": %s}]}' % (
+    json.dumps([0] * 16 * 40_000).encode()
+)
 
 HOSTILE: dict[str, tuple[str, dict[str, str], Make]] = {
     "JPEG of 900 scans": (ELBO, {"Content-Type": "image/jpeg"}, lambda: scans(900)),
@@ -149,9 +153,35 @@ def test_health_is_answered_whatever_else_is_asked(client: httpx.Client, watch: 
     assert min(longest) < LIMIT
 
 
+def test_unread_answers_have_a_budget(serve: Serve) -> None:
+    """Two of the largest body's size are held; answers beyond those are refused, and small ones are sent."""
+    largest = 8 * MEBIBYTE
+    head = b"%b HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: %b\r\nContent-Length: %d\r\n\r\n%b"
+    with serve("--max-body", str(largest), "--engine-threads", "1") as client:
+        client.get("/sample?n=40000").raise_for_status()  # Starts the process for large answers.
+        for request in (
+            head % (b"GET /sample?n=40000", NPY.encode(), 0, b""),
+            head % (b"GET /sample?n=10000", JSON.encode(), 0, b""),
+            head % (b"POST /v2/models/digits.decoder/infer", b"*/*", len(LATENTS), LATENTS),
+        ):
+            peaks, statuses = [], []
+            with ExitStack() as held:
+                for _ in range(16):
+                    reader = held.enter_context(socket.socket())
+                    reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                    reader.connect(("127.0.0.1", client.base_url.port or 0))
+                    reader.settimeout(20)
+                    reader.sendall(request)
+                    statuses.append(reader.recv(12)[9:])
+                    peaks.append(peak(process_of(client)))
+                assert {*statuses} == {b"200", b"429"}
+                assert peaks[-1] - peaks[0] < 4 * largest
+                client.post(ELBO, json={"instances": [ONE]}).raise_for_status()
+
+
 def test_large_bodies_share_one_pace() -> None:
     async def main() -> None:
-        budget = BodyBudget(RATE)
+        budget = ByteBudget(RATE, "bodies")
         await asyncio.gather(*(budget.pause(RATE // 20) for _ in range(4)))
 
     began = time.monotonic()
