@@ -5,6 +5,7 @@ small model. An operation's route appears in the OpenAPI page like any other, de
 calls the handler itself. The paths of the models served are known, so each is looked up in a table.
 """
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
@@ -102,8 +103,13 @@ def _parser(handler: Handler, answer: type[BaseModel]) -> Callable[[bytes], Quer
 
     @lru_cache(maxsize=256)
     def parse(text: bytes) -> Query:
+        pairs = parse_qsl(text.decode("latin-1"), keep_blank_values=True)
+        given = dict(pairs)
+        if len(given) < len(pairs):
+            ((name, times),) = Counter(name for name, _ in pairs).most_common(1)
+            raise InvalidError(f"is given {times} times; give it once", f"query.{name}")
         try:
-            query = schema.model_validate(dict(parse_qsl(text.decode("latin-1"), keep_blank_values=True)))
+            query = schema.model_validate(given)
         except ValidationError as error:
             raise RequestValidationError([_in_query(problem, schema) for problem in error.errors()]) from error
         for name in () if query.fields is None else query.fields.split(","):

@@ -62,7 +62,8 @@ def read_stream(body: bytes, field: str) -> object:
     read = [name for name, column in columns.items() if not pa.types.is_null(column.type)]
     if not read:  # They take no bytes, however many rows there are.
         raise InvalidError("columns of null alone are not read", names[0])
-    values = sum(_count(chunk, name) for name in read for chunk in columns[name].chunks)
+    times = names != [field]  # They are read as columns of a table, and not among the values of an array.
+    values = sum(_count(chunk, name, times) for name in read for chunk in columns[name].chunks)
     if values + table.num_rows * (len(names) - len(read)) > MAX_VALUES:
         raise TooLargeError(f"more than {MAX_VALUES:,} values that are no array; send fixed-size lists", field)
     try:
@@ -124,7 +125,7 @@ def read_array(column: Any) -> Array | None:
     return flat.reshape(shape if tensor is None else [len(column), *tensor.shape])
 
 
-def _count(values: Any, place: str) -> int:
+def _count(values: Any, place: str, times: bool) -> int:
     """How many values there are, with those inside them.
 
     Raises:
@@ -132,8 +133,8 @@ def _count(values: Any, place: str) -> int:
     """
     kind, inside = values.type, []
     if pa.types.is_dictionary(kind) and not pa.types.is_nested(kind.value_type):  # A list for each byte, else.
-        inside = [values.dictionary]
-    elif pa.types.is_struct(kind):
+        return len(values) + _count(values.dictionary, place, times)
+    if pa.types.is_struct(kind):
         inside = [values.field(i) for i in range(kind.num_fields)]
     elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         inside = [values.values]
@@ -146,11 +147,11 @@ def _count(values: Any, place: str) -> int:
         or pa.types.is_string_view(kind)
         or pa.types.is_binary(kind)
         or pa.types.is_large_binary(kind)
-        or is_time(kind)
+        or (times and is_time(kind))
         or pa.types.is_decimal(kind)
     ):
-        raise InvalidError(f"columns of {kind} are not read", place)
-    return len(values) + sum(_count(array, place) for array in inside)
+        raise InvalidError(f"columns of {str(kind)[:100]} are not read", place)
+    return len(values) + sum(_count(array, place, False) for array in inside)
 
 
 def _in_json(column: Any) -> Any:

@@ -7,12 +7,13 @@ import re
 import zipfile
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import IO, Any
 
 import numpy as np
 
 from service.bundle import Array
-from service.errors import InvalidError, MalformedError, TooLargeError
+from service.errors import InvalidError, MalformedError, RequestError, TooLargeError
 
 GZIP = b"\x1f\x8b"
 ZIP = b"PK\x03\x04"
@@ -82,6 +83,64 @@ def read_npy_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]
     return shape, found["fortran_order"] == "True", np.dtype(found["descr"])
 
 
+def read_npy(body: bytes) -> Array:
+    """The array in an `.npy` file, format 1.0 or 2.0: a view of the bytes.
+
+    Raises:
+        MalformedError: The file is damaged, in another format, or holds Python objects.
+        InvalidError: It holds a single value, or records.
+    """
+    size = _header_size(body)
+    shape, fortran, dtype = _read_header(body[:size])
+    if dtype.hasobject:
+        raise MalformedError("an .npy array of Python objects (pickled): send plain numbers")
+    if not shape:
+        raise InvalidError("must be a plain array with one instance per entry, not a single value")
+    expected = math.prod(shape) * dtype.itemsize
+    if len(body) - size != expected:
+        raise MalformedError(f"not a readable .npy array: {len(body) - size} bytes of data, {expected} expected")
+    try:
+        return np.frombuffer(body, dtype, offset=size).reshape(shape, order="F" if fortran else "C")
+    except (ValueError, TypeError) as error:  # Shapes and dtypes that a header can say and no array can have.
+        raise MalformedError(f"not a readable .npy array: {error}") from error
+
+
+def _header_size(body: bytes) -> int:
+    """Bytes up to the data, for the two versions of the format that plain arrays come in; 0 for anything else."""
+    match body[:8]:
+        case b"\x93NUMPY\x01\x00":
+            return 10 + int.from_bytes(body[8:10], "little")
+        case b"\x93NUMPY\x02\x00":
+            return 12 + int.from_bytes(body[8:12], "little")
+        case _:
+            return 0
+
+
+# Headers take longer to parse than a small array to compute with; clients send the same few.
+
+
+@lru_cache(maxsize=256)
+def _read_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in Fortran's order, and dtype."""
+    try:
+        version = np.lib.format.read_magic(io.BytesIO(header))
+        return read_npy_header(_dictionary(header, version))
+    except RequestError:
+        raise
+    except Exception as error:  # NumPy raises several kinds for types that there are not.
+        raise MalformedError(f"not a readable .npy array: {error}") from error
+
+
+def _dictionary(header: bytes, version: tuple[int, int]) -> bytes:
+    """What follows the length in a header."""
+    size = _header_size(header)
+    if not size:
+        raise ValueError(f"format {version} is not read, (1, 0) and (2, 0) are")
+    if size > len(header):
+        raise ValueError(f"EOF: {len(header):,} bytes of header, {size:,} expected")
+    return header[8 + 2 * version[0] :]
+
+
 def plain_numbers(array: Array) -> Array:
     """The array in C order and the machine's own byte order; booleans are 0 and 1."""
     dtype = np.dtype(np.uint8) if array.dtype.kind == "b" else array.dtype.newbyteorder("=")
@@ -122,7 +181,10 @@ def read_idx(body: bytes, limit: int | None = None) -> Array:
         raise MalformedError(f"truncated: {found} of the {wanted} values of shape {shape}")
     if found > wanted:
         raise MalformedError(f"{found - wanted} trailing bytes after the {wanted} values of shape {shape}")
-    return np.frombuffer(body, np.uint8, offset=start).reshape(shape)
+    try:
+        return np.frombuffer(body, np.uint8, offset=start).reshape(shape)
+    except ValueError as error:  # None of one size, and more of the others than there are numbers.
+        raise MalformedError(f"no array has the shape {shape}") from error
 
 
 def read_npz(file: IO[bytes], name: str | None = None, limit: int | None = None) -> Array:
@@ -147,8 +209,7 @@ def read_npz(file: IO[bytes], name: str | None = None, limit: int | None = None)
             if limit is not None:
                 _check_size(member.file_size, limit)
             with archive.open(member) as unpacked:
-                array: Array = np.lib.format.read_array(unpacked, allow_pickle=False)
-            return array
+                return read_npy(unpacked.read())
     except (ValueError, KeyError, EOFError, OSError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise MalformedError(f"cannot be read: {error}") from error
 

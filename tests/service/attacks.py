@@ -79,12 +79,12 @@ def dictionary_of_lists() -> pa.Array:
     return pa.DictionaryArray.from_arrays(pa.array(bytes(7 * MEBIBYTE), pa.uint8()), lists)
 
 
-def packed(method: int) -> bytes:
-    """An `.npz` file of one picture."""
+def packed(method: int, array: bytes | None = None) -> bytes:
+    """An `.npz` file of one array, or else of one picture."""
     body, picture = io.BytesIO(), io.BytesIO()
     np.save(picture, np.zeros((1, 8, 8)))
     with zipfile.ZipFile(body, "w", method) as file:
-        file.writestr("X.npy", picture.getvalue())
+        file.writestr("X.npy", picture.getvalue() if array is None else array)
     return body.getvalue()
 
 
@@ -121,6 +121,11 @@ BODIES: dict[str, tuple[str, Callable[[], bytes], int]] = {
     "npz by bzip2, which may pack a millionfold": (FILE, lambda: packed(zipfile.ZIP_BZIP2), 400),
     "npz by LZMA": (FILE, lambda: packed(zipfile.ZIP_LZMA), 400),
     "npz encrypted": (FILE, encrypted, 400),
+    "npz of terabytes": (FILE, lambda: packed(zipfile.ZIP_STORED, npy("(1000000000000, 8, 8)")), 400),
+    "npz with a deep head": (FILE, lambda: packed(zipfile.ZIP_STORED, npy("(" + "-" * 9000 + "1,)")), 400),
+    "IDX of no picture of any size": (FILE, lambda: b"\0\0\x08\x03" + bytes(4) + b"\xff" * 8, 400),
+    "Arrow dates after the calendar": (ARROW, lambda: arrow(pa.array([2**31 - 1], pa.int32()).view(pa.date32())), 422),
+    "Arrow dates in lists": (ARROW, lambda: arrow(pa.array([[2**40]], pa.list_(pa.timestamp("s")))), 422),
     "PNG of a gigapixel": ("image/png", lambda: png(20_000), 413),
     "JPEG of many scans": ("image/jpeg", lambda: scans(900), 413),
     "JSON of deep arrays": (JSON, lambda: b'{"instances":' + b"[" * 10**6, 400),

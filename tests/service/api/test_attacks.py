@@ -159,6 +159,7 @@ def test_no_path_leads_out(victim: Victim, path: str) -> None:
         "explain=" + "a" * 10_000,
         "&".join(f"p{i}=1" for i in range(3000)),
         "%00=1",
+        "num_draws=1&num_draws=2",
         "num_draws=\u0661".encode().decode("latin-1"),
     ],
 )

@@ -104,9 +104,12 @@ def test_compressed_streams_are_refused(compression: str, column: str) -> None:
         read_stream(stream(TABLE.select([column]), compression), "instances")
 
 
-@pytest.mark.parametrize("kind", [pa.binary(4), pa.month_day_nano_interval(), pa.list_(pa.null())])
+@pytest.mark.parametrize(
+    "kind",
+    [pa.binary(4), pa.month_day_nano_interval(), pa.list_(pa.null()), pa.list_(pa.timestamp("s", "Mars" * 25_000))],
+)
 def test_other_types_are_refused(kind: pa.DataType) -> None:
-    with pytest.raises(InvalidError, match=r"^when: columns of .* are not read"):
+    with pytest.raises(InvalidError, match=r"^when: columns of .{1,100} are not read$"):
         read_stream(stream(pa.table({"age": [1.0], "when": pa.array([None], kind)})), "instances")
 
 
