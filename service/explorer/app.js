@@ -22,9 +22,9 @@ const panel = (id) => document.getElementById(id);
 const service = new Service(keyDialog(panel("key")));
 const latents = latentsPanel(panel("latents"));
 const walk = walkPanel(panel("walk"));
-const pictures = scorePicturesPanel(panel("pictures"));
+const pictures = scorePicturesPanel(panel("pictures"), () => compare.compare());
 const rows = scoreRowsPanel(panel("rows"), () => compare.compare());
-const compare = comparePanel(panel("compare"), service, rows.scored);
+const compare = comparePanel(panel("compare"), service, () => (kind === "image" ? pictures : rows).scored());
 const about = aboutPanel(panel("model"), service);
 const openSamples = samplesPanel(panel("samples"), {
   score: (chosen) => { pictures.take(chosen); go("pictures"); },
@@ -32,6 +32,7 @@ const openSamples = samplesPanel(panel("samples"), {
   walk: (end, picture) => { walk.set(end, picture); go("walk"); },
 });
 
+let kind;
 const content = panel("content");
 const select = panel("which");
 const show = spoken(panel("failure"), async () => {
@@ -45,10 +46,11 @@ const show = spoken(panel("failure"), async () => {
 });
 
 async function open(model) {
-  const { kind } = model.input;
-  for (const part of document.querySelectorAll("[data-kind]")) part.hidden = part.dataset.kind !== kind;
+  ({ kind } = model.input);
+  for (const part of document.querySelectorAll("[data-kind]")) part.hidden = !part.dataset.kind.split(" ").includes(kind);
   introduce(model);
   pin({ model: model.manifest.name, version: model.manifest.version });
+  compare.open(model, [...select.options].map(({ value }) => value));
   if (kind === "image") {
     const [first, ...others] = await openSamples(model);
     await latents.open(model, first.latents);
@@ -56,7 +58,6 @@ async function open(model) {
     const named = others.slice(AT_FIRST - 1).find(({ row }) => row === Number(view().row));
     await pictures.open(model, [first, ...others].slice(0, AT_FIRST).concat(named ?? []));
   } else {
-    compare.open(model, [...select.options].map(({ value }) => value));
     await rows.open(model);
   }
   await about.open(model);

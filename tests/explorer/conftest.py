@@ -124,13 +124,14 @@ def ready(page: Page) -> None:
 
 @pytest.fixture(scope="session")
 def toys(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """A server of a table, the same without an optional graph, colour pictures and the digits."""
+    """A server of a table, the same without an optional graph, colour pictures twice, and the digits."""
     folder = tmp_path_factory.mktemp("toys")
     rows = np.array([[1.5, 0.0], [np.nan, 1.0], [-2.0, np.nan]])
     write_bundle(folder, *bundle_files("people", PEOPLE, TABLE_GRAPHS | {"explain": EXPLAIN_TABLE}, rows))
     write_bundle(folder, *bundle_files("plain", PEOPLE, TABLE_GRAPHS, rows))
     pictures = np.linspace(-1, 1, 2 * 72, dtype=np.float32).reshape(2, 4, 6, 3)
     write_bundle(folder, *bundle_files("colours", COLOURS, COLOUR_GRAPHS, pictures))
+    write_bundle(folder, *bundle_files("shades", COLOURS, COLOUR_GRAPHS, pictures))
     digits = read_bundle(DEFAULT_REPOSITORY / "digits" / "1")
     write_bundle(folder, digits.manifest, digits.files)
     with serve("--models", str(folder), "--default-model", "people", "--engine-threads", "1") as client:

@@ -227,7 +227,13 @@ def test_nothing_moves_for_those_who_ask_for_that(
 
 def test_models_can_be_changed(open_page: Open, toys: httpx.Client) -> None:
     page = open_page(toys)
-    assert page.locator("#which option").all_inner_texts() == ["people 1", "colours 1", "digits 1", "plain 1"]
+    assert page.locator("#which option").all_inner_texts() == [
+        "people 1",
+        "colours 1",
+        "digits 1",
+        "plain 1",
+        "shades 1",
+    ]
     for model, visible in (("digits 1", "#samples"), ("people 1", "#rows")):
         page.locator("#which").select_option(model)
         expect(page).to_have_title(f"{model.removesuffix(' 1')} · Lowerbound")

@@ -168,6 +168,36 @@ def test_two_models_are_compared_on_the_same_rows(open_page: Open, toys: httpx.C
     assert found == pytest.approx(spearmanr(a, b).statistic)
 
 
+def test_two_models_are_compared_on_the_same_pictures(open_page: Open, toys: httpx.Client) -> None:
+    page = open_page(toys)
+    page.locator("#which").select_option("colours 1")
+    compare = page.locator("#compare")
+    compare.get_by_label("Other model").select_option("shades 1")
+    verdict = "colours 1 and shades 1: The rank correlation over 12 pictures is 1.000; 1 is the same order."
+    expect(compare.locator(".verdict")).to_have_text(verdict)
+    expect(compare.locator("tbody tr")).to_have_count(10)
+    expect(compare.locator("tbody canvas")).to_have_count(10)
+    expect(compare.locator("thead")).to_contain_text("Place, shades 1")
+    page.locator("#pictures").get_by_role("button", name="Inverted").click()
+    expect(compare.locator(".verdict")).to_contain_text("over 13 pictures")
+    assert violations(page) == []
+    problem = page.locator("#other-problem")
+    compare.get_by_label("Other model").select_option("digits 1")
+    expect(problem).to_have_text("digits 1 takes pictures of 8 × 8, and these are 4 × 6 × 3.")
+    compare.get_by_label("Other model").select_option("people 1")
+    expect(problem).to_have_text("people 1 is a model of rows.")
+    expect(compare.locator(".result")).to_be_hidden()
+    converted = page.evaluate(
+        """async () => {
+            const { inUnitsOf } = await import(new URL("explorer/lib/pictures.js", document.baseURI));
+            const input = { kind: "image", shape: [1, 3], low: 0, high: 16, dtype: "uint8" };
+            const convert = inUnitsOf({ shape: [1, 3], low: -1, high: 1 }, { input, manifest: {} });
+            return [...convert(new Float32Array([-1, 0.1, 1]))];
+        }"""
+    )
+    assert converted == [0, 9, 16]
+
+
 def test_charts_are_enlarged(open_page: Open, digits: httpx.Client) -> None:
     page = open_page(digits, viewport={"width": 1280, "height": 900})
     dialog = page.get_by_role("dialog", name="Enlarged")

@@ -48,6 +48,16 @@ export function levels(values, input) {
   return Uint8Array.from(values, (value) => Math.round(Math.min(Math.max(value, input.low), input.high)));
 }
 
+/** The function that turns a model's pictures into another's, black into black and white into white; throws in words. */
+export function inUnitsOf(input, { input: other, manifest: { name, version } }) {
+  if (other.kind !== "image") throw new TypeError(`${name} ${version} is a model of rows.`);
+  if (String(other.shape) !== String(input.shape)) {
+    throw new TypeError(`${name} ${version} takes pictures of ${other.shape.join(" × ")}, and these are ${input.shape.join(" × ")}.`);
+  }
+  const scale = (other.high - other.low) / (input.high - input.low);
+  return (values) => levels(Float64Array.from(values, (value) => other.low + (value - input.low) * scale), other);
+}
+
 /** Several pictures of one type, one after the other in one array. */
 export function together(pictures) {
   const size = pictures[0].length;

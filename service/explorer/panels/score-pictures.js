@@ -6,14 +6,15 @@ import { bar, distribution } from "../lib/charts.js";
 import { element, say, spoken, takeFiles } from "../lib/elements.js";
 import { fixed, short, words } from "../lib/numbers.js";
 import { readAll } from "../lib/picture-files.js";
-import { glow, paint, row, together } from "../lib/pictures.js";
+import { glow, inUnitsOf, paint, row, together } from "../lib/pictures.js";
 import { progress } from "./progress.js";
 import { explainScore, inWords, offerScores, pValueInWords, strangerThan } from "./scores.js";
 
 const MOST_SHOWN = 200;
 const MOST_LATENTS = 8;
 
-export function scorePicturesPanel(panel) {
+/** @param {() => void} scored is called when other pictures are scored. */
+export function scorePicturesPanel(panel, scored) {
   const find = (selector) => panel.querySelector(selector);
   const message = find(".work > [role=alert]");
   const filesProblem = find("#pictures-problem");
@@ -26,6 +27,7 @@ export function scorePicturesPanel(panel) {
   const canvases = { sent: find("canvas.sent"), expected: find("canvas.expected"), unlikely: find("canvas.unlikely") };
   let model;
   let pictures = [];
+  let ranked = [];
   let selected;
 
   /** Score the pictures. An error leaves no verdict of other pictures. */
@@ -42,24 +44,29 @@ export function scorePicturesPanel(panel) {
       });
       if (!done) return;
       show(given.slice(0, done), given.length);
+      scored();
       await detail();
     } catch (error) {
       result.hidden = true;
+      note.textContent = "";
+      ranked = [];
+      scored();
       throw error;
     }
   });
 
   /** Show the scored ones of so many pictures, the strangest first. */
-  function show(scored, count) {
-    const ranked = scored.toSorted((a, b) => b.score - a.score).slice(0, MOST_SHOWN);
+  function show(given, count) {
+    ranked = given.toSorted((a, b) => b.score - a.score);
+    const shown = ranked.slice(0, MOST_SHOWN);
     const number = (n) => n.toLocaleString("en");
     note.textContent = [
-      scored.length < count ? `Stopped after ${number(scored.length)} of ${number(count)} pictures.` : "",
-      scored.length > MOST_SHOWN ? `The strangest ${MOST_SHOWN} of ${number(scored.length)} are shown.` : "",
+      given.length < count ? `Stopped after ${number(given.length)} of ${number(count)} pictures.` : "",
+      given.length > MOST_SHOWN ? `The strangest ${MOST_SHOWN} of ${number(given.length)} are shown.` : "",
       "Each is stranger than the share of held-out pictures under it.",
     ].join(" ").trim();
-    gallery.replaceChildren(...ranked.map(tile));
-    if (!ranked.includes(selected)) selected = ranked.find(({ row: number }) => number === Number(view().row)) ?? ranked[0];
+    gallery.replaceChildren(...shown.map(tile));
+    if (!shown.includes(selected)) selected = shown.find(({ row: number }) => number === Number(view().row)) ?? shown[0];
     result.hidden = false;
   }
 
@@ -128,13 +135,17 @@ export function scorePicturesPanel(panel) {
       : "";
   }
 
-  function tile(picture) {
-    const canvas = element("canvas");
+  function canvasOf(picture) {
+    const canvas = element("canvas", { ariaHidden: "true" });
     paint(canvas, picture.values, model.input);
+    return canvas;
+  }
+
+  function tile(picture) {
     const share = strangerThan(picture.p);
     const label = `${picture.name}, stranger than ${share}`;
     const button = element("button", { type: "button", className: "picture", "aria-pressed": "false", "aria-label": label },
-      canvas, element("span", { className: picture.p <= 0.05 ? "p strange" : "p", textContent: share }));
+      canvasOf(picture), element("span", { className: picture.p <= 0.05 ? "p strange" : "p", textContent: share }));
     button.dataset.name = picture.name;
     button.addEventListener("click", () => {
       select(picture);
@@ -185,6 +196,19 @@ export function scorePicturesPanel(panel) {
       take(taken);
     },
     take,
+    /** What `/elbo` answered about the pictures, the strangest first, what they look like, and how another model scores them. */
+    scored: () => ({
+      answer: ranked.length ? { score: ranked.map((picture) => picture.score), p_value: ranked.map(({ p }) => p) } : null,
+      pictureOf: (i) => [canvasOf(ranked[i]), ranked[i].name],
+      forOther(other) {
+        const convert = inUnitsOf(model.input, other);
+        const given = ranked;
+        return async (start, stop) => {
+          const answer = await other.elbo(together(given.slice(start, stop).map(({ values }) => convert(values))), {});
+          return { score: [...answer.score.data], p_value: [...answer.p_value.data] };
+        };
+      },
+    }),
     /** Take the picture of that number apart, if it is there. */
     openRow(number) {
       const picture = pictures.find((one) => one.row === Number(number)) ?? pictures.toSorted((a, b) => b.score - a.score)[0];

@@ -169,8 +169,17 @@ export function scoreRowsPanel(panel, scored) {
 
   return {
     openRow,
-    /** The rows as CSV, what `/elbo` answered about them, or null, and how they are named. */
-    scored: () => ({ text, answer, names: labels.names }),
+    /** What `/elbo` answered about the rows, or null, how they are named, and how another model scores them. */
+    scored: () => ({
+      answer,
+      names: labels.names,
+      forOther(other) {
+        const { name, version } = other.manifest;
+        if (other.input.kind !== "tabular") throw new TypeError(`${name} ${version} is a model of pictures.`);
+        const { records } = readRows(text, other.input);
+        return (start, stop) => other.elboOfRows(records.slice(start, stop), {});
+      },
+    }),
     async open(opened) {
       model = opened;
       [answer, sent] = [null, null];
