@@ -40,6 +40,9 @@ const show = spoken(panel("failure"), async () => {
   try {
     const [name, version] = select.value.split("/");
     await open(await Model.open(service, name, version));
+  } catch (error) {
+    scrollTo({ top: 0 });  // The message is there.
+    throw error;
   } finally {
     content.ariaBusy = "false";
   }

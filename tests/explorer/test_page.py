@@ -143,6 +143,10 @@ def test_a_lost_service_is_told_of(visit: Start, tmp_path: Path) -> None:
         ready(visited.page)
     visited.page.locator("#samples .another").click()
     expect(visited.page.locator("#samples > .work > [role=alert]")).to_have_text("The service cannot be reached.")
+    visited.page.locator("#model").scroll_into_view_if_needed()
+    visited.page.locator("#which").dispatch_event("change")
+    expect(visited.page.locator("#failure")).to_have_text("The service cannot be reached.")
+    expect(visited.page.locator("#failure")).to_be_in_viewport()
 
 
 # People

@@ -209,6 +209,8 @@ def test_charts_are_enlarged(open_page: Open, digits: httpx.Client) -> None:
         assert after
         assert after["width"] > 1.3 * before["width"]
         assert after["height"] < 900
+        # Bars beside a picture would look like a part of it.
+        assert dialog.locator(shown).evaluate("shown => getComputedStyle(shown).backgroundColor") == "rgba(0, 0, 0, 0)"
         page.keyboard.press("Escape")
         expect(dialog).to_be_hidden()
     page.get_by_text("Calibration", exact=True).click()
