@@ -34,12 +34,11 @@ class Torch:
         self._device = device
         self._graphs = graphs
         modules = graph_modules(reference.vae, bundle.manifest.input, reference.rows)
-        functions = {name: modules[name].function for name in graphs if name != "refine"}
         self._functions: dict[str, Callable[..., tuple[torch.Tensor, ...]]] = {
-            name: torch.compile(function, dynamic=True) if compiled else function
-            for name, function in functions.items()
+            name: torch.compile(modules[name].to(device), dynamic=True) if compiled else modules[name].to(device)
+            for name in graphs
+            if name != "refine"
         }
-        reference.vae.to(device)
 
     @torch.no_grad()
     def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
