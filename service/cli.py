@@ -3,6 +3,8 @@
 A subcommand's module is imported when it is called, so that serving needs no PyTorch.
 """
 
+import atexit
+import gc
 import inspect
 import os
 import re
@@ -123,6 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a subcommand; returns the exit status: 1 for an error, 2 for an unknown command, 130 after Ctrl-C."""
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or [""]
     if command := COMMANDS.get(name):
+        atexit.register(gc.freeze)  # The last collection would walk all of PyTorch for two seconds.
         return _run(name, command, rest)
     if name in {"-h", "--help", "--version"}:
         print(f"lowerbound {__version__}" if name == "--version" else _help())
