@@ -62,7 +62,7 @@ class Evaluation(CommandOptions):
     )
     num_draws: int = Field(default=1000, ge=1, le=MAX_DRAWS, description="S, importance samples of log p(x).")
     baselines: CliImplicitFlag[bool] = Field(default=True, description="Fit baselines, where there are labels.")
-    device: Device = Field(default="auto", description="cpu, cuda, tensorrt or auto.")
+    device: Device = Field(default="auto", description="Where to compute; auto: CUDA if it works, else the CPU.")
     out: Path = Field(default=Path("evaluation.json"), description="The report, as JSON.")
 
 

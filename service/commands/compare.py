@@ -43,7 +43,7 @@ class Comparing(CommandOptions):
         default=None, description="A file .csv or .parquet with the column `label`, normal or anomaly, and the key."
     )
     key: str = Field(default="row", description="Column that names a row. row: its number; file: a picture's name.")
-    device: Device = Field(default="auto", description="cpu, cuda, tensorrt or auto.")
+    device: Device = Field(default="auto", description="Where to compute; auto: CUDA if it works, else the CPU.")
 
 
 @dataclass(frozen=True, eq=False)

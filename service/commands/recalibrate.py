@@ -53,7 +53,7 @@ class Recalibrating(CommandOptions):
         default="row",
         description="Column of both that says which row is meant. row: its number; file: a picture's name.",
     )
-    device: Device = Field(default="auto", description="cpu, cuda, tensorrt or auto.")
+    device: Device = Field(default="auto", description="Where to compute; auto: CUDA if it works, else the CPU.")
 
 
 def main(arguments: list[str]) -> None:

@@ -13,9 +13,6 @@ from service.bundle import BOUNDS, Array, TabularInput
 from service.engine import Engine
 from service.scoring import ROUNDS, ConditionalAttribution, RefinementState
 
-ROW_DRAWS = {"cpu": 512, "cuda": 2**13, "tensorrt": 2**13}
-"""Rows × draws in one engine call, by device; on the CPU as the service's batches."""
-
 
 def compute(
     engine: Engine,
@@ -29,7 +26,7 @@ def compute(
 
     Batches are computed on all cores, on a GPU two at a time: each has its intermediate results in the GPU's memory.
     """
-    size = max(1, ROW_DRAWS[engine.device] // draws)
+    size = max(1, _row_draws(engine) // draws)
     total = len(next(iter(rows.values())))
     batches = [{name: array[i : i + size] for name, array in rows.items()} for i in range(0, total, size)]
     pool = ThreadPoolExecutor(os.cpu_count() if engine.device == "cpu" else 2)
@@ -80,7 +77,7 @@ def surprise(engine: Engine, x: Array, base_samples: Array, elbo: Array, data: T
         data: The columns.
     """
     surprises, expected = [], []
-    for cells in ConditionalAttribution.of(x, ROW_DRAWS[engine.device], data):
+    for cells in ConditionalAttribution.of(x, _row_draws(engine), data):
         for _ in range(ROUNDS):
             z = compute(engine, "encoder", {"x": cells.rows}, {})["mean"]
             cells.fill(compute(engine, "decoder", {"z": z}, {})["x_mean"])
@@ -143,3 +140,8 @@ def held_out_metrics(held_out: Mapping[str, Array]) -> dict[str, float]:
     means = {f"test_{name}": float(np.mean(held_out[name])) for name in BOUNDS if np.all(np.isfinite(held_out[name]))}
     spread = float(np.std(held_out["elbo"], ddof=1) / np.sqrt(len(held_out["elbo"])))
     return means | {"test_elbo_standard_error_of_mean": spread}
+
+
+def _row_draws(engine: Engine) -> int:
+    """Rows × draws in one engine call; on the CPU as the service's batches."""
+    return 512 if engine.device == "cpu" else 2**13

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from service.codecs.registry import ANSWERS
 from tests.service.http_client import (
     ARROW,
     CSV,
@@ -108,7 +109,7 @@ def test_accept_decides(digits: httpx.Client, accept: str | None, media_type: st
 @pytest.mark.parametrize("accept", ["text/html", "image/jpeg", "application/x-npy;q=0", "*/*;q=0"])
 def test_what_cannot_be_had_is_said(digits: httpx.Client, accept: str) -> None:
     answer = digits.get("/sample", headers={"Accept": accept})
-    assert_problem(answer, 406, f"the answers are {JSON}, {NPY}, {ARROW}, {CSV}, {PNG}", "header.Accept")
+    assert_problem(answer, 406, f"the answers are {', '.join(ANSWERS)}, {PNG}", "header.Accept")
 
 
 def test_bounds_are_no_picture(digits: httpx.Client, x: Array) -> None:

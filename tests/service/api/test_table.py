@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.service.http_client import ARROW, CSV, JSON, NPY, PNG, assert_problem, columns, post, table
+from service.codecs.registry import ANSWERS
+from tests.service.http_client import ARROW, NPY, PNG, assert_problem, columns, post, table
 
 
 def test_records_and_lists_and_codes_are_the_same(several: httpx.Client) -> None:
@@ -94,5 +95,5 @@ def test_what_a_bundle_has_no_graph_for(several: httpx.Client) -> None:
 
 def test_a_table_is_no_picture(several: httpx.Client) -> None:
     answer = several.get("/models/people/sample", headers={"Accept": PNG})
-    assert_problem(answer, 406, f"the answers are {JSON}, {NPY}, {ARROW}, {CSV}$", "header.Accept")
+    assert_problem(answer, 406, f"the answers are {', '.join(ANSWERS)}$", "header.Accept")
     assert len(several.get("/models/people/sample").json()["instances"]) == 16
