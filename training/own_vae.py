@@ -2,6 +2,7 @@
 
 import math
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from service.bundle import ImageInput, TabularInput
-from training.datasets import Dataset, NumpyArrays, Splits
+from service.bundle import ImageInput, NumericColumn, TabularInput
+from training.datasets import DataError, Dataset, NumpyArrays, Splits
 from training.model import LIKELIHOODS, VAE
 from training.model.likelihoods import Likelihood, LikelihoodError
 from training.model.likelihoods.gaussian import Gaussian
@@ -34,8 +35,8 @@ def export_vae(
     decoder: nn.Module,
     *,
     likelihood: str | Likelihood,
-    data: npt.NDArray[Any],
-    held_out: npt.NDArray[Any],
+    data: Any,
+    held_out: Any,
     prior: str | Prior = "standard_normal",
     name: str = "mine",
     out: Path | str = "models",
@@ -49,7 +50,7 @@ def export_vae(
             σ is the root mean square of each feature's residuals; of the Bernoullis the logits.
         likelihood: p(x given z), by name, one of `NAMED`, or an object.
         data: The rows that it was trained on: (N, columns), NaN where missing, or (N, height, width[, channels]), uint8
-            levels or floats in [0, 1].
+            levels or floats in [0, 1]. A frame of pandas or Polars names the columns; else they are x0, x1, ....
         held_out: As many of other normal rows as there are: p-values are made from half of them.
         prior: p(z); the standard normal, or an object.
         name: Of the model.
@@ -148,10 +149,24 @@ class _Decoder(nn.Module):
         return ((answer - self.location) / self.scale).float() if hasattr(self, "scale") else answer
 
 
-def _dataset(data: npt.NDArray[Any], held_out: npt.NDArray[Any]) -> Dataset:
+def _dataset(data: Any, held_out: Any) -> Dataset:
+    names = [str(name) for name in getattr(data, "columns", ())]
+    others = [str(name) for name in getattr(held_out, "columns", names)]
+    if names and others != names:
+        raise DataError(f"held_out: the columns {', '.join(others)}; give {', '.join(names)}, as data has them")
+    rows = np.concatenate([np.asarray(data), np.asarray(held_out)])
+    if rows.dtype.kind not in "biuf":
+        raise DataError(f"data: cells of dtype {rows.dtype}; give the numbers that the encoder takes")
+    dataset = _read(rows)
+    if not names or not isinstance(dataset.input, TabularInput):
+        return dataset
+    return replace(dataset, input=TabularInput(columns=tuple(NumericColumn(name=name) for name in names)))
+
+
+def _read(rows: npt.NDArray[Any]) -> Dataset:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.npy"
-        np.save(path, np.concatenate([data, held_out]), allow_pickle=False)
+        np.save(path, rows, allow_pickle=False)
         return NumpyArrays().load(path)
 
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.datasets import load_digits
 from torch import nn
@@ -14,6 +15,7 @@ from service.bundle import read_bundle
 from service.engine import OnnxEngine
 from service.scoring import p_values
 from training import export_vae
+from training.datasets import DataError
 from training.model.likelihoods import LikelihoodError
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "your-own-vae.md"
@@ -44,6 +46,33 @@ def test_the_guide_is_real(tmp_path: Path) -> None:
 
 def encode(engine: OnnxEngine, x: np.ndarray) -> np.ndarray:
     return engine.run("encoder", {"x": x})["mean"]
+
+
+@pytest.mark.slow
+def test_a_frame_names_the_columns(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"age": rng.normal(40, 9, 120), "income": rng.normal(2500, 600, 120)})
+    frame.loc[::7, "income"] = np.nan
+    encoder, decoder = nn.Linear(2, 2), nn.Linear(1, 2)
+    place = export_vae(
+        encoder, decoder, likelihood="gaussian", data=frame[:60], held_out=frame[60:], out=tmp_path / "models"
+    )
+    bundle = read_bundle(Path(place))
+    assert bundle.manifest.input.features == ("age", "income")
+    engine = OnnxEngine(bundle.manifest.graphs, bundle.files, "cpu")
+    bounds = engine.run("elbo", {"x": frame.to_numpy()[60:], "noise": bundle.calibration["noise"]})
+    assert np.isfinite(bounds["elbo"]).all()
+
+
+def test_frames_that_differ_are_refused() -> None:
+    frame = pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 4.0], "c": ["x", "y"]})
+    for data, held_out, problem in (
+        (frame[["a", "b"]], frame[["b", "a"]], "held_out: the columns b, a; give a, b, as data has them"),
+        (frame, frame, "data: cells of dtype object; give the numbers that the encoder takes"),
+    ):
+        with pytest.raises(DataError) as caught:
+            export_vae(nn.Linear(2, 2), nn.Linear(1, 2), likelihood="gaussian", data=data, held_out=held_out)
+        assert str(caught.value) == problem
 
 
 def test_a_likelihood_that_a_name_is_not_enough_for_is_refused() -> None:
