@@ -24,7 +24,7 @@ from service.scoring.parameters import (
 )
 from service.scoring.recalibration import Recalibrated, recalibrate
 from service.scoring.refinement import RefinementState, first_state
-from service.scoring.thresholds import Threshold, lowest_threshold
+from service.scoring.thresholds import lowest_threshold
 
 __all__ = [
     "FALSE_ALARMS",
@@ -46,7 +46,6 @@ __all__ = [
     "RowsQuery",
     "Score",
     "Seed",
-    "Threshold",
     "Unseen",
     "blank",
     "chosen_seed",

@@ -34,8 +34,3 @@ def detection_rate(scores: Array, anomalous: Array, level: float) -> float:
     """The largest share of anomalies above a threshold that at most `level` of the normal rows are above."""
     false_alarms, detections, _ = roc_curve(anomalous, scores, drop_intermediate=False)
     return float(detections[false_alarms <= level].max())
-
-
-def false_discovery_proportion(reported: Array, anomalous: Array) -> float:
-    """The share of normal rows among the reported ones, both boolean (n,); 0 where nothing is reported."""
-    return float((reported & ~anomalous).sum() / max(1, reported.sum()))

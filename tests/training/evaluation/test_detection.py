@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from training.evaluation.detection import detection_figures, detection_rate, false_discovery_proportion
+from training.evaluation.detection import detection_figures, detection_rate
 
 
 def test_a_small_case_counted_by_hand() -> None:
@@ -40,10 +40,3 @@ def test_gaussian_scores_have_the_closed_forms() -> None:
     for level in (0.01, 0.05, 0.1):
         expected = norm.sf(norm.isf(level) - shift)
         assert figures[f"detection_at_{level:.0%}"] == pytest.approx(expected, abs=0.015)
-
-
-def test_false_discovery_proportion_is_the_share_of_false_reports() -> None:
-    anomalous = np.array([True, False, True, False])
-    assert false_discovery_proportion(np.array([True, True, True, False]), anomalous) == pytest.approx(1 / 3)
-    assert false_discovery_proportion(np.array([False, False, True, False]), anomalous) == 0.0
-    assert false_discovery_proportion(np.zeros(4, bool), anomalous) == 0.0
