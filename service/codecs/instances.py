@@ -326,4 +326,5 @@ def _marking(marked: dict[int, InvalidError] | None, row: int) -> Iterator[None]
     except InvalidError as error:
         if marked is None:
             raise
-        marked.setdefault(row, error)
+        # Another one, for this one refers to the frames that it came through, and so to all rows.
+        marked.setdefault(row, InvalidError(error.detail, error.location))

@@ -9,7 +9,7 @@ from typing import NoReturn
 SWITCH_INTERVAL = 2e-4
 """Seconds after which a thread gives way: at Python's 5 ms, finished batches wait for the event loop's next pause."""
 
-YOUNG_OBJECTS = 20_000
+YOUNG_OBJECTS = 5_000
 """New objects after which a garbage collection looks for cycles among them. Requests leave none, and at Python's 700
 each collection would walk all requests under way."""
 

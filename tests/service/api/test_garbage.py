@@ -17,10 +17,23 @@ from tests.service.bundle_versions import ROWS, publish
 REQUESTS = 20
 
 
-@pytest.mark.parametrize("path", ["/elbo", "/elbo?num_draws=0"])
-def test_requests_leave_no_garbage(tmp_path: Path, path: str) -> None:
+GOOD = orjson.dumps({"instances": ROWS[:1].tolist()})
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/elbo", GOOD),
+        ("/elbo?num_draws=0", GOOD),
+        ("/elbo", b"no JSON"),
+        ("/elbo", b'{"instances": [[1, "two"]]}'),
+        ("/elbo", b'{"instances": [[1], [1, 2]]}'),
+        ("/elbo?on_error=mark", b'{"instances": [["one"]]}'),
+        ("/nothing", GOOD),
+    ],
+)
+def test_requests_leave_no_garbage(tmp_path: Path, path: str, body: bytes) -> None:
     publish(tmp_path, 1)
-    body = orjson.dumps({"instances": ROWS[:1].tolist()})
     headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
 
     async def main() -> int:
