@@ -14,7 +14,8 @@ import onnx
 import onnxscript.optimizer
 import torch
 from onnx import TensorProto, numpy_helper
-from onnxscript import ir
+from onnxscript import ir, rewriter
+from onnxscript.rewriter._pattern_ir import Constant
 from torch import nn
 from torch.onnx._internal.exporter import _core
 from torch.onnx._internal.exporter._registration import ONNXRegistry
@@ -74,6 +75,19 @@ def _translations() -> ONNXRegistry:
     return ONNXRegistry.from_torchlib(OPSET)
 
 
+@cache
+def _make_rules_exact() -> None:
+    """Let the optimizer leave out x + 0 and x · 1 alone.
+
+    By its own tolerance x + 1e-12 would be left out, too, and log(x + 1e-12) be −∞ where x is 0.
+    """
+    for rule in rewriter._DEFAULT_REWRITE_RULES:  # noqa: SLF001 - the rules that it has no parameter for
+        for node in rule._target_pattern:  # noqa: SLF001
+            for value in node.inputs:
+                if isinstance(value, Constant):
+                    value._rel_tol = value._abs_tol = 0.0  # noqa: SLF001
+
+
 def _simplified(model: onnx.ModelProto, weights: Collection[str]) -> onnx.ModelProto:
     """Simplify a graph as far as its weights' values do not matter, and take these out.
 
@@ -89,6 +103,7 @@ def _simplified(model: onnx.ModelProto, weights: Collection[str]) -> onnx.ModelP
     model.graph.input.extend(unknown)
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
+    _make_rules_exact()
     model = onnxscript.optimizer.optimize(model)
     del model.graph.input[inputs:]
     model.graph.initializer.extend(absent)

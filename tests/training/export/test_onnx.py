@@ -115,6 +115,20 @@ def test_an_export_says_nothing_of_the_exporter(exported: Exported) -> None:
     assert exported.logged == []
 
 
+class _SmallNumbers(nn.Module):
+    def forward(self, z: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        x = z.double()
+        return (torch.log(x * x + 1e-12) * 1.000001 - 1e-9,)
+
+
+def test_small_numbers_count() -> None:
+    data = TabularInput(columns=(NumericColumn(name="a"), NumericColumn(name="b")))
+    graphs, files = export_graphs({"decoder": _SmallNumbers()}, data, 2, own=False)
+    z = torch.tensor([[0.0, 1e-3]])
+    answer = OnnxEngine(graphs, files, "cpu").run("decoder", {"z": z.numpy()})["x_mean"]
+    np.testing.assert_allclose(answer, _SmallNumbers()(z)[0], rtol=1e-7)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize(("rows", "draws"), [(1, 1), (1, 16), (7, 1), (13, 5)])
 def test_graphs_at_several_sizes(exported: Exported, rows: int, draws: int) -> None:
