@@ -9,15 +9,10 @@ from typing import NoReturn
 SWITCH_INTERVAL = 2e-4
 """Seconds after which a thread gives way: at Python's 5 ms, finished batches wait for the event loop's next pause."""
 
-YOUNG_OBJECTS = 5_000
-"""New objects after which a garbage collection looks for cycles among them. Requests leave none, and at Python's 700
-each collection would walk all requests under way."""
-
 
 def tune_process() -> None:
     """Let threads give way soon, and what is loaded by now stay: a full collection need not walk that for 10 ms."""
     sys.setswitchinterval(SWITCH_INTERVAL)
-    gc.set_threshold(YOUNG_OBJECTS)
     gc.collect()
     gc.freeze()
 
