@@ -1,6 +1,6 @@
 """A bundle: its manifest, its files, and their signature."""
 
-from service.bundle.arrays import Array, read_arrays, write_arrays
+from service.bundle.arrays import Array, read_arrays, read_npy_header, write_arrays
 from service.bundle.files import (
     MANIFEST,
     MAX_MANIFEST_BYTES,
@@ -97,6 +97,7 @@ __all__ = [
     "read_arrays",
     "read_bundle",
     "read_digest",
+    "read_npy_header",
     "versions",
     "write_arrays",
     "write_bundle",

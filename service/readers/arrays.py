@@ -3,7 +3,6 @@
 import gzip
 import io
 import math
-import re
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from service.bundle import Array
+from service.bundle import Array, read_npy_header
 from service.errors import InvalidError, MalformedError, RequestError, TooLargeError
 
 GZIP = b"\x1f\x8b"
@@ -21,20 +20,6 @@ NPY = b"\x93NUMPY"
 
 MAX_UNPACKED = 2**28
 """Most bytes that a client's compressed array may unpack to."""
-
-_MAX_HEADER = 10_000
-"""Bytes of the dictionary in the header of an `.npy` array: NumPy's own limit."""
-
-_ENTRY = re.compile(
-    r"""\s*['"](?:
-    descr['"]\s*:\s*['"](?P<descr>[<>|=]?[A-Za-z?][\w\[\]]{0,20})['"]
-    |fortran_order['"]\s*:\s*(?P<fortran_order>True|False)
-    |shape['"]\s*:\s*(?P<shape>\((?:\s*-?\d{1,80}L?\s*,)*(?:\s*-?\d{1,80}L?\s*)?\))
-    )\s*(?:,\s*|$)""",
-    re.VERBOSE | re.ASCII,
-)
-_FIELDS = re.compile(rb"""['"]descr['"]\s*:\s*[\[(]""")
-_OBJECTS = re.compile(rb"""['"]\|?O\d?['"]""")
 
 _UNSIGNED_BYTE = 0x08
 _MAX_MEMBERS = 1000
@@ -53,34 +38,6 @@ class Levels:
 
     def __len__(self) -> int:
         return len(self.values)
-
-
-def read_npy_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether in Fortran's order, and dtype of an `.npy` array, from the dictionary in its header.
-
-    NumPy reads the dictionary by Python's parser, which in 3.11 fails in one thread where another parses too.
-
-    Raises:
-        ValueError: It is not the dictionary of an array.
-        MalformedError: The array has fields of Python objects.
-        InvalidError: It has other fields.
-    """
-    if len(header) > _MAX_HEADER:
-        raise ValueError(f"{len(header):,} bytes of header; at most {_MAX_HEADER:,} are read")
-    if _FIELDS.search(header):
-        if _OBJECTS.search(header):
-            raise MalformedError("an .npy array of Python objects (pickled): send plain numbers")
-        raise InvalidError("must be a plain array with one instance per entry, not one with fields")
-    text = header.decode("latin-1").strip()
-    found: dict[str, str] = {}
-    place, end = 1, len(text) - 1
-    while entry := _ENTRY.match(text, place, end):
-        found |= {name: value for name, value in entry.groupdict().items() if value is not None}
-        place = entry.end()
-    if text[:1] + text[-1:] != "{}" or place != end or len(found) < 3:
-        raise ValueError(f"no plain array's header: {text[:200]!r}")
-    shape = tuple(int(size) for size in re.findall(r"-?\d+", found["shape"]))
-    return shape, found["fortran_order"] == "True", np.dtype(found["descr"])
 
 
 def read_npy(body: bytes) -> Array:

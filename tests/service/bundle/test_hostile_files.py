@@ -1,5 +1,6 @@
 """A file of a bundle is a plain file of a plain name and of a size that is known before it is read."""
 
+import ast
 import io
 import os
 import shutil
@@ -13,7 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.bundle import GOLDEN, MANIFEST, SIGNATURE, BundleFolder, TrustedKeys, read_arrays, read_bundle
+from service.bundle import (
+    GOLDEN,
+    MANIFEST,
+    SIGNATURE,
+    BundleFolder,
+    TrustedKeys,
+    read_arrays,
+    read_bundle,
+    write_arrays,
+)
 from service.bundle.folder import check_files
 from service.errors import BundleError
 from tests.service.bundle.test_bundle import edit, set_field
@@ -191,3 +201,26 @@ def test_arrays_are_measured_before_they_are_read(make: Callable[[], bytes], sai
         assert tracemalloc.get_traced_memory()[1] < 2**20
     finally:
         tracemalloc.stop()
+
+
+def test_arrays_are_read_without_python_s_parser(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NumPy reads headers by it, and in Python 3.11 it fails where another thread parses too."""
+
+    def fail(*_: object, **__: object) -> object:
+        raise SystemError("AST constructor recursion depth mismatch")
+
+    arrays = {
+        "rows": np.arange(6.0, dtype=np.float32).reshape(2, 3),
+        "columns": np.asfortranarray(np.arange(6).reshape(2, 3)),
+        "none": np.zeros((0, 4)),
+        "one": np.array(True),
+        "big-endian": np.arange(3, dtype=">i4"),
+    }
+    data = write_arrays(arrays)
+    monkeypatch.setattr(ast, "literal_eval", fail)
+    read = read_arrays(data, GOLDEN)
+    assert read.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(read[name], array)
+        assert read[name].dtype == array.dtype
+        assert read[name].flags.writeable
