@@ -1,9 +1,11 @@
 """`lowerbound serve`: read the settings, check that they can be served, run uvicorn."""
 
 import gc
+import os
 import signal
 import sys
 from functools import partial
+from typing import NoReturn
 
 from fastapi import FastAPI
 from uvicorn.config import Config
@@ -23,9 +25,10 @@ def main(arguments: list[str]) -> None:
         ValidationError: The arguments or the environment do not make settings.
         LowerboundError: See `create_app`.
     """
-    # The first process of a container ignores signals without a handler. uvicorn answers the requests in flight, then
-    # raises the signal again that stopped it.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    # The first process of a container ignores signals without a handler. One that raises would not do during the start:
+    # in a destructor Python ignores the exception.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end)
     settings = parse(Settings, arguments)
     several = settings.workers > 1
     if settings.poll is not None and not several:
@@ -36,6 +39,9 @@ def main(arguments: list[str]) -> None:
         del app
         gc.unfreeze()
         gc.collect()
+    # uvicorn answers the requests in flight, then raises the signal again that stopped it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     config = Config(
         partial(make_app, settings) if several else app,
         factory=several,
@@ -59,6 +65,11 @@ def main(arguments: list[str]) -> None:
         Server(config).run()
     finally:
         end_process()
+
+
+def _end(number: int, frame: object) -> NoReturn:
+    """End the process at once, in which nothing has been begun that has to be ended."""
+    os._exit(128 + number if number == signal.SIGINT else 0)
 
 
 def make_app(settings: Settings) -> FastAPI:
