@@ -250,6 +250,8 @@ class Connection(HttpToolsProtocol):
                 self.transport.close()
 
     def on_response_complete(self) -> None:
+        if self._running is not None:
+            self._running.body = bytearray()  # What came of a body and was not read.
         self._running = None
         self._answers.end()
         if self._closed or self.transport.is_closing():
