@@ -10,11 +10,11 @@ from typing import Any, Self, TypeVar, Unpack
 import httpx
 import numpy as np
 import pyarrow as pa
+from rich.progress import Progress
 
 from .discoveries import NoDiscoveryWarning, discoveries, why_none
 from .errors import DeadlineError, LowerboundError, OverloadedError, TooLargeError, UnreachableError, error_of, renumber
 from .options import OptionArguments, Options, RowParameters, ScoreParameters
-from .progress import Bar
 from .rows import ARROW, Rows, read_latents, read_rows, to_arrays
 
 T = TypeVar("T")
@@ -155,9 +155,10 @@ class AsyncClient:
             while next_row < len(rows) or next_row == 0:
                 start, next_row = next_row, max(1, min(next_row + self._batch_rows, len(rows)))
                 await self._answer_part(path, rows, start, min(next_row, len(rows)), query, done)
-                bar.update(len(rows), sum(part.num_rows for part in done.values()))
+                bar.update(drawn, completed=sum(part.num_rows for part in done.values()))
 
-        with Bar(shown=progress) as bar:
+        with Progress(disable=not progress) as bar:
+            drawn = bar.add_task("rows", total=len(rows))
             tasks = [asyncio.create_task(work()) for _ in range(self._options.concurrency)]
             try:
                 await asyncio.gather(*tasks)
@@ -169,9 +170,9 @@ class AsyncClient:
     async def _answer_part(
         self, path: str, rows: Rows, start: int, stop: int, query: Mapping[str, Any], done: dict[int, pa.Table]
     ) -> None:
-        media_type, body = await asyncio.to_thread(rows.body, start, stop)
+        body = await asyncio.to_thread(lambda: rows.encode(rows.values[start:stop]))
         try:
-            response = await self._request("POST", path, query, body, media_type, start)
+            response = await self._request("POST", path, query, body, rows.media_type, start)
         except TooLargeError:
             half = (stop - start) // 2
             if half == 0:

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,75 +15,27 @@ import pyarrow as pa
 from .errors import InvalidError
 
 ARROW = "application/vnd.apache.arrow.stream"
-
-
-class Rows(Protocol):
-    """Rows of a caller."""
-
-    def __len__(self) -> int: ...
-
-    def body(self, start: int, stop: int) -> tuple[str, bytes]:
-        """The media type and the bytes of a request with the rows from `start` to before `stop`."""
-
-    def same_kind(self, answer: pa.Table) -> Any:
-        """The answer to all rows, in the kind that the rows have."""
+NPY = "application/x-npy"
 
 
 @dataclass(frozen=True)
-class _Columns:
-    """Rows by column name; `back` makes the caller's kind of an Arrow table."""
+class Rows:
+    """Rows of a caller.
 
-    table: pa.Table
-    back: Callable[[pa.Table], Any]
+    Attributes:
+        values: What has a length, and slices.
+        media_type: Of a request with some of them.
+        encode: The bytes of a request with a slice of them.
+        same_kind: From the answer to all rows to the kind that the rows have.
+    """
 
-    def __len__(self) -> int:
-        return int(self.table.num_rows)
-
-    def body(self, start: int, stop: int) -> tuple[str, bytes]:
-        return ARROW, _stream(self.table.slice(start, stop - start))
-
-    def same_kind(self, answer: pa.Table) -> Any:
-        return self.back(answer)
-
-
-@dataclass(frozen=True)
-class _Array:
-    """An array, rows first; `back` makes the caller's kind of an Arrow table."""
-
-    values: np.ndarray[Any, Any]
-    back: Callable[[pa.Table], Any]
+    values: Any
+    media_type: str
+    encode: Callable[[Any], bytes]
+    same_kind: Callable[[pa.Table], Any]
 
     def __len__(self) -> int:
         return len(self.values)
-
-    def body(self, start: int, stop: int) -> tuple[str, bytes]:
-        body = io.BytesIO()
-        np.save(body, self.values[start:stop], allow_pickle=False)
-        return "application/x-npy", body.getvalue()
-
-    def same_kind(self, answer: pa.Table) -> Any:
-        return self.back(answer)
-
-
-@dataclass(frozen=True)
-class _Json:
-    """A list of records by column name, or of nested lists, under the name that the endpoint reads."""
-
-    values: Sequence[Any]
-    field: str
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def body(self, start: int, stop: int) -> tuple[str, bytes]:
-        try:
-            text = json.dumps({self.field: _in_json(self.values[start:stop])}, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise InvalidError(str(error), self.field) from error
-        return "application/json", text.encode()
-
-    def same_kind(self, answer: pa.Table) -> Any:
-        return answer.to_pylist()
 
 
 def read_rows(rows: Any) -> Rows:
@@ -95,17 +47,15 @@ def read_rows(rows: Any) -> Rows:
     """
     match _library(rows):
         case "numpy":
-            return _Array(rows, to_arrays)
+            return Rows(rows, NPY, _save, to_arrays)
         case "pandas":
-            return _Columns(_from_pandas(rows), lambda answer: _to_pandas(answer, rows.index))
+            return Rows(_from_pandas(rows), ARROW, _stream, lambda answer: _to_pandas(answer, rows.index))
         case "polars":
-            return _Columns(rows.to_arrow(), _to_polars)
-        case "pyarrow":
-            return _Columns(pa.table(rows), lambda answer: answer)
+            return Rows(rows.to_arrow(), ARROW, _stream, _to_polars)
         case _ if hasattr(rows, "__arrow_c_stream__"):
-            return _Columns(pa.table(rows), lambda answer: answer)
+            return Rows(pa.table(rows), ARROW, _stream, lambda answer: answer)
         case _ if isinstance(rows, list | tuple):
-            return _Json(rows, "instances")
+            return _records(rows, "instances")
     raise TypeError(
         f"rows of type {type(rows).__name__}: give a pandas or Polars frame, an Arrow table, a NumPy array, or a list"
     )
@@ -119,15 +69,28 @@ def read_latents(latents: Any) -> Rows:
     """
     match _library(latents):
         case "pandas":
-            return _Array(latents.to_numpy(np.float32), lambda answer: _to_pandas(answer, latents.index))
+            z, back = latents.to_numpy(), lambda answer: _to_pandas(answer, latents.index)
         case "polars":
-            return _Array(latents.to_numpy().astype(np.float32), _to_polars)
+            z, back = latents.to_numpy(), _to_polars
         case "pyarrow":
-            columns = [column.to_numpy() for column in latents.columns]
-            return _Array(np.column_stack(columns).astype(np.float32), lambda answer: answer)
+            z, back = np.column_stack([column.to_numpy() for column in latents.columns]), lambda answer: answer
         case _ if isinstance(latents, list | tuple):
-            return _Json(latents, "latents")
-    return read_rows(latents)
+            return _records(latents, "latents")
+        case _:
+            return read_rows(latents)
+    return Rows(z.astype(np.float32), NPY, _save, back)
+
+
+def _records(values: Sequence[Any], field: str) -> Rows:
+    """A list of records by column name, or of nested lists, under the name that the endpoint reads."""
+
+    def encode(some: Sequence[Any]) -> bytes:
+        try:
+            return json.dumps({field: _in_json(some)}, allow_nan=False).encode()
+        except (TypeError, ValueError) as error:
+            raise InvalidError(str(error), field) from error
+
+    return Rows(values, "application/json", encode, pa.Table.to_pylist)
 
 
 def to_arrays(answer: pa.Table) -> dict[str, np.ndarray[Any, Any]]:
@@ -190,6 +153,12 @@ def _in_json(value: Any) -> Any:
             return _in_json(float(value))
         case _:
             return value.isoformat() if isinstance(value, dt.date | dt.time) else value
+
+
+def _save(array: np.ndarray[Any, Any]) -> bytes:
+    body = io.BytesIO()
+    np.save(body, array, allow_pickle=False)
+    return body.getvalue()
 
 
 def _stream(table: pa.Table) -> bytes:
