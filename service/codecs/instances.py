@@ -20,31 +20,18 @@ from service.readers.arrays import Levels
 from service.readers.files import TextBytes
 from service.readers.pictures import Picture, PictureBytes, in_data_units
 
-STRICT = Reading()
-
-
-def parse_instances(values: object, data: ImageInput | TabularInput, reading: Reading = STRICT) -> Array:
-    """The graphs' `x` for what a client sent.
-
-    Args:
-        values: What a codec read: an array whose first axis counts instances, a list of instances, or pictures.
-        data: The kind of data that the model was trained on.
-        reading: How it is read; its `mark` makes no difference.
-
-    Returns:
-        Shape (batch, *data.shape), of the manifest's dtype.
-
-    Raises:
-        InvalidError: Names the first offending value, as `instances[3][17]` or `instances[3].age`.
-    """
-    return parse_marked(values, data, reading._replace(mark=False), Marks())
-
 
 def parse_rows(values: object, data: ImageInput | TabularInput, reading: Reading) -> Rows:
     """The rows among what a client sent, with what is wrong with single ones where `reading` has that put down.
 
+    Args:
+        values: What a codec read: an array whose first axis counts instances, a list of instances, or pictures.
+        data: The kind of data that the model was trained on.
+        reading: How it is read.
+
     Raises:
-        InvalidError: As `parse_instances`, for what is wrong with all rows at once.
+        InvalidError: Names the first wrong value, as `instances[3][17]` or `instances[3].age`. Where rows are marked,
+            it is wrong with all of them.
     """
     marks = Marks()
     return Rows.among(parse_marked(values, data, reading, marks), marks, reading)

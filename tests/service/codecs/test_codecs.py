@@ -17,7 +17,6 @@ from PIL import Image
 
 from service.bundle import ImageInput, NumericColumn, TabularInput
 from service.codecs.codec import Reader
-from service.codecs.instances import parse_instances
 from service.codecs.json import MAX_NESTED, Json, read_json
 from service.codecs.registry import FILE_READERS, READERS, WRITERS, Png
 from service.codecs.text import read_text
@@ -25,7 +24,7 @@ from service.errors import InvalidError, MalformedError, RequestError, TooLargeE
 from service.readers import arrays
 from service.readers.files import TextBytes
 from service.readers.pictures import MEDIA_TYPES, Picture, PictureBytes
-from tests.service.codecs.schemas import TABLE
+from tests.service.codecs.schemas import TABLE, parse_instances
 
 Array = npt.NDArray[Any]
 

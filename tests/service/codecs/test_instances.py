@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from service.bundle import Derived, ImageInput, NumericColumn, TabularInput, TimeFormat
-from service.codecs.instances import STRICT, parse_instances
 from service.codecs.rendering import render_records
 from service.codecs.rows import Reading
 from service.errors import InvalidError
-from tests.service.codecs.schemas import COLOUR, GREY, SMOOTH, TABLE
+from tests.service.codecs.schemas import COLOUR, GREY, SMOOTH, STRICT, TABLE, parse_instances
 
 Array = npt.NDArray[Any]
 

@@ -17,10 +17,10 @@ import pytest
 from service.bulk.readers import open_inputs, read_from
 from service.bundle import TabularInput
 from service.codecs.arrow import read_stream
-from service.codecs.instances import parse_instances
 from service.codecs.rendering import render_records
 from service.codecs.rows import Reading
 from service.readers.text import records
+from tests.service.codecs.schemas import parse_instances
 from tests.training.datasets.files import source_of
 from training.datasets import Dataset
 
