@@ -4,6 +4,7 @@ from service.inference.jobs import Report
 from service.inference.limits import Limits
 from service.inference.loader import ModelLoader
 from service.inference.model import Model
+from service.inference.observer import Observer
 from service.inference.registry import ModelRegistry
 from service.inference.watchdog import MakeEngine
 
@@ -13,5 +14,6 @@ __all__ = [
     "Model",
     "ModelLoader",
     "ModelRegistry",
+    "Observer",
     "Report",
 ]

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from service.bundle import MANIFEST, MISNAMED, Bundle, TrustedKeys, read_bundle, read_digest
-from service.engine import Engine, EngineFactory
+from service.engine import EngineFactory
 from service.errors import BundleError, DeviceError, LowerboundError, NotReadyError, StorageError
 from service.inference.limits import Limits
 from service.inference.model import Model
-from service.inference.observer import Observer, Unobserved
+from service.inference.observer import Observer
 from service.inference.registry import ModelRegistry
 from service.inference.trial import Trial
 from service.storage import DEFAULT_REPOSITORY, BundleRef, BundleStore, Fingerprint
@@ -70,7 +70,7 @@ class ModelLoader:
         factory: EngineFactory,
         limits: Limits,
         trusted: TrustedKeys | None = None,
-        observe: Callable[[Bundle], Observer] = Unobserved,
+        observe: Callable[[Bundle], Observer] = Observer,
     ) -> None:
         self._storage = storage
         self._default_model = default_model
@@ -230,7 +230,7 @@ class ModelLoader:
         """Stop models that are out of the catalogue, once the requests that began with them are answered."""
 
         async def leave(model: Model) -> None:
-            await model.drain()
+            await model.in_use.ended()
             await model.stop()
             logger.info("%s %d of %s is gone", model.manifest.name, model.manifest.version, model.bundle.digest[:12])
 
@@ -247,14 +247,10 @@ class ModelLoader:
         bundle = read_bundle(folder, self._trusted, digest)
         if (bundle.manifest.name, bundle.manifest.version) != ref:
             raise BundleError(f"{folder}: the manifest names another model or version")
-        return Model(bundle, partial(_make_engine, self._factory), self._limits, self._observe)
+        return Model(bundle, self._factory.engine, self._limits, self._observe)
 
 
 def _printable(text: str) -> str:
     """A text from a bundle or its folder for logs and answers: not too long, and without what steers a terminal."""
     short = text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}…"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in short)
-
-
-def _make_engine(factory: EngineFactory, bundle: Bundle) -> Engine:
-    return factory.engine(bundle)

@@ -12,7 +12,7 @@ from service.errors import InvalidError, NotReadyError
 from service.inference.batcher import Batcher
 from service.inference.jobs import Report, Work
 from service.inference.limits import Limits
-from service.inference.observer import Observer, Unobserved
+from service.inference.observer import Observer
 from service.inference.use import Use
 from service.inference.watchdog import GOLDEN, MakeEngine, Watchdog
 from service.readers import possible_rows
@@ -53,7 +53,7 @@ class Model:
         bundle: Bundle,
         make_engine: MakeEngine,
         limits: Limits,
-        observe: Callable[[Bundle], Observer] = Unobserved,
+        observe: Callable[[Bundle], Observer] = Observer,
     ) -> None:
         self.bundle = bundle
         self.manifest = bundle.manifest
@@ -99,10 +99,6 @@ class Model:
         """Stop computing, and refuse the requests that still wait."""
         await self._watchdog.stop()
         await self._batcher.stop(self._limits.engine_timeout)
-
-    async def drain(self) -> None:
-        """Wait until no request uses the model; new ones no longer find it."""
-        await self.in_use.ended()
 
     async def golden_error(self) -> float:
         """See `engine.golden_error`: computed now, as requests are. An engine that fails is infinitely off."""

@@ -1,13 +1,13 @@
 """Observers of a model: metrics and drift, which inference does not know."""
 
-from typing import Protocol
-
 from service.bundle import Array, Bundle
 from service.inference.jobs import Report
 
 
-class Observer(Protocol):
-    """The reports of a model, called on the event loop."""
+class Observer:
+    """Gets the reports of a bundle's model, on the event loop. This one takes no notice of them."""
+
+    def __init__(self, bundle: Bundle) -> None: ...
 
     def computed(self, report: Report) -> None:
         """One engine call has ended. Calls on golden rows are reported only if they failed."""
@@ -20,15 +20,3 @@ class Observer(Protocol):
 
     def watched(self, ready: bool, replaced: int) -> None:
         """Whether the engine answers its golden rows as it should, where that has changed; engines replaced by now."""
-
-
-class Unobserved:
-    """An observer, of any bundle, that takes no notice."""
-
-    def __init__(self, bundle: Bundle) -> None: ...
-
-    def computed(self, report: Report) -> None: ...
-
-    def scored(self, elbo: Array, score: Array, p_value: Array) -> None: ...
-
-    def watched(self, ready: bool, replaced: int) -> None: ...

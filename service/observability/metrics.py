@@ -20,7 +20,7 @@ import numpy.typing as npt
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from service.bundle import Array, Bundle
-from service.inference import Model, Report
+from service.inference import Model, Observer, Report
 from service.observability.multiprocess import FOLDER, has_room
 from service.observability.prometheus import render, totals
 from service.scoring import FALSE_ALARMS, Martingale
@@ -231,7 +231,7 @@ class Telemetry:
         return totals(self._registry.collect(), self._folder)
 
 
-class ModelMetrics:
+class ModelMetrics(Observer):
     """The metrics of one model, and the drift martingale of its scores.
 
     Args:

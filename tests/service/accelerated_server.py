@@ -2,7 +2,6 @@
 
 import sys
 
-import service.inference.loader
 from service.bundle import Bundle
 from service.cli import main
 from service.engine import EngineFactory
@@ -22,5 +21,5 @@ def make_engine(factory: EngineFactory, bundle: Bundle) -> MultiDeviceEngine:
     return MultiDeviceEngine(engines, {"tf32": 2.5})
 
 
-service.inference.loader._make_engine = make_engine  # type: ignore[assignment]
+EngineFactory.engine = make_engine  # type: ignore[method-assign,assignment]
 sys.exit(main(["serve", *sys.argv[1:]]))

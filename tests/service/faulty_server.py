@@ -8,7 +8,6 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import service.inference.loader
 from service.bundle import Array, Bundle
 from service.cli import main
 from service.engine import EngineFactory
@@ -35,5 +34,5 @@ def make_engine(factory: EngineFactory, bundle: Bundle) -> SwitchedEngine:
     return SwitchedEngine(bundle)
 
 
-service.inference.loader._make_engine = make_engine  # type: ignore[assignment]
+EngineFactory.engine = make_engine  # type: ignore[method-assign,assignment]
 sys.exit(main(["serve", *sys.argv[1:]]))
