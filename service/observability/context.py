@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 Header = tuple[bytes, bytes]
@@ -30,58 +31,34 @@ def first_values(headers: Sequence[Header]) -> dict[bytes, bytes]:
     return dict(reversed(headers))
 
 
+@dataclass(slots=True, eq=False)
 class RequestContext:
     """A request on its way.
 
-    Args:
+    Attributes:
         request_id: Its id.
         headers: See `first_values`.
-        scope, receive, send: ASGI's.
+        scope, receive, asgi_send: ASGI's.
         clock: Its time limit.
-
-    Attributes:
         seconds: Its own limit, if that is sooner than the service's.
         rows: The rows of its answer, once there are any.
         method, route, model: What it asked, see `telemetry.Labels`, once it has ended.
         status: Of its answer, once that has begun.
     """
 
-    __slots__ = (
-        "_latest",
-        "_send",
-        "clock",
-        "headers",
-        "method",
-        "model",
-        "receive",
-        "request_id",
-        "route",
-        "rows",
-        "scope",
-        "seconds",
-        "status",
-    )
-
-    def __init__(
-        self,
-        request_id: bytes,
-        headers: Mapping[bytes, bytes],
-        scope: Any,
-        receive: Receive,
-        send: Send,
-        clock: asyncio.Timeout,
-    ) -> None:
-        self.request_id = request_id
-        self.scope = scope
-        self.receive = receive
-        self._send = send
-        self.headers = headers
-        self.clock = clock
-        self.seconds: float | None = None
-        self._latest: float | None = None
-        self.rows: int | None = None
-        self.method = self.route = self.model = ""
-        self.status = CLOSED
+    request_id: bytes
+    headers: Mapping[bytes, bytes]
+    scope: Any
+    receive: Receive
+    asgi_send: Send
+    clock: asyncio.Timeout
+    seconds: float | None = None
+    rows: int | None = None
+    method: str = ""
+    route: str = ""
+    model: str = ""
+    status: int = CLOSED
+    _latest: float | None = None
 
     def header(self, name: bytes, absent: str = "") -> str:
         """A header's first value."""
@@ -106,7 +83,7 @@ class RequestContext:
         await self.send({"type": "http.response.start", "status": 200, "headers": [*headers, length]})
         if len(content) > _PIECE:
             content = await self._send_most(content)
-        await self._send({"type": "http.response.body", "body": content})
+        await self.asgi_send({"type": "http.response.body", "body": content})
 
     async def _send_most(self, content: bytes) -> bytes:
         """Send all of the content but its last piece, which is returned."""
@@ -114,7 +91,7 @@ class RequestContext:
         began, sent = loop.time(), 0
         while len(content) - sent > _PIECE:
             piece = content[sent : sent + _PIECE]
-            await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+            await self.asgi_send({"type": "http.response.body", "body": piece, "more_body": True})
             sent += _PIECE
             await asyncio.sleep(began + sent / _RATE - loop.time())
         return content[sent:]
@@ -126,7 +103,7 @@ class RequestContext:
             message["headers"] = [*message["headers"], (REQUEST_ID_KEY, self.request_id)]
         elif len(message.get("body", b"")) > _PIECE:
             message["body"] = await self._send_most(message["body"])
-        await self._send(message)
+        await self.asgi_send(message)
 
     def describe(self) -> dict[str, str]:
         """The ids that a line carries: `request_id`, and `trace_id` and `span_id` of the caller's, if it has any."""
