@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import Self
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.propagators.textmap import Getter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -24,8 +23,6 @@ PATIENCE = 5.0
 """Seconds that the last spans have to be sent in, when the service ends."""
 
 _FIELDS = {b"traceparent", b"tracestate"}
-
-Headers = list[tuple[bytes, bytes]]
 
 
 class Spans:
@@ -68,7 +65,11 @@ class Spans:
         return traced
 
     def _begin(self, scope: Scope) -> Span:
-        parent = self._propagator.extract(scope["headers"], getter=_HEADERS)
+        given = {
+            field.decode(): [value.decode("latin-1") for name, value in scope["headers"] if name == field]
+            for field in _FIELDS
+        }
+        parent = self._propagator.extract(given)
         about = {"http.request.method": scope["method"], "url.path": scope["path"], "url.scheme": scope["scheme"]}
         span = self._tracer.start_span(scope["method"], parent, SpanKind.SERVER, about)
         own: dict[str, str] = {}
@@ -93,16 +94,3 @@ def _end(span: Span, method: str) -> None:
         if context.status >= 500:
             span.set_status(StatusCode.ERROR)
     span.end()
-
-
-class _Headers(Getter[Headers]):
-    """Finds headers where ASGI has them."""
-
-    def get(self, carrier: Headers, key: str) -> list[str] | None:
-        return [value.decode("latin-1") for name, value in carrier if name == key.encode()] or None
-
-    def keys(self, carrier: Headers) -> list[str]:
-        return [name.decode("latin-1") for name, _ in carrier]
-
-
-_HEADERS = _Headers()
