@@ -14,6 +14,7 @@ import time
 from collections import Counter as Tally
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -70,59 +71,40 @@ class Telemetry:
         self._told: set[ModelMetrics] = set()
         self._names: set[str] = set()
         self._registry = registry = CollectorRegistry()
+        counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
+        seconds = partial(_Histogram, buckets=SECONDS, registry=registry)
         request, model, graph = ("method", "route", "model"), ("model", "version"), ("model", "version", "graph")
 
-        self._requests = Counter(
-            "lowerbound_http_requests_total", "Requests answered.", (*request, "status"), registry=registry
+        self._requests = counter("lowerbound_http_requests_total", "Requests answered.", (*request, "status"))
+        self._durations = seconds(
+            "lowerbound_http_request_duration_seconds", "Time from a request's head to the end of its answer.", request
         )
-        self._durations = _Histogram(
-            "lowerbound_http_request_duration_seconds",
-            "Time from a request's head to the end of its answer.",
-            request,
-            buckets=SECONDS,
-            registry=registry,
+        self._being_answered = gauge(
+            "lowerbound_http_requests_in_flight", "Requests being answered.", multiprocess_mode="livesum"
         )
-        self._being_answered = Gauge(
-            "lowerbound_http_requests_in_flight",
-            "Requests being answered.",
-            multiprocess_mode="livesum",
-            registry=registry,
-        )
-        self._rejections = Counter(
-            "lowerbound_rejected_total", "Requests not done, by reason.", ["reason"], registry=registry
-        )
-        self.waits = _Histogram(
-            "lowerbound_queue_seconds",
-            "Time from a work's submission to the start of its first batch.",
-            graph,
-            buckets=SECONDS,
-            registry=registry,
+        self._rejections = counter("lowerbound_rejected_total", "Requests not done, by reason.", ["reason"])
+        self.waits = seconds(
+            "lowerbound_queue_seconds", "Time from a work's submission to the start of its first batch.", graph
         )
         self.rows = _Histogram(
             "lowerbound_batch_rows", "Rows computed in one engine call.", graph, buckets=ROWS, registry=registry
         )
-        self.seconds = _Histogram(
-            "lowerbound_compute_seconds", "Time of one engine call.", graph, buckets=SECONDS, registry=registry
-        )
-        self.row_draws = Counter("lowerbound_row_draws_total", "Rows x draws computed.", graph, registry=registry)
-        self.errors = Counter("lowerbound_engine_errors_total", "Engine calls that failed.", graph, registry=registry)
-        self.last = Gauge(
+        self.seconds = seconds("lowerbound_compute_seconds", "Time of one engine call.", graph)
+        self.row_draws = counter("lowerbound_row_draws_total", "Rows x draws computed.", graph)
+        self.errors = counter("lowerbound_engine_errors_total", "Engine calls that failed.", graph)
+        self.last = gauge(
             "lowerbound_last_batch_timestamp_seconds",
             "When the last engine call was counted, in seconds since 1970.",
             graph,
             multiprocess_mode="max",
-            registry=registry,
         )
-        self.ready = Gauge(
+        self.ready = gauge(
             "lowerbound_engine_ready",
             "Whether the engine answers its golden rows as it should: 1, or 0 until another is in its place.",
             model,
             multiprocess_mode="livemin",
-            registry=registry,
         )
-        self.replaced = Counter(
-            "lowerbound_engines_replaced_total", "Engines that were lost, and replaced.", model, registry=registry
-        )
+        self.replaced = counter("lowerbound_engines_replaced_total", "Engines that were lost, and replaced.", model)
         self.p_values = _Histogram(
             "lowerbound_p_value",
             "P-values of the rows scored as the model was calibrated.",
@@ -130,22 +112,18 @@ class Telemetry:
             buckets=P_VALUES,
             registry=registry,
         )
-        self.scored_rows = Counter(
-            "lowerbound_drift_rows_total", "Rows that the drift martingale has seen.", model, registry=registry
-        )
-        self.martingale = Gauge(
+        self.scored_rows = counter("lowerbound_drift_rows_total", "Rows that the drift martingale has seen.", model)
+        self.martingale = gauge(
             "lowerbound_drift_martingale",
             "Evidence that rows are not as the held-out rows were: a martingale that starts at 1.",
             model,
             multiprocess_mode="livesum",
-            registry=registry,
         )
-        self.largest_martingale = Gauge(
+        self.largest_martingale = gauge(
             "lowerbound_drift_martingale_max",
             "The largest that one process's share of lowerbound_drift_martingale has been.",
             model,
             multiprocess_mode="livemax",
-            registry=registry,
         )
         self.workers = workers
 
