@@ -2,7 +2,6 @@
 
 import io
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import IO
 
@@ -10,9 +9,9 @@ import fsspec
 import numpy as np
 
 from service.bulk.batches import Batch, parse_batch, reading
-from service.bundle import Array, ImageInput, TabularInput
+from service.bundle import Array, ImageInput, TabularInput, read_npy_header
 from service.errors import FileError
-from service.readers.arrays import Levels, plain_numbers, read_idx, read_npz
+from service.readers.arrays import Levels, plain_numbers, read_idx, read_npy, read_npz
 
 
 class Npy:
@@ -24,13 +23,9 @@ class Npy:
         self.path = path
         self._data = data
         with reading(path), fsspec.open(path, "rb") as file:
-            version = np.lib.format.read_magic(file)
-            if version not in {(1, 0), (2, 0)}:
-                raise ValueError(f"format {version} of .npy is not read")
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            self._shape, self._fortran, self._dtype = read(file)
+            self._shape, self._fortran, self._dtype = read_npy_header(file)
             self._begin = file.tell()
-        if not self._shape or self._dtype.hasobject or self._dtype.names is not None:
+        if not self._shape or self._dtype.hasobject:
             raise FileError(f"{path}: must hold an array of numbers, not {self._dtype} of shape {self._shape}")
 
     def count(self) -> int:
@@ -38,7 +33,8 @@ class Npy:
 
     def read(self, start: int, rows: int) -> Iterator[Batch]:
         with reading(self.path), fsspec.open(self.path, "rb") as file:
-            whole = self._columns_together(file) if self._fortran else None
+            # In Fortran's order a row does not lie together.
+            whole = read_npy(file.read()) if self._fortran else None
             file.seek(self._begin + start * self._row_bytes)
             for row in range(start, self.count(), rows):
                 number = min(rows, self.count() - row)
@@ -56,36 +52,21 @@ class Npy:
             raise FileError(f"{self.path}: cut off in row {row + len(body) // max(self._row_bytes, 1)}")
         return np.frombuffer(body, self._dtype).reshape(number, *self._shape[1:])
 
-    def _columns_together(self, file: IO[bytes]) -> Array:
-        """All rows of a file in Fortran's order, in which a row does not lie together."""
-        file.seek(0)
-        array: Array = np.lib.format.read_array(file, allow_pickle=False)
-        return array
 
-
-class _Whole(ABC):
-    """An array that is read as a whole, at each look."""
+class Whole:
+    """The array of an `.npz` file, or the pictures of an IDX file, plain or gzipped: read as a whole, at each look."""
 
     seeks = True
 
     def __init__(self, path: str, data: ImageInput | TabularInput) -> None:
         self.path = path
         self._data = data
-
-    @abstractmethod
-    def _array(self, body: bytes) -> Array:
-        """The array in the file."""
-
-    def _values(self, rows: Array) -> object:
-        """Convert rows of the array to instances of the model."""
-        return rows
+        self._is_npz = path.lower().endswith(".npz")
 
     def _load(self) -> Array:
         with reading(self.path), fsspec.open(self.path, "rb") as file:
-            array = self._array(file.read())
-        if not array.ndim:
-            raise FileError(f"{self.path}: must hold an array of rows, not one number")
-        return array
+            body = file.read()
+            return plain_numbers(read_npz(io.BytesIO(body))) if self._is_npz else read_idx(body)
 
     def count(self) -> int:
         return len(self._load())
@@ -93,21 +74,5 @@ class _Whole(ABC):
     def read(self, start: int, rows: int) -> Iterator[Batch]:
         array = self._load()
         for row in range(start, len(array), rows):
-            yield parse_batch(self._values(array[row : row + rows]), self._data, self.path, row)
-
-
-class Idx(_Whole):
-    """Pictures in an IDX file, plain or gzipped."""
-
-    def _array(self, body: bytes) -> Array:
-        return read_idx(body)
-
-    def _values(self, rows: Array) -> object:
-        return Levels(rows)
-
-
-class Npz(_Whole):
-    """An array of instances in an `.npz` file."""
-
-    def _array(self, body: bytes) -> Array:
-        return plain_numbers(read_npz(io.BytesIO(body)))
+            some = array[row : row + rows]
+            yield parse_batch(some if self._is_npz else Levels(some), self._data, self.path, row)

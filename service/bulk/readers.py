@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 from fsspec.core import url_to_fs
 
-from service.bulk.arrays import Idx, Npy, Npz
+from service.bulk.arrays import Npy, Whole
 from service.bulk.batches import FIELD, Batch, Input, parse_batch, reading
 from service.bulk.pictures import Pictures, kind_of
 from service.bundle import ImageInput, TabularInput
@@ -73,11 +73,9 @@ def _open(file: str, data: ImageInput | TabularInput, keep: Sequence[str]) -> In
     name = file.lower()
     if name.endswith(".npy"):
         return Npy(file, data)
-    if name.endswith(".npz"):
-        return Npz(file, data)
-    if _holds_rows(file, images=isinstance(data, ImageInput)):
+    if not name.endswith(".npz") and _holds_rows(file, images=isinstance(data, ImageInput)):
         return Table(file, data, keep)
-    return Idx(file, data)
+    return Whole(file, data)
 
 
 def _holds_rows(file: str, *, images: bool) -> bool:

@@ -1,4 +1,4 @@
-"""Arrays in .npz files: their names, kinds and sizes are read first, the numbers only if all of them are in order."""
+"""Arrays in .npz files: names and sizes are read first, numbers only if they are of the kind and size that is said."""
 
 import io
 import math
@@ -49,11 +49,7 @@ def read_arrays(data: bytes, name: str) -> dict[str, Array]:
     """
     try:
         with _open(data) as archive:
-            members = _checked(archive)
-            for member in members:
-                with archive.open(member) as file:
-                    _read_header(file, member)
-            return {member.filename.removesuffix(".npy"): _read_member(archive, member) for member in members}
+            return {member.filename.removesuffix(".npy"): _read(archive, member) for member in _checked(archive)}
     except Exception as error:  # NumPy and zipfile raise a dozen kinds for damaged files.
         raise BundleError(f"{name}: not a readable .npz file: {error}") from error
 
@@ -84,38 +80,35 @@ def _checked(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     return members
 
 
-def _read_header(file: IO[bytes], member: zipfile.ZipInfo) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether in Fortran's order, and dtype of a member's array, which has the size that these say."""
-    version = np.lib.format.read_magic(file)
-    if version not in _LENGTHS:
-        raise BundleError(f"{member.filename!r} is an array of an unknown version, {version}")
-    header = file.read(int.from_bytes(file.read(_LENGTHS[version]), "little"))
-    shape, fortran, dtype = read_npy_header(header)
-    if dtype.kind not in "biuf":
-        raise BundleError(f"Object arrays and texts are refused: {member.filename!r} holds no numbers")
-    if file.tell() + math.prod(shape) * dtype.itemsize != member.file_size:
-        raise BundleError(f"{member.filename!r} has another size than its shape, {shape}")
-    return shape, fortran, dtype
-
-
-def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
+def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
     with archive.open(member) as file:
-        shape, fortran, dtype = _read_header(file, member)
+        shape, fortran, dtype = read_npy_header(file)
+        if dtype.kind not in "biuf":
+            raise BundleError(f"Object arrays and texts are refused: {member.filename!r} holds no numbers")
+        if file.tell() + math.prod(shape) * dtype.itemsize != member.file_size:
+            raise BundleError(f"{member.filename!r} has another size than its shape, {shape}")
         return np.frombuffer(bytearray(file.read()), dtype).reshape(shape, order="F" if fortran else "C")
 
 
-def read_npy_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether in Fortran's order, and dtype of an `.npy` array, from the dictionary in its header.
+def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in Fortran's order, and dtype of an `.npy` array, whose file is then at the first number.
 
     NumPy reads the dictionary by Python's parser, which in 3.11 fails in one thread where another parses too.
 
     Raises:
-        ValueError: It is not the dictionary of an array.
+        ValueError: It is not the header of an array.
         MalformedError: The array has fields of Python objects.
         InvalidError: It has other fields.
     """
+    version = np.lib.format.read_magic(file)
+    if version not in _LENGTHS:
+        raise ValueError(f"format {version} of .npy is not read")
+    size = int.from_bytes(file.read(_LENGTHS[version]), "little")
+    header = file.read(min(size, _MAX_HEADER + 1))
     if len(header) > _MAX_HEADER:
-        raise ValueError(f"{len(header):,} bytes of header; at most {_MAX_HEADER:,} are read")
+        raise ValueError(f"{size:,} bytes of header; at most {_MAX_HEADER:,} are read")
+    if len(header) < size:
+        raise ValueError(f"EOF: {len(header):,} bytes of header, {size:,} expected")
     if _FIELDS.search(header):
         if _OBJECTS.search(header):
             raise MalformedError("an .npy array of Python objects (pickled): send plain numbers")
