@@ -177,3 +177,12 @@ def suggest(name: str, known: Iterable[str]) -> str:
     by_lower = {other.lower(): other for other in known}
     near = get_close_matches(name.lower(), by_lower, 1, SIMILARITY)
     return f"; did you mean {by_lower[near[0]]!r}?" if near else ""
+
+
+def writable(text: str, most: int) -> str:
+    """The text of a message, cut where it repeats too much of what was sent, and with escapes for lone surrogates.
+
+    A client's JSON strings can hold those, and UTF-8 cannot.
+    """
+    cut = text if len(text) <= most else f"{text[:most]} ..."
+    return cut.encode(errors="backslashreplace").decode()

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -126,6 +127,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
+    answered = partial(RequestMiddleware, timeout=settings.timeout, telemetry=telemetry)
     app.state = ServiceState(
         settings,
         ByteBudget(LARGEST_BODIES * settings.max_body, "bodies"),
@@ -133,7 +135,7 @@ def create_app(settings: Settings) -> FastAPI:
         ChildProcess(max(LEAST_MEMORY, CHILD_MEMORY * settings.max_body)),
         loader,
         telemetry,
-        RequestMiddleware(refuse, settings.timeout, telemetry),
+        answered(refuse),
     )
     named_model, versioned_model = [Depends(named)], [Depends(named), Depends(versioned)]
     for prefix, dependencies, tag in (
@@ -155,11 +157,10 @@ def create_app(settings: Settings) -> FastAPI:
     answer_with_problems(app)
     app.add_middleware(RequestMiddleware, timeout=settings.timeout, telemetry=telemetry)
     app.guarded = BrowserMiddleware(
-        with_auth(app.dispatch, keys, settings.cors_origins, settings.timeout, telemetry),
+        with_auth(app.dispatch, keys, settings.cors_origins, answered),
         settings.allowed_hosts or default_hosts(on_loopback=is_loopback(settings.host)),
         settings.cors_origins,
-        settings.timeout,
-        telemetry,
+        answered,
     )
     if spans:
         app.guarded, app.state.refuse = spans.around(app.guarded), spans.around(app.state.refuse)

@@ -5,15 +5,13 @@ import hmac
 import ipaddress
 import os
 import re
-from collections.abc import Awaitable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from pathlib import Path
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.problem_details import RequestMiddleware
 from service.errors import KeysError, UnauthorizedError
-from service.observability.metrics import Telemetry
 
 ENVIRONMENT = "LOWERBOUND_API_KEYS"
 """Keys come by this variable or by a file, never by the command line, which every user of a machine can read."""
@@ -57,7 +55,7 @@ def read_keys(file: Path | None) -> frozenset[bytes]:
 
 
 def with_auth(
-    app: ASGIApp, keys: Collection[bytes], origins: Collection[str], timeout: float, telemetry: Telemetry
+    app: ASGIApp, keys: Collection[bytes], origins: Collection[str], answered: Callable[[ASGIApp], ASGIApp]
 ) -> ASGIApp:
     """Wrap the application in checks of keys and origins; without either, return it as it is.
 
@@ -65,16 +63,15 @@ def with_auth(
         app: What is asked.
         keys: See `read_keys`; a request must have one of them.
         origins: Whose pages may ask; `*` for all.
-        timeout: Seconds for a refusal to be sent.
-        telemetry: What counts refusals.
+        answered: Puts `RequestMiddleware` around what refuses.
     """
     if keys:
-        app = ApiKeyMiddleware(app, keys, timeout, telemetry)
+        app = ApiKeyMiddleware(app, keys, answered(_refuse))
     if origins:  # Around the guard: a browser asks without a key whether it may send one.
         cross_origin = CORSMiddleware(
             app, allow_origins=origins, allow_methods=("GET", "POST"), allow_headers=("*",), expose_headers=("*",)
         )
-        return _PreflightMiddleware(cross_origin, RequestMiddleware(cross_origin, timeout, telemetry))
+        return _PreflightMiddleware(cross_origin, answered(cross_origin))
     return app
 
 
@@ -112,10 +109,10 @@ def page_headers(policy: str = "default-src 'self'") -> dict[str, str]:
 class ApiKeyMiddleware:
     """ASGI middleware that answers 401 to requests without a key, before their body is read."""
 
-    def __init__(self, app: ASGIApp, keys: Iterable[bytes], timeout: float, telemetry: Telemetry) -> None:
+    def __init__(self, app: ASGIApp, keys: Iterable[bytes], refuse: ASGIApp) -> None:
         self._app = app
         self._keys = tuple(keys)
-        self._refuse = RequestMiddleware(_refuse, timeout, telemetry)
+        self._refuse = refuse
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "lifespan" or is_open(scope["path"]) or self._admits(scope["headers"]):

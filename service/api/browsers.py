@@ -1,14 +1,12 @@
 """Protection from web pages: the names that the service answers to, and requests of pages of other origins."""
 
-from collections.abc import Awaitable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import lru_cache
 from ipaddress import ip_address
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.problem_details import RequestMiddleware
 from service.errors import ForbiddenError
-from service.observability.metrics import Telemetry
 
 _SAFE = {"GET", "HEAD", "OPTIONS"}
 _LOOPBACK = ("localhost", ".localhost")
@@ -25,17 +23,16 @@ class BrowserMiddleware:
         app: What answers all other requests.
         hosts: Names allowed in `Host`; one that begins with a dot stands for all names below it, `*` for all names.
         origins: Origins of other sites whose pages may send requests; `*` for all.
-        timeout: Seconds for a refusal to be sent.
-        telemetry: Counts refusals.
+        answered: Puts `RequestMiddleware` around what refuses.
     """
 
     def __init__(
-        self, app: ASGIApp, hosts: Collection[str], origins: Collection[str], timeout: float, telemetry: Telemetry
+        self, app: ASGIApp, hosts: Collection[str], origins: Collection[str], answered: Callable[[ASGIApp], ASGIApp]
     ) -> None:
         self._app = app
         self._hosts = [host.lower() for host in hosts]
         self._origins = {origin.encode() for origin in origins}
-        self._refuse = RequestMiddleware(self._raise, timeout, telemetry)
+        self._refuse = answered(self._raise)
         self._is_allowed = lru_cache(maxsize=256)(self._matches)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:

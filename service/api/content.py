@@ -3,8 +3,10 @@
 from collections.abc import Collection
 from functools import lru_cache
 
+from starlette.requests import ClientDisconnect
+from starlette.types import Message
+
 from service.api.budget import UNCOUNTED, ByteBudget
-from service.api.uploads import receive
 from service.bundle import Array, ImageInput
 from service.codecs import bodies
 from service.codecs.child import ChildProcess, LongBytes
@@ -64,6 +66,7 @@ async def read_bytes(request: RequestContext) -> bytes | LongBytes:
     """A request's body, decompressed as its `Content-Encoding` says.
 
     Raises:
+        ClientDisconnect: The client has left.
         TooLargeError: More bytes than `max_body`, as they come or decompressed; the rest is not read.
         EncodingError: See `decompress`.
         MalformedError: See `decompress`.
@@ -79,7 +82,7 @@ async def read_bytes(request: RequestContext) -> bytes | LongBytes:
     message = await request.receive()
     body: bytes | LongBytes = message.get("body", b"")
     if message.get("more_body") or len(body) > min(limit, UNCOUNTED) or message["type"] == "http.disconnect":
-        body = await receive(request, message, limit, state.budget)
+        body = await _receive_large(request, message, limit, state.budget)
     if encoding in {"", "identity"}:
         return body
     budget: ByteBudget = state.budget
@@ -91,6 +94,28 @@ async def read_bytes(request: RequestContext) -> bytes | LongBytes:
         plain = await state.child.run(decompress, body, encoding, limit)
     budget.add(len(plain) - most)
     return plain
+
+
+async def _receive_large(
+    request: RequestContext, message: Message, limit: int, budget: ByteBudget
+) -> bytes | LongBytes:
+    """The body whose first message this is; a `LongBytes` where it is too large to be read on the event loop."""
+    buffer = bytearray()  # It grows by steps larger than what a socket reads: where memory ends, it ends here.
+    while True:
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk: bytes = message.get("body", b"")
+        size = len(buffer) + len(chunk)
+        if size > limit:
+            raise TooLargeError(f"more than {limit:,} bytes, which is all that is read", "body")
+        if size > UNCOUNTED:
+            budget.take(len(chunk))
+        buffer += chunk
+        if not message.get("more_body", False):
+            return LongBytes(buffer) if size > bodies.QUICK_ARRAY else bytes(buffer)
+        if size > bodies.QUICK_ARRAY:
+            await budget.pause(len(chunk))
+        message = await request.receive()
 
 
 def _check_media_type(request: RequestContext, readers: Collection[str]) -> str:

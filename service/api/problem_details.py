@@ -28,6 +28,7 @@ from service.errors import (
     RefusedError,
     RequestError,
     UnauthorizedError,
+    writable,
 )
 from service.observability.context import CLOSED, REQUEST_CONTEXT, REQUEST_ID_KEY, RequestContext, first_values
 from service.observability.logs import access, log_access
@@ -188,18 +189,12 @@ def _answer(scope: Scope, status: HTTPStatus, detail: str, location: str | None 
     """A failure in the shape that its path asks for: the Open Inference Protocol's under /v2, elsewhere a problem."""
     if f"{scope['path']}/".startswith("/v2/"):
         status = _PROTOCOL_STATUS.get(status, status)
-        text = ProtocolError(error=_writable(f"{location or status.phrase}: {detail}"))
+        text = ProtocolError(error=writable(f"{location or status.phrase}: {detail}", _LONGEST))
         return JSONResponse(text.model_dump(), status)
     problem = Problem(
-        title=status.phrase, status=status.value, detail=_writable(detail), location=location and _writable(location)
+        title=status.phrase,
+        status=status.value,
+        detail=writable(detail, _LONGEST),
+        location=location and writable(location, _LONGEST),
     )
     return JSONResponse(problem.model_dump(exclude_none=True), status, media_type=PROBLEM_MEDIA_TYPE)
-
-
-def _writable(text: str) -> str:
-    """The text, cut where it repeats too much of what was sent, and with escapes for lone surrogates.
-
-    A client's JSON strings can hold those, and UTF-8 cannot.
-    """
-    cut = text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
-    return cut.encode(errors="backslashreplace").decode()

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from service.bundle import Array
-from service.errors import InvalidError
+from service.errors import InvalidError, writable
 from service.scoring import RowsQuery, Unseen
 
 TOO_FAR = "too far from the training data for a finite bound"
@@ -163,9 +163,9 @@ class Rows:
         answer: dict[str, Any] = {name: self._spread(values[: len(self.places)]) for name, values in columns.items()}
         problems: list[str | None] = [None] * self.total
         for row, errors in self.marks.unseen.items():
-            problems[row] = _writable("; ".join(f"{error}; scored without it" for error in errors))
+            problems[row] = writable("; ".join(f"{error}; scored without it" for error in errors), LONGEST)
         for row, error in self.marks.unreadable.items():
-            problems[row] = _writable(str(error))
+            problems[row] = writable(str(error), LONGEST)
         for row in self.places[too_far[: len(self.places)]].tolist():
             problems[row] = f"instances[{row}]: {TOO_FAR}"
         return answer | {PROBLEM: problems}
@@ -182,9 +182,3 @@ def moved(error: InvalidError, by: int) -> InvalidError:
     """The error of a row, its place counted as if so many other rows came before it."""
     place = re.sub(r"^instances\[(\d+)\]", lambda row: f"instances[{int(row[1]) + by}]", error.location or "")
     return InvalidError(error.detail, place or None)
-
-
-def _writable(text: str) -> str:
-    """The text, cut where it repeats too much of what was sent, and with escapes for lone surrogates."""
-    cut = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
-    return cut.encode(errors="backslashreplace").decode()

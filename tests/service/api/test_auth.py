@@ -19,7 +19,6 @@ import pytest
 from service.api.auth import SHORTEST, ApiKeyMiddleware, is_loopback, read_keys
 from service.api.problem_details import PROBLEM_MEDIA_TYPE
 from service.errors import KeysError
-from service.observability.metrics import Telemetry
 from tests.conftest import run_server
 
 Refused = Callable[..., CompletedProcess[str]]
@@ -238,7 +237,7 @@ def test_the_way_to_an_answer_does_not_depend_on_the_key(tmp_path: Path) -> None
     async def app(*_: Any) -> None: ...
 
     (tmp_path / "keys").write_text(f"{OLD}\n{NEW}\n{THIRD}\n")
-    middleware = ApiKeyMiddleware(app, read_keys(tmp_path / "keys"), 1, Telemetry(1))
+    middleware = ApiKeyMiddleware(app, read_keys(tmp_path / "keys"), app)
     ways = [
         calls(middleware, f"Bearer {key}".encode())
         for key in (OLD, NEW, THIRD, "~" + OLD[1:], OLD[:-1] + "~", OLD[:12], "", "0" * 100)
