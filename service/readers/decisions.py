@@ -22,6 +22,7 @@ class Options:
         decimal: The decimal sign, if it is said.
         thousands: The thousands separator, if it is said.
         day_first: Whether 3/4/2026 is in April, if it is said.
+        delimiter: Of the first file, where it is text.
     """
 
     columns: dict[str, Declared] = field(default_factory=dict)
@@ -30,13 +31,16 @@ class Options:
     decimal: Literal[".", ","] | None = None
     thousands: Literal["", ",", ".", " ", "'"] | None = None
     day_first: bool | None = None
+    delimiter: str | None = None
 
     @property
     def formats(self) -> tuple[Format, ...]:
         """The ways to write numbers that are allowed, the likeliest first."""
+        # Where a semicolon divides cells, a comma is rather a decimal sign than one of thousands.
+        order = sorted(FORMATS, key=lambda form: form == (".", ",")) if self.delimiter == ";" else FORMATS
         return tuple(
             (decimal, thousands)
-            for decimal, thousands in FORMATS
+            for decimal, thousands in order
             if self.decimal in {None, decimal} and self.thousands in {None, thousands}
         ) or ((self.decimal or ".", self.thousands or ""),)
 
@@ -68,6 +72,7 @@ class Decision:
         reason: Why.
         problem: Why it cannot be used.
         note: What the user should look at all the same, in words that follow the name.
+        decimal: The decimal sign that its texts show; see `find_decimal`.
     """
 
     name: str
@@ -75,6 +80,7 @@ class Decision:
     reason: str
     problem: Problem | None = None
     note: str | None = None
+    decimal: Literal[".", ",", "either"] | None = None
 
 
 def left_out(name: str, reason: str) -> Decision:

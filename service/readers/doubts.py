@@ -9,6 +9,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from service.bundle import NumericColumn
+from service.readers.numbers import parse_numbers
+
 NAMES_OF_IDS = re.compile(
     r"(^|[_.\s-])(id|ids|uuid|guid|key|index|idx|nr|no|row|rowid|unnamed: 0)$|[a-z]I[dD]$", re.IGNORECASE
 )
@@ -64,6 +67,14 @@ def _are_dates(numbers: npt.NDArray[np.int64]) -> bool:
         numbers = numbers // 10**6
     year, month, day = numbers // 10000, numbers // 100 % 100, numbers % 100
     return bool(((year >= 1900) & (year < 2100) & (month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)).all())
+
+
+def doubt_decimal(texts: pa.Array, column: NumericColumn) -> str:
+    """Say how numbers are read whose one sign may be decimal or divide thousands, as in 51,419."""
+    text = max(texts.slice(0, ENOUGH).to_pylist(), key=len)
+    number = parse_numbers(pa.array([text], pa.large_string()), column)[0][0].as_py()
+    other = "," if column.decimal == "." else "."
+    return f"has {text!r} for {number:g}; if that is wrong: --dataset.decimal {other}"
 
 
 def doubt_texts(words: list[str], *, left_out: bool) -> str | None:

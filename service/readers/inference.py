@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -24,17 +25,17 @@ def infer_table(names: Sequence[str], read: Callable[[str], pa.ChunkedArray], op
         options: What the user said.
     """
     decisions = [infer_column(name, read(name), options) for name in names]
-    if options.decimal is None and any(_decimal(decision) == "," for decision in decisions):
-        # If other columns have decimal commas, 1,234 is no thousand.
-        commas = replace(options, decimal=",")
+    signs = {decision.decimal for decision in decisions}
+    # Where a comma divides cells, it is hardly a decimal sign.
+    sign: Literal[".", ","] | None = "," if "," in signs else "." if "." in signs or options.delimiter == "," else None
+    if options.decimal is None and sign:
+        told = replace(options, decimal=sign)
         for i, decision in enumerate(decisions):
-            if isinstance(decision.column, NumericColumn) and decision.column.thousands == ",":
-                decisions[i] = infer_column(decision.name, read(decision.name), commas)
+            # If other columns have decimal commas, 1,234 is no thousand.
+            thousands = isinstance(decision.column, NumericColumn) and decision.column.thousands == ","
+            if decision.decimal == "either" or (sign == "," and thousands):
+                decisions[i] = infer_column(decision.name, read(decision.name), told)
     return decisions
-
-
-def _decimal(decision: Decision) -> str | None:
-    return decision.column.decimal if isinstance(decision.column, NumericColumn) else None
 
 
 def infer_column(name: str, cells: pa.ChunkedArray, options: Options) -> Decision:

@@ -45,6 +45,9 @@ FORMATS: tuple[Format, ...] = (
 )
 """In the order of preference."""
 
+_ENOUGH = 10
+"""Fewer texts do not show that a sign divides thousands."""
+
 
 def to_plain(texts: pa.Array, column: NumericColumn) -> pa.Array:
     """Rewrite numbers as Python writes them; texts that do not follow the column's rule become null.
@@ -64,7 +67,7 @@ def to_plain(texts: pa.Array, column: NumericColumn) -> pa.Array:
         mark = _SEPARATORS[column.thousands]
         # India counts thousands, and then in hundreds: 12,34,567.
         hundreds = rf"({mark}\d{{2,3}})*" if column.thousands == "," else rf"({mark}\d{{3}})*"
-        grouped = rf"^[+-]?\d{{1,3}}{hundreds}{mark}\d{{3}}({re.escape(column.decimal)}\d*)?$"
+        grouped = rf"^[+-]?[1-9]\d{{0,2}}{hundreds}{mark}\d{{3}}({re.escape(column.decimal)}\d*)?$"
         texts = pc.if_else(pc.match_substring_regex(texts, grouped), pc.replace_substring_regex(texts, mark, ""), texts)
     if column.decimal == ",":
         # A point is no decimal sign in this column.
@@ -121,6 +124,12 @@ def find_format(
         The rule, and which of the texts it reads, (D,).
     """
     formats = tuple(formats)
+    for form in ((".", ","), (",", ".")):
+        if form in formats and divides_thousands(texts, form[1]):
+            column = _column(name, form, affixes(texts.to_pylist()))
+            _, readable = parse_numbers(texts, column)
+            if pc.all(readable).as_py():
+                return column, readable
     if (".", "") in formats:
         plain = NumericColumn(name=name)
         _, readable = parse_numbers(texts, plain)
@@ -142,6 +151,34 @@ def find_format(
             break
     assert best is not None  # noqa: S101 - there is at least one format
     return best[1], best[2]
+
+
+def divides_thousands(texts: pa.Array, mark: str) -> bool:
+    """Whether a point or comma in distinct texts is no decimal sign: 1.361 beside 581, and nowhere other decimals."""
+    number = rf"^[^\d.,]*([1-9]\d{{0,2}}(\{mark}\d{{3}})+|\d{{1,3}})[^\d.,]*$"
+    divided = pc.match_substring(texts, mark)
+    return (
+        (pc.sum(divided).as_py() or 0) >= _ENOUGH
+        and pc.all(pc.match_substring_regex(texts, number)).as_py()
+        and pc.any(pc.and_not(pc.match_substring_regex(texts, r"\d{3}"), divided)).as_py()
+    )
+
+
+def find_decimal(texts: pa.Array, column: NumericColumn) -> Literal[".", ",", "either"] | None:
+    """Find which decimal sign distinct texts show that a column's rule reads.
+
+    Returns:
+        `either` where the one sign in them may as well divide thousands; None where they have no decimal sign.
+    """
+    decimal = "," if column.decimal == "." else "."
+    thousands = column.thousands if column.thousands in {" ", "'"} else column.decimal
+    other = column.model_copy(update={"decimal": decimal, "thousands": thousands})
+    numbers, _ = parse_numbers(texts, column)
+    others, readable = parse_numbers(texts, other)
+    if not pc.all(readable).as_py():
+        return column.decimal
+    same = numbers.equals(others)
+    return None if same or any(divides_thousands(texts, mark) for mark in ".,") else "either"
 
 
 def _column(name: str, form: Format, signs: tuple[str, ...]) -> NumericColumn:

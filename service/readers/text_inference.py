@@ -20,9 +20,9 @@ from service.readers.decisions import (
     refused,
     unless_constant,
 )
-from service.readers.doubts import doubt_texts
+from service.readers.doubts import doubt_decimal, doubt_texts
 from service.readers.number_inference import ENOUGH_ROWS, infer_numbers, with_label_note
-from service.readers.numbers import find_format, parse_numbers
+from service.readers.numbers import find_decimal, find_format, parse_numbers
 from service.readers.times import find_order
 
 CAUTIOUS = frozenset({"-", "--", ".", "..", "none", "nil", "missing"})
@@ -179,6 +179,10 @@ class _Texts:
         if marked:
             reason += f"; missing where {', '.join(map(repr, sorted(marked)))}"
         decision = infer_numbers(self.name, numbers, self.declared, column, reason)
+        if self.options.decimal is None and isinstance(decision.column, NumericColumn):
+            sign = find_decimal(self.distinct, column)
+            note = doubt_decimal(self.distinct, column) if sign == "either" else decision.note
+            decision = replace(decision, decimal=sign, note=note)
         mark = None if decision.note or decision.column is None else self._find_sentinel(numbers)
         if mark:
             remedy = f"""--dataset.missing '["usual", "{mark}"]'"""

@@ -161,7 +161,16 @@ class Table(Source):
         def read(name: str) -> pa.ChunkedArray:
             return files.read(name) if mask is None else files.read(name).filter(mask)
 
-        options = Options(declared, self.max_categories, self._markers, self.decimal, self.thousands, self.day_first)
+        text = files.tables[0].text
+        options = Options(
+            declared,
+            self.max_categories,
+            self._markers,
+            self.decimal,
+            self.thousands,
+            self.day_first,
+            text.delimiter if text else None,
+        )
         complete = {column.name: column for column in told.complete} if told else {}
         names = list(dict.fromkeys(files.names))
         if files.names.count("") > 1 and files.is_empty("", self._markers):

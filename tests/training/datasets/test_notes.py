@@ -85,6 +85,38 @@ def test_numbers_that_are_named_like_codes_are_pointed_out(tmp_path: Path) -> No
     )
 
 
+@pytest.mark.parametrize(
+    ("cell", "other", "mark", "value", "note"),
+    [
+        # Three digits behind the point in some cells, and three digits without one in others, are thousands.
+        (lambda n: f"{1 + n}.361" if n % 4 else f"{581 + n}", "x", ";", 2361, None),
+        (lambda n: f"{1 + n}.361 €" if n % 4 else f"{581 + n} €", "x", ";", 2361, None),
+        # No group of thousands begins with 0.
+        (lambda n: f"{n}.361", "x", ";", 1.361, None),
+        (lambda n: f"-{n},361", "x", ";", -1.361, None),
+        # Other columns and the delimiter say what the sign is, or a note asks.
+        (lambda n: f"{50 + n}.361", "x", ",", 51.361, None),
+        (lambda n: f"{50 + n}.361", "1,5", ";", 51361, None),
+        (lambda n: f"{50 + n},361", "1.5", ";", 51361, None),
+        (lambda n: f'"{50 + n},361"', "x", ",", 51361, None),
+        (lambda n: f"{50 + n}.361", "x", ";", 51.361, "has '50.361' for 50.361; if that is wrong: --dataset.decimal ,"),
+        (lambda n: f"{50 + n},361", "x", ";", 51.361, "has '50,361' for 50.361; if that is wrong: --dataset.decimal ."),
+        (lambda n: f"{50 + n},361", "x", "|", 51361, "has '50,361' for 50361; if that is wrong: --dataset.decimal ,"),
+    ],
+)
+def test_a_sign_that_may_divide_thousands(
+    cell: Any, other: str, mark: str, value: float, note: str | None, tmp_path: Path
+) -> None:
+    text = f"a{mark}b\n" + "".join(f"{cell(n)}{mark}{n % 9}{other}\n" for n in range(40))
+    dataset = Table().load(write(tmp_path / "t.csv", text))
+    assert dataset.rows[1, 0] == value
+    assert dataset.notes == ((f"'a' {note}",) if note else ())
+    if note:
+        told = Table(decimal=note[-1]).load(tmp_path / "t.csv")
+        assert told.rows[1, 0] == (51361 if value < 100 else 51.361)
+        assert told.notes == ()
+
+
 def test_labels_are_pointed_out_and_excluded(tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv", rows(a=lambda n: n / 3, is_fraud=lambda n: int(n % 10 == 0)))
     assert Table().load(path).notes == (
