@@ -14,8 +14,8 @@ import numpy.typing as npt
 from sklearn.datasets import load_digits
 
 from service.bundle import ImageInput, NumericColumn, TabularInput
+from service.readers.arrays import read_idx
 from training.datasets import DataError
-from training.datasets.idx import read_idx
 
 Array = npt.NDArray[Any]
 
@@ -128,7 +128,7 @@ def read_folder(folder: Path) -> tuple[Array, Array, Array, Array]:
     found = [min(folder.glob(f"{name}*"), default=None) for name in names]
     if None in found:
         raise DataError(f"{folder}: holds no {names[found.index(None)]}")
-    first, second, third, fourth = (read_idx(path) for path in found if path)
+    first, second, third, fourth = (read_idx(path.read_bytes()) for path in found if path)
     return first, second, third, fourth
 
 

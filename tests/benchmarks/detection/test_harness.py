@@ -1,5 +1,6 @@
 """The detection benchmark's own promises: fair splits, true shares of anomalies, and cells that are computed once."""
 
+import gzip
 import struct
 import sys
 from pathlib import Path
@@ -65,6 +66,21 @@ def test_digits_are_left_out_or_alone() -> None:
     left_out, alone = (tasks.digits(one_class=flag).make("4", 0, 0.0) for flag in (False, True))
     assert len(left_out.anomalies["anomalies"]) == len(alone.train) + len(alone.normal) == 181
     assert len(alone.anomalies["anomalies"]) == len(left_out.train) + len(left_out.normal) == 1797 - 181
+
+
+def test_one_class_of_clothes_trains_and_all_test(tmp_path: Path) -> None:
+    labels = np.repeat(np.arange(10, dtype=np.uint8), 4)
+    images = np.tile(labels[:, None, None], (1, 28, 28))
+    for part in ("train", "t10k"):
+        header = bytes([0, 0, 8, 3]) + struct.pack(">3I", 40, 28, 28)
+        (tmp_path / f"{part}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+        packed = gzip.compress(bytes([0, 0, 8, 1]) + struct.pack(">I", 40) + labels.tobytes())
+        (tmp_path / f"{part}-labels-idx1-ubyte.gz").write_bytes(packed)
+    task = tasks.fashion_one_class(tmp_path).make("7", 0, 0.0)
+    assert task.train.shape == task.normal.shape == (4, 28, 28)
+    assert (task.train == 7).all()
+    assert (task.normal == 7).all()
+    assert np.bincount(task.anomalies["the others"][:, 0, 0]).tolist() == [4, 4, 4, 4, 4, 4, 4, 0, 4, 4]
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
