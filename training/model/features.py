@@ -58,7 +58,7 @@ class TableFeatures(nn.Module):
         super().__init__()
         plain = [isinstance(column, NumericColumn) and column.period is None for column in data.columns]
         numeric = np.flatnonzero(plain)
-        self.register_buffer("numeric", torch.tensor(numeric))
+        self._keep("numeric", torch.tensor(numeric))
         self.num_columns = len(data.columns)
         self.periods = {
             i: column.period
@@ -68,14 +68,18 @@ class TableFeatures(nn.Module):
         self.categorical = {
             i: len(column.categories) for i, column in enumerate(data.columns) if isinstance(column, CategoricalColumn)
         }
-        self.register_buffer("with_missing", torch.tensor(np.flatnonzero(np.isnan(rows).any(axis=0))))
+        self._keep("with_missing", torch.tensor(np.flatnonzero(np.isnan(rows).any(axis=0))))
         self.num_features = (
             len(numeric) + 2 * len(self.periods) + sum(self.categorical.values()) + len(self.with_missing)
         )
-        self.asinh = AsinhScale(rows[:, numeric]) if asinh else None
+        self.asinh = AsinhScale(rows[:, numeric]) if asinh and len(numeric) else None
         location, scale = moments(self._scaled(torch.from_numpy(rows[:, numeric])).numpy())
-        self.register_buffer("location", location)
-        self.register_buffer("scale", scale)
+        self._keep("location", location)
+        self._keep("scale", scale)
+
+    def _keep(self, name: str, values: Tensor) -> None:
+        """Register a buffer. Checkpoints are without empty ones, which safetensors takes for one shared tensor."""
+        self.register_buffer(name, values, persistent=len(values) > 0)
 
     def forward(self, x: Tensor) -> Tensor:
         parts = []

@@ -16,14 +16,17 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
+from service.bundle import TabularInput
 from service.cli import main
 from service.scoring import noise
 from tests.training.conftest import ARGUMENTS, EPOCHS, SOURCE, TRAIN, L, new_vae, run, start
+from tests.training.kinds import C, D
 from training.fit import Epoch, FitRecipe
 from training.fit.diagnostics import ACTIVE
 from training.fit.loop import BEST, METRICS, fit
 from training.fit.rows import StoredRows
-from training.model import VAE
+from training.model import VAE, ModelRecipe
+from training.model.build import build
 from training.recipe_files import RecipeError
 from training.recipes import Recipe
 from training.runs import open_run
@@ -261,6 +264,17 @@ def test_interrupted_and_killed_runs_end_as_if_nothing_had_happened(
 
 def digits(tmp_path: Path, *arguments: str) -> Recipe:
     return Recipe.read("digits", ["--runs", str(tmp_path), *arguments])
+
+
+@pytest.mark.parametrize("likelihood", ["categorical", "mixed_asinh"])
+def test_a_table_without_numbers_goes_on(likelihood: str, tmp_path: Path) -> None:
+    model = ModelRecipe(widths=(8,), latent_size=L, likelihood=likelihood)
+    rows = np.random.default_rng(0).integers(0, 2, (60, 2)).astype(np.float64)
+    for epochs in (1, 2):
+        vae = build(model, TabularInput(columns=(C, D)), rows, seed=0)
+        recipe = FitRecipe(epochs=epochs)
+        history = fit(vae, torch.from_numpy(rows), torch.from_numpy(rows), BASE_SAMPLES, recipe, tmp_path)
+        assert len(history) == epochs
 
 
 def test_resume_needs_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
