@@ -85,7 +85,7 @@ class BulkJob:
         )
         return max(1, min(BATCH_ROWS, BATCH_BYTES // size))
 
-    def start(self) -> Model:
+    async def start(self) -> Model:
         """The model, which computes from now on, on the running event loop."""
         model = Model(
             self.bundle, self.make_engine, Limits(self.max_batch, 2**62, MAX_DRAWS, self.engine_threads, ENGINE_TIMEOUT)
@@ -99,7 +99,7 @@ class BulkJob:
         Raises:
             LowerboundError: From the pieces, the model or the writing; whatever was written before is whole.
         """
-        model = self.start()
+        model = await self.start()
         under_way: asyncio.Queue[asyncio.Task[pa.RecordBatch] | None] = asyncio.Queue(self.engine_threads + 1)
         try:
             async with asyncio.TaskGroup() as tasks:

@@ -129,13 +129,9 @@ class _Engine:
         self._run = job
         self._loop = asyncio.new_event_loop()
         Thread(target=self._loop.run_forever, daemon=True).start()
-
-        async def start() -> None:
-            self._model = job.start()
-
         self._problem = ""
         try:
-            asyncio.run_coroutine_threadsafe(start(), self._loop).result()
+            self._model = asyncio.run_coroutine_threadsafe(job.start(), self._loop).result()
         except LowerboundError as error:
             self._problem = str(error)
 

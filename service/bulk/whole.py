@@ -73,12 +73,8 @@ def open_model(bundle: Bundle, device: Device) -> Iterator[Callable[[Callable[[M
     """A bundle's model, which runs what it is given until it has an answer."""
     factory, threads = EngineFactory(device), os.cpu_count() or 1
     work = job.BulkJob(bundle, factory.engine, factory.max_batch, threads, job.score, ElboQuery())
-
-    async def start() -> Model:
-        return work.start()
-
     with asyncio.Runner() as runner:
-        model = runner.run(start())
+        model = runner.run(work.start())
         try:
             yield lambda ask: runner.run(ask(model))
         finally:
