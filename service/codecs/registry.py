@@ -10,10 +10,16 @@ from service.codecs.codec import Columns, Reader, Writer
 from service.codecs.json import Json
 from service.codecs.npy import Npy
 from service.codecs.text import write_text
-from service.errors import MalformedError
-from service.readers.arrays import GZIP, NPY, ZIP, is_idx, read_sent_idx, read_sent_npz
+from service.errors import MalformedError, TooLargeError
+from service.readers.arrays import GZIP, NPY, ZIP, Levels, is_idx, plain_numbers, read_idx, read_npz
 from service.readers.files import TextBytes
 from service.readers.pictures import MEDIA_TYPES, PictureBytes, foreign, is_picture
+
+MAX_UNPACKED = 2**28
+"""Most bytes that a client's compressed array may unpack to."""
+
+MAX_MEMBERS = 1000
+"""Most files of an archive that are looked through."""
 
 
 class Arrow:
@@ -62,9 +68,11 @@ class AnyFile:
         if body.startswith(NPY):
             return Npy().decode(body, field)
         if body.startswith(ZIP):
-            return read_sent_npz(body)
+            if (members := body.count(b"PK\x01\x02")) > MAX_MEMBERS:
+                raise TooLargeError(f"an archive of {members:,} files; at most {MAX_MEMBERS:,} are looked through")
+            return plain_numbers(read_npz(io.BytesIO(body), limit=MAX_UNPACKED))
         if body.startswith(GZIP) or is_idx(body[:4]):
-            return read_sent_idx(body)
+            return Levels(read_idx(body, MAX_UNPACKED))
         unknown = "is no PNG, JPEG, WebP, TIFF, BMP or GIF picture, and no IDX, .npy or .npz file"
         raise MalformedError(foreign(body) or unknown)
 

@@ -18,11 +18,7 @@ GZIP = b"\x1f\x8b"
 ZIP = b"PK\x03\x04"
 NPY = b"\x93NUMPY"
 
-MAX_UNPACKED = 2**28
-"""Most bytes that a client's compressed array may unpack to."""
-
 _UNSIGNED_BYTE = 0x08
-_MAX_MEMBERS = 1000
 _ENCRYPTED = 1
 
 
@@ -153,26 +149,6 @@ def read_npz(file: IO[bytes], name: str | None = None, limit: int | None = None)
                 return read_npy(unpacked.read())
     except (ValueError, KeyError, EOFError, OSError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise MalformedError(f"cannot be read: {error}") from error
-
-
-def read_sent_idx(body: bytes) -> Levels:
-    """The pictures in a client's IDX file.
-
-    Raises:
-        RequestError: See `read_idx`; at most `MAX_UNPACKED` bytes are unpacked.
-    """
-    return Levels(read_idx(body, MAX_UNPACKED))
-
-
-def read_sent_npz(body: bytes) -> Array:
-    """The array in a client's `.npz` file.
-
-    Raises:
-        RequestError: See `read_npz`; at most `MAX_UNPACKED` bytes are unpacked.
-    """
-    if (members := body.count(b"PK\x01\x02")) > _MAX_MEMBERS:
-        raise TooLargeError(f"an archive of {members:,} files; at most {_MAX_MEMBERS:,} are looked through")
-    return plain_numbers(read_npz(io.BytesIO(body), limit=MAX_UNPACKED))
 
 
 def _choose(names: list[str], asked: str | None) -> str:

@@ -16,12 +16,12 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from service.bundle import ImageInput, NumericColumn, TabularInput
+from service.codecs import registry
 from service.codecs.codec import Reader
 from service.codecs.json import MAX_NESTED, Json, read_json
 from service.codecs.registry import FILE_READERS, READERS, WRITERS, Png
 from service.codecs.text import read_text
 from service.errors import InvalidError, MalformedError, RequestError, TooLargeError
-from service.readers import arrays
 from service.readers.files import TextBytes
 from service.readers.pictures import MEDIA_TYPES, Picture, PictureBytes
 from tests.service.codecs.schemas import TABLE, parse_instances
@@ -265,7 +265,7 @@ def test_levels_of_files_are_those_between_black_and_white() -> None:
 )
 def test_files_that_are_no_instances_are_refused(body: bytes, problem: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if "80" in problem:
-        monkeypatch.setattr(arrays, "MAX_UNPACKED", 80)
+        monkeypatch.setattr(registry, "MAX_UNPACKED", 80)
     with pytest.raises(RequestError, match=problem):
         FILE_READERS["application/octet-stream"].decode(body, "instances")
 
