@@ -24,11 +24,10 @@ MIN_RATE = 2**10
 """Bytes for which a slow client gets another second."""
 
 LINGER = 1.0
-"""Seconds that a client may take to read the last answer, or to wait for it after closing its own side."""
+"""Seconds for a client to read the last answer, to send more before that, or to wait after closing its own side."""
 
 _HOST = re.compile(rb"([\w.~!$&'()*+,;=%-]*|\[[\da-fA-F:.]+\])(:\d*)?")
 """RFC 3986, section 3.2: `uri-host [ ":" port ]`."""
-
 
 _AUTHORITY = re.compile(rb"[^/]*//([^/?#]*)")
 
@@ -105,6 +104,8 @@ class Connection(HttpToolsProtocol):
     # Reading.
 
     def data_received(self, data: bytes) -> None:
+        if self._closed:  # Most clients send all before they read.
+            self._due = min(self.loop.time() + LINGER, self._last)
         if self._deaf:
             return
         self._received += len(data)
@@ -225,9 +226,9 @@ class Connection(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
         self._begun = False
-        self._task = task = self.loop.create_task(cycle.run_asgi(partial(self._run, cycle, app)))
-        task.add_done_callback(self.tasks.discard)
-        self.tasks.add(task)
+        self._task = self.loop.create_task(cycle.run_asgi(partial(self._run, cycle, app)))
+        self._task.add_done_callback(self.tasks.discard)
+        self.tasks.add(self._task)
 
     async def _run(self, cycle: RequestResponseCycle, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_last(message: Message) -> None:
@@ -301,8 +302,7 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, status: int, detail: str) -> None:
         """Answer the incomplete request with an error, read no more, and close."""
-        self._deaf = True
-        self._due = math.inf
+        self._deaf, self._due = True, math.inf
         refusal = status, detail
         if not self._in_body:
             self._queue_refusal(refusal)
@@ -333,8 +333,7 @@ class Connection(HttpToolsProtocol):
 
     def drop(self) -> None:
         """Close at once, for another client."""
-        self._deaf = True
-        self._due = math.inf
+        self._deaf, self._due = True, math.inf
         self.transport.abort()
 
     def _close(self) -> None:
@@ -343,6 +342,7 @@ class Connection(HttpToolsProtocol):
         self.pipeline.clear()
         self._received = 0
         self._due = self.loop.time() + LINGER
+        self._last = self._due if self._leaving else self._due + self._settings.read_timeout
         if self._half_closed:
             self.transport.close()
         elif not self.transport.is_closing():

@@ -195,7 +195,8 @@ def test_unfinished_bodies_have_a_budget(serve: Serve, number: int) -> None:
     largest = 8 * MEBIBYTE
     head = b"POST /elbo HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n"
     head %= NPY.encode(), largest
-    with serve("--max-body", str(largest), "--engine-threads", "1") as client, ExitStack() as held:
+    patience = "--read-timeout", "120"  # The last of the clients waits for all others.
+    with serve("--max-body", str(largest), "--engine-threads", "1", *patience) as client, ExitStack() as held:
         client.post(ELBO, json={"instances": [ONE]}).raise_for_status()
         before, refused = peak(process_of(client)), 0
         senders = [

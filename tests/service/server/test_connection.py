@@ -16,6 +16,9 @@ from tests.service.sockets import BODY, LIVE, ROW, Client, port_of, post, work
 CHUNKED = post(b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
 """The head of a request whose body comes in chunks."""
 
+TOO_LARGE = post(b"", b"Connection: close").replace(b"Content-Length: 0", b"Content-Length: 999999999")
+"""The head of a request whose body is refused, and its connection closed."""
+
 until = partial(wait_until, seconds=10)
 
 
@@ -86,6 +89,29 @@ def test_a_body_that_nobody_reads_does_no_harm(patient: int) -> None:
         )
         assert client.answer()[0] == 200
         assert client.answer()[2] == b'{"status":"live"}'
+
+
+def test_a_refused_client_may_send_its_body_to_the_end(patient: int) -> None:
+    """Most clients read no answer before they have sent the whole body, and a reset would lose it."""
+    with Client(patient) as client:
+        client.send(TOO_LARGE)
+        for _ in range(6):
+            client.send(bytes(2**20))
+            time.sleep(0.5)
+        status, headers, _ = client.answer()
+        assert (status, headers["connection"]) == (413, "close")
+
+
+def test_a_refused_client_may_not_send_for_ever(impatient: int) -> None:
+    with Client(impatient) as client:
+        client.send(TOO_LARGE)
+        assert client.answer()[0] == 413
+        started = time.monotonic()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            for _ in range(100):
+                client.send(bytes(2**10))
+                time.sleep(0.1)
+        assert time.monotonic() - started < 8
 
 
 def test_a_client_may_ask_before_it_sends(patient: int) -> None:
