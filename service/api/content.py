@@ -26,6 +26,8 @@ MODEL_HEADERS = {
     "Lowerbound-Device": "The device in use.",
 }
 
+_PIECE = 2**20
+
 
 async def read_rows(request: RequestContext, model: Model, reading: Reading) -> Rows:
     """The instances in a request's body, for a model, as its `Content-Type` says to read them.
@@ -100,19 +102,23 @@ async def _receive_large(
     request: RequestContext, message: Message, limit: int, budget: ByteBudget
 ) -> bytes | LongBytes:
     """The body whose first message this is; a `LongBytes` where it is too large to be read on the event loop."""
-    buffer = bytearray()  # It grows by steps larger than what a socket reads: where memory ends, it ends here.
+    # Pieces, since one buffer that grows leaves behind what it was copied from. They grow by steps larger than what a
+    # socket reads: where memory ends, it ends here.
+    pieces, size = [bytearray()], 0
     while True:
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         chunk: bytes = message.get("body", b"")
-        size = len(buffer) + len(chunk)
+        size += len(chunk)
         if size > limit:
             raise TooLargeError(f"more than {limit:,} bytes, which is all that is read", "body")
         if size > UNCOUNTED:
             budget.take(len(chunk))
-        buffer += chunk
+        if len(pieces[-1]) > _PIECE:
+            pieces.append(bytearray())
+        pieces[-1] += chunk
         if not message.get("more_body", False):
-            return LongBytes(buffer) if size > bodies.QUICK_ARRAY else bytes(buffer)
+            return LongBytes(pieces) if size > bodies.QUICK_ARRAY else b"".join(pieces)
         if size > bodies.QUICK_ARRAY:
             await budget.pause(len(chunk))
         message = await request.receive()

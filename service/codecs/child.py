@@ -13,7 +13,7 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -35,20 +35,20 @@ _NICENESS = 5
 
 
 class LongBytes:
-    """Many bytes in a buffer. Functions of a `ChildProcess` get them as `bytes`; nothing copies them here."""
+    """Many bytes in pieces. Functions of a `ChildProcess` get them as `bytes`; nothing copies them here."""
 
-    def __init__(self, buffer: bytearray) -> None:
-        self._buffer = buffer
+    def __init__(self, pieces: Sequence[bytearray]) -> None:
+        self._pieces = pieces
 
     def __len__(self) -> int:
-        return len(self._buffer)
+        return sum(map(len, self._pieces))
 
-    def __reduce__(self) -> tuple[type[bytes], tuple[pickle.PickleBuffer]]:
-        return bytes, (pickle.PickleBuffer(self._buffer),)
+    def __reduce__(self) -> tuple[Callable[[list[bytes]], bytes], tuple[list[pickle.PickleBuffer]]]:
+        return b"".join, (list(map(pickle.PickleBuffer, self._pieces)),)
 
     async def copied(self) -> bytes:
         """A copy as `bytes`, which a thread makes."""
-        return await in_thread(partial(bytes, self._buffer))
+        return await in_thread(partial(b"".join, self._pieces))
 
 
 class ChildProcess:
