@@ -1,16 +1,16 @@
 """`python -m service.engine.trial`: a process that tries bundles, so that a bundle can hang or crash it alone.
 
-The service asks with one JSON object a line: `folder`, `digest` and `size` of a bundle, and the `seconds` that it may
+The service asks with one JSON object each: `folder`, `digest` and `size` of a bundle, and the `seconds` that it may
 take. The process answers each with another object: empty if the bundle is whole and its golden rows come out right on
 the CPU, else with `error`. The service then loads the same bytes, by that digest; see `service.inference.trial`.
 """
 
 import contextlib
 import json
-import os
 import resource
 import signal
 import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from service.bundle import read_bundle
@@ -27,20 +27,20 @@ GRACE = 5.0
 """Seconds after a bundle's time is up at which the process ends by itself, if the service has not ended it."""
 
 
-def main() -> None:
+def main(descriptor: int) -> None:
     """Try bundles until there are no more."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # It concerns the service alone.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError):  # If memory runs out, the kernel ends this process first.
         Path("/proc/self/oom_score_adj").write_text("1000")
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # Output of libraries must not mix with the answers.
-    answers.write("{}\n")
-    for line in sys.stdin:
-        asked = json.loads(line)
-        signal.setitimer(signal.ITIMER_REAL, asked["seconds"] + GRACE)
-        answers.write(json.dumps(_try(Path(asked["folder"]), asked["digest"], asked["size"])) + "\n")
-        signal.setitimer(signal.ITIMER_REAL, 0)
+    answer: dict[str, str] = {}
+    with Connection(descriptor) as connection, contextlib.suppress(EOFError, OSError):
+        while True:
+            connection.send_bytes(json.dumps(answer).encode())
+            asked = json.loads(connection.recv_bytes())
+            signal.setitimer(signal.ITIMER_REAL, asked["seconds"] + GRACE)
+            answer = _try(Path(asked["folder"]), asked["digest"], asked["size"])
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _try(folder: Path, digest: str, size: int) -> dict[str, str]:
@@ -68,4 +68,4 @@ def _limit_memory(more: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]))

@@ -6,10 +6,9 @@ happens to the trial's process. The service ends that process and refuses the bu
 
 import json
 import os
-import socket
 import subprocess
 import sys
-import time
+from multiprocessing import Pipe
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -37,7 +36,7 @@ class Trial:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._process: _Process | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._closed = False
 
     def __enter__(self) -> Self:
@@ -65,76 +64,56 @@ class Trial:
         """
         size = min(size, MAX_BYTES)
         seconds = self._seconds + size / RATE
-        process = self._process or self._start()
+        if self._process is None:
+            self._start()
         try:
-            process.send({"folder": str(folder.absolute()), "digest": digest, "size": size, "seconds": seconds})
-            answer = process.receive(seconds)
+            asked = {"folder": str(folder.absolute()), "digest": digest, "size": size, "seconds": seconds}
+            self._connection.send_bytes(json.dumps(asked).encode())
+            answer = self._receive(seconds)
         except TimeoutError as error:
             self._end()
             raise BundleError(f"{folder}: is not read and its golden rows answered in {seconds:.0f} seconds") from error
-        except (OSError, ValueError) as error:
+        except (OSError, EOFError, ValueError) as error:
             raise BundleError(f"{folder}: ends the process that tries it ({self._end(1)}); memory?") from error
         if "error" in answer:
             raise BundleError(str(answer["error"]))
 
-    def _start(self) -> "_Process":
+    def _start(self) -> None:
+        """Start the process; see `service.engine.trial`."""
         if self._closed:
             raise NotReadyError("no more bundles are tried")
-        try:
-            process = self._process = _Process()
-            process.receive(BOOT)
-        except (OSError, ValueError) as error:
-            raise NotReadyError(f"no process to try bundles in: {error} ({self._end(1)})") from error
-        return process
-
-    def _end(self, patience: float = 0) -> str:
-        process, self._process = self._process, None
-        return process.end(patience) if process else "not started"
-
-
-class _Process:
-    """The other process, and the connection to it; see `service.engine.trial`."""
-
-    def __init__(self) -> None:
         path = [str(Path(service.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("LOWERBOUND_")}
-        self._connection, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "service.engine.trial"],
-                stdin=theirs.fileno(),
-                stdout=theirs.fileno(),
-                stderr=subprocess.DEVNULL,
-                env=environment | {"PYTHONPATH": os.pathsep.join(path)},
-            )
+        self._connection, theirs = Pipe()
+        try:
+            with theirs:
+                self._process = subprocess.Popen(  # noqa: S603 - this interpreter and module
+                    [sys.executable, "-P", "-m", "service.engine.trial", str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    env=environment | {"PYTHONPATH": os.pathsep.join(path)},
+                )
+            self._receive(BOOT)
+        except (OSError, EOFError, ValueError) as error:
+            raise NotReadyError(f"no process to try bundles in: {error} ({self._end(1)})") from error
 
-    def send(self, question: dict[str, Any]) -> None:
-        self._connection.sendall(json.dumps(question).encode() + b"\n")
-
-    def receive(self, seconds: float) -> dict[str, Any]:
-        """The object on the next line.
-
-        Raises:
-            TimeoutError: There is none within so many seconds.
-            OSError: The process has ended.
-            ValueError: It answers something else.
-        """
-        due, line = time.monotonic() + seconds, b""
-        while not line.endswith(b"\n"):
-            self._connection.settimeout(max(due - time.monotonic(), 1e-3))
-            read = self._connection.recv(_MOST)
-            if not read or len(line) > _MOST:
-                raise ConnectionError("it has ended")
-            line += read
-        answer: dict[str, Any] = json.loads(line)
+    def _receive(self, seconds: float) -> dict[str, Any]:
+        if not self._connection.poll(seconds):
+            raise TimeoutError
+        answer: dict[str, Any] = json.loads(self._connection.recv_bytes(_MOST))
         return answer
 
-    def end(self, patience: float) -> str:
+    def _end(self, patience: float = 0) -> str:
         """End the process, if it does not end by itself before long; says how it ended."""
+        process, self._process = self._process, None
+        if process is None:
+            return "not started"
         try:
-            status = self._process.wait(patience)
+            process.wait(patience)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            status = self._process.wait()
+            process.kill()
+            process.wait()
         self._connection.close()
-        return f"status {status}"
+        return f"status {process.returncode}"
