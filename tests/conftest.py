@@ -30,18 +30,19 @@ def run_server(
     *arguments: str, log: Path, program: Sequence[str] = ("service",), **settings: str
 ) -> Iterator[httpx.Client]:
     """Run `python -m service` with these arguments and environment on a free port, and give a client of it."""
-    with socket.socket() as probe:
+    with socket.socket() as probe, httpx.Client(headers=JSON, timeout=60) as client:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # The server may listen while this holds the port.
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    process = warm.start([*program, "--port", str(port), *arguments], log, **settings)
-    _processes[port] = process.pid
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=JSON, timeout=60) as client:
+        client.base_url = httpx.URL(f"http://127.0.0.1:{port}")
+        process = warm.start([*program, "--port", str(port), *arguments], log, **settings)
+        _processes[port] = process.pid
+        try:
             _wait_until_ready(client, process, log)
             yield client
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
 
 
 def _wait_until_ready(client: httpx.Client, process: warm.Process, log: Path) -> None:
