@@ -8,10 +8,11 @@ from typing import IO
 import fsspec
 import numpy as np
 
-from service.bulk.batches import Batch, parse_batch, reading
+from service.bulk.batches import Batch, parse_batch
 from service.bundle import Array, ImageInput, TabularInput, read_npy_header
 from service.errors import FileError
 from service.readers.arrays import Levels, plain_numbers, read_idx, read_npy, read_npz
+from service.readers.files import reading
 
 
 class Npy:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -12,8 +11,7 @@ import pyarrow as pa
 from service.bundle import Array, ImageInput, TabularInput
 from service.codecs.instances import parse_marked
 from service.codecs.rows import MARKING, Marks
-from service.errors import FileError, InvalidError, RequestError
-from service.readers import files
+from service.errors import FileError, InvalidError
 
 FIELD = "instances"
 _PLACE = re.compile(rf"{FIELD}\[(\d+)\]")
@@ -100,27 +98,10 @@ def parse_batch(values: object, data: ImageInput | TabularInput, path: str, star
         FileError: Something is wrong with all of them.
     """
     marks = Marks()
-    with placed(path, start):
+    try:
         x = parse_marked(values, data, MARKING, marks)
-    return Batch(x, path=path, start=start, marks=marks)
-
-
-@contextmanager
-def reading(path: str) -> Iterator[None]:
-    """Turn every error of a file, and of what a decoder finds in it, into one that names the file."""
-    try:
-        with files.reading(path):
-            yield
-    except RequestError as error:
-        raise FileError(f"{path}: {error.detail}") from error
-
-
-@contextmanager
-def placed(path: str, start: int) -> Iterator[None]:
-    """Let what is wrong with a piece's row name the row in its file, from 1."""
-    try:
-        yield
     except InvalidError as error:
         place = re.match(rf"{FIELD}\[(\d+)\](.*)", error.location or "", re.DOTALL)
         where = f"row {start + int(place[1]) + 1}{place[2]}" if place else f"from row {start + 1} on"
         raise FileError(f"{path}: {where}: {error.detail}") from error
+    return Batch(x, path=path, start=start, marks=marks)

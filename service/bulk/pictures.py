@@ -8,11 +8,12 @@ from typing import Literal
 import fsspec
 import numpy as np
 
-from service.bulk.batches import FIELD, Batch, reading
+from service.bulk.batches import FIELD, Batch
 from service.bundle import Array, ImageInput, TabularInput
 from service.codecs.rows import Marks
 from service.errors import FileError, InvalidError, RequestError
 from service.readers.arrays import GZIP, is_idx
+from service.readers.files import reading
 from service.readers.pictures import SUFFIXES, Picture, is_picture
 
 _HEAD = 1024

@@ -17,7 +17,7 @@ import pyarrow as pa
 from fsspec.core import url_to_fs
 
 from service.bulk.arrays import Npy, Whole
-from service.bulk.batches import FIELD, Batch, Input, parse_batch, reading
+from service.bulk.batches import FIELD, Batch, Input, parse_batch
 from service.bulk.pictures import Pictures, kind_of
 from service.bundle import ImageInput, TabularInput
 from service.codecs.arrow import read_array
@@ -25,7 +25,7 @@ from service.codecs.instances import mark_cells
 from service.codecs.rows import MARKING, Marks
 from service.errors import FileError, InvalidError
 from service.readers import parse_table
-from service.readers.files import find_below, is_local, without_empty
+from service.readers.files import find_below, is_local, reading, without_empty
 from service.readers.tables import TABLE_SUFFIXES, is_table, open_table
 
 ARRAYS = (".npy", ".npz")

@@ -20,7 +20,7 @@ import fsspec
 import pyarrow as pa
 from fsspec.core import url_to_fs
 
-from service.errors import FileError
+from service.errors import FileError, RequestError
 
 _HIDDEN = re.compile(r"(^|/)[._]")
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
@@ -112,11 +112,13 @@ def open_file(path: Source) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def reading(path: Source) -> Iterator[None]:
-    """Turn every error of a file into a `FileError` that names it."""
+    """Turn every error of a file, and of what a decoder finds in it, into a `FileError` that names the file."""
     try:
         yield
     except FileError:
         raise
+    except RequestError as error:
+        raise FileError(f"{path}: {error.detail}") from error
     except (OSError, EOFError, zlib.error) as error:
         raise FileError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     except (ValueError, ImportError, csv.Error, pa.ArrowException) as error:  # A driver is missing.
