@@ -40,10 +40,15 @@ class SinglePassScores(nn.Module):
             batches = torch.from_numpy(np.ascontiguousarray(normal)).split(_ROWS)
             statistics = torch.cat([self._statistics(x, self._reconstruction(x)) for x in batches])
         # A statistic that hardly varies says little, rather than everything; few rows say little of correlations.
-        spread = torch.maximum(statistics.std(0, correction=0), 1e-3 * statistics.abs().mean(0) + 1e-6)
-        shrunk = LedoitWolf().fit(((statistics - statistics.mean(0)) / spread).numpy())
+        deviation = statistics.std(0, correction=0)
+        spread = torch.maximum(deviation, 1e-3 * statistics.abs().mean(0) + 1e-6)
+        standard = (statistics - statistics.mean(0)) / spread
+        shrunk = (
+            LedoitWolf().fit(standard.numpy()).covariance_ if len(standard) > 1 else np.zeros(2 * standard.shape[1:])
+        )
+        covariance = torch.from_numpy(shrunk) + torch.diag(1 - (deviation / spread) ** 2)
         self.register_buffer("location", statistics.mean(0))
-        self.register_buffer("precision", torch.from_numpy(shrunk.precision_) / torch.outer(spread, spread))
+        self.register_buffer("precision", torch.linalg.inv(covariance) / torch.outer(spread, spread))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """`typicality`, and of images `multiscale_residual`, of x (B, *shape): each (B,), float64."""

@@ -101,6 +101,21 @@ def test_typicality_is_the_distance_of_the_statistics(kind: str, likelihood: str
     np.testing.assert_allclose(scores(x)[0].numpy(), expected, rtol=1e-4)
 
 
+@pytest.mark.parametrize("normal", [[0], [0] * 40, [0, 0, 0, 1]])
+@torch.no_grad()
+def test_a_statistic_that_hardly_varies_says_little(normal: list[int]) -> None:
+    vae, _, rows = made("categories", "categorical")
+    scores = SinglePassScores(vae, KINDS["categories"].data, rows[normal])
+    typicality = scores(torch.from_numpy(rows))[0]
+    assert typicality[0] < 5
+    assert typicality.isfinite().all()
+    # As at most a thousandth of the statistics' size and a millionth counts as their deviation.
+    x = torch.from_numpy(rows)
+    assert (typicality < 5 * ((scores._statistics(x, scores._reconstruction(x)).abs() + 1) * 1e6).square().sum(1)).all()
+    off = scores._typicality(scores._statistics(x, scores._reconstruction(x)) * (1 + 1e-7)) - typicality
+    assert (off.abs() <= 1e-3 * (1 + typicality)).all()
+
+
 @torch.no_grad()
 def test_missing_cells_differ_from_nothing() -> None:
     _, scores, rows = made("numbers", "gaussian")
