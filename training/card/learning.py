@@ -50,7 +50,7 @@ def _latents(inputs: CardInputs) -> Section:
             "of the prior. Where they differ, samples from the prior come from where no data lies.",
         ),
     ]
-    if len(inputs.latents) > 1:
+    if len(inputs.latents) > 1 and len(mean) > 1:
         pictures.append(_projection(inputs, mean))
     return Section(
         "latents",
