@@ -12,13 +12,13 @@ from service.codecs.child import ChildProcess
 from service.codecs.instances import parse_latents, parse_rows
 from service.codecs.oip_messages import (
     DrawParameters,
-    ElboParameters,
     EncodeParameters,
     ExplainParameters,
     InferParameters,
 )
 from service.codecs.rows import Reading
 from service.inference import Model
+from service.scoring import ElboQuery
 
 T = TypeVar("T")
 
@@ -85,14 +85,8 @@ class Graph:
         if not isinstance(parameters, ExplainParameters):
             posterior = await self.model.encode(rows.x)
             return await call(child, quick, named.answer, posterior, np.isnan(posterior["mean"][:, 0]))
-        bounds = await self.model.elbo(
-            rows.x,
-            num_draws=parameters.num_draws,
-            seed=parameters.seed,
-            score=parameters.score if isinstance(parameters, ElboParameters) else None,
-            refine=parameters.refine if isinstance(parameters, ElboParameters) else 0,
-            explain=self.graph == "explain",
-        )
+        asked = parameters.model_dump(include={"num_draws", "seed", "score", "refine"})
+        bounds = await self.model.elbo(rows.x, ElboQuery(**asked, explain=self.graph == "explain"))
         return await call(child, quick, named.answer, bounds, np.isnan(bounds["score"]))
 
 

@@ -32,8 +32,7 @@ Operation = Callable[[Model, Array, ElboQuery], Awaitable[Answer]]
 
 async def score(model: Model, x: Array, query: ElboQuery) -> Answer:
     """The columns of `POST /elbo`."""
-    asked = query.model_dump(include={"num_draws", "seed", "score", "refine", "explain", "fdr"})
-    bounds = await model.elbo(x, **asked)
+    bounds = await model.elbo(x, query)
     return bounds, np.isnan(bounds["score"])
 
 

@@ -16,7 +16,7 @@ from service.cli import CommandOptions, parse
 from service.engine import Device
 from service.errors import FileError
 from service.readers.labels import read_labels
-from service.scoring import FALSE_ALARMS, Martingale
+from service.scoring import FALSE_ALARMS, ElboQuery, Martingale
 
 SHOWN = 10
 """Rows that are shown."""
@@ -105,7 +105,7 @@ def _score(folder: Path, given: Comparing) -> Scored:
     if not readable.any():
         raise FileError(next(iter(file.unreadable.values())))
     with open_model(bundle, given.device) as run:
-        made = run(lambda model: model.elbo(file.x[readable], observe=False))
+        made = run(lambda model: model.elbo(file.x[readable], ElboQuery(observe=False)))
 
     def spread(values: Array) -> Array:
         whole = np.full(len(readable), np.nan)

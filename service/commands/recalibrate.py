@@ -25,7 +25,7 @@ from service.engine import Device
 from service.errors import FileError
 from service.inference import Model
 from service.readers.labels import read_labels
-from service.scoring import Recalibrated, recalibrate
+from service.scoring import ElboQuery, Recalibrated, recalibrate
 from service.storage import LocalStore
 
 
@@ -111,7 +111,8 @@ def _confirmed(given: Recalibrating, bundle: Bundle) -> tuple[list[str], Array, 
 
 async def _scores(model: Model, x: Array) -> dict[str, Array]:
     """All calibrated scores of rows, as the service computes them."""
-    return {name: (await model.elbo(x, score=name, observe=False))["score"] for name in model.manifest.scores}
+    queries = {name: ElboQuery.model_validate({"score": name, "observe": False}) for name in model.manifest.scores}
+    return {name: (await model.elbo(x, query))["score"] for name, query in queries.items()}
 
 
 def _write(folder: Path, bundle: Bundle, new: Recalibrated) -> Path:

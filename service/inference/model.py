@@ -20,6 +20,7 @@ from service.scoring import (
     ROUNDS,
     BoundParameters,
     ConditionalAttribution,
+    ElboQuery,
     RefinementState,
     blank,
     chosen_seed,
@@ -33,6 +34,8 @@ from service.threads import in_thread
 T = TypeVar("T")
 P = ParamSpec("P")
 Columns = dict[str, Array]
+
+DEFAULT_QUERY = ElboQuery()
 
 _FEW = 2**16
 """Random numbers that are drawn within a few milliseconds."""
@@ -187,18 +190,7 @@ class Model:
         data = self.manifest.input
         return await _aside(x.size, lambda: possible_rows(x, data)) if isinstance(data, TabularInput) else x
 
-    async def elbo(
-        self,
-        x: Array,
-        *,
-        num_draws: int | None = None,
-        seed: int | None = None,
-        score: str | None = None,
-        refine: int | None = None,
-        explain: bool = False,
-        fdr: float | None = None,
-        observe: bool = True,
-    ) -> dict[str, Array]:
+    async def elbo(self, x: Array, query: ElboQuery = DEFAULT_QUERY) -> dict[str, Array]:
         """The bounds of each row, its score and its conformal p-value, each of shape (batch,), float64.
 
         The p-value is NaN where it would not be valid: under draws, a seed or steps of refinement other than those of
@@ -214,26 +206,26 @@ class Model:
         Raises:
             InvalidError: The bundle cannot do what is asked.
         """
-        parameters = self._resolve(num_draws, seed, score, refine, explain=explain)
+        parameters = self._resolve(query.num_draws, query.seed, query.score, query.refine, explain=query.explain)
         draws = parameters.draws
         cells = x.shape[1] if parameters.by_cell else 0
         cost = len(x) * draws * (1 + parameters.refine + cells)
         if cost > self._limits.max_queue or draws > self._limits.max_draws:
             check = functools.partial(self._limits.check, len(x), draws)
-            check("query.num_draws" if num_draws else "instances")
+            check("query.num_draws" if query.num_draws else "instances")
             check("query.refine", 1 + parameters.refine, f"with {parameters.refine:,} steps of refinement")
             check("query.explain", 1 + cells, f"once whole and once for each of {cells:,} cells")
-        if fdr is not None and parameters.held_out is None:
+        if query.fdr is not None and parameters.held_out is None:
             raise InvalidError(
                 "without valid p-values no false-discovery rate can be kept: ask for a calibrated score, with the "
                 "bundle's own draws, seed and refinement",
                 "query.fdr",
             )
         columns = await self._compute(cost, self._bounds, x, parameters)
-        if parameters.default and observe:
+        if parameters.default and query.observe:
             self._observer.scored(columns["elbo"], columns["score"], columns["p_value"])
-        if fdr is not None:
-            columns["discovery"] = discoveries(columns["p_value"], fdr)
+        if query.fdr is not None:
+            columns["discovery"] = discoveries(columns["p_value"], query.fdr)
         return columns
 
     async def _compute(

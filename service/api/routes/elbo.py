@@ -24,16 +24,7 @@ async def elbo(request: PresentRequest, model: ServedModel, query: Annotated[Elb
     writer = choose_writer(request)
     model.check_room(query.num_draws or model.manifest.num_draws)
     rows = await read_rows(request, model, Reading.asked(query))
-    bounds = await model.elbo(
-        rows.x,
-        num_draws=query.num_draws,
-        seed=query.seed,
-        score=query.score,
-        refine=query.refine,
-        explain=query.explain,
-        fdr=query.fdr,
-        observe=query.observe,
-    )
+    bounds = await model.elbo(rows.x, query)
     content, headers = await render(request, model, writer, bounds, rows, np.isnan(bounds["score"]), query.fields)
     if query.fdr is not None and not bounds["discovery"].any():
         p = bounds["p_value"][: len(rows.places)]

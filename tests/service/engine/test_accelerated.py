@@ -23,7 +23,7 @@ from service.engine.pinned import SMALLEST, PinnedMemory
 from service.engine.replay import Replay
 from service.errors import STATUS, DeviceMemoryError, NotReadyError
 from service.inference import Limits, Model
-from service.scoring import noise
+from service.scoring import ElboQuery, noise
 from tests.conftest import wait_until
 
 MAX_BATCH = 64
@@ -249,7 +249,7 @@ def test_a_row_without_memory_is_refused_and_the_next_is_answered(
         model.start()
         before = await model.elbo(x)
         with pytest.raises(DeviceMemoryError, match="ask for fewer draws"):
-            await model.elbo(x[:1], num_draws=2**14)
+            await model.elbo(x[:1], ElboQuery(num_draws=2**14))
         assert_same(await model.elbo(x), before)
         assert model.replaced_engines == 0
         await model.stop()

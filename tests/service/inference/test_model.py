@@ -8,6 +8,7 @@ import pytest
 from service.bundle import Bundle
 from service.errors import OverloadedError
 from service.inference import Limits, Model
+from service.scoring import ElboQuery
 from tests.service.faulty_engine import FaultyEngine
 
 
@@ -20,11 +21,11 @@ def test_a_refinement_is_admitted_with_all_its_steps(digits_bundle: Bundle) -> N
     async def main() -> None:
         model.start()
         engine.fault = "wait"
-        refinement = asyncio.create_task(model.elbo(x, num_draws=16, refine=50))
+        refinement = asyncio.create_task(model.elbo(x, ElboQuery(num_draws=16, refine=50)))
         assert await asyncio.to_thread(engine.hanging.acquire, timeout=30)
         with pytest.raises(OverloadedError, match="816 row-draws are queued, 1,000 at most"):
-            await model.elbo(x, num_draws=16, refine=11)
-        fits = asyncio.create_task(model.elbo(x, num_draws=16, refine=10))
+            await model.elbo(x, ElboQuery(num_draws=16, refine=11))
+        fits = asyncio.create_task(model.elbo(x, ElboQuery(num_draws=16, refine=10)))
         await asyncio.sleep(0)
         engine.fault = ""
         engine.hold.set()

@@ -16,6 +16,7 @@ from service.bundle import Bundle, read_bundle, write_bundle
 from service.errors import NotReadyError
 from service.inference import Limits, Model
 from service.inference.watchdog import EXIT_STATUS
+from service.scoring import ElboQuery
 from tests import warm
 from tests.conftest import run_server, samples, wait_until
 from tests.service.faulty_engine import FaultyEngine
@@ -71,9 +72,9 @@ async def until_replaced(model: Model) -> None:
 def test_what_a_lost_engine_was_asked_the_next_one_answers(digits_bundle: Bundle, fault: str, refine: int) -> None:
     async def scenario(model: Model, engines: Engines) -> None:
         x = digits_bundle.golden["elbo"]["x"]
-        expected = await model.elbo(x, refine=refine)
+        expected = await model.elbo(x, ElboQuery(refine=refine))
         engines.made[0].fault = fault
-        answers = await asyncio.gather(*(model.elbo(x, refine=refine) for _ in range(5)))
+        answers = await asyncio.gather(*(model.elbo(x, ElboQuery(refine=refine)) for _ in range(5)))
         for answer in answers:
             np.testing.assert_array_equal(answer["elbo"], expected["elbo"])
         assert model.replaced_engines == 1
