@@ -128,7 +128,8 @@ class Mixture(Prior):
         return _product(squares_and_z, varying.T) + (log_weights + constant.sum(1))
 
     def sample(self, normal: Tensor, uniform: Tensor) -> Tensor:
-        bounds = torch.softmax(self.logits, 0).cumsum(0)[:-1]
+        # In float64, whose rounding no float32 draw comes near: ONNX Runtime adds up in another order than torch.
+        bounds = torch.softmax(self.logits.double(), 0).cumsum(0)[:-1]
         chosen = (uniform > bounds).sum(1)  # (B,): the component whose stretch of [0, 1] the uniform draw lies in.
         return self.means[chosen] + torch.exp(0.5 * self.log_variances)[chosen] * normal
 

@@ -22,6 +22,7 @@ from training.export.graphs import graph_modules
 from training.export.onnx import SHARED_FROM, TOLERANCE, ExportError, export_graphs, graph_inputs, verify
 from training.model import LIKELIHOODS, ModelRecipe
 from training.model.build import build
+from training.model.priors import Mixture
 
 L = 3
 BASE_SAMPLES = noise.base_samples(0, 16, L)
@@ -127,6 +128,26 @@ def test_small_numbers_count() -> None:
     z = torch.tensor([[0.0, 1e-3]])
     answer = OnnxEngine(graphs, files, "cpu").run("decoder", {"z": z.numpy()})["x_mean"]
     np.testing.assert_allclose(answer, _SmallNumbers()(z)[0], rtol=1e-7)
+
+
+class _ManyComponents(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.prior = Mixture(2, 899)
+
+    def forward(self, normal: torch.Tensor, uniform: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (self.prior.sample(normal, uniform),)
+
+
+def test_every_draw_is_of_the_component_that_torch_takes() -> None:
+    data = TabularInput(columns=(NumericColumn(name="a"), NumericColumn(name="b")))
+    module = _ManyComponents()
+    graphs, files = export_graphs({"prior": module}, data, 2, own=False)
+    normal, uniform = noise.standard_normal(0, (5000, 2)), noise.uniform(0, (5000, 1))
+    answer = OnnxEngine(graphs, files, "cpu").run("prior", {"normal": normal, "uniform": uniform})["z"]
+    with torch.no_grad():
+        expected = module(torch.from_numpy(normal), torch.from_numpy(uniform))[0].numpy()
+    np.testing.assert_allclose(answer, expected, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
