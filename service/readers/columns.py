@@ -5,6 +5,7 @@ caller can refuse all rows or mark the wrong ones.
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ FEW = 64
 Values = npt.NDArray[np.float64]
 
 _NOUNS = {"clock": "a time", "elapsed": "a duration"}
+
+_FORMULA = re.compile('^="([^"]*)"$')
+"""How Excel is made to read digits as text: ="0001"."""
 
 TOO_LARGE = "is too large a number"
 """What is wrong with infinite cells."""
@@ -107,8 +111,11 @@ def _text_array(texts: Sequence[Any]) -> pa.Array:
 
 
 def trimmed(texts: pa.Array) -> pa.Array:
-    """Cut white space around texts, which is no part of a cell; gives large strings."""
-    return pc.utf8_trim_whitespace(texts.cast(pa.large_string()))
+    """Cut off what is no part of a cell: white space, and Excel's ="..." around texts; gives large strings."""
+    texts = pc.utf8_trim_whitespace(texts.cast(pa.large_string()))
+    if not pc.any(pc.starts_with(texts, '="')).as_py():
+        return texts
+    return pc.replace_substring_regex(texts, _FORMULA.pattern, r"\1")
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -303,7 +310,7 @@ def _parse_mixed_categories(
         if not isinstance(cell, bool | int | float | str):
             problems.append(CellProblem(row, column.name, f"must be one value, not {describe_value(cell)}"))
             continue
-        value = cell.strip() if isinstance(cell, str) else cell
+        value = _FORMULA.sub(r"\1", cell.strip()) if isinstance(cell, str) else cell
         code = look_up(value)
         if math.isinf(code):
             problems.append(look_up.problem(row, value))

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from service.readers.columns import trimmed
 from service.readers.labels import ROW, read_anomalies
 from training.datasets.source import DataError
 from training.datasets.table_files import TableFiles
@@ -40,7 +41,7 @@ def _rows_where(files: TableFiles, condition: str) -> npt.NDArray[np.bool_]:
     if not sign:
         raise DataError(f"exclude: {condition!r} is not of the form column=value")
     files.check([name], "exclude")
-    texts = pc.utf8_trim_whitespace(files.read(name).cast(pa.string()))
+    texts = trimmed(files.read(name).cast(pa.string()))
     encoded = texts.combine_chunks().dictionary_encode()
     distinct = encoded.dictionary.to_pylist()
     same = [i for i, text in enumerate(distinct) if _same(text, value)]

@@ -153,6 +153,7 @@ KINDS: dict[str, tuple[Write, dict[str, Any]]] = {
     "infinite typed": (write_infinite, {}),
     "narrow": (write_narrow, {}),
     "french": (text(french(), "rows.csv", sep=";", encoding="cp1252"), {}),
+    "formulas": (text(base().apply(lambda column: '="' + column.astype(str) + '"'), "rows.csv", sep=";"), {}),
     "unnamed": (text(base().assign(u="", v=""), "rows.csv", header=["age", "income", "plan", "zip", "", ""]), {}),
     "shuffled": (write_shuffled, {}),
     "typed": (write_typed, {"cyclic": ["at"]}),

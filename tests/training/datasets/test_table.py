@@ -94,6 +94,8 @@ COMMA = NumericColumn(name="a", decimal=",", thousands=".")
         (lambda n: f"{n % 24}:15", NumericColumn(name="a", time=TimeFormat(order="clock")), "times of day"),
         (lambda n: ["none", "plus", "-"][n % 3], texts("-", "none", "plus"), "texts"),
         (lambda n: ["02116", "2116"][n % 2], texts("02116", "2116"), "digits with leading zeros"),
+        (lambda n: f'="0{n % 2}11"', texts("0011", "0111"), "digits with leading zeros"),
+        (lambda n: f'"=""{n},{n}5"""', COMMA, "numbers, as 0,05"),
         (lambda n: ["5%", "7%"][n % 2], texts("5%", "7%"), "texts"),
         (lambda n: f"A{n}", None, "identifies rows: every text is another"),
         (lambda n: 70000 - n, None, "numbers the rows: 69961 to 70000"),
