@@ -62,7 +62,8 @@ def look(recipe: str, arguments: Sequence[str], console: Console) -> Dataset | N
             console.print(str(error), style="red", markup=False)
             command = remedied(recipe, arguments, error.remedies)
             console.print(f"this would train:\n{command}", markup=False)
-            raise DataError(f"{len(error.problems)} problems with the data") from error
+            many = len(error.problems)
+            raise DataError(f"{many} problem{'' if many == 1 else 's'} with the data") from error
         raise
     show(dataset, console)
     if (

@@ -224,7 +224,9 @@ class _Texts:
         detail = f"{self.texts[row].as_py()!r} is not {noun}{others}, as most of the column is"
         if len(words) > 5:
             return refused(self.name, Problem(detail, "drop", self.name, row))
-        return refused(self.name, Problem(detail, "missing", "\0".join(sorted(words)), row))
+        first = self.texts[row].as_py()
+        words = [first, *sorted(word for word in words if word != first)]
+        return refused(self.name, Problem(detail, "missing", "\0".join(words), row))
 
     def _with_thousands(self, column: NumericColumn) -> NumericColumn:
         """Let larger numbers than the file's be written with a separator, where its decimal sign is known."""

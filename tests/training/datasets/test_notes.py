@@ -60,6 +60,13 @@ def test_lines_that_are_no_rows_are_no_missing_cells(line: int, place: str, deta
     assert caught.value.remedies == {}
 
 
+def test_a_line_is_shown_by_its_own_texts(tmp_path: Path) -> None:
+    text = rows(a=lambda n: n / 3, b=lambda n: n % 5, c=lambda n: n % 6)
+    path = write(tmp_path / "t.csv", text.replace("a,b,c\n", "a,b,c\n---,---,---\n") + "\n*,80,95\n")
+    place = "row 1 (line 2), column 'a': '---' is not a number: a second line of the header"
+    assert place in message(Table(), path)
+
+
 def test_a_row_of_sums_is_pointed_out(tmp_path: Path) -> None:
     text = rows(a=lambda n: n % 7 / 2, b=lambda n: n % 5) + f"\n,{sum(n % 5 for n in range(40))}\n"
     note = "the last row has the sum of all others in 'b': remove it, if it is a line of totals"
