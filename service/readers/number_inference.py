@@ -20,8 +20,9 @@ ENOUGH_ROWS = 30
 """Fewer rows do not show that a column identifies them."""
 
 _NAMES_OF_LABELS = re.compile(
-    r"(^|[_.\s-])(label|target|class|fraud|anomal\w*|outlier\w*|attack|defect\w*|default|churn)$", re.IGNORECASE
+    r"(^|[_.\s-])(label|target|class|fraud|anomal\w*|outlier\w*|attack|defect\w*|default|churn)\W*$", re.IGNORECASE
 )
+_SWITCHES = ({"0", "1"}, {"false", "true"}, {"no", "yes"}, {"n", "y"}, {"f", "t"})
 _RARE = 0.05
 
 
@@ -78,10 +79,10 @@ def with_label_note(decision: Decision, values: list[str], counts: npt.NDArray[n
     """
     if len(values) != 2:
         return decision
-    switch = {value.lower() for value in values} in ({"0", "1"}, {"false", "true"})
+    switch = {value.lower() for value in values} in _SWITCHES
     rare = int(np.argmin(counts))
-    if switch:
-        rare = next(i for i, value in enumerate(values) if value.lower() in {"1", "true"})
+    if switch:  # What is true is the greater text, too.
+        rare = max(range(2), key=lambda i: values[i].lower())
     share = float(counts[rare] / counts.sum())
     named = _NAMES_OF_LABELS.search(decision.name) is not None
     if not (switch and (named or share <= _RARE)) and not (named and share <= 4 * _RARE):

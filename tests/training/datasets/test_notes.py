@@ -140,12 +140,19 @@ def test_labels_are_pointed_out_and_excluded(tmp_path: Path) -> None:
     assert "exclude: no row has is_fraud=2; 'is_fraud' is one of '1', '0'" in message(
         Table(exclude=("is_fraud=2",)), path
     )
-    for word in ("fraud", "True"):
-        text = rows(a=lambda n: n / 3, label=lambda n, word=word: word if n % 10 == 0 else "False")
+    for word, other in (("fraud", "False"), ("True", "False"), ("Yes", "No")):
+        text = rows(a=lambda n: n / 3, b=lambda n, both=(word, other): both[n % 10 > 0]).replace("b", "Is Fraud?", 1)
         path = write(tmp_path / "t.csv", text)
         (note,) = Table().load(path).notes
-        assert note == f"'label' looks like a label: {word} in 10.0% of the rows: --dataset.exclude label={word}"
-        assert len(Table(exclude=(f"label={word.lower()}",)).load(path).rows) == 36
+        option = f"--dataset.exclude 'Is Fraud?={word}'"
+        assert note == f"'Is Fraud?' looks like a label: {word} in 10.0% of the rows: {option}"
+        assert len(Table(exclude=(f"Is Fraud?={word.lower()}",)).load(path).rows) == 36
+    # As many as say no: a choice.
+    text = rows(a=lambda n: n / 3, member=lambda n: "yes" if n % 2 else "no")
+    assert Table().load(write(tmp_path / "t.csv", text)).notes == ()
+    text = rows(a=lambda n: n / 3, bought=lambda n: "Y" if n == 7 else "N")
+    (note,) = Table().load(write(tmp_path / "t.csv", text)).notes
+    assert note == "'bought' looks like a label: Y in 2.5% of the rows: --dataset.exclude bought=Y"
 
 
 def test_a_text_says_how_it_was_read_where_that_may_be_wrong(tmp_path: Path) -> None:
