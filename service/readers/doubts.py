@@ -24,7 +24,9 @@ ENOUGH = 10
 """Fewer different values show no way of writing."""
 
 _MOSTLY = 0.9
-_NUMBER = re.compile(r"[^\w\s]{0,3}\s*[+-]?\d+([.,'\u2019\s]\d{3})*([.,]\d+)?\s*([^\W\d_]{0,8}|[^\w\s])\)?")
+_NUMBER = re.compile(
+    r"([^\w\s]{0,3}|[^\W\d_]{1,3}[^\w\s])\s*[+-]?\d+([.,'\u2019\s]\d{3})*([.,]\d+)?\s*([^\W\d_]{0,8}\.?|[^\w\s])\)?"
+)
 _FRACTION = re.compile(r"\d+ ?/ ?\d+")
 _DURATION = re.compile(r"-?P(?=[\dT])(\d+[YMWD])*(T(\d+H)?(\d+M)?(\d+(\.\d+)?S)?)?")
 _VALUE = r"[+-]?\d+(\.\d+)?"

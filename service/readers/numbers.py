@@ -16,11 +16,11 @@ from service.bundle import NumericColumn
 
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^[+-]?(?i:inf(inity)?|nan)$"
 CURRENCY = "$€£¥₹₽₩₺₫₴₪₦₱฿¢₿₡₲₵₸₾"
-AFFIX = rf"[{CURRENCY}]|%|‰|[A-Z]{{3}}|kr\.?|Fr\."
+AFFIX = rf"[A-Z]{{1,2}}\$|[{CURRENCY}]|%|‰|[A-Z]{{3}}|kr\.?|Fr\.|Rs\.?"
 """Signs that may stand before or after a number: of currency, percent or permille, or the code of a currency."""
 
 _SPACE = "[\\s\u00a0\u202f\u2009]*"
-_UNIT = re.compile(rf"[+\-\u2212]?[\d.,'\u2019\s\u00a0\u202f\u2009]*\d{_SPACE}([^\W\d_][\w/°²³]{{0,7}}|°[CF]?)")
+_UNIT = re.compile(rf"[+\-\u2212]?[\d.,'\u2019\s\u00a0\u202f\u2009]*\d{_SPACE}([^\W\d_][\w/°²³]{{0,7}}\.?|°[CF]?)")
 _MOSTLY = 0.9
 """The share of a column's texts that a unit follows."""
 
