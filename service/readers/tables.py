@@ -290,10 +290,10 @@ def open_table(
 def open_tables(
     path: str, delimiter: str | None = None, encoding: str | None = None, like: TabularInput | None = None
 ) -> list[TableFile]:
-    """Open a file, or all parts in a folder, which must have the same columns; see `open_table`.
+    """Open a file, or all parts in a folder; see `open_table`.
 
     Raises:
-        FileError: There is none, or one is no table, or lacks a column that the first one has.
+        FileError: There is none, or one is no table, or has hardly a column of the first one.
     """
     files = find_files(path)
     if len(files) > 1 and (foreign := [file for file in files if not is_table(file)]):
@@ -304,8 +304,8 @@ def open_tables(
     tables = [open_table(file, delimiter, encoding, like) for file in files]
     first = tables[0]
     for table in tables[1:]:
-        if differing := sorted(set(first.names) ^ set(table.names)):
-            columns = ", ".join(map(repr, differing[:5]))
+        if 2 * len(set(first.names) & set(table.names)) < len(set(first.names)):
+            columns = ", ".join(map(repr, sorted(set(first.names) ^ set(table.names))[:5]))
             raise FileError(f"{table.path}: other columns than {first.path}: {columns}; {_apart(path)}")
     return tables
 

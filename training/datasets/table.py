@@ -176,13 +176,16 @@ class Table(Source):
         if files.names.count("") > 1 and files.is_empty("", self._markers):
             without[""] = "columns without a name and without a value"
         repeated = {name: count for name in names if name not in without and (count := files.names.count(name)) > 1}
-        inferred = [name for name in names if name not in without | complete | repeated]
+        lacking = {name: path for name, path in files.lacking.items() if name not in without}
+        inferred = [name for name in names if name not in without | complete | repeated | lacking]
         found = {decision.name: decision for decision in infer_table(inferred, read, options)}
         found |= {name: Decision(name, column, "as the schema says") for name, column in complete.items()}
         found |= {name: Decision(name, None, reason) for name, reason in without.items()}
         for name, count in repeated.items():
             detail = f"{count} columns are named so; give them other names"
             found[name] = refused(name, Problem(detail, "drop", name))
+        for name, path in lacking.items():
+            found[name] = refused(name, Problem(f"{path} has no such column", "drop", name))
         if "" in found and found[""].column:
             number = files.names.index("") + 1
             found[""] = refused("", Problem(f"column {number} has no name; give it one", "drop", ""))

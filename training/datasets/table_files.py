@@ -14,7 +14,7 @@ from training.datasets.source import DataError
 
 
 class TableFiles:
-    """Files with the same columns. Those of text are kept in memory, as text; of Parquet, one column at a time is.
+    """Files of one table. Those of text are kept in memory, as text; of Parquet, one column at a time is.
 
     Args:
         path: What leads to them.
@@ -24,6 +24,7 @@ class TableFiles:
         path: See there.
         tables: See there.
         names: Of the columns; they may repeat.
+        lacking: A file that has no such column, for each column that is not in all files.
         index: Those of pandas' index.
         num_rows: N, of all files.
     """
@@ -31,16 +32,25 @@ class TableFiles:
     def __init__(self, path: str, tables: Sequence[TableFile]) -> None:
         self.path = path
         self.tables = tables
-        self.names = tables[0].names
+        self.names = list(tables[0].names)
+        for table in tables[1:]:
+            self.names += [name for name in table.names if name not in self.names]
+        self.lacking = {name: table.path for table in tables for name in self.names if name not in table.names}
         self.index = {name for table in tables for name in table.index}
         self._texts = {table.path: table.whole() for table in tables if isinstance(table, TextFile)}
         self.num_rows = sum(map(self._rows, tables))
 
     def read(self, name: str) -> pa.ChunkedArray:
-        """All cells of a column, (N,)."""
+        """All cells of a column, (N,).
+
+        Raises:
+            FileError: A file has no such column, or one of another type.
+        """
         chunks: list[pa.Array] = []
         firsts: dict[pa.DataType, str] = {}
         for table in self.tables:
+            if name not in table.names:
+                table.check([name])
             if table.path in self._texts:
                 found = self._texts[table.path].column(str(table.names.index(name))).chunks
             else:

@@ -230,6 +230,30 @@ def test_parts_and_pandas_indexes(tmp_path: Path) -> None:
     assert "1.csv, row 21 (line 22), column 'a': 'x' is not a number" in message(Table(), tmp_path / "*.csv")
 
 
+@pytest.mark.parametrize("end", ["csv", "parquet"])
+@pytest.mark.parametrize("more", ["0", "1"])
+def test_a_column_that_some_parts_lack(end: str, more: str, tmp_path: Path) -> None:
+    frame = pd.DataFrame({"a": np.arange(60) / 4, "b": ["x", "y", "z"] * 20, "when": "2026", "more": 1})
+    for part in "01":
+        columns = list(frame) if part == more else ["b", "a"]
+        half = frame[columns][30 * int(part) : 30 * int(part) + 30]
+        path = tmp_path / f"{part}.{end}"
+        half.to_csv(path, index=False) if end == "csv" else half.to_parquet(path, index=False)
+    with pytest.raises(TableError) as caught:
+        Table(drop=("when",)).load(tmp_path)
+    other = tmp_path / f"{1 - int(more)}.{end}"
+    assert caught.value.problems == [
+        f"{tmp_path}, column 'more': {other} has no such column; drop the column",
+    ]
+    assert caught.value.remedies == {"drop": ("when", "more")}
+    dataset = Table(**caught.value.remedies).load(tmp_path)
+    assert sorted(dataset.input.features) == ["a", "b"]
+    np.testing.assert_array_equal(Table().load_rows(tmp_path, dataset.input).rows, dataset.rows)
+    assert f"{other}: no columns are named 'more'" in message(Table(exclude=("more=1",)), tmp_path)
+    write(tmp_path / "2.csv", "name,comment\nx,y\n")
+    assert "2.csv: other columns than" in message(Table(), tmp_path)
+
+
 def test_all_problems_are_told_at_once_with_what_solves_them(tmp_path: Path) -> None:
     note = '"one\ntwo"'
     text = rows(
