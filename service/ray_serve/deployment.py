@@ -17,7 +17,7 @@ from service.api.app import create_app
 from service.inference import ModelLoader
 from service.observability import logs
 from service.ray_serve.autoscaling import ROW_DRAWS
-from service.ray_serve.metrics import Exporter
+from service.ray_serve.metrics import export
 from service.server import tune_process
 from service.settings import Settings
 
@@ -56,7 +56,7 @@ class Replica:
         logs.configure(settings.log_level, settings.log_format, every_request=settings.access_log)
         app = create_app(settings)
         self._loader: ModelLoader = app.state.loader
-        self._exporting = asyncio.create_task(Exporter(app.state.telemetry, self._loader).run())
+        self._exporting = asyncio.create_task(export(app.state.telemetry, self._loader))
         tune_process()
         return _unprefixed(app)
 

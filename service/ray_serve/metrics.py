@@ -19,36 +19,20 @@ INTERVAL = 5.0
 PREFIX = "lowerbound_"
 
 
-class Exporter:
-    """Gives the metrics of one application to Ray, again and again. Made within a replica.
+async def export(telemetry: Telemetry, loader: ModelLoader) -> None:
+    """Give the metrics of one application to Ray, again and again until cancelled. Called within a replica."""
+    gauges: dict[str, Any] = {}
 
-    Args:
-        telemetry: Counts.
-        loader: Has the models.
-    """
-
-    def __init__(self, telemetry: Telemetry, loader: ModelLoader) -> None:
-        self._telemetry = telemetry
-        self._loader = loader
-        self._gauges: dict[str, Any] = {}
-
-    async def run(self) -> None:
-        """Export until cancelled."""
-        while True:
-            await asyncio.sleep(INTERVAL)
-            self._telemetry.flush()
-            await asyncio.to_thread(self._export)
-
-    def _export(self) -> None:
-        text, _ = self._telemetry.scrape("", list(self._loader.registry))
+    def give() -> None:
+        text, _ = telemetry.scrape("", list(loader.registry))
         for family in text_string_to_metric_families(text.decode()):
             if family.name.startswith(PREFIX):
                 for sample in family.samples:
-                    self._gauge(sample.name, family.documentation, tuple(sample.labels)).set(
-                        sample.value, tags=sample.labels
-                    )
+                    if sample.name not in gauges:
+                        gauges[sample.name] = Gauge(sample.name, family.documentation, tuple(sample.labels))
+                    gauges[sample.name].set(sample.value, tags=sample.labels)
 
-    def _gauge(self, name: str, documentation: str, labels: tuple[str, ...]) -> Any:
-        if name not in self._gauges:
-            self._gauges[name] = Gauge(name, documentation, labels)
-        return self._gauges[name]
+    while True:
+        await asyncio.sleep(INTERVAL)
+        telemetry.flush()
+        await asyncio.to_thread(give)
