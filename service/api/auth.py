@@ -71,7 +71,7 @@ def with_auth(
         cross_origin = CORSMiddleware(
             app, allow_origins=origins, allow_methods=("GET", "POST"), allow_headers=("*",), expose_headers=("*",)
         )
-        return _PreflightMiddleware(cross_origin, answered(cross_origin))
+        return _counting_preflights(cross_origin, answered(cross_origin))
     return app
 
 
@@ -133,16 +133,14 @@ class ApiKeyMiddleware:
         return False
 
 
-class _PreflightMiddleware:
-    """ASGI middleware that gives an id and a place in the metrics to preflight requests, which CORS answers."""
+def _counting_preflights(app: ASGIApp, counted: ASGIApp) -> ASGIApp:
+    """The application, but `counted` for preflight requests, which CORS answers: with an id, and in the metrics."""
 
-    def __init__(self, app: ASGIApp, for_preflights: ASGIApp) -> None:
-        self._app = app
-        self._for_preflights = for_preflights
-
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+    def call(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         is_preflight = scope["type"] == "http" and scope["method"] == "OPTIONS" and _PREFLIGHT in dict(scope["headers"])
-        return (self._for_preflights if is_preflight else self._app)(scope, receive, send)
+        return (counted if is_preflight else app)(scope, receive, send)
+
+    return call
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
