@@ -12,8 +12,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.bundle import BOUNDS, OPTIONAL_GRAPHS, REQUIRED_GRAPHS, ImageInput
-from service.bundle.graphs import graph_contract
+from service.bundle import BOUNDS, ImageInput
+from service.bundle.graphs import OPTIONAL_GRAPHS, REQUIRED_GRAPHS, graph_contract
 from tests import reference_pages
 from training.model import ARCHITECTURES, LIKELIHOODS, PRIORS
 from training.recipe_files import names

@@ -1,6 +1,6 @@
 """A bundle: its manifest, its files, and their signature."""
 
-from service.bundle.arrays import Array, read_arrays, read_npy_header, write_arrays
+from service.bundle.arrays import Array, read_npy_header, write_arrays
 from service.bundle.files import (
     MANIFEST,
     MAX_MANIFEST_BYTES,
@@ -11,7 +11,7 @@ from service.bundle.files import (
     read_digest,
 )
 from service.bundle.folder import MAX_BYTES, MAX_FILES, BundleFolder
-from service.bundle.graphs import BOUNDS, OPTIONAL_GRAPHS, REQUIRED_GRAPHS, Graph, Tensor, graph_contract
+from service.bundle.graphs import BOUNDS, Graph, Tensor, graph_contract
 from service.bundle.inputs import (
     MISSING,
     CategoricalColumn,
@@ -57,9 +57,7 @@ __all__ = [
     "MISNAMED",
     "MISSING",
     "MISSING_CELLS",
-    "OPTIONAL_GRAPHS",
     "PASS_SCORES",
-    "REQUIRED_GRAPHS",
     "SCORES",
     "SIGNATURE",
     "SIGNATURE_BYTES",
@@ -94,7 +92,6 @@ __all__ = [
     "graph_contract",
     "misnamed",
     "parse_manifest",
-    "read_arrays",
     "read_bundle",
     "read_digest",
     "read_npy_header",

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from service.bundle import GOLDEN, MANIFEST, Array, Bundle, read_arrays, read_bundle, write_arrays, write_bundle
+from service.bundle import GOLDEN, MANIFEST, Array, Bundle, read_bundle, write_arrays, write_bundle
+from service.bundle.arrays import read_arrays
 from service.engine import OnnxEngine
 from tests.oracle import bring_your_own
 

@@ -16,16 +16,15 @@ from service.bundle import (
     CALIBRATION,
     GOLDEN,
     MANIFEST,
-    OPTIONAL_GRAPHS,
-    REQUIRED_GRAPHS,
     Array,
     ImageInput,
     Manifest,
-    read_arrays,
     read_bundle,
     write_arrays,
     write_bundle,
 )
+from service.bundle.arrays import read_arrays
+from service.bundle.graphs import OPTIONAL_GRAPHS, REQUIRED_GRAPHS
 from service.errors import BundleError
 from service.inference import Limits
 from service.storage import DEFAULT_REPOSITORY

@@ -20,10 +20,10 @@ from service.bundle import (
     SIGNATURE,
     BundleFolder,
     TrustedKeys,
-    read_arrays,
     read_bundle,
     write_arrays,
 )
+from service.bundle.arrays import read_arrays
 from service.bundle.folder import check_files
 from service.errors import BundleError
 from tests.service.bundle.test_bundle import edit, set_field

@@ -8,7 +8,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from service.bundle import GOLDEN, WEIGHTS, Bundle, read_arrays, read_bundle, write_arrays
+from service.bundle import GOLDEN, WEIGHTS, Bundle, read_bundle, write_arrays
+from service.bundle.arrays import read_arrays
 from service.bundle.graphs import graph_contract
 from service.engine import EngineFactory, OnnxEngine, golden_error
 from service.errors import BundleError
