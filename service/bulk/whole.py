@@ -15,6 +15,7 @@ from service.bundle import Array, Bundle, ImageInput, TabularInput
 from service.engine import Device, EngineFactory
 from service.errors import FileError
 from service.inference import Model
+from service.readers.labels import names_of
 from service.scoring import ElboQuery
 
 T = TypeVar("T")
@@ -61,7 +62,7 @@ def read_whole(path: str, data: ImageInput | TabularInput, key: str) -> WholeFil
         unreadable |= {before + row: batch.in_file(str(error)) for row, error in batch.marks.unreadable.items()}
         unseen |= {before + row: batch.in_file(str(errors[0])) for row, errors in batch.marks.unseen.items()}
         places = batch.places
-        keys += [str(name) for name in places.get(key, places["file"]).to_pylist()]
+        keys += names_of(places.get(key, places["file"]))
         parts.append(batch.x)
     if not keys:
         raise FileError(f"{path}: no rows")

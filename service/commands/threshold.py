@@ -11,6 +11,7 @@ from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from service.cli import CommandOptions, parse
 from service.errors import FileError
+from service.readers.columns import is_text
 from service.readers.labels import read_file, read_labels, texts
 from service.scoring import lowest_threshold
 
@@ -50,12 +51,13 @@ def main(arguments: list[str]) -> None:
     anomalous = np.array(list(labels.values()), np.bool_)
     labelled = np.array([places[key] for key in labels], np.int64)
     # A row too far away for a finite score has a p-value alone, and is the strangest.
-    rank = pc.if_else(pc.is_valid(scored["p_value"]), pc.fill_null(scored["score"], np.inf), scored["score"])
+    score, p_value = (_typed(scored[name], pa.float64()) for name in ("score", "p_value"))
+    rank = pc.if_else(pc.is_valid(p_value), pc.fill_null(score, np.inf), score)
     ranks = pc.fill_null(rank, -np.inf).to_numpy()
     total = int(anomalous.sum())
     print(f"{len(labelled):,} of {len(scored):,} rows are labelled, {total:,} of them as anomalies")
     if "discovery" in scored.column_names:
-        called = scored["discovery"].to_numpy()[labelled]
+        called = _typed(scored["discovery"], pa.bool_()).to_numpy()[labelled]
         print(_figures("by discovery", int((called & anomalous).sum()), int(called.sum()), total))
     found = lowest_threshold(ranks[labelled], anomalous, given.precision)
     if found is None:
@@ -69,6 +71,11 @@ def _figures(rule: str, hits: int, called: int, total: int) -> str:
     precision = f"{hits / called:.2f}" if called else "none"
     recall = f"{hits / total:.2f}" if total else "none"
     return f"{rule}: precision {precision} ({hits:,} of {called:,}), recall {recall} ({hits:,} of {total:,})"
+
+
+def _typed(cells: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """Cells of this type, which are texts in a CSV file."""
+    return pc.if_else(pc.equal(cells, ""), None, cells).cast(kind) if is_text(cells.type) else cells
 
 
 def _places(scored: pa.Table, given: Thresholding) -> dict[str, int]:

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet
 
 from service.errors import FileError
+from service.readers.columns import is_text, trimmed
+from service.readers.files import reading
+from service.readers.tables import TextFile, open_table
 
 ANOMALY = ("anomaly", "1", "true")
 NORMAL = ("normal", "0", "false")
@@ -52,15 +54,15 @@ def read_anomalies(path: Path) -> tuple[str, list[str]]:
 
 
 def read_file(path: Path) -> pa.Table:
-    """The rows of a CSV or Parquet file.
+    """The rows of a text file, all texts because 0017 is another key than 17, or of Parquet, a file or a folder.
 
     Raises:
         FileError: It cannot be read.
     """
-    try:
-        return pyarrow.csv.read_csv(path) if path.suffix == ".csv" else pyarrow.parquet.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise FileError(f"{path}: cannot be read: {error}") from error
+    with reading(str(path)):
+        if not path.is_dir() and isinstance(file := open_table(str(path)), TextFile):
+            return file.whole().rename_columns(file.names)
+        return pyarrow.parquet.read_table(path)
 
 
 def texts(table: pa.Table, name: str, path: Path) -> list[str]:
@@ -72,4 +74,10 @@ def texts(table: pa.Table, name: str, path: Path) -> list[str]:
     if name not in table.column_names:
         hint = "; --key says which of them names the rows" if name == ROW else ""
         raise FileError(f"{path}: no column {name!r}; there are {', '.join(table.column_names)}{hint}")
-    return ["" if value is None else str(value) for value in table[name].to_pylist()]
+    return names_of(table[name])
+
+
+def names_of(cells: pa.ChunkedArray) -> list[str]:
+    """The cells of a key as texts, an empty one where there is none."""
+    plain = trimmed(cells) if is_text(cells.type) else cells
+    return ["" if value is None else str(value) for value in plain.to_pylist()]

@@ -60,8 +60,8 @@ def _labelled(files: TableFiles, labels: Path) -> npt.NDArray[np.bool_]:
         names = pa.array(map(str, range(1, files.num_rows + 1)))
     else:
         files.check([key], "exclude_labels")
-        names = pc.utf8_trim_whitespace(files.read(key).cast(pa.string())).combine_chunks()
-    found = pc.is_in(names, value_set=pa.array(anomalies, pa.string())).to_numpy(zero_copy_only=False)
+        names = trimmed(files.read(key).cast(pa.string())).combine_chunks()
+    found = pc.is_in(names, value_set=pa.array(anomalies, names.type)).to_numpy(zero_copy_only=False)
     if not found.any():
         raise DataError(f"{labels}: none of its {len(anomalies):,} anomalies is a row of {files.path}, by {key!r}")
     return np.asarray(found, np.bool_)

@@ -49,6 +49,21 @@ def test_labels_say_how_good_the_calls_are_and_where_the_threshold_lies(
     ]
 
 
+def test_labels_are_read_as_tables_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scores = tmp_path / "scores.csv"
+    ids = ["0017", "17", '"=""018"""', "7"]
+    rows = [
+        f"{n + 1},{name},{9 - n if n else ''},0.{n + 1},{'true' if n < 2 else 'false'}" for n, name in enumerate(ids)
+    ]
+    scores.write_text("\n".join(["row,id,score,p_value,discovery", *rows, '5,"",,,false']))
+    # As a spreadsheet in German or French saves them.
+    assert ask(capsys, scores, "id;label;Prüfer\n0017;normal;x\n17;anomaly;y\n018;anomaly;\n", "--key", "id") == [
+        "3 of 5 rows are labelled, 2 of them as anomalies",
+        "by discovery: precision 0.50 (1 of 2), recall 0.50 (1 of 2)",
+        "no threshold has a precision of 0.9 on these labels",
+    ]
+
+
 @pytest.mark.parametrize(
     ("labels", "said"),
     [

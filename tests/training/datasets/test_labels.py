@@ -55,6 +55,12 @@ def test_labelled_anomalies_are_kept_for_evaluation(tmp_path: Path) -> None:
         assert dataset.excluded.numbers.tolist() == [3, 39]
         assert len(dataset.rows) == 38
     assert source.for_other_rows().load(path).excluded is None
+    digits = tmp_path / "digits.csv"
+    digits.write_text(path.read_text().replace("p", "00"))
+    labels.write_text("id;label\n003;anomaly\n0039;anomaly\n5;anomaly\n")
+    excluded = source.load(digits).excluded
+    assert excluded is not None
+    assert excluded.numbers.tolist() == [3, 39]
     for text, said in (
         ("id,label\np5,normal\n", "none of its 0 anomalies is a row of"),
         ("nr,label\np5,anomaly\n", "exclude_labels: no column 'nr' among id, a"),
