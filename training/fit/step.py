@@ -89,7 +89,10 @@ class Step:
                 group["lr"] = torch.zeros((), device=accelerator.device)
         optimizer = torch.optim.Adam(groups, lr=recipe.learning_rate, capturable=self.captured, fused=True)
         optimizer.register_load_state_dict_pre_hook(_keep_options)
-        self.objective, self._optimizer = accelerator.prepare(Objective(vae, recipe), optimizer)
+        self.objective, prepared = accelerator.prepare(Objective(vae, recipe), optimizer)
+        # What accelerate puts around an optimizer searches the disk for a package twice a step; only float16 needs it.
+        self._optimizer = optimizer if accelerator.scaler is None else prepared
+        self._parameters = [*self.objective.parameters()]
 
     def __call__(self, x: Tensor, noise: Tensor, kl_weight: float, progress: float) -> Tensor:
         """Take one.
@@ -118,7 +121,8 @@ class Step:
         with self._accelerator.autocast():
             loss, log_likelihood, kl = self.objective(x, noise, kl_weight)
         self._accelerator.backward(loss)
-        self._accelerator.clip_grad_norm_(self.objective.parameters(), self._recipe.clip)
+        self._accelerator.unscale_gradients()
+        nn.utils.clip_grad_norm_(self._parameters, self._recipe.clip)
         self._optimizer.step()
         self._optimizer.zero_grad()
         return len(x) * torch.stack([loss, log_likelihood, kl, torch.ones_like(loss)]).detach()
