@@ -30,6 +30,7 @@ from training.export.capture import Capture
 from training.export.single_pass_scores import SinglePassScores
 from training.export.templates import read_template, structure_key, write_template
 from training.model import VAE
+from training.model.threads import enough_threads
 
 OPSET = 23
 TOLERANCE = 1e-3
@@ -285,8 +286,9 @@ def verify(
             the rows beside it.
     """
     largest: dict[str, float] = {}
-    units = cast("VAE", modules["encoder"].vae).units().reshape(data.shape).numpy()
-    with torch.no_grad():
+    vae = cast("VAE", modules["encoder"].vae)
+    units = vae.units().reshape(data.shape).numpy()
+    with torch.no_grad(), enough_threads(vae, torch.from_numpy(x[:1]), len(x) * len(base_samples)):
         latents = modules["encoder"](torch.from_numpy(x))[0].numpy()
         for name, module in modules.items():
             contract = graph_contract(name, data, latents.shape[1])

@@ -27,6 +27,7 @@ from training.fit.progress import ProgressBar
 from training.fit.rows import TrainingRows, take
 from training.fit.step import Step
 from training.model import VAE
+from training.model.threads import enough_threads
 from training.model.vae import log_normal
 
 BEST = "best.safetensors"
@@ -112,6 +113,13 @@ def fit(
     Returns:
         Every epoch's figures.
     """
+    with enough_threads(vae, held_out[:1], recipe.batch_size * recipe.num_draws):
+        return _fit(vae, train, held_out, base_samples, recipe, run)
+
+
+def _fit(
+    vae: VAE, train: TrainingRows, held_out: Tensor, base_samples: Tensor, recipe: FitRecipe, run: Path
+) -> list[Epoch]:
     accelerator = _accelerator(recipe, run)
     if train.nbytes + held_out.nbytes <= RESIDENT:
         train, held_out = train.to(accelerator.device), held_out.to(accelerator.device)
