@@ -35,6 +35,9 @@ DARK = 32
 SUGGESTED = 128
 """Pixels of the longer side of a suggested size, at most."""
 
+LARGE = 4 * SUGGESTED**2
+"""Pixels of a picture above which a smaller size is suggested."""
+
 
 class _Header(NamedTuple):
     size: tuple[int, int]
@@ -107,11 +110,8 @@ class ImageFolder(Source):
         """
         sizes = Counter(header.size for header in headers.values())
         if self.size is None and len(sizes) > 1:
-            height, width = (median(size[side] for size in sizes.elements()) for side in (0, 1))
-            scale = min(1, SUGGESTED / max(height, width))
-            told = self.model_dump(exclude_defaults=True) | {
-                "size": f"[{round(height * scale)},{round(width * scale)}]"
-            }
+            middle = tuple(median(size[side] for size in sizes.elements()) for side in (0, 1))
+            told = self.model_dump(exclude_defaults=True) | {"size": _smaller(middle)}
             options = " ".join(f"--dataset.{name} {shlex.quote(str(value))}" for name, value in told.items())
             raise DataError(
                 f"{folder}: pictures of {len(sizes)} sizes (height × width): "
@@ -124,6 +124,13 @@ class ImageFolder(Source):
         )
         shape = self.size or next(iter(sizes))
         return ImageInput(shape=shape if is_gray else (*shape, 3), dtype="uint8", low=0, high=255, reading=reading)
+
+
+def _smaller(size: tuple[float, ...]) -> str:
+    """The option `size` for pictures of this height and width: at most `SUGGESTED` pixels a side."""
+    scale = min(1, SUGGESTED / max(size))
+    height, width = (max(1, round(side * scale)) for side in size)
+    return f"[{height},{width}]"
 
 
 def _is_visible(file: Path) -> bool:
@@ -161,6 +168,10 @@ def _notes(headers: Mapping[Path, _Header], data: ImageInput, rows: npt.NDArray[
     gray = sum(header.is_gray for header in headers.values()) if len(data.shape) == 3 else 0
     deep = sum(header.is_deep for header in headers.values())
     notes = []
+    height, width = data.shape[:2]
+    if height * width > LARGE:
+        option = f"--dataset.size '{_smaller((height, width))}'"
+        notes.append(f"pictures of {height:,} × {width:,} pixels take long to train on and to score: {option}")
     if gray:
         notes.append(
             f"{gray:,} of {len(headers):,} pictures are grey and become RGB; --dataset.color gray makes all grey"

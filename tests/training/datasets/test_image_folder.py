@@ -119,6 +119,16 @@ def test_what_is_done_to_pictures_is_said(tmp_path: Path) -> None:
     assert ImageFolder().load(tmp_path).notes[1].startswith("no pixel is brighter than 15 of 255")
 
 
+def test_a_smaller_size_is_suggested_for_large_pictures(tmp_path: Path) -> None:
+    Image.new("L", (600, 450)).save(tmp_path / "a.png")
+    (note, _) = ImageFolder().load(tmp_path).notes
+    assert note.startswith("pictures of 450 × 600 pixels take long to train on")
+    assert note.endswith("--dataset.size '[96,128]'")
+    assert not any("take long" in note for note in ImageFolder(size=(96, 128)).load(tmp_path).notes)
+    Image.new("L", (3000, 2)).save(tmp_path / "a.png")
+    assert not any("take long" in note for note in ImageFolder().load(tmp_path).notes)
+
+
 def test_many_images_show_progress(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write_folder(tmp_path) / "00.png"
     for number in range(1000):
