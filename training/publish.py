@@ -104,7 +104,8 @@ def publish(
     best = Progress(recipe.fit, history).best
     assert best is not None  # noqa: S101 - there is an epoch
     training = Training(history, best)
-    origin = Origin(recipe.name, recipe.model.likelihood, recipe.model.prior, recipe.bound, recipe.record())
+    prior = "mixture" if recipe.fit.exemplars else recipe.model.prior
+    origin = Origin(recipe.name, recipe.model.likelihood, prior, recipe.bound, recipe.record())
     return write_bundle(vae, dataset, splits, origin, training, repository)
 
 

@@ -60,6 +60,7 @@ def test_hard_tables_are_trained_on_served_and_scored(
     first = next(iter(scores))
     with serve("--models", str(tmp_path / "models"), "--default-model", first, "--engine-threads", "1") as client:
         for name, (path, table) in scores.items():
+            assert client.get(f"/models/{name}/model").json()["manifest"]["prior"] == "mixture"  # Of exemplars.
             headers = {"Content-Type": "application/json"}
             answer = client.post(
                 f"/models/{name}/elbo", params={"on_error": "mark"}, content=sent_rows(path), headers=headers

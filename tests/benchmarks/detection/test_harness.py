@@ -15,8 +15,10 @@ from tests.benchmarks.detection import __main__ as command_line
 from tests.benchmarks.detection import nll, tasks
 from tests.benchmarks.detection.cells import Cells
 from tests.benchmarks.detection.false_alarms import false_alarms
+from tests.benchmarks.detection.methods import fit_and_score
 from tests.benchmarks.detection.report import Row, contamination_table, detection_table
 from training.datasets import DataError
+from training.evaluation.detection import detection_figures
 from training.model.build import build
 from training.recipes import Recipe
 
@@ -81,6 +83,17 @@ def test_one_class_of_clothes_trains_and_all_test(tmp_path: Path) -> None:
     assert (task.train == 7).all()
     assert (task.normal == 7).all()
     assert np.bincount(task.anomalies["the others"][:, 0, 0]).tolist() == [4, 4, 4, 4, 4, 4, 4, 0, 4, 4]
+
+
+@pytest.mark.slow
+def test_the_recipe_finds_a_digit_left_out(tmp_path: Path) -> None:
+    # The AUROC is 0.92; without exemplars it is 0.80, and with a discretised logistic 0.40.
+    task = tasks.digits(one_class=False).make("1", 0, 0.0)
+    rows = np.concatenate([task.normal, task.anomalies["anomalies"]])
+    recipe = Recipe.read("digits", ["--fit.epochs", "60"])
+    scored = fit_and_score(recipe, task.data, task.train, rows, seed=0, run=tmp_path)
+    anomalous = np.arange(len(rows)) >= len(task.normal)
+    assert detection_figures(scored.scores[scored.default], anomalous)["auroc"] > 0.88
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
