@@ -13,7 +13,16 @@ import pyarrow as pa
 from rich.progress import Progress
 
 from .discoveries import NoDiscoveryWarning, discoveries, why_none
-from .errors import DeadlineError, LowerboundError, OverloadedError, TooLargeError, UnreachableError, error_of, renumber
+from .errors import (
+    DeadlineError,
+    InvalidError,
+    LowerboundError,
+    OverloadedError,
+    TooLargeError,
+    UnreachableError,
+    error_of,
+    renumber,
+)
 from .options import OptionArguments, Options, RowParameters, ScoreParameters
 from .rows import ARROW, Rows, read_latents, read_rows, to_arrays
 
@@ -84,7 +93,7 @@ class AsyncClient:
             LowerboundError: See `model`. `InvalidError` has the place of the first offending value.
             TypeError: Rows of a type that is not read.
         """
-        source = read_rows(rows)
+        source = await self._read(rows, parameters)
         answer = await self._answer("/elbo", source, parameters, progress=progress)
         if (fdr := parameters.get("fdr")) is not None:  # A request's own answer looks at its own rows alone.
             p = answer["p_value"].to_numpy()
@@ -108,7 +117,7 @@ class AsyncClient:
             LowerboundError: See `score`.
             TypeError: See `score`.
         """
-        source = read_rows(rows)
+        source = await self._read(rows, parameters)
         return source.same_kind(await self._answer("/encode", source, parameters, progress=progress))
 
     async def decode(self, latents: Any, *, draw: bool = False, seed: int | None = None, progress: bool = False) -> Any:
@@ -144,6 +153,17 @@ class AsyncClient:
         query = {"n": n, "seed": seed, "temperature": temperature}
         arrays = to_arrays(_table(await self._request("GET", "/sample", query)))
         return {name.removeprefix("instances."): values for name, values in arrays.items()}
+
+    async def _read(self, rows: Any, parameters: Mapping[str, Any]) -> Rows:
+        """Rows for the wire; of a frame that Arrow cannot hold, the model's columns alone."""
+        try:
+            return read_rows(rows)
+        except InvalidError:
+            if parameters.get("extra") == "error":
+                raise
+            data = (await self.model())["manifest"]["input"]
+            wanted = {column["name"] for column in data.get("columns", ())}
+            return read_rows(rows[[name for name in rows.columns if name in wanted]])
 
     async def _answer(self, path: str, rows: Rows, query: Mapping[str, Any], *, progress: bool) -> pa.Table:
         """The answers to all rows, in order."""

@@ -6,7 +6,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -46,8 +46,12 @@ def read_rows(rows: Any) -> Rows:
         InvalidError: A column of a frame whose cells are of kinds that no Arrow column holds together.
     """
     match _library(rows):
+        case "numpy" if rows.dtype == object:  # Numbers and texts, as a frame's `to_numpy` gives them.
+            return replace(_records(rows.tolist(), "instances"), same_kind=to_arrays)
         case "numpy":
             return Rows(rows, NPY, _save, to_arrays)
+        case "pandas" | "polars" if len(getattr(rows, "shape", ())) < 2:
+            pass  # A series, or a frame that is not computed yet.
         case "pandas":
             return Rows(_from_pandas(rows), ARROW, _stream, lambda answer: _to_pandas(answer, rows.index))
         case "polars":

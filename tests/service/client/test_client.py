@@ -91,6 +91,27 @@ def test_polars_arrow_and_arrays_give_their_own_kind(client: Client, expected: d
     assert client.encode(codes)["mean"].shape == (4, 2)
 
 
+def test_columns_that_are_not_the_models_may_hold_anything(client: Client, expected: dict[str, list[float]]) -> None:
+    frame = pd.DataFrame(RECORDS).assign(note=[1, "two", None, b"3"], z=1j)
+    assert client.score(frame)["elbo"].tolist() == expected["elbo"]
+    assert len(client.encode(frame)) == 4
+    with pytest.raises(InvalidError, match="column note"):
+        client.score(frame, extra="error")
+    with pytest.raises(InvalidError, match="column age"):
+        client.score(frame.assign(age=[1, "two", 3, 4]))
+
+
+def test_arrays_of_numbers_and_texts(client: Client, expected: dict[str, list[float]]) -> None:
+    answer = client.score(pd.DataFrame(RECORDS).to_numpy())
+    assert answer["elbo"].tolist() == expected["elbo"]
+
+
+@pytest.mark.parametrize("rows", [pd.Series([1.5]), pl.Series([1.5]), pl.DataFrame(RECORDS).lazy(), {"age": [1.5]}])
+def test_what_is_no_rows_is_refused_by_its_type(client: Client, rows: Any) -> None:
+    with pytest.raises(TypeError, match=f"rows of type {type(rows).__name__}: give a pandas or Polars frame"):
+        client.score(rows)
+
+
 def test_latents_of_every_kind_are_decoded(client: Client) -> None:
     z = np.array([[1.0, -1.0], [2.0, 1.0]], np.float32)
     assert client.decode(z)["age"].tolist() == [1.0, 2.0]
