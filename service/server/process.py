@@ -24,9 +24,9 @@ def end_process() -> NoReturn:
     """
     error = sys.exception()
     status = 0 if error is None or isinstance(error, KeyboardInterrupt) else 1
-    if isinstance(error, SystemExit):
+    if isinstance(error, SystemExit):  # uvicorn has logged why.
         status = error.code if isinstance(error.code, int) else 1
-    if status:
+    elif status:
         sys.excepthook(*sys.exc_info())
     logging.shutdown()
     sys.stdout.flush()

@@ -1,5 +1,7 @@
 """A service that cannot serve does not start, and says why."""
 
+import socket
+
 import pytest
 
 from service.engine import Device
@@ -39,3 +41,12 @@ def test_a_device_is_refused_where_there_is_none(refused: Refused, device: Devic
     assert process.returncode == 1
     assert process.stderr == f"error: {problem}\n"
     assert problem.startswith(f"device={device} cannot be used: ")
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_port_that_is_taken_is_named_without_a_traceback(refused: Refused, workers: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        process = refused("--port", str(taken.getsockname()[1]), "--workers", workers)
+    assert process.returncode
+    assert "address already in use" in process.stderr.lower()
+    assert "Traceback" not in process.stderr
