@@ -42,8 +42,10 @@ def sensitivities(
 def choose(sensitivity: Mapping[str, float], rows: int) -> str:
     """The first score that no other beats by more than chance may: the bounds come first, and few rows say little.
 
-    An AUROC of A, of `rows` rows on each side, has a standard error of at most √(A(1 − A)/rows) (Bamber 1975).
+    An AUROC of A, of n rows on each side, has a standard error of at most √(A(1 − A)/n) (Bamber 1975). For A it takes
+    (nA + 1)/(n + 2), Laplace's rule of succession: few rows without a mistake do not prove that there is none.
     """
-    best = max(sensitivity.values())
-    margin = math.sqrt(best * (1 - best) / min(rows, MOST_ROWS))
+    best, rows = max(sensitivity.values()), min(rows, MOST_ROWS)
+    expected = (rows * best + 1) / (rows + 2)
+    margin = math.sqrt(expected * (1 - expected) / rows)
     return next(name for name, auroc in sensitivity.items() if auroc >= best - margin)

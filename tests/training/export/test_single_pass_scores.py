@@ -158,5 +158,8 @@ def test_the_most_sensitive_score_is_chosen() -> None:
     # A standard error of 100 rows is 0.046 at the most, of 10,000 rows 0.0102.
     assert choose({"first": 0.7, "second": 0.73}, 100) == "first"
     assert choose({"first": 0.7, "second": 0.73}, 10_000) == "second"
+    # Nine rows without a mistake are expected to make one in eleven: the standard error is 0.096, not 0.
+    assert choose({"first": 0.95, "second": 1.0}, 9) == "first"
+    assert choose({"first": 0.90, "second": 1.0}, 9) == "second"
     assert sensitivities(score, example.data, rows, seed=0) == found
     assert corruptions(example.data) is CORRUPTIONS["tabular"]
