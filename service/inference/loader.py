@@ -9,6 +9,7 @@ changes.
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -202,9 +203,10 @@ class ModelLoader:
         self._misnamed = found
 
     def _without_folder(self, text: str) -> str:
-        for folder in (self._storage.folder.absolute(), self._storage.folder):
-            text = text.replace(f"{folder}/", "").replace(str(folder), "the folder of bundles")
-        return text
+        folder = self._storage.folder
+        for path in (folder.absolute(), folder):  # A relative one may be as short as a letter, or a word.
+            text = re.sub(rf"(?<![\w./-]){re.escape(str(path))}/", "", text)
+        return text.replace(str(folder.absolute()), "the folder of bundles")
 
     def _publish(self, models: Mapping[BundleRef, Model]) -> None:
         by_name: dict[str, dict[int, Model]] = {}

@@ -153,6 +153,22 @@ def test_a_bad_version_does_not_keep_the_good_from_starting(folder: Path) -> Non
     with_repository(folder, scenario)
 
 
+def test_the_folder_is_taken_out_of_texts_as_a_path_alone(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("m").symlink_to(folder)
+    (folder / "other" / "1").mkdir(parents=True)
+    shutil.copytree(folder / NAME / "1", folder / "other" / "1", dirs_exist_ok=True)
+
+    async def scenario(loader: ModelLoader) -> None:
+        assert loader.registry.refused == {"other": {"1": "other/1: the manifest names another model or version"}}
+
+    for path in ("m", ".", tmp_path / "m"):
+        monkeypatch.chdir(folder if path == "." else tmp_path)
+        with_repository(Path(path), scenario)
+
+
 def test_one_more_model_takes_the_default_away(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def scenario(loader: ModelLoader) -> None:
         other = make(folder.parent, 1, 5)
