@@ -1,5 +1,6 @@
 """`lowerbound train` and `lowerbound export`; both import PyTorch, which takes seconds, when they need it."""
 
+import gc
 import os
 import shlex
 import sys
@@ -66,10 +67,12 @@ def train(arguments: list[str]) -> None:
     try:
         if not {"-h", "--help"} & set(options) and (dataset := look(recipe, options, console)) is None:
             return
+        gc.disable()  # Imports leave hardly any garbage, and searches of all that is imported take half a second.
         from training.recipes import Recipe  # noqa: PLC0415 - torch
         from training.screening import screen  # noqa: PLC0415 - torch
         from training.train import train  # noqa: PLC0415 - torch
 
+        gc.enable()
         asked = Recipe.read(recipe, options)
         if dataset and asked.screen:
             screen(asked, dataset, asked.screen, console)
