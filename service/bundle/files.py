@@ -156,7 +156,13 @@ def _unique(members: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _read_manifest(folder: BundleFolder, trusted: TrustedKeys | None) -> bytes:
     """The bytes of manifest.json, whose signature has been checked."""
-    text = folder.read(MANIFEST, MAX_MANIFEST_BYTES)
+    try:
+        text = folder.read(MANIFEST, MAX_MANIFEST_BYTES)
+    except BundleError as error:
+        for pattern in (f"*/{MANIFEST}", f"*/*/{MANIFEST}"):
+            if found := next(folder.path.glob(pattern), None):
+                raise BundleError(f"{folder.path}: is no bundle, but holds some, as {found.parent}") from error
+        raise
     if trusted is not None:
         where = folder.path / SIGNATURE
         try:

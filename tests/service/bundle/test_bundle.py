@@ -98,6 +98,12 @@ def test_a_missing_manifest_is_named(table_bundle: Path) -> None:
         read_bundle(table_bundle)
 
 
+def test_a_folder_of_bundles_is_no_bundle(table_bundle: Path) -> None:
+    for folder in (table_bundle.parent, table_bundle.parents[1]):
+        with pytest.raises(BundleError, match=rf"{folder}: is no bundle, but holds some, as {table_bundle}$"):
+            read_bundle(folder)
+
+
 @pytest.mark.parametrize("text", DAMAGED_JSON.values(), ids=DAMAGED_JSON.keys())
 def test_a_damaged_manifest_is_refused(table_bundle: Path, text: bytes) -> None:
     (table_bundle / MANIFEST).write_bytes(text)
