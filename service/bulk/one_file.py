@@ -12,6 +12,18 @@ from service.codecs.text import flat_table
 from service.errors import FileError
 
 SUFFIXES = (".csv", ".parquet")
+_NOT_WRITTEN = (".xlsx", ".xls", ".json", ".jsonl", ".tsv", ".txt", ".gz", ".zst", ".npy", ".npz", ".arrow", ".feather")
+
+
+def is_one_file(path: str) -> bool:
+    """Whether an output's name is that of a file.
+
+    Raises:
+        FileError: It is that of a kind of files that is not written.
+    """
+    if path.endswith(_NOT_WRITTEN):
+        raise FileError(f"{path}: is no folder, and files are written as {' or '.join(SUFFIXES)}")
+    return path.endswith(SUFFIXES)
 
 
 def refuse_existing(path: str) -> None:

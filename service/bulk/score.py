@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from service.bulk import job
 from service.bulk.batches import Input
-from service.bulk.one_file import SUFFIXES, refuse_existing, write_file
+from service.bulk.one_file import is_one_file, refuse_existing, write_file
 from service.bulk.readers import open_inputs, read_from
 from service.bulk.strangest import strangest_rows
 from service.bulk.writer import PartWriter
@@ -105,7 +105,7 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
 
 def _answer(given: argparse.Namespace, query: ElboQuery, console: Console) -> None:
     bundle = read_bundle(given.model)
-    one_file = given.output.endswith(SUFFIXES)
+    one_file = is_one_file(given.output)
     if one_file:
         refuse_existing(given.output)
     inputs = open_inputs(given.inputs, bundle.manifest.input, given.keep)

@@ -192,6 +192,9 @@ def test_one_file_for_people(tmp_path: Path, explaining_table: Path) -> None:
     status, errors = bulk(*asked, "0.5")
     assert status == 1
     assert "scores.csv: exists already" in errors
+    status, errors = bulk(*asked[:2], str(tmp_path / "scores.xlsx"))
+    assert status == 1
+    assert "scores.xlsx: is no folder, and files are written as .csv or .parquet" in errors
     parquet = tmp_path / "scores.parquet"
     status, errors = bulk(explaining_table, tmp_path / "rows.csv", parquet, "--fdr", "0.001")
     assert status == 0, errors
