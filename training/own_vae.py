@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from service.bundle import ImageInput, NumericColumn, TabularInput
+from service.bundle import ImageInput, ModelName, NumericColumn, TabularInput
 from training.datasets import DataError, Dataset, NumpyArrays, Splits
 from training.model import LIKELIHOODS, VAE
 from training.model.likelihoods import Likelihood, LikelihoodError
@@ -26,6 +27,9 @@ NAMED = ("gaussian", "bernoulli", "continuous_bernoulli")
 
 _SHARES = (0.25, 0.75)
 """Held-out rows up to the first share say what is typical, those up to the second calibrate, and the others test."""
+
+_FEWEST = 4
+"""Held-out rows, of which each part has one."""
 
 _ROWS = 256
 
@@ -53,28 +57,35 @@ def export_vae(
             levels or floats in [0, 1]. A frame of pandas or Polars names the columns; else they are x0, x1, ....
         held_out: As many of other normal rows as there are: p-values are made from half of them.
         prior: p(z); the standard normal, or an object.
-        name: Of the model.
+        name: Of the model: small letters, digits, - and _.
         out: The repository: a folder or a URL.
 
     Returns:
         The bundle's folder, or its URL.
 
     Raises:
-        DataError: The rows are not as above.
+        DataError: The rows or the name are not as above, or the networks do not fit them.
         LikelihoodError: The rows have no such likelihood, or its name is none of `NAMED`.
         ExportError: A graph does not compute what PyTorch computes; nothing is written.
     """
     dataset = _dataset(data, held_out)
+    try:
+        TypeAdapter(ModelName).validate_python(name)
+    except ValidationError as error:
+        raise DataError(f"name: {name!r}; give small letters, digits, - and _") from error
+    if len(held_out) < _FEWEST:
+        raise DataError(f"held_out: {len(held_out)} rows; give at least {_FEWEST}, at best some hundreds")
     rows = dataset.rows[: len(data)]
     decoder.eval()
     features = _Features(dataset.input, rows)
     own = _Encoder(encoder.eval(), dataset.input, features)
-    latent_size = own(torch.zeros(1, math.prod(dataset.input.shape))).shape[1] // 2
+    latent_size = own.latent_size(math.prod(dataset.input.shape))
     if isinstance(prior, str) and prior != "standard_normal":
         raise ValueError(f"prior {prior!r}: give 'standard_normal', or an object")
     density = _likelihood(likelihood, dataset.input, rows)
     chosen = StandardNormal(latent_size, 0) if isinstance(prior, str) else prior
     vae = VAE(features, own, _Decoder(decoder, density), density, chosen).eval()
+    _check_decoder(decoder, latent_size, density.num_params)
     if likelihood == "gaussian" and isinstance(density, Gaussian):
         _set_sigma(density, vae, rows)
     origin = Origin(
@@ -130,6 +141,18 @@ class _Encoder(nn.Module):
         answer = self.encoder(x)
         return answer if isinstance(answer, Tensor) else torch.cat(tuple(answer), 1)
 
+    @torch.no_grad()
+    def latent_size(self, features: int) -> int:
+        """L, by the answer to a row of so many features.
+
+        Raises:
+            DataError: The answer is no mean and log-variance.
+        """
+        shape = tuple(self(torch.zeros(2, features)).shape)
+        if len(shape) != 2 or shape[0] != 2 or shape[1] % 2:
+            raise DataError(f"encoder: gives {shape} for 2 rows; give mean and log-variance, (2, L) each")
+        return shape[1] // 2
+
 
 class _Decoder(nn.Module):
     """The other training's decoder, with a Gaussian's means in the likelihood's units."""
@@ -147,6 +170,14 @@ class _Decoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         answer: Tensor = self.decoder(z).flatten(1)
         return ((answer - self.location) / self.scale).float() if hasattr(self, "scale") else answer
+
+
+@torch.no_grad()
+def _check_decoder(decoder: nn.Module, latent_size: int, num_params: int) -> None:
+    """Refuse a decoder that gives other numbers than the likelihood takes."""
+    shape = tuple(decoder(torch.zeros(2, latent_size)).shape)
+    if shape[0] != 2 or math.prod(shape) != 2 * num_params:
+        raise DataError(f"decoder: gives {shape} for 2 rows; the likelihood takes {num_params} numbers a row")
 
 
 def _dataset(data: Any, held_out: Any) -> Dataset:

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -73,6 +74,28 @@ def test_frames_that_differ_are_refused() -> None:
         with pytest.raises(DataError) as caught:
             export_vae(nn.Linear(2, 2), nn.Linear(1, 2), likelihood="gaussian", data=data, held_out=held_out)
         assert str(caught.value) == problem
+
+
+@pytest.mark.parametrize(
+    ("encoder", "decoder", "options", "problem"),
+    [
+        (nn.Linear(3, 4), nn.Linear(2, 3), {"name": "My model"}, "name: 'My model'; give small letters, digits, - and"),
+        (nn.Linear(3, 4), nn.Linear(2, 3), {"held_out": np.zeros((3, 3))}, "held_out: 3 rows; give at least 4"),
+        (nn.Linear(3, 5), nn.Linear(2, 3), {}, r"encoder: gives \(2, 5\) for 2 rows; give mean and log-variance"),
+        (
+            nn.Linear(3, 4),
+            nn.Linear(2, 4),
+            {},
+            r"decoder: gives \(2, 4\) for 2 rows; the likelihood takes 3 numbers a row",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_named_before_the_export(
+    encoder: nn.Module, decoder: nn.Module, options: dict[str, Any], problem: str
+) -> None:
+    rows = {"data": np.random.default_rng(0).normal(size=(40, 3)), "held_out": np.zeros((9, 3))}
+    with pytest.raises(DataError, match=problem):
+        export_vae(encoder, decoder, likelihood="gaussian", **(rows | options))
 
 
 def test_a_likelihood_that_a_name_is_not_enough_for_is_refused() -> None:
