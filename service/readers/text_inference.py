@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from service.bundle import CategoricalColumn, NumericColumn
+from service.bundle import CategoricalColumn, NumericColumn, TimeFormat
 from service.readers.columns import is_missing, trimmed
 from service.readers.decisions import (
     Decision,
@@ -20,10 +20,10 @@ from service.readers.decisions import (
     refused,
     unless_constant,
 )
-from service.readers.doubts import doubt_decimal, doubt_texts
+from service.readers.doubts import ENOUGH, doubt_decimal, doubt_texts
 from service.readers.number_inference import ENOUGH_ROWS, infer_numbers, with_label_note
 from service.readers.numbers import find_decimal, find_format, parse_numbers
-from service.readers.times import find_order
+from service.readers.times import find_order, parse_times
 
 CAUTIOUS = frozenset({"-", "--", ".", "..", "none", "nil", "missing"})
 """Markers of missing cells that are categories among texts: a plan may be `none`."""
@@ -151,6 +151,8 @@ class _Texts:
         note = None
         if column.time and column.time.zone and not pc.all(pc.match_substring_regex(self.distinct, _ZONE)).as_py():
             note = "names a time zone in some cells only: the others count as UTC"
+        elif column.time and (mark := self._find_far_date(column.time)):
+            note = f"has {mark}, far from all other dates; if it is a missing cell: {_as_missing(mark)}"
         decision = Decision(self.name, column, reason, note=note)
         return unless_constant(decision, len(self.distinct), self.distinct, self.declared, self._missing)
 
@@ -185,8 +187,8 @@ class _Texts:
             decision = replace(decision, decimal=sign, note=note)
         mark = None if decision.note or decision.column is None else self._find_sentinel(numbers)
         if mark:
-            remedy = f"""--dataset.missing '["usual", "{mark}"]'"""
-            return replace(decision, note=f"has {mark}, far from all other numbers; if it is a missing cell: {remedy}")
+            note = f"has {mark}, far from all other numbers; if it is a missing cell: {_as_missing(mark)}"
+            return replace(decision, note=note)
         return decision
 
     def _find_sentinel(self, numbers: pa.Array) -> str | None:
@@ -199,6 +201,20 @@ class _Texts:
                 low, high = others.min(), others.max()
                 if max(float(word) - high, low - float(word)) > high - low:
                     return str(word)
+        return None
+
+    def _find_far_date(self, time: TimeFormat) -> str | None:
+        """A repeated date, such as 9999-12-31, farther from the other ones than three times their range."""
+        moments = np.array(parse_times(self.distinct, time)[0].to_numpy(zero_copy_only=False), np.float64)
+        for place in (int(moments.argmin()), int(moments.argmax())):
+            others = np.delete(moments, place)
+            low, high = others.min(initial=np.inf), others.max(initial=-np.inf)
+            if (
+                self.counts[place] > 1
+                and len(others) >= ENOUGH
+                and max(moments[place] - high, low - moments[place]) > 3 * (high - low)
+            ):
+                return str(self.distinct[place])
         return None
 
     def _grouped(self, words: list[str], most: int) -> Decision:
@@ -246,6 +262,10 @@ class _Texts:
         """The first row whose text is one of those flagged among the distinct ones."""
         found = pc.is_in(self.texts, value_set=self.distinct.filter(flags))
         return int(pc.index(found, value=True).as_py())
+
+
+def _as_missing(mark: str) -> str:
+    return f"""--dataset.missing '["usual", "{mark}"]'"""
 
 
 def _any_match(texts: pa.Array, pattern: str) -> bool:

@@ -25,6 +25,13 @@ from training.datasets.table import Table, TableError
         (lambda n: f"{n % 4 + 1}/{n % 5 + 20}", "is used as categories, though it looks like numbers, as '1/20'"),
         (lambda n: 1767225600000 + 86400123 * n, "looks like milliseconds since 1970, and is used as a number"),
         (lambda n: -999 if n % 7 == 0 else 20 + n / 8, "has -999, far from all other numbers; if it is a missing cell"),
+        (
+            lambda n: "9999-12-31" if n % 7 == 0 else f"2026-01-{n % 28 + 1:02}",
+            "has 9999-12-31, far from all other dates",
+        ),
+        (lambda n: "01.01.1900" if n % 7 == 0 else f"{n % 28 + 1:02}.11.2026", "has 01.01.1900, far from all other"),
+        (lambda n: "2026-03-01" if n % 7 == 0 else f"2026-01-{n % 28 + 1:02}", None),
+        (lambda n: f"2026-{n % 12 + 1:02}-01", None),
         (lambda n: 99 if n % 7 == 0 else 20 + 5 * n, None),
         (
             lambda n: f"2026-01-{n % 28 + 1:02} 10:00" + "Z" * (n % 2),
