@@ -157,7 +157,8 @@ def test_unread_answers_have_a_budget(serve: Serve) -> None:
     """Two of the largest body's size are held; answers beyond those are refused, and small ones are sent."""
     largest = 8 * MEBIBYTE
     head = b"%b HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: %b\r\nContent-Length: %d\r\n\r\n%b"
-    with serve("--max-body", str(largest), "--engine-threads", "1") as client:
+    patience = "--read-timeout", "120"  # None is cut off, for another to take its room.
+    with serve("--max-body", str(largest), "--engine-threads", "1", *patience) as client:
         client.get("/sample?n=40000").raise_for_status()  # Starts the process for large answers.
         for request in (
             head % (b"GET /sample?n=40000", NPY.encode(), 0, b""),
