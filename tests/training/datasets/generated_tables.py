@@ -103,7 +103,11 @@ HARD: dict[str, Table] = {
     "mostly zero": _three(600, lambda rng, rows: list(np.where(rng.random(rows) < 0.99, 0.0, rng.normal(size=rows)))),
     "few rows": _three(30, _numbers(1.0)),
     "one row for each part": _three(4, _numbers(1.0)),
-    "texts alone": _frame(600, a=lambda rng, rows: list(rng.choice(["Bonn", "Kiel", "Köln"], rows))),
+    "texts alone": _frame(
+        600,
+        a=lambda rng, rows: list(rng.choice(["Bonn", "Kiel", "Köln"], rows)),
+        b=lambda rng, rows: list(rng.choice(["in", "out"], rows)),
+    ),
     "many rows": _three(100_000, COLUMNS["sentinel"]),
     "repeated": _repeated,
     "one fact": _one_fact,
