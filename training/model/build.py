@@ -14,6 +14,9 @@ from training.model.likelihoods import LIKELIHOODS
 from training.model.priors import PRIORS
 from training.model.vae import VAE
 
+FEW_FEATURES = 3
+"""Features that have a latent each, if the recipe does not say: two latents lose too much of three columns."""
+
 
 class ModelRecipe(BaseModel):
     """Options of the model."""
@@ -26,7 +29,7 @@ class ModelRecipe(BaseModel):
         default=16,
         ge=1,
         le=MAX_LATENT_SIZE,
-        description="L. null: the number of features minus one, between 2 and 16.",
+        description="L. null: the number of features minus one, at most 16; of three or fewer their number, or 2.",
     )
     likelihood: str = Field(description="p(x|z): " + ", ".join(LIKELIHOODS) + ".")
     prior: str = Field(default="standard_normal", description="p(z): " + ", ".join(PRIORS) + ".")
@@ -52,7 +55,8 @@ def build(recipe: ModelRecipe, data: ImageInput | TabularInput, rows: npt.NDArra
         ArchitectureError: The architecture cannot take the data.
     """
     torch.manual_seed(seed)
-    latent_size = recipe.latent_size or max(2, min(16, len(data.features) - 1))
+    number = len(data.features)
+    latent_size = recipe.latent_size or (max(2, number) if number <= FEW_FEATURES else min(16, number - 1))
     likelihood = LIKELIHOODS[recipe.likelihood](data, rows)
     features = encoder_features(data, rows, likelihood.asinh_scale)
     networks = ARCHITECTURES[recipe.architecture](

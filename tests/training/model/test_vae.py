@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from service.bundle import CategoricalColumn
+from service.bundle import CategoricalColumn, NumericColumn, TabularInput
 from service.scoring import noise
 from tests.training.kinds import KINDS
 from training.model import VAE, ModelRecipe
@@ -33,6 +33,13 @@ def random_vae(kind: str, name: str) -> VAE:
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.5)
     return model
+
+
+@pytest.mark.parametrize(("columns", "expected"), [(1, 2), (2, 2), (3, 3), (4, 3), (5, 4), (40, 16)])
+def test_the_latent_size_follows_from_the_features(columns: int, expected: int) -> None:
+    data = TabularInput(columns=tuple(NumericColumn(name=f"x{i}") for i in range(columns)))
+    rows = np.random.default_rng(0).normal(size=(50, columns))
+    assert build(ModelRecipe(latent_size=None, likelihood="gaussian"), data, rows, 0).prior.latent_size == expected
 
 
 def naive_log_prob(model: VAE, kind: str, params: Any, row: Any) -> float:
