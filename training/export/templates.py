@@ -8,6 +8,7 @@ import hashlib
 import logging
 import os
 import tempfile
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -62,9 +63,9 @@ def write_template(key: str, template: onnx.ModelProto) -> None:
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
             (file := Path(temporary, "template")).write_bytes(template.SerializeToString(deterministic=True))
             file.replace(folder / f"{key}.onnx")
-        by_age = sorted(folder.glob("*.onnx"), key=lambda path: path.stat().st_mtime)
-        for path in by_age[:-KEPT]:
-            path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # Another process removes the oldest, too.
+            for path in sorted(folder.glob("*.onnx"), key=lambda path: path.stat().st_mtime)[:-KEPT]:
+                path.unlink()
     except OSError as error:
         _log.warning("%s: the traced graphs cannot be kept: %s", folder, error)
 

@@ -1,5 +1,8 @@
 """Keys of traced graphs: all that a graph depends on beside its weights' values changes them."""
 
+from pathlib import Path
+
+import onnx
 import pytest
 from torch import nn
 
@@ -25,3 +28,15 @@ def test_a_key_is_of_the_structure_the_contract_and_the_code(monkeypatch: pytest
     monkeypatch.setattr(templates, "_code", lambda: "other code")
     others.append(structure_key(linear, graph))
     assert len({key, *others}) == 7
+
+
+def test_a_template_is_kept_though_another_process_removes_old_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = tmp_path / "lowerbound" / "graphs"
+    folder.mkdir(parents=True)
+    (folder / "listed.onnx").symlink_to("removed")  # As a file that is gone by the time its age is asked.
+    templates.write_template("new", onnx.ModelProto())
+    assert (folder / "new.onnx").exists()
+    assert not caplog.records
