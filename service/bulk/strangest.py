@@ -35,7 +35,7 @@ def strangest_rows(parts: PartWriter, keep: Sequence[str]) -> Table | None:
     if top is None or not top.num_rows:
         return None
     shown = [name for name in wanted if name in top.column_names]
-    table = Table(title=f"The {top.num_rows} strangest rows", title_justify="left")
+    table = Table(title="The strangest rows", title_justify="left")
     for name in shown:
         table.add_column(name, justify="right" if pa.types.is_floating(top.schema.field(name).type) else "left")
     for row in top.select(shown).to_pylist():
