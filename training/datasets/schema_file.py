@@ -54,7 +54,9 @@ def read_schema(path: Path) -> Told:
     declared: dict[str, Literal["numeric", "categorical"]] = {}
     for entry in entries:
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-            raise DataError(f"{path}: column {len(names) + 1} has no name")
+            raise DataError(f"{path}: column {len(names) + 1} has no name that is text; write it in quotes")
+        if entry["name"] in names:
+            raise DataError(f"{path}: column {entry['name']!r} is listed twice")
         names.append(entry["name"])
         fields = {key: value for key, value in entry.items() if key != "why"}
         if fields.keys() == {"name", "type"} and fields["type"] in {"numeric", "categorical"}:
@@ -70,7 +72,7 @@ def read_schema(path: Path) -> Told:
 
 
 def write_schema(path: Path, data: TabularInput, reasons: Mapping[str, str]) -> None:
-    """Write a schema file, with the reason of every column, and what is left out as a comment."""
+    """Write a schema file, in a new folder if need be, with reasons, and what is left out as a comment."""
     columns: list[dict[str, Any]] = []
     for column in data.columns:
         if column.derived is None:
@@ -78,4 +80,5 @@ def write_schema(path: Path, data: TabularInput, reasons: Mapping[str, str]) -> 
             columns.append(fields | column.model_dump(mode="json", exclude_defaults=True, exclude={"name", "type"}))
     left_out = "".join(f"#   {name}: {reasons.get(name, '')}\n" for name in data.dropped)
     text = yaml.safe_dump({"columns": columns}, sort_keys=False, allow_unicode=True, width=120)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(_HEAD + (f"# Left out:\n{left_out}" if left_out else "") + text)
