@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, settings
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests import warm
@@ -20,6 +21,10 @@ JSON = {"Content-Type": "application/json"}
 """Bodies are JSON unless a test says otherwise."""
 
 Serve = Callable[..., AbstractContextManager[httpx.Client]]
+
+# Nothing that hypothesis tries is too slow on a busy machine.
+settings.register_profile("patient", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 _processes: dict[int, int] = {}
 """By port, the servers of `run_server`."""

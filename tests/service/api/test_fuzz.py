@@ -38,7 +38,6 @@ pytestmark = pytest.mark.slow
 
 THOROUGH = settings(
     max_examples=1000,
-    deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
     suppress_health_check=list(HealthCheck),
 )

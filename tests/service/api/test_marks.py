@@ -40,7 +40,7 @@ broken_rows = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(row=broken_rows, place=st.integers(0, len(GOOD)), unseen=st.sampled_from(["error", "mark", "missing"]))
 def test_whatever_is_wrong_with_a_row_the_others_answer_as_without_it(
     several: httpx.Client, row: Any, place: int, unseen: str

@@ -59,7 +59,7 @@ def assert_batches(tasks: list[Work], calls: list[tuple[str, list[int]]], max_ba
 History = list[tuple[Work, bool, int]]
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(tasks=requests(), max_batch=st.integers(1, 16), engine_threads=st.integers(1, 3))
 def test_every_request_is_answered_once_by_its_own_rows(tasks: History, max_batch: int, engine_threads: int) -> None:
 

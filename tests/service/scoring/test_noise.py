@@ -12,7 +12,7 @@ from service.scoring import noise
 SEEDS = st.integers(0, 2**32 - 1)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=SEEDS, num_draws=st.integers(1, 300), latent_size=st.integers(1, 40))
 def test_a_bank_is_fixed_by_its_arguments(seed: int, num_draws: int, latent_size: int) -> None:
     base_samples = noise.base_samples(seed, num_draws, latent_size)
@@ -22,7 +22,7 @@ def test_a_bank_is_fixed_by_its_arguments(seed: int, num_draws: int, latent_size
     np.testing.assert_array_equal(base_samples, noise.base_samples(seed, num_draws, latent_size))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=SEEDS, few=st.integers(1, 64), more=st.integers(0, 200))
 def test_a_smaller_bank_is_the_start_of_a_larger_one(seed: int, few: int, more: int) -> None:
     np.testing.assert_array_equal(noise.base_samples(seed, few, 5), noise.base_samples(seed, few + more, 5)[:few])
@@ -78,7 +78,7 @@ def test_no_coordinate_of_the_largest_bank_is_infinite() -> None:
     assert np.all(np.isfinite(noise.base_samples(0, noise.MAX_DRAWS, 8)))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=SEEDS, shape=st.tuples(st.integers(0, 20), st.integers(1, 20)))
 def test_draws_are_fixed_by_seed_and_shape(seed: int, shape: tuple[int, int]) -> None:
     for draw in (noise.standard_normal, noise.uniform):
