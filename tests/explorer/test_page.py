@@ -4,7 +4,7 @@ import http.client
 import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -104,16 +104,15 @@ def prefixed(client: httpx.Client) -> Iterator[httpx.Client]:
                 self.send_error(404)
                 return
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            onward = http.client.HTTPConnection(client.base_url.host, client.base_url.port or 80)
-            onward.request(self.command, f"/{path}", body, dict(self.headers))
-            answer = onward.getresponse()
-            content = answer.read()
+            with closing(http.client.HTTPConnection(client.base_url.host, client.base_url.port or 80)) as onward:
+                onward.request(self.command, f"/{path}", body, dict(self.headers))
+                answer = onward.getresponse()
+                content = answer.read()
             self.send_response(answer.status)
             for name, value in answer.getheaders():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(content)
-            onward.close()
 
         do_GET = do_POST = handle_one  # noqa: N815 - the names that `http.server` looks for
 
