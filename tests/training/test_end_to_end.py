@@ -87,7 +87,7 @@ def people_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_people(folder / "people.csv", seed=0)
     status, output, errors = run_here(
         *("table", "--data", str(folder / "people.csv"), "--model.widths", "[64]", "--model.latent_size", "4"),
-        *("--fit.steps", "2400", "--fit.batch_size", "64", "--fit.learning_rate", "0.003", "--fit.warmup_epochs", "0"),
+        *("--fit.steps", "1200", "--fit.batch_size", "64", "--fit.learning_rate", "0.003", "--fit.warmup_epochs", "0"),
         folder=folder,
     )
     assert status == 0, errors
