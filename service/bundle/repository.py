@@ -10,7 +10,7 @@ VERSION = re.compile(r"[1-9][0-9]{0,8}")
 """The name of a version's folder."""
 
 MISNAMED = "is no version: give the folder a whole number from 1 to 999999999, or a name that begins with a dot"
-"""What is said of a folder with a bundle in it whose name is no `VERSION`."""
+"""The reason to refuse a bundle in a folder whose name is no `VERSION`."""
 
 
 def versions(repository: Path, model: str | None = None) -> dict[str, list[int]]:

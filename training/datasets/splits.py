@@ -133,7 +133,7 @@ def _in_order(group: npt.NDArray[np.int64], order: Indices, ends: npt.NDArray[An
 
 
 def _cuts(sizes: npt.NDArray[Any], ends: npt.NDArray[Any]) -> Indices:
-    """Where to cut groups of these sizes, so that parts end nearest to these numbers of rows and have a group each."""
+    """Places to cut groups of these sizes: parts end nearest to these numbers of rows, and each has a group."""
     middles = np.cumsum(sizes) - sizes / 2
     steps = np.arange(1, len(ends) + 1)
     cuts = np.searchsorted(middles, ends)

@@ -126,8 +126,8 @@ def _fit(
     take_step = Step(vae, recipe, accelerator)
     steps = math.ceil(len(train) / recipe.batch_size)
     if recipe.steps:
-        # Few rows are passed over several times between two looks at the held-out bound, which would else take longest;
-        # of many rows an epoch has a part.
+        # An epoch passes over few rows several times, since the held-out bound at its end would else take longest. Of
+        # many rows it has a part.
         steps = min(steps * max(1, FEWEST_STEPS // steps), MOST_STEPS)
         recipe = recipe.model_copy(update={"epochs": math.ceil(recipe.steps / steps)})
     progress = Progress(recipe, _load_checkpoint(accelerator, run))
