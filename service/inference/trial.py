@@ -10,6 +10,7 @@ import subprocess
 import sys
 from multiprocessing import Pipe
 from pathlib import Path
+from threading import Timer
 from types import TracebackType
 from typing import Any, Self
 
@@ -25,6 +26,9 @@ RATE = 20 * 2**20
 
 _MOST = 2**16
 """Bytes of an answer that are read."""
+
+_WHOLE = 2.0
+"""Seconds in which an answer that has begun must be whole."""
 
 
 class Trial:
@@ -100,9 +104,15 @@ class Trial:
             raise NotReadyError(f"no process to try bundles in: {error} ({self._end(1)})") from error
 
     def _receive(self, seconds: float) -> dict[str, Any]:
-        if not self._connection.poll(seconds):
+        process = self._process
+        if process is None or not self._connection.poll(seconds):
             raise TimeoutError
-        answer: dict[str, Any] = json.loads(self._connection.recv_bytes(_MOST))
+        begun = Timer(_WHOLE, process.kill)  # A bundle may have taken the process over.
+        begun.start()
+        try:
+            answer: dict[str, Any] = json.loads(self._connection.recv_bytes(_MOST))
+        finally:
+            begun.cancel()
         return answer
 
     def _end(self, patience: float = 0) -> str:
