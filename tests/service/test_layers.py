@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,18 @@ def test_imports_keep_the_contracts() -> None:
         [Path(sys.executable).with_name("lint-imports")], cwd=ROOT.parent, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout
+
+
+def test_every_package_is_installed() -> None:
+    """A checkout has them all; what `pip install .` copies is a list in `pyproject.toml`."""
+    told = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    parts = [
+        path.parent.relative_to(ROOT.parent).parts
+        for top in ("service", "training")
+        for path in (ROOT.parent / top).rglob("__init__.py")
+    ]
+    lying = {".".join(part) for part in parts} - {"service.client"}
+    assert set(told) == lying | {"lowerbound"}
 
 
 HOOK = """

@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from service.bundle import NumericColumn, TabularInput
 from service.readers.arrays import read_npz
-from service.readers.number_inference import inexact
 from training.datasets import source
 from training.datasets.source import (
     DataError,
@@ -22,6 +21,7 @@ from training.datasets.source import (
     reading,
     require_path,
 )
+from training.schema import inexact
 
 SHAPES = "(rows, height, width) or (rows, height, width, channels)"
 TRAILING = "trailing bytes after the array"

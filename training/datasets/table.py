@@ -22,15 +22,13 @@ from service.bundle import (
 )
 from service.errors import FileError
 from service.readers import TOO_LARGE, parse_column
-from service.readers.decisions import Decision, Options, Problem, refused
-from service.readers.inference import infer_table
 from service.readers.tables import open_tables
 from service.readers.times import WEEKDAYS, derive
 from training.datasets.exclusions import kept_rows
 from training.datasets.schema_file import read_schema
 from training.datasets.source import DataError, Dataset, Excluded, Source, allocate, as_labels, chunks
-from training.datasets.stray_rows import find_stray_rows, find_sums
 from training.datasets.table_files import TableFiles
+from training.schema import Decision, Options, Problem, find_stray_rows, find_sums, infer_table, refused
 
 Cells = npt.NDArray[np.float64]
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from service.bundle import ImageInput
-from service.readers.number_inference import inexact
 from tests.training.datasets.files import FILES, message, source_of
 from training.datasets import DATASETS, DataError, Dataset
+from training.schema import inexact
 
 
 @pytest.mark.parametrize("kind", DATASETS)

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from service.bundle import NumericColumn
-from service.readers.decisions import Decision, Declared, Problem, categorical, left_out, refused, unless_constant
-from service.readers.doubts import NAMES_OF_IDS, doubt_number
+from training.schema.decisions import Decision, Declared, Problem, categorical, left_out, refused, unless_constant
+from training.schema.doubts import NAMES_OF_IDS, doubt_number
 
 EXACT = 2**53
 """Beyond it float64 skips whole numbers."""

@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 
 from service.bundle import NumericColumn, TimeFormat
 from service.readers.columns import decimals, decoded, is_text
-from service.readers.decisions import Decision, Options, Problem, categorical, left_out, refused, unless_constant
-from service.readers.number_inference import infer_numbers, with_label_note
-from service.readers.text_inference import infer_texts
 from service.readers.times import is_time
+from training.schema.decisions import Decision, Options, Problem, categorical, left_out, refused, unless_constant
+from training.schema.numbers import infer_numbers, with_label_note
+from training.schema.texts import infer_texts
 
 
 def infer_table(names: Sequence[str], read: Callable[[str], pa.ChunkedArray], options: Options) -> list[Decision]:

@@ -10,7 +10,9 @@ import pyarrow.compute as pc
 
 from service.bundle import CategoricalColumn, NumericColumn, TimeFormat
 from service.readers.columns import is_missing, trimmed
-from service.readers.decisions import (
+from service.readers.numbers import find_decimal, find_format, parse_numbers
+from service.readers.times import find_order, parse_times
+from training.schema.decisions import (
     Decision,
     Declared,
     Options,
@@ -20,10 +22,8 @@ from service.readers.decisions import (
     refused,
     unless_constant,
 )
-from service.readers.doubts import ENOUGH, doubt_decimal, doubt_texts
-from service.readers.number_inference import ENOUGH_ROWS, infer_numbers, with_label_note
-from service.readers.numbers import find_decimal, find_format, parse_numbers
-from service.readers.times import find_order, parse_times
+from training.schema.doubts import ENOUGH, doubt_decimal, doubt_texts
+from training.schema.numbers import ENOUGH_ROWS, infer_numbers, with_label_note
 
 CAUTIOUS = frozenset({"-", "--", ".", "..", "none", "nil", "missing"})
 """Markers of missing cells that are categories among texts: a plan may be `none`."""

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.bundle import Column, NumericColumn
-from service.readers.decisions import Decision
+from training.schema.decisions import Decision
 
 _TOTALS = re.compile(r"((grand |sub)?totals?|sums?|average|mean|gesamt|summe|totale)\b", re.IGNORECASE)
 _ENOUGH = 10

@@ -1,0 +1,11 @@
+"""Schemas: what each column of a table is, found by its cells or told, with the reason for each decision.
+
+Nothing here imports PyTorch, so that the first look at a file is quick.
+"""
+
+from training.schema.decisions import Decision, Options, Problem, refused
+from training.schema.numbers import inexact
+from training.schema.stray_rows import find_stray_rows, find_sums
+from training.schema.table import infer_table
+
+__all__ = ["Decision", "Options", "Problem", "find_stray_rows", "find_sums", "inexact", "infer_table", "refused"]
