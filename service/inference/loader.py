@@ -247,8 +247,7 @@ class ModelLoader:
         if self._storage.folder != DEFAULT_REPOSITORY:  # Which is part of the package, like its code.
             trial.check(folder, digest, fingerprint.size)
         bundle = read_bundle(folder, self._trusted, digest)
-        if (bundle.manifest.name, bundle.manifest.version) != ref:
-            raise BundleError(f"{folder}: the manifest names another model or version")
+        ref.check(bundle.manifest, folder)
         return Model(bundle, self._factory.engine, self._limits, self._observe)
 
 

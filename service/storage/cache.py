@@ -109,8 +109,7 @@ class CachedStore:
                     raise BundleError(f"{where / SIGNATURE}: no signature; unsigned bundles are refused")
                 trusted.check(seen.manifest, written[SIGNATURE], where / SIGNATURE)
             manifest = parse_manifest(seen.manifest, where)
-            if (manifest.name, manifest.version) != ref:
-                raise BundleError(f"{where}: the manifest names another model or version")
+            ref.check(manifest, where)
             for name, expected in manifest.files.items():
                 _check_size(where / name, seen.sizes.get(name), expected)
             if not _is_whole(folder, manifest.files, written):

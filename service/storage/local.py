@@ -46,6 +46,17 @@ class BundleRef(NamedTuple):
     def __str__(self) -> str:
         return f"{self.name} {self.version}"
 
+    def check(self, manifest: Manifest, where: Path) -> None:
+        """Refuse a bundle that lies where another one belongs.
+
+        Raises:
+            BundleError: The manifest is that of another model or version.
+        """
+        if (found := BundleRef(manifest.name, manifest.version)) != self:
+            raise BundleError(
+                f"{where}: the manifest is that of {found}; `lowerbound promote` makes a new version of it"
+            )
+
 
 @dataclass(frozen=True)
 class Fingerprint:

@@ -106,7 +106,8 @@ def test_a_bundle_must_lie_where_it_says(tmp_path: Path, table_bundle: Path) -> 
     shutil.copytree(table_bundle, tmp_path / "other" / "1")
     registry = ModelLoader(LocalStore(tmp_path), None, EngineFactory("cpu"), LIMITS).registry
     assert registry.names() == {"people": [1]}
-    assert registry.refused == {"other": {"1": "other/1: the manifest names another model or version"}}
+    problem = "other/1: the manifest is that of people 1; `lowerbound promote` makes a new version of it"
+    assert registry.refused == {"other": {"1": problem}}
     shutil.rmtree(table_bundle)
     with pytest.raises(BundleError, match=f"{tmp_path}/other/1: the manifest"):
         ModelLoader(LocalStore(tmp_path), None, EngineFactory("cpu"), LIMITS)

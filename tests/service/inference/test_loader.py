@@ -32,6 +32,7 @@ until = partial(wait_until, seconds=30)
 
 LIMITS = Limits(max_batch=64, max_queue=4096, max_draws=64, engine_threads=1, engine_timeout=30)
 BODY = npy(ROWS[:3])
+MISPLACED = f"the manifest is that of {NAME} 1; `lowerbound promote` makes a new version of it"
 
 
 @pytest.fixture
@@ -162,11 +163,21 @@ def test_the_folder_is_taken_out_of_texts_as_a_path_alone(
     shutil.copytree(folder / NAME / "1", folder / "other" / "1", dirs_exist_ok=True)
 
     async def scenario(loader: ModelLoader) -> None:
-        assert loader.registry.refused == {"other": {"1": "other/1: the manifest names another model or version"}}
+        assert loader.registry.refused == {"other": {"1": f"other/1: {MISPLACED}"}}
 
     for path in ("m", ".", tmp_path / "m"):
         monkeypatch.chdir(folder if path == "." else tmp_path)
         with_repository(Path(path), scenario)
+
+
+def test_a_copied_version_is_told_how_versions_are_copied(folder: Path) -> None:
+    shutil.copytree(folder / NAME / "1", folder / NAME / "2")
+
+    async def scenario(loader: ModelLoader) -> None:
+        assert loader.registry.names() == {NAME: [1]}
+        assert loader.registry.refused == {NAME: {"2": f"{NAME}/2: {MISPLACED}"}}
+
+    with_repository(folder, scenario)
 
 
 def test_one_more_model_takes_the_default_away(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -174,7 +185,7 @@ def test_one_more_model_takes_the_default_away(folder: Path, caplog: pytest.LogC
         other = make(folder.parent, 1, 5)
         shutil.copytree(folder / NAME / "1", folder / "other" / "1")
         await loader.refresh()
-        assert loader.registry.refused == {"other": {"1": "other/1: the manifest names another model or version"}}
+        assert loader.registry.refused == {"other": {"1": f"other/1: {MISPLACED}"}}
         assert loader.registry.default == NAME
         manifest = other.manifest.model_copy(update={"name": "other"})
         (folder / "other" / "1" / "manifest.json").write_text(manifest.model_dump_json())

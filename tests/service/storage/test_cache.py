@@ -60,6 +60,14 @@ def test_what_has_gone_bad_where_it_is_kept_is_downloaded_again(mirror: CachedSt
     read_bundle(mirror.fetch(FIRST))
 
 
+def test_a_copied_version_is_not_downloaded(mirror: CachedStore, there: Path) -> None:
+    shutil.copytree(there / NAME / "1", there / NAME / "2")
+    mirror.list_bundles()
+    with pytest.raises(BundleError, match=f"^{NAME}/2: the manifest is that of {NAME} 1; `lowerbound promote` makes"):
+        mirror.fetch(SECOND)
+    assert not list(mirror.folder.glob("*/*"))
+
+
 def test_what_is_gone_is_forgotten_when_something_is_left(mirror: CachedStore, there: Path) -> None:
     publish(there, 2)
     mirror.list_bundles()
