@@ -1,7 +1,6 @@
 """A VAE of another training as a bundle: `export_vae`."""
 
 import math
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from service.bundle import ImageInput, ModelName, NumericColumn, TabularInput
-from training.datasets import DataError, Dataset, NumpyArrays, Splits
+from training.datasets import DataError, Dataset, Splits, array_dataset, described
 from training.model import LIKELIHOODS, VAE
 from training.model.likelihoods import Likelihood, LikelihoodError
 from training.model.likelihoods.gaussian import Gaussian
@@ -182,23 +181,23 @@ def _check_decoder(decoder: nn.Module, latent_size: int, num_params: int) -> Non
 
 def _dataset(data: Any, held_out: Any) -> Dataset:
     names = [str(name) for name in getattr(data, "columns", ())]
-    others = [str(name) for name in getattr(held_out, "columns", names)]
-    if names and others != names:
-        raise DataError(f"held_out: the columns {', '.join(others)}; give {', '.join(names)}, as data has them")
-    rows = np.concatenate([np.asarray(data), np.asarray(held_out)])
-    if rows.dtype.kind not in "biuf":
-        raise DataError(f"data: cells of dtype {rows.dtype}; give the numbers that the encoder takes")
-    dataset = _read(rows)
+    of_others = [str(name) for name in getattr(held_out, "columns", names)]
+    if names and of_others != names:
+        raise DataError(f"held_out: the columns {', '.join(of_others)}; give {', '.join(names)}, as data has them")
+    dataset, others = _rows("data", data), _rows("held_out", held_out)
+    if others.input != dataset.input:
+        raise DataError(f"held_out: {described(others.input)}, where data holds {described(dataset.input)}")
+    rows = np.concatenate([dataset.rows, others.rows])
     if not names or not isinstance(dataset.input, TabularInput):
-        return dataset
-    return replace(dataset, input=TabularInput(columns=tuple(NumericColumn(name=name) for name in names)))
+        return replace(dataset, rows=rows)
+    return replace(dataset, input=TabularInput(columns=tuple(NumericColumn(name=name) for name in names)), rows=rows)
 
 
-def _read(rows: npt.NDArray[Any]) -> Dataset:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "rows.npy"
-        np.save(path, rows, allow_pickle=False)
-        return NumpyArrays().load(path)
+def _rows(argument: str, rows: Any) -> Dataset:
+    array = np.asarray(rows)
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{argument}: cells of dtype {array.dtype}; give the numbers that the encoder takes")
+    return array_dataset(argument, array)
 
 
 def _splits(trained_on: int, held_out: int) -> Splits:

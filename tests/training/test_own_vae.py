@@ -98,6 +98,30 @@ def test_what_does_not_fit_is_named_before_the_export(
         export_vae(encoder, decoder, likelihood="gaussian", **(rows | options))
 
 
+@pytest.mark.parametrize(
+    ("wrong", "problem"),
+    [
+        (np.full((5, 3), np.inf), "[0, 0] = inf is infinite; write NaN where a cell is missing"),
+        (np.zeros(5), "shape (5,) is neither a table (rows, columns) nor images"),
+        (np.full((5, 3, 3), 2.0), "[0, 0, 0] = 2.0 is not in [0, 1], where floating-point pixels lie"),
+        (np.full((5, 3), "x"), "cells of dtype <U1; give the numbers that the encoder takes"),
+    ],
+)
+def test_a_wrong_array_is_called_by_its_argument(wrong: np.ndarray, problem: str) -> None:
+    right = np.random.default_rng(0).normal(size=(40, 3))
+    for argument in ("data", "held_out"):
+        rows = {"data": right, "held_out": right, argument: wrong}
+        with pytest.raises(DataError, match="^" + re.escape(f"{argument}: {problem}")):
+            export_vae(nn.Linear(3, 4), nn.Linear(2, 3), likelihood="gaussian", **rows)
+
+
+def test_held_out_rows_are_of_the_kind_of_the_data() -> None:
+    rows = {"data": np.zeros((9, 2, 2), np.uint8), "held_out": np.zeros((9, 2, 3), np.uint8)}
+    problem = r"held_out: uint8 images of shape \(2, 3\) in \[0, 255\], where data holds uint8 images of shape \(2, 2\)"
+    with pytest.raises(DataError, match=problem):
+        export_vae(nn.Linear(3, 4), nn.Linear(2, 3), likelihood="gaussian", **rows)
+
+
 def test_a_likelihood_that_a_name_is_not_enough_for_is_refused() -> None:
     rows = np.random.default_rng(0).normal(size=(40, 3))
     encoder, decoder = nn.Linear(3, 4), nn.Linear(2, 6)

@@ -11,8 +11,8 @@ from training.datasets.digits import Digits
 from training.datasets.download import download
 from training.datasets.idx import Idx
 from training.datasets.image_folder import ImageFolder
-from training.datasets.numpy_arrays import NumpyArrays
-from training.datasets.source import DataError, Dataset, Source
+from training.datasets.numpy_arrays import NumpyArrays, array_dataset
+from training.datasets.source import DataError, Dataset, Source, described
 from training.datasets.splits import Indices, SplitRecipe, Splits, split
 from training.datasets.table import Table
 
@@ -33,6 +33,8 @@ __all__ = [
     "Source",
     "SplitRecipe",
     "Splits",
+    "array_dataset",
+    "described",
     "download",
     "split",
 ]

@@ -41,21 +41,29 @@ class NumpyArrays(Source):
 
     def load(self, path: Path | None) -> Dataset:
         path = require_path(path)
-        array = _read(path)
-        if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
-            raise DataError(f"{path}: dtype {array.dtype} is not of real numbers of at most 64 bits")
-        if not array.ndim or not array.size:
-            raise DataError(f"{path}: shape {array.shape} holds nothing")
-        if not 2 <= array.ndim <= 4:
-            raise DataError(f"{path}: shape {array.shape} is neither a table (rows, columns) nor images {SHAPES}")
-        if array.dtype.kind == "f":
-            _refuse(path, array, np.isinf, "is infinite; write NaN where a cell is missing")
-        return _table(path, array) if array.ndim == 2 else _images(path, array)
+        return array_dataset(path, _read(path))
 
     def load_labels(self, path: Path | None, name: str) -> npt.NDArray[np.bool_]:
         """Labels are an array of their own in the `.npz` file."""
         path = require_path(path)
         return as_labels(path, name, _read(path, name), len(_read(path)))
+
+
+def array_dataset(place: Path | str, array: npt.NDArray[Any]) -> Dataset:
+    """The rows of an array, as `NumpyArrays` describes them; `place` is what errors name.
+
+    Raises:
+        DataError: The array is neither a table nor images.
+    """
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        raise DataError(f"{place}: dtype {array.dtype} is not of real numbers of at most 64 bits")
+    if not array.ndim or not array.size:
+        raise DataError(f"{place}: shape {array.shape} holds nothing")
+    if not 2 <= array.ndim <= 4:
+        raise DataError(f"{place}: shape {array.shape} is neither a table (rows, columns) nor images {SHAPES}")
+    if array.dtype.kind == "f":
+        _refuse(place, array, np.isinf, "is infinite; write NaN where a cell is missing")
+    return _table(place, array) if array.ndim == 2 else _images(place, array)
 
 
 def _read(path: Path, array_name: str | None = None) -> npt.NDArray[Any]:
@@ -85,28 +93,28 @@ def _mapped(path: Path) -> npt.NDArray[Any]:
     return array
 
 
-def _table(path: Path, array: npt.NDArray[Any]) -> Dataset:
+def _table(place: Path | str, array: npt.NDArray[Any]) -> Dataset:
     if array.dtype.kind in "iu":
-        _refuse(path, array, inexact, "is a whole number that float64 cannot hold exactly")
+        _refuse(place, array, inexact, "is a whole number that float64 cannot hold exactly")
     rows = _rows(array, np.float64)
     observed = np.any([~np.isnan(rows[part]).all(axis=0) for part in chunks(rows)], axis=0)
     if (empty := np.flatnonzero(~observed)).size:
-        raise DataError(f"{path}: column {empty[0]} has no value in any row; leave it out")
+        raise DataError(f"{place}: column {empty[0]} has no value in any row; leave it out")
     return Dataset(TabularInput(columns=tuple(NumericColumn(name=f"x{i}") for i in range(rows.shape[1]))), rows)
 
 
-def _images(path: Path, array: npt.NDArray[Any]) -> Dataset:
+def _images(place: Path | str, array: npt.NDArray[Any]) -> Dataset:
     match array.dtype.kind:
         case "b":
-            return image_dataset(path, _rows(array, np.uint8), high=1)
+            return image_dataset(place, _rows(array, np.uint8), high=1)
         case "f":
             # Negated, so that NaN is outside too.
             outside = "is not in [0, 1], where floating-point pixels lie; divide by their largest value, or save uint8"
-            _refuse(path, array, lambda pixels: ~((pixels >= 0) & (pixels <= 1)), outside)
-            return image_dataset(path, _rows(array, np.float32), high=1)
+            _refuse(place, array, lambda pixels: ~((pixels >= 0) & (pixels <= 1)), outside)
+            return image_dataset(place, _rows(array, np.float32), high=1)
         case _:
-            _refuse(path, array, lambda pixels: (pixels < 0) | (pixels > 255), "is not a level from 0 to 255")
-            return image_dataset(path, _rows(array, np.uint8))
+            _refuse(place, array, lambda pixels: (pixels < 0) | (pixels > 255), "is not a level from 0 to 255")
+            return image_dataset(place, _rows(array, np.uint8))
 
 
 def _rows(array: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
@@ -128,11 +136,11 @@ def _has_other_nans(values: npt.NDArray[Any]) -> bool:
 
 
 def _refuse(
-    path: Path, array: npt.NDArray[Any], wrong: Callable[[npt.NDArray[Any]], npt.NDArray[np.bool_]], reason: str
+    place: Path | str, array: npt.NDArray[Any], wrong: Callable[[npt.NDArray[Any]], npt.NDArray[np.bool_]], reason: str
 ) -> None:
     """Raise a DataError that names the first place, if any, that is wrong."""
     for part in chunks(array):
         if (where := wrong(array[part])).any():
-            row, *place = np.unravel_index(np.argmax(where), where.shape)
-            index = (part.start + row, *place)
-            raise DataError(f"{path}: [{', '.join(map(str, index))}] = {array[index]} {reason}")
+            row, *inside = np.unravel_index(np.argmax(where), where.shape)
+            index = (part.start + row, *inside)
+            raise DataError(f"{place}: [{', '.join(map(str, index))}] = {array[index]} {reason}")

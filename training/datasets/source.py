@@ -101,7 +101,7 @@ class Source(BaseModel, ABC):
         if absent and data.kind == dataset.input.kind == "tabular":
             raise DataError(f"{path}: no column {absent[0]!r}, which the model takes")
         if dataset.input.model_dump(exclude=_RANGES) != data.model_dump(exclude=_RANGES):
-            raise DataError(f"{path}: {_described(dataset.input)}, where the model takes {_described(data)}")
+            raise DataError(f"{path}: {described(dataset.input)}, where the model takes {described(data)}")
         return dataset
 
     def for_other_rows(self) -> "Source":
@@ -117,7 +117,8 @@ class Source(BaseModel, ABC):
         raise DataError(f"data of the kind {self.kind!r} has no labels")
 
 
-def _described(data: ImageInput | TabularInput) -> str:
+def described(data: ImageInput | TabularInput) -> str:
+    """In a few words for errors."""
     if isinstance(data, TabularInput):
         return f"a table of {len(data.columns)} columns"
     return f"{data.dtype} images of shape {data.shape} in [{data.low:g}, {data.high:g}]"
@@ -191,15 +192,15 @@ def as_labels(path: Path, name: str, values: npt.NDArray[Any], num_rows: int) ->
     return values.astype(np.bool_)
 
 
-def image_dataset(path: Path, rows: npt.NDArray[Any], high: float = 255, num_test: int = 0) -> Dataset:
+def image_dataset(place: Path | str, rows: npt.NDArray[Any], high: float = 255, num_test: int = 0) -> Dataset:
     """Images (N, height, width) or (N, height, width, channels), uint8 or float32, whose values lie in [0, high].
 
     Raises:
         DataError: The array has another number of dimensions, a size of zero, or neither 1 nor 3 channels.
     """
     if rows.ndim not in (3, 4) or not rows.size:
-        raise DataError(f"{path}: shape {rows.shape} is not (rows, height, width) or (rows, height, width, channels)")
+        raise DataError(f"{place}: shape {rows.shape} is not (rows, height, width) or (rows, height, width, channels)")
     if rows.ndim == 4 and rows.shape[3] not in (1, 3):
-        raise DataError(f"{path}: shape {rows.shape} has {rows.shape[3]} channels; channels come last and are 1 or 3")
+        raise DataError(f"{place}: shape {rows.shape} has {rows.shape[3]} channels; channels come last and are 1 or 3")
     schema = {"shape": rows.shape[1:], "dtype": rows.dtype.name, "low": 0, "high": high}
     return Dataset(ImageInput.model_validate(schema), rows, num_test)
