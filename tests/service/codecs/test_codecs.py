@@ -125,7 +125,10 @@ def test_the_key_repeated_among_many_is_named() -> None:
         Json().decode(body.encode(), "x")
 
 
-@pytest.mark.parametrize("body", [b"[]", b"1", b"null", b'"x"', b"{}", b'{"y": 1}', b'{"x": 1, "y": 1}', b'{"X": 1}'])
+@pytest.mark.parametrize(
+    "body",
+    [b"[]", b"1", b"null", b'"x"', b"{}", b'{"y": 1}', b'{"x": 1, "y": 1}', b'{"x": [[1, 2]], "y": 1}', b'{"X": 1}'],
+)
 def test_json_must_be_an_object_with_the_field(body: bytes) -> None:
     with pytest.raises(InvalidError) as refusal:
         Json().decode(body, "x")

@@ -267,7 +267,7 @@ def test_what_there_is_no_room_for_is_refused_at_once() -> None:
         engine.may_go_on.clear()
         first = asyncio.create_task(admitted(batcher, work(1, 2, 3, draws=3)))
         await until_busy(engine)
-        with pytest.raises(OverloadedError, match="9 row-draws are queued, 10 at most") as refusal:
+        with pytest.raises(OverloadedError, match="9 row-draws are queued, 9 at most") as refusal:
             await admitted(batcher, work(4, draws=2))
         assert refusal.value.retry_after == 1.0  # Nothing has been measured yet.
         fits = asyncio.create_task(admitted(batcher, work(5)))  # Of another size than the nine.
@@ -285,7 +285,7 @@ def test_what_there_is_no_room_for_is_refused_at_once() -> None:
         engine.may_go_on.set()
         await second
 
-    with_batcher(scenario, max_queue=10)
+    with_batcher(scenario, max_queue=9)
 
 
 def test_what_is_admitted_once_has_its_room_until_it_ends() -> None:
