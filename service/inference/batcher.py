@@ -4,13 +4,16 @@ Rows that wait while the engine is busy are computed together; there is no timer
 busy one fills its batches. Jobs that share (graph, shared inputs) share batches; answers are put together in order.
 All work is measured in row-draws: rows × draws of the decoder.
 
-A job that fits in one batch is small. Small jobs and large ones wait in two queues, and the engine threads take from
-these in turns. While all of them compute large jobs, one more thread computes the small ones. So a small job waits for
-no large one. Requests of like size share the room for admitted work, and leave that of other sizes alone.
+A job that fits in one batch is small. Small jobs and large ones wait in two queues, each with threads of its own. One
+call of each kind may always be under way, and more while all threads of one kind would be enough for them. So a small
+job waits for no large one. Threads for large jobs have a lower priority: where processors are few, a small job goes
+first there too. Requests of like size share the room for admitted work, and leave that of other sizes alone.
 """
 
 import asyncio
 import math
+import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -35,25 +38,39 @@ LIKE = 8
 _STOPPED = "this model is being stopped"
 
 
+_NICENESS = 5
+"""Of threads for large jobs, as of the process for large bodies."""
+
+
+class _Queue(deque[Job]):
+    """Jobs of one kind that wait.
+
+    Args:
+        niceness: Added to that of the process in the threads that compute these jobs.
+
+    Attributes:
+        wake: Has an entry where there may be something to do, and false where a thread is to end.
+    """
+
+    def __init__(self, niceness: int) -> None:
+        super().__init__()
+        self.niceness = niceness
+        self.wake: SimpleQueue[bool] = SimpleQueue()
+
+
 class _EngineThread(Thread):
     """A thread that computes batches.
 
     Attributes:
-        for_small: It computes small jobs only, while all threads of the other kind compute large ones.
-        wake: Has an entry where there may be something to do, and false where the thread is to end.
+        queue: Where its jobs wait.
         since: When the engine call under way began, if one is.
-        on_large: That call computes large jobs.
         given_up: Nobody waits for that call any more.
     """
 
-    def __init__(
-        self, run: Callable[["_EngineThread"], None], wake: SimpleQueue[bool], *, for_small: bool = False
-    ) -> None:
+    def __init__(self, run: Callable[["_EngineThread"], None], queue: _Queue) -> None:
         super().__init__(target=run, args=[self], name="engine", daemon=True)
-        self.for_small = for_small
-        self.wake = wake
+        self.queue = queue
         self.since: float | None = None
-        self.on_large = False
         self.given_up = False
 
 
@@ -81,12 +98,9 @@ class Batcher:
         self._observe = observe
         self._max_batch = max_batch
         self._max_queue = max_queue
-        self._small: deque[Job] = deque()
-        self._large: deque[Job] = deque()
-        self._large_is_next = False
+        self._small = _Queue(0)
+        self._large = _Queue(_NICENESS)
         self._taking = Lock()
-        self._wake: SimpleQueue[bool] = SimpleQueue()
-        self._wake_for_small: SimpleQueue[bool] = SimpleQueue()
         self._admitted: dict[int, int] = {}  # Requests by their cost.
         self._outstanding = 0
         self._open: set[Job] = set()
@@ -100,11 +114,10 @@ class Batcher:
     def start(self) -> None:
         """Begin to compute; called on the loop that works will be submitted on."""
         self._loop = asyncio.get_running_loop()
-        self._threads = [self._new_thread(for_small=i == self._num_threads) for i in range(self._num_threads + 1)]
+        self._threads = [self._new_thread(queue) for queue in (self._small, self._large) * self._num_threads]
 
-    def _new_thread(self, *, for_small: bool) -> _EngineThread:
-        wake = self._wake_for_small if for_small else self._wake
-        thread = _EngineThread(self._engine_thread, wake, for_small=for_small)
+    def _new_thread(self, queue: _Queue) -> _EngineThread:
+        thread = _EngineThread(self._engine_thread, queue)
         thread.start()
         return thread
 
@@ -115,7 +128,7 @@ class Batcher:
         """
         self._stopped = True
         for thread in self._threads:
-            thread.wake.put(False)
+            thread.queue.wake.put(False)
         await asyncio.gather(*(asyncio.to_thread(thread.join, patience) for thread in self._threads))
         for job in self._open:
             job.fail(NotReadyError(_STOPPED))
@@ -134,9 +147,7 @@ class Batcher:
                 if job.handed_out:
                     job.fail(EngineLostError("the engine was replaced while it computed this"))
         self._given_up = [group for group in (*self._given_up, busy) if any(thread.is_alive() for thread in group)]
-        self._threads = [
-            self._new_thread(for_small=thread.for_small) if thread.given_up else thread for thread in self._threads
-        ]
+        self._threads = [self._new_thread(thread.queue) if thread.given_up else thread for thread in self._threads]
 
     @property
     def admitted(self) -> int:
@@ -220,32 +231,36 @@ class Batcher:
         if self._gathering:
             asyncio.get_running_loop().call_soon(self._gather)
         else:
-            self._wake.put(True)
-            if self._small and self._all_on_large():
-                self._wake_for_small.put(True)
+            self._wake_threads()
 
-    def _all_on_large(self) -> bool:
-        return all(thread.on_large or thread.for_small for thread in self._threads)
+    def _wake_threads(self) -> None:
+        for queue in (self._small, self._large):
+            if queue:
+                queue.wake.put(True)
 
     def _engine_thread(self, thread: _EngineThread) -> None:
-        while not thread.given_up and thread.wake.get():
+        if sys.platform == "linux":  # Elsewhere it would be the niceness of the whole process.
+            os.nice(thread.queue.niceness)
+        while not thread.given_up and thread.queue.wake.get():
             with self._taking:
-                batch = self._take(thread)
+                batch = self._take(thread.queue) if self._may_take(thread.queue) else []
                 thread.since = time.monotonic() if batch else None
-                if self._small and self._all_on_large():
-                    self._wake_for_small.put(True)
                 engine = self.engine
             if batch:
                 self._answer(batch, engine, thread)
                 thread.since = None
-                thread.on_large = False
+                self._wake_threads()
             del engine  # Which may be replaced while this engine thread waits.
+
+    def _may_take(self, queue: _Queue) -> bool:
+        busy = [thread.queue for thread in self._threads if thread.since is not None]
+        return len(busy) < self._num_threads or queue not in busy
 
     def _answer(self, batch: list[Piece], engine: Engine, thread: _EngineThread) -> None:
         """Compute a batch and hand its answers to the loop; after a failure each piece alone, one being at fault."""
         thread.since = started = time.monotonic()
         try:
-            answer = self._compute(batch, engine)
+            self._compute(batch, engine)
         except Exception as error:
             self._on_loop(self._report, batch, started, time.monotonic() - started, True)
             if len(batch) == 1:
@@ -255,7 +270,7 @@ class Batcher:
                     if not thread.given_up:
                         self._answer([piece], engine, thread)
         else:
-            self._on_loop(self._scatter, batch, answer, started, time.monotonic() - started)
+            self._on_loop(self._finish, batch, started, time.monotonic() - started)
 
     def _on_loop(self, call: Callable[..., object], *arguments: Any) -> None:
         try:
@@ -265,12 +280,13 @@ class Batcher:
             if not self._loop.is_closed():
                 raise
 
-    def _take(self, thread: _EngineThread) -> list[Piece]:
+    def _take(self, waiting: _Queue) -> list[Piece]:
         """The next batch: the longest-waiting job's rows, filled up with rows that can share its engine call.
 
         A job with rows left goes to the end of its queue, so that large jobs take turns.
         """
-        waiting = self._choose_queue(thread)
+        while waiting and waiting[0].future.done():
+            waiting.popleft()
         if not waiting:
             return []
         first = waiting[0].work
@@ -293,22 +309,12 @@ class Batcher:
                 unfinished.append(job)
         waiting.extendleft(reversed(passed_over))
         waiting.extend(unfinished)
-        thread.on_large = bool(batch) and waiting is self._large
-        self._large_is_next = not thread.on_large
-        if self._small or self._large:
-            self._wake.put(True)
+        if waiting:
+            waiting.wake.put(True)
         return batch
 
-    def _choose_queue(self, thread: _EngineThread) -> deque[Job]:
-        """The queue whose turn it is, without cancelled jobs at its front; may be empty."""
-        for queue in (self._small, self._large):
-            while queue and queue[0].future.done():
-                queue.popleft()
-        if thread.for_small:
-            return self._small if self._all_on_large() else deque()
-        return self._large if self._large and (self._large_is_next or not self._small) else self._small
-
-    def _compute(self, batch: list[Piece], engine: Engine) -> dict[str, Array]:
+    def _compute(self, batch: list[Piece], engine: Engine) -> None:
+        """Compute a batch, and store the answers; a piece that is all of it gets the arrays as they are."""
         first = batch[0].job.work
         rows = {
             name: np.concatenate([piece.job.work.rows[name][piece.start : piece.stop] for piece in batch])
@@ -316,19 +322,22 @@ class Batcher:
             else first.rows[name][batch[0].start : batch[0].stop]
             for name in first.rows
         }
-        return first.finish(engine.run(first.graph, {**rows, **first.shared}))
-
-    def _scatter(self, batch: list[Piece], answer: dict[str, Array], started: float, seconds: float) -> None:
-        """Answer the jobs of a batch; a piece that is all of it gets the arrays as they are."""
+        answer = first.finish(engine.run(first.graph, {**rows, **first.shared}))
+        given = sum(stop - start for _, start, stop in batch)
+        for values in answer.values():
+            if len(values) != given:  # Some would get the rows of others.
+                raise ValueError(f"{first.graph}: {len(values):,} rows for {given:,}")
         offset = 0
+        for job, start, stop in batch:
+            end = offset + stop - start
+            mine = {name: values[offset:end] for name, values in answer.items()} if len(batch) > 1 else answer
+            job.store(start, stop - start, mine)
+            offset = end
+
+    def _finish(self, batch: list[Piece], started: float, seconds: float) -> None:
         for piece in batch:
-            rows = piece.stop - piece.start
-            mine = (
-                {name: values[offset : offset + rows] for name, values in answer.items()} if len(batch) > 1 else answer
-            )
-            piece.job.put(piece.start, rows, mine)
-            offset += rows
-        self._measure(offset * batch[0].job.work.draws, seconds)
+            piece.job.count(piece.stop - piece.start)
+        self._measure(sum(piece.stop - piece.start for piece in batch) * batch[0].job.work.draws, seconds)
         self._report(batch, started, seconds, False)
 
     def _report(self, batch: list[Piece], started: float, seconds: float, failed: bool) -> None:

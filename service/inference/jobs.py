@@ -65,15 +65,19 @@ class Job:
         self.answer: dict[str, Array] = {}
         self.future: asyncio.Future[dict[str, Array]] = asyncio.get_running_loop().create_future()
 
-    def put(self, start: int, rows: int, piece: dict[str, Array]) -> None:
-        """Store the answer of as many rows from `start` on; completes the job with the last piece."""
+    def store(self, start: int, rows: int, piece: dict[str, Array]) -> None:
+        """Keep the answer of as many rows from `start` on; called by several threads at once."""
         if rows == self.num_rows:
             self.answer = piece
-        else:
-            for name, values in piece.items():
-                if name not in self.answer:
-                    self.answer[name] = np.empty((self.num_rows, *values.shape[1:]), values.dtype)
-                self.answer[name][start : start + rows] = values
+            return
+        for name, values in piece.items():
+            whole = self.answer.get(name)
+            if whole is None:
+                whole = self.answer.setdefault(name, np.empty((self.num_rows, *values.shape[1:]), values.dtype))
+            whole[start : start + rows] = values
+
+    def count(self, rows: int) -> None:
+        """Count rows that are stored; completes the job with the last."""
         self.outstanding -= rows
         if not self.outstanding and not self.future.done():
             self.future.set_result(self.answer)

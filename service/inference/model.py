@@ -1,6 +1,7 @@
 """A served model: the four operations, from checked arrays to named columns."""
 
 import functools
+import math
 from collections.abc import Awaitable, Callable
 from typing import ParamSpec, TypeVar
 
@@ -159,15 +160,7 @@ class Model:
         if "draw" not in self.manifest.graphs:
             raise InvalidError("this bundle has no graph to draw from p(x|z)", "query.draw")
         self._limits.check(len(z), 1, "latents")
-        shape = (len(z), len(self.manifest.input.features))
-        seed = chosen_seed(self.bundle, seed)
-        random = await _aside(
-            shape[0] * shape[1],
-            lambda: {"normal": noise.standard_normal(seed, shape, 1), "uniform": noise.uniform(seed, shape, 2)},
-        )
-        return await self._possible(
-            (await self._compute(len(z), self._batcher.submit, Work("draw", {"z": z, **random})))["x"]
-        )
+        return (await self._compute(len(z), self._draw, z, chosen_seed(self.bundle, seed)))["x"]
 
     async def sample(self, n: int, seed: int | None = None, temperature: float = 1.0) -> dict[str, Array]:
         """`latents` (n, L) from the prior, spread by `temperature`, and the `instances` decoded from them.
@@ -176,15 +169,7 @@ class Model:
         Of a prior with components each keeps its centre, and the temperature is that of the spread around it.
         """
         self._limits.check(n, 1, "query.n")
-        seed = chosen_seed(self.bundle, seed)
-        size = self.manifest.latent_size
-        spread = await _aside(
-            n * size, lambda: (temperature * noise.standard_normal(seed, (n, size))).astype(np.float32)
-        )
-        uniform = noise.uniform(seed, (n, 1), 1)
-
-        columns = await self._compute(n, self._sample, spread, uniform)
-        return columns | {"instances": await self._possible(columns["instances"])}
+        return await self._compute(n, self._sample, n, chosen_seed(self.bundle, seed), temperature)
 
     async def _possible(self, x: Array) -> Array:
         data = self.manifest.input
@@ -264,10 +249,27 @@ class Model:
     async def _decode(self, z: Array) -> Columns:
         return await self._batcher.submit(Work("decoder", {"z": z}))
 
-    async def _sample(self, latents: Array, uniform: Array) -> Columns:
+    async def _draw(self, z: Array, seed: int) -> Columns:
+        shape = (len(z), math.prod(self.manifest.input.shape))
+        random = await _aside(
+            shape[0] * shape[1],
+            lambda: {"normal": noise.standard_normal(seed, shape, 1), "uniform": noise.uniform(seed, shape, 2)},
+        )
+        return {"x": await self._possible((await self._batcher.submit(Work("draw", {"z": z, **random})))["x"])}
+
+    async def _sample(self, n: int, seed: int, temperature: float) -> Columns:
+        shape = (n, self.manifest.latent_size)
+        random = await _aside(
+            n * shape[1],
+            lambda: {
+                "normal": (temperature * noise.standard_normal(seed, shape)).astype(np.float32),
+                "uniform": noise.uniform(seed, (n, 1), 1),
+            },
+        )
+        latents = random["normal"]
         if "prior" in self.manifest.graphs:
-            latents = (await self._batcher.submit(Work("prior", {"normal": latents, "uniform": uniform})))["z"]
-        return {"latents": latents, "instances": (await self._decode(latents))["x_mean"]}
+            latents = (await self._batcher.submit(Work("prior", random)))["z"]
+        return {"latents": latents, "instances": await self._possible((await self._decode(latents))["x_mean"])}
 
     async def _bounds(self, x: Array, parameters: BoundParameters) -> dict[str, Array]:
         """The columns of `elbo` that depend on one row each."""
