@@ -9,7 +9,7 @@ from starlette.types import Message
 from service.api.budget import UNCOUNTED, ByteBudget
 from service.bundle import Array, ImageInput
 from service.codecs import bodies
-from service.codecs.child import ChildProcess, LongBytes
+from service.codecs.child import ChildProcess, LongBytes, in_pieces
 from service.codecs.codec import Writer
 from service.codecs.compression import MAX_RATIO, SMALL, check_encoding, decompress
 from service.codecs.instances import parse_latents
@@ -17,7 +17,7 @@ from service.codecs.registry import ALL_READERS, ANSWERS, READERS, WRITERS, Png
 from service.codecs.rows import Reading, Rows
 from service.errors import InvalidError, MediaTypeError, NotAcceptableError, TooLargeError
 from service.inference import Model
-from service.observability.context import Header, RequestContext
+from service.observability.context import Content, Header, RequestContext
 
 MODEL_HEADERS = {
     "Lowerbound-Model": "The model's name.",
@@ -149,7 +149,7 @@ async def render(
     rows: Rows | None = None,
     too_far: Array | None = None,
     fields: str | None = None,
-) -> tuple[bytes, list[Header]]:
+) -> tuple[Content, list[Header]]:
     """The bytes of an answer, and its headers, which name the model that gave it; see `bodies.write_answer`.
 
     Raises:
@@ -157,6 +157,7 @@ async def render(
     """
     data, media_type = model.manifest.input, writer.media_type
     request.rows = len(next(iter(columns.values()))) if rows is None else rows.total
+    content: Content
     if bodies.is_quick_answer(columns, media_type, rows):
         content = bodies.write_answer(columns, media_type, data, rows, too_far, fields)
         if len(content) > UNCOUNTED:
@@ -165,8 +166,9 @@ async def render(
         state = request.scope["app"].state
         held = state.answers.hold(sum(values.nbytes for values in columns.values()))
         named = rows and bodies.without_values(rows)
-        content = await state.child.run(bodies.write_answer, columns, media_type, data, named, too_far, fields)
-        state.answers.hold(len(content), held)
+        written = bodies.write_answer, columns, media_type, data, named, too_far, fields
+        content = pieces = await state.child.run(in_pieces, *written)
+        state.answers.hold(sum(map(len, pieces)), held)
     return content, _heading(*_identity(model), media_type)
 
 

@@ -23,10 +23,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.api.openapi import answers, body, served_model
 from service.errors import InvalidError, suggest
 from service.inference import Model
-from service.observability.context import REQUEST_CONTEXT, Header, RequestContext, present_request
+from service.observability.context import REQUEST_CONTEXT, Content, Header, RequestContext, present_request
 from service.scoring import Query
 
-Answer = tuple[bytes, Iterable[Header]]
+Answer = tuple[Content, Iterable[Header]]
 """The body of an answer and its headers, beside its length and the request's id."""
 
 Handler = Callable[..., Awaitable[Answer]]

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from service.errors import NotReadyError, TooLargeError
 from service.threads import in_thread, start_thread
@@ -29,6 +29,9 @@ PATIENCE = 1.0
 
 IDLE = 60.0
 """Seconds after which an idle process ends."""
+
+_PIECE = 2**18
+"""Bytes of each of the pieces of what comes back in pieces."""
 
 _NICENESS = 5
 """Lets the event loop and the engine go first where processors are few."""
@@ -163,6 +166,13 @@ def main(descriptor: int, memory: int) -> None:
             del arguments
             _send(connection, answer)
             del answer
+
+
+def in_pieces(function: Callable[..., bytes], *arguments: Any) -> list[bytes]:
+    """Call the function in a `ChildProcess`, for an answer in pieces: to free many bytes at once would take long."""
+    whole = memoryview(function(*arguments))
+    pieces = [pickle.PickleBuffer(whole[start : start + _PIECE]) for start in range(0, len(whole), _PIECE)]
+    return cast("list[bytes]", pieces)  # As which they arrive.
 
 
 def _limit_memory(more: int) -> None:

@@ -2,12 +2,14 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 Header = tuple[bytes, bytes]
+Content = bytes | list[bytes]
+"""Of an answer, whole or in pieces."""
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
@@ -77,24 +79,27 @@ class RequestContext:
         if self._latest is not None:
             self.clock.reschedule(self._latest)
 
-    async def answer(self, content: bytes, headers: Iterable[Header]) -> None:
+    async def answer(self, content: Content, headers: Iterable[Header]) -> None:
         """Answer with status 200; a large answer piece by piece, as the client takes it."""
-        length = (b"content-length", b"%d" % len(content))
+        size = len(content) if isinstance(content, bytes) else sum(map(len, content))
+        length = (b"content-length", b"%d" % size)
         await self.send({"type": "http.response.start", "status": 200, "headers": [*headers, length]})
-        if len(content) > _PIECE:
+        if size > _PIECE or isinstance(content, list):
             content = await self._send_most(content)
         await self.asgi_send({"type": "http.response.body", "body": content})
 
-    async def _send_most(self, content: bytes) -> bytes:
+    async def _send_most(self, content: Content) -> bytes:
         """Send all of the content but its last piece, which is returned."""
         loop = asyncio.get_running_loop()
         began, sent = loop.time(), 0
-        while len(content) - sent > _PIECE:
-            piece = content[sent : sent + _PIECE]
+        pieces = _cut(content)
+        piece = next(pieces)
+        for following in pieces:
             await self.asgi_send({"type": "http.response.body", "body": piece, "more_body": True})
-            sent += _PIECE
+            sent += len(piece)
+            piece = following
             await asyncio.sleep(began + sent / _RATE - loop.time())
-        return content[sent:]
+        return piece
 
     async def send(self, message: Any) -> None:
         """Send a message: a head with the request's id in it, or a body, a large one piece by piece."""
@@ -112,6 +117,16 @@ class RequestContext:
         if len(given) == 1 and (found := _TRACEPARENT.fullmatch(given[0])) and not (found[1] == b"00" and found[4]):
             ids |= {"trace_id": found[2].decode(), "span_id": found[3].decode()}
         return ids
+
+
+def _cut(content: Content) -> Iterator[bytes]:
+    """The pieces of the content; each one is forgotten where they are given."""
+    if isinstance(content, bytes):
+        yield from (content[start : start + _PIECE] for start in range(0, len(content), _PIECE))
+    else:
+        content.reverse()
+        while content:
+            yield content.pop()
 
 
 REQUEST_CONTEXT: ContextVar[RequestContext] = ContextVar("request")

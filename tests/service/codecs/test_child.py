@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import numpy as np
 import pytest
 
-from service.codecs.child import ChildProcess, LongBytes
+from service.codecs.child import ChildProcess, LongBytes, in_pieces
 from service.errors import InvalidError, NotReadyError, TooLargeError
 
 MEBIBYTE = 2**20
@@ -69,5 +69,14 @@ def test_memory_has_a_limit_and_a_dead_process_is_replaced() -> None:
         with pytest.raises(NotReadyError, match="has ended; try again"):
             await running
         assert await child.run(take, 1) == MEBIBYTE
+
+    with_child(scenario)
+
+
+def test_an_answer_comes_in_pieces_where_that_is_asked() -> None:
+    async def scenario(child: ChildProcess) -> None:
+        pieces = await child.run(in_pieces, bytes.upper, b"a" * MEBIBYTE + b"b")
+        assert [len(piece) for piece in pieces] == [2**18] * 4 + [1]
+        assert b"".join(pieces) == b"A" * MEBIBYTE + b"B"
 
     with_child(scenario)
