@@ -72,6 +72,7 @@ def train(arguments: list[str]) -> None:
         from training.screening import screen  # noqa: PLC0415 - torch
         from training.train import train  # noqa: PLC0415 - torch
 
+        gc.freeze()  # Nor is any of it ever garbage.
         gc.enable()
         asked = Recipe.read(recipe, options)
         if dataset and asked.screen:

@@ -177,16 +177,19 @@ def write_bundle(
     base_samples = noise.base_samples(origin.bound.seed, origin.bound.num_draws, vae.prior.latent_size)
     test = dataset.rows[splits.test]
 
-    def score(x: Array, refine: int = 0) -> dict[str, Array]:
-        return scores(score_columns(engine, graphs, x, base_samples, refine))
+    def columns(x: Array, refine: int = 0) -> dict[str, Array]:
+        return score_columns(engine, graphs, x, base_samples, refine)
+
+    def score(x: Array) -> dict[str, Array]:
+        return scores(columns(x))
 
     calibration_rows = dataset.rows[splits.calibration]
     say(f"calibrating on {len(calibration_rows):,} rows")
-    held_out_scores = score(calibration_rows, origin.bound.refine)
+    held_out_scores = scores(columns(calibration_rows, origin.bound.refine))
     say(f"choosing the default score on {len(validation):,} rows")
     sensitivity = sensitivities(score, dataset.input, validation, origin.bound.seed)
     say(f"measuring {len(test):,} test rows")
-    held_out = bounds(engine, test, base_samples)
+    held_out = columns(test)
     metrics = held_out_metrics(held_out) | {
         # Measured here: exemplars have taken the place of the prior with which the epoch was the best.
         "validation_elbo": float(np.mean(bounds(engine, validation, base_samples)["elbo"])),
@@ -233,7 +236,7 @@ def write_bundle(
     )
     say("drawing the model card")
     history, best = (training.history, training.best) if training else ([], None)
-    files |= write_card(CardInputs(manifest, engine, calibrated, history, best, test, splits.test, score(test)))
+    files |= write_card(CardInputs(manifest, engine, calibrated, history, best, test, splits.test, scores(held_out)))
     return repository.write(manifest.model_copy(update={"files": describe_files(files)}), files)
 
 
