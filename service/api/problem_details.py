@@ -181,7 +181,7 @@ def _render(scope: Scope, error: LowerboundError) -> JSONResponse:
     if isinstance(error, UnauthorizedError):
         answer.headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, OverloadedError):
-        answer.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+        answer.headers["Retry-After"] = str(math.ceil(error.retry_after))
     return answer
 
 
