@@ -1,5 +1,6 @@
 """Graphs: the inputs and outputs that the contract gives to each."""
 
+import math
 from typing import Literal
 
 from pydantic import Field
@@ -68,7 +69,7 @@ def graph_contract(graph: str, data: ImageInput | TabularInput, latent_size: int
     def uniform(size: int) -> Tensor:
         return per_row("uniform", size, dtype="float32", unit="probability")
 
-    size = len(data.features)
+    size = math.prod(data.shape)
     explanation = (
         per_row("feature_log_likelihood", *data.shape, dtype="float64", unit="nats"),
         per_row("latent_kl", latent_size, dtype="float64", unit="nats"),

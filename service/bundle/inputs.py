@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 MISSING = (
     *(
@@ -36,7 +36,11 @@ MISSING = (
 MAX_VALUES = 2**22
 """Values of one instance, such as a picture of 2048 × 2048 pixels: each has a name."""
 
-Category = bool | int | float | str
+MAX_SIGNS = 1000
+"""Texts that stand for a missing cell, or signs beside the numbers of a column: each request looks for all of them."""
+
+Category = bool | Annotated[int, Field(ge=-(2**63), lt=2**63)] | float | str
+"""A category's value; JSON is written with no longer whole numbers."""
 
 
 class Record(BaseModel):
@@ -120,8 +124,10 @@ class TrainingRange(Record):
         within = np.clip(numbers, self.low, self.high)
         if self.values:
             values = np.array(self.values)
-            closest = np.abs(within[:, None] - values).argmin(axis=1)
-            return np.where(np.isnan(within), within, values[closest])
+            above = values.searchsorted(within).clip(1, max(1, len(values) - 1))
+            below, above = values[above - 1], values[above.clip(max=len(values) - 1)]
+            nearest = np.where(within - below <= above - within, below, above)
+            return np.where(np.isnan(within), within, nearest)
         if self.step is None:
             return within
         # Rounded as decimals, the sum is 0.3 and not 0.30000000000000004.
@@ -144,7 +150,9 @@ class NumericColumn(Record):
     name: str
     decimal: Literal[".", ","] = "."
     thousands: Literal["", ",", ".", " ", "'"] = ""
-    affixes: tuple[str, ...] = Field(default=(), description="Signs before or after numbers, such as € or %.")
+    affixes: tuple[str, ...] = Field(
+        default=(), max_length=MAX_SIGNS, description="Signs before or after numbers, such as € or %."
+    )
     time: TimeFormat | None = None
     period: float | None = Field(default=None, gt=0, description="Numbers that differ by it are alike: 24 hours.")
     derived: Derived | None = None
@@ -178,6 +186,16 @@ class TextFormat(Record):
     delimiter: str = Field(default=",", min_length=1, max_length=1)
     encoding: str = "utf-8"
 
+    @field_validator("encoding")
+    @classmethod
+    def _of_texts(cls, encoding: str) -> str:
+        """Python has others that unpack, or raise errors of their own."""
+        try:
+            "a".encode(encoding)
+        except (LookupError, ValueError) as error:
+            raise ValueError(f"{encoding[:40]!r} is no encoding of texts") from error
+        return encoding
+
 
 class TabularInput(Record):
     """Rows of a table. In the graphs a row is float64: numbers in data units, category codes, NaN where missing."""
@@ -185,7 +203,9 @@ class TabularInput(Record):
     kind: Literal["tabular"] = "tabular"
     columns: tuple[Column, ...] = Field(min_length=1)
     dropped: tuple[str, ...] = Field(default=(), description="Columns of the training file that the model is without.")
-    missing: tuple[str, ...] = Field(default=MISSING, description="Texts, in any case, that stand for a missing cell.")
+    missing: tuple[str, ...] = Field(
+        default=MISSING, max_length=MAX_SIGNS, description="Texts, in any case, that stand for a missing cell."
+    )
     text: TextFormat | None = Field(default=None, description="Of the training file, where that was text.")
 
     @model_validator(mode="after")

@@ -22,7 +22,7 @@ def render(columns: Mapping[str, Any], data: TabularInput) -> dict[str, Any]:
 
 
 def render_records(x: Array, data: TabularInput) -> list[dict[str, Category | None]]:
-    """Rows of shape (batch, columns) as records of values by column name; a category's code may be NaN, for None."""
+    """Rows of shape (batch, columns) as records of values by column name; a code of no category is None."""
     columns = [_cells(x[:, i], column) for i, column in enumerate(data.columns)]
     return [dict(zip(data.features, row, strict=True)) for row in zip(*columns, strict=True)]
 
@@ -34,7 +34,8 @@ def render_by_column(values: Array, data: TabularInput) -> list[dict[str, float]
 
 def _cells(values: Array, column: Column) -> list[Category | None]:
     if isinstance(column, CategoricalColumn):
-        return [None if math.isnan(code) else column.categories[int(code)] for code in values]
+        known = len(column.categories)
+        return [column.categories[int(code)] if 0 <= code < known else None for code in values]
     if column.time is not None:
         return [render_time(value, column.time) for value in values.tolist()]
     return [float(value) for value in values]

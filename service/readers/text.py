@@ -77,7 +77,7 @@ def find_format(
     encoding = encoding or _find_encoding(path, sample, likely, whole=len(sample) < SAMPLE)
     try:
         text = codecs.getincrementaldecoder(python_encoding(encoding))().decode(sample)
-    except (UnicodeDecodeError, LookupError) as error:
+    except (UnicodeError, LookupError) as error:
         raise FileError(f"{path}: not {encoding} ({error}); {_tell_encoding(path)}") from error
     if not text.strip():
         raise FileError(f"{path}: empty")

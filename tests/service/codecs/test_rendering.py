@@ -51,3 +51,9 @@ def test_black_is_low_and_white_is_high() -> None:
     assert picture(np.full((1, 2, 3), -99.0), SMOOTH).max() == 0
     one_channel = ImageInput(shape=(2, 3, 1), dtype="uint8", low=0, high=16)
     assert picture(np.zeros((4, 2, 3, 1)), one_channel).shape == (4, 6)
+
+
+def test_a_code_of_no_category_is_none() -> None:
+    codes = [np.nan, -1.0, -0.5, 6.0, 1e300, np.inf, -np.inf]
+    records = render_records(np.array([[0.5, code, 1] for code in codes]), TABLE)
+    assert [record["kind"] for record in records] == [None] * len(codes)

@@ -121,6 +121,14 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
         "the key 'name' occurs twice",
     ),
     "terminal": (edit(lambda d: d["files"].update({"\x1b[2J\n": d["files"][GOLDEN]})), "is no plain name"),
+    "texts that unpack": (
+        edit(lambda d: d["input"].update(text={"encoding": "bz2_codec"})),
+        "'bz2_codec' is no encoding of texts",
+    ),
+    "many markers": (
+        edit(lambda d: d["input"].update(missing=["?"] * 500_000)),
+        "input.tabular.missing: Tuple should have at most 1000 items",
+    ),
     "huge picture": (
         edit(lambda d: d.update(input={"kind": "image", "shape": [10**6] * 2, "dtype": "uint8", "low": 0, "high": 9})),
         "shape: ",
@@ -156,7 +164,7 @@ def assert_refused(found: Any, folder: Path) -> None:
     refused = found["refused"]
     assert refused.keys() == {NAME, "loop", "Not A\\nName"}
     assert "Too many levels" in refused["loop"]["0"]
-    assert "names another model" in refused["Not A\\nName"]["1"]
+    assert "the manifest is that of mine 1" in refused["Not A\\nName"]["1"]
     wrong = {v: refused[NAME].get(str(v)) for v, said in reasons.items() if said not in refused[NAME].get(str(v), "")}
     assert not wrong
     assert {*MISNAMED} == {name for name, said in refused[NAME].items() if "a whole number from 1 to 999999999" in said}
