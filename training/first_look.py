@@ -17,12 +17,15 @@ from service.bundle import NumericColumn, TabularInput
 from service.cli import CommandLine, problems
 from service.readers.times import render_time
 from service.storage import Location
-from training.datasets import AnySource, DataError, Dataset, download
+from training.datasets import AnySource, DataError, Dataset, SplitRecipe, download, split
 from training.datasets.schema_file import write_schema
 from training.datasets.source import chunks
 from training.datasets.table import Table as TableSource
 from training.datasets.table import TableError
 from training.recipe_files import RecipeError, read_values
+
+FEW = 1000
+"""Rows of which the first look finds out whether they are too few for the parts of a training."""
 
 SHOWN = 5
 """Categories of a column that are shown."""
@@ -32,7 +35,7 @@ LONGEST = 40
 
 
 class FirstLook(CommandLine):
-    """The fields of a recipe that say where its data is, and how to read it."""
+    """The fields of a recipe that say where its data is, how to read it, and how to divide its rows."""
 
     model_config = SettingsConfigDict(
         frozen=True, extra="ignore", nested_model_default_partial_update=True, cli_ignore_unknown_args=True
@@ -40,6 +43,7 @@ class FirstLook(CommandLine):
 
     data: Location | None = None
     dataset: AnySource
+    split: SplitRecipe = SplitRecipe()
 
 
 def look(recipe: str, arguments: Sequence[str], console: Console) -> Dataset | None:
@@ -75,6 +79,8 @@ def look(recipe: str, arguments: Sequence[str], console: Console) -> Dataset | N
         write_schema(path, dataset.input, dataset.reasons)
         console.print(f"{path}: written; correct it, and train with --dataset.schema {path}", markup=False)
         return None
+    if len(dataset.rows) < FEW:
+        split(dataset, asked.split)
     return dataset
 
 

@@ -2,7 +2,8 @@
 
     one column, `instances`, of fixed-size lists of numbers, nested or as `arrow.fixed_shape_tensor`: an array
     one column, `instances`, of anything else: a list of its values
-    other columns: a list of records by column name
+    other columns: a list of records by column name; a column of a type that is not read has its type for each value,
+        because the model may do without the column
 
 Values of dictionaries are read as what they stand for, a null as None; dates and times as texts in ISO 8601, decimals
 and durations (in seconds) as numbers. Compressed streams are refused, because a few
@@ -39,7 +40,7 @@ def read_stream(body: bytes, field: str) -> object:
     Raises:
         MalformedError: The bytes are no Arrow stream, or a compressed one.
         TooLargeError: They are more than `MAX_VALUES`, and no array; or in more than `MAX_BATCHES` batches.
-        InvalidError: There is no column, or one of a type that is not read.
+        InvalidError: There is no column, or one alone of a type that is not read.
     """
     try:
         compressed = _is_compressed(body)
@@ -58,18 +59,32 @@ def read_stream(body: bytes, field: str) -> object:
         raise MalformedError(f"not a readable tensor: {error}", field) from error
     if array is not None:
         return array
-    columns = dict(zip(names, table.columns, strict=True))  # A table looks for each name among all of them.
+    return _read_values(table, field)
+
+
+def _read_values(table: pa.Table, field: str) -> list[Any]:
+    """The values of the one column `field`, or the records of a table of other columns."""
+    columns = dict(zip(table.column_names, table.columns, strict=True))  # A table looks for each name among all.
     read = [name for name, column in columns.items() if not pa.types.is_null(column.type)]
     if not read:  # They take no bytes, however many rows there are.
-        raise InvalidError("columns of null alone are not read", names[0])
-    times = names != [field]  # They are read as columns of a table, and not among the values of an array.
-    values = sum(_count(chunk, name, times) for name in read for chunk in columns[name].chunks)
-    if values + table.num_rows * (len(names) - len(read)) > MAX_VALUES:
+        raise InvalidError("columns of null alone are not read", next(iter(columns)))
+    alone = [*columns] == [field]  # Its values are those of an array, and no columns of a table.
+    unread: dict[str, pa.DataType] = {}
+    values = table.num_rows * (len(columns) - len(read))
+    for name in read:
+        try:
+            values += sum(_count(chunk, name, not alone) for chunk in columns[name].chunks)
+        except InvalidError:
+            if len(unread) + 1 == len(columns):
+                raise
+            unread[name], values = columns[name].type, values + table.num_rows
+    if values > MAX_VALUES:
         raise TooLargeError(f"more than {MAX_VALUES:,} values that are no array; send fixed-size lists", field)
     try:
-        if names == [field]:
-            return table.column(0).to_pylist()
-        return pa.table({name: _in_json(column) for name, column in columns.items()}).to_pylist()
+        if alone:
+            return list(table.column(0).to_pylist())
+        records = pa.table({name: _in_json(column) for name, column in columns.items() if name not in unread})
+        return [record | unread for record in records.to_pylist()]
     except (ValueError, pa.ArrowException) as error:
         raise MalformedError(f"not a readable Arrow stream: {error}") from error
 

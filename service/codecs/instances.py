@@ -260,6 +260,8 @@ def _in_order(record: object, data: TabularInput, place: str, *, ignore_extra: b
     names = data.given
     if isinstance(record, dict):
         known = {*data.features, *data.dropped}
+        if not all(map(record.__contains__, names)):  # Readers of files leave out blanks around a header's names.
+            record = {name if name in known else name.strip(): value for name, value in record.items()}
         if not ignore_extra and (unknown := min(record.keys() - known, default=None)) is not None:
             raise InvalidError(f"is no column of this model{suggest(unknown, names)}", f"{place}.{unknown}")
         try:

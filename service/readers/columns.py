@@ -320,7 +320,7 @@ def _parse_mixed_categories(
 
 
 def describe_value(value: object) -> str:
-    """Name the JSON type of a value."""
+    """Name the JSON type of a value, or the type of an Arrow column that is not read."""
     match value:
         case None:
             return "null"
@@ -333,7 +333,7 @@ def describe_value(value: object) -> str:
         case list():
             return "an array"
         case _:
-            return "an object"
+            return str(value)[:100] if isinstance(value, pa.DataType) else "an object"
 
 
 def _to_numpy(numbers: pa.Array) -> Values:

@@ -66,11 +66,7 @@ def test_wrong_rows(several: httpx.Client, value: Any, detail: str, location: st
 def test_extra_fields_are_ignored_unless_told(several: httpx.Client) -> None:
     records = [{"age": 1, "colour": "red"}, {"age": 2, "colour": "blue"}]
     more = [{"Age": i, "\ud800": None, **record} for i, record in enumerate(records)]
-    sink = pa.BufferOutputStream()
-    rows = pa.Table.from_pylist([{"id": i, **record} for i, record in enumerate(records)])
-    with pa.ipc.new_stream(sink, rows.schema) as writer:
-        writer.write_table(rows)
-    arrow = {"content": sink.getvalue().to_pybytes(), "headers": {"Content-Type": ARROW}}
+    arrow = arrow_stream(id=[0, 1], age=[1, 2], colour=["red", "blue"])
     for path in ("encode", "elbo"):
         expected = table(several, path, records)
         assert expected.status_code == 200
@@ -81,6 +77,35 @@ def test_extra_fields_are_ignored_unless_told(several: httpx.Client) -> None:
         assert_problem(refused, 422, r"is no column of this model; did you mean 'age'\?", "instances[1].Age")
         refused = several.post(f"/models/people/{path}", params={"extra": "error"}, **arrow)
         assert_problem(refused, 422, "is no column of this model$", "instances[0].id")
+
+
+def arrow_stream(**columns: Any) -> dict[str, Any]:
+    sink, rows = pa.BufferOutputStream(), pa.table(columns)
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    return {"content": sink.getvalue().to_pybytes(), "headers": {"Content-Type": ARROW}}
+
+
+def test_an_extra_column_of_a_type_that_is_not_read_is_ignored_too(several: httpx.Client) -> None:
+    expected = table(several, "elbo", [[1, "red"]])
+    interval = pa.array([(1, 2, 3)], pa.month_day_nano_interval())
+    extra = arrow_stream(age=[1], colour=["red"], span=interval)
+    assert several.post("/models/people/elbo", **extra).content == expected.content
+    wanted = several.post("/models/people/elbo", **arrow_stream(age=interval, colour=["red"]))
+    detail = "must be a number, not month_day_nano_interval"
+    assert_problem(wanted, 422, detail, "instances[0].age")
+    category = several.post("/models/people/elbo", **arrow_stream(age=[1], colour=interval))
+    assert_problem(category, 422, "must be one value, not month_day_nano_interval", "instances[0].colour")
+
+
+def test_blanks_around_names_are_none_of_them(several: httpx.Client) -> None:
+    expected = table(several, "elbo", [[1, "red"]])
+    for record in ({"age": 1, " colour ": "red"}, {" age": 2, "age": 1, "colour\t": "red"}):
+        assert table(several, "elbo", [record], extra="error").content == expected.content
+    framed = several.post("/models/people/elbo", **arrow_stream(**{"age": [1], " colour": ["red"]}))
+    assert framed.content == expected.content
+    absent = table(several, "elbo", [{" age ": 1}])
+    assert_problem(absent, 422, "is absent; send null where the value is missing", "instances[0].colour")
 
 
 def test_a_row_too_far_away_is_named(several: httpx.Client) -> None:
