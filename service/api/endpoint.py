@@ -31,6 +31,9 @@ Answer = tuple[Content, Iterable[Header]]
 
 Handler = Callable[..., Awaitable[Answer]]
 
+MAX_PARAMETERS = 100
+"""Parameters of a query that are read: each unknown one is compared with those that there are."""
+
 PresentRequest = Annotated[RequestContext, Depends(present_request)]
 
 
@@ -103,7 +106,10 @@ def _parser(handler: Handler, answer: type[BaseModel]) -> Callable[[bytes], Quer
 
     @lru_cache(maxsize=256)
     def parse(text: bytes) -> Query:
-        pairs = parse_qsl(text.decode("latin-1"), keep_blank_values=True)
+        try:
+            pairs = parse_qsl(text.decode("latin-1"), keep_blank_values=True, max_num_fields=MAX_PARAMETERS)
+        except ValueError as error:
+            raise InvalidError(f"more than {MAX_PARAMETERS} parameters", "query") from error
         given = dict(pairs)
         if len(given) < len(pairs):
             ((name, times),) = Counter(name for name, _ in pairs).most_common(1)

@@ -171,6 +171,13 @@ def test_no_parameter_is_too_much(victim: Victim, query: str) -> None:
     assert victim.send_request() == victim.good
 
 
+def test_no_query_has_too_many_parameters(victim: Victim) -> None:
+    """Each unknown one is compared with those that there are."""
+    for number, said in ((100, "is no parameter"), (101, "more than 100 parameters")):
+        answer = victim.client.post("/elbo?" + "&".join(f"p{i}=1" for i in range(number)), json={"instances": [ONE]})
+        assert (answer.status_code, said in answer.json()["detail"]) == (422, True)
+
+
 @pytest.mark.parametrize(
     "query",
     [
