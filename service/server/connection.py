@@ -4,14 +4,14 @@ import asyncio
 import math
 import re
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import httptools
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
-from uvicorn.server import ServerState
 
+from service.server.crowd import Crowd
 from service.server.transport import AnswerTransport
 
 MAX_HEADERS = 100
@@ -47,12 +47,13 @@ class Connection(HttpToolsProtocol):
     def __init__(
         self,
         config: Config,
-        server_state: ServerState,
+        server_state: Crowd,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.access_log = False  # The application has its own.
+        self._crowd = server_state
         self._settings = config.loaded_app.state.settings
         self._answer_refusal: ASGIApp = config.loaded_app.state.refuse
         self._task: asyncio.Task[None] | None = None
@@ -78,11 +79,7 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         self._answers = AnswerTransport(transport, self._close)
         if len(self.connections) > self._settings.max_connections:
-            others = cast("set[Connection]", self.connections) - {self}
-            slowest = min(others, key=lambda connection: connection.deadline)
-            self._surplus = slowest.deadline == math.inf
-            if not self._surplus:
-                slowest.drop()
+            self._surplus = not self._crowd.make_room(self)
         if self.config.loaded_app.state.draining:
             self.shutdown()
 

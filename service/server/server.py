@@ -12,6 +12,7 @@ import uvicorn
 from uvicorn.config import Config
 
 from service.server.connection import Connection
+from service.server.crowd import Crowd
 
 MARGIN = 2.0
 """Seconds beyond the grace after which a process that still has not ended is made to."""
@@ -38,6 +39,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, config: Config, beat: Callable[[], None] | None = None) -> None:
         super().__init__(config)
+        self.server_state = Crowd()
         self._beat = beat
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

@@ -1,0 +1,42 @@
+"""Room for a new connection where there are too many."""
+
+import math
+from operator import itemgetter
+from typing import Protocol, cast
+
+from uvicorn.server import ServerState
+
+
+class Member(Protocol):
+    """A connection."""
+
+    @property
+    def deadline(self) -> float:
+        """When it closes if its client does nothing more; infinite while a request is answered."""
+
+    def drop(self) -> None:
+        """Close it at once."""
+
+
+class Crowd(ServerState):
+    """The connections of a server.
+
+    All are sorted once for as many as are closed: thousands of new ones may come at once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._by_deadline: list[tuple[float, Member]] = []
+
+    def make_room(self, newest: Member) -> bool:
+        """Close the connection that is closest to its deadline, if one has a deadline."""
+        members = cast("set[Member]", self.connections)
+        for _ in range(2):
+            while self._by_deadline:
+                deadline, member = self._by_deadline.pop()
+                if member in members and member.deadline == deadline:
+                    member.drop()
+                    return True
+            found = [(member.deadline, member) for member in members if member is not newest]
+            self._by_deadline = sorted((each for each in found if each[0] < math.inf), key=itemgetter(0), reverse=True)
+        return False
