@@ -27,6 +27,15 @@ MOST_ROWS = 2000
 CHUNK = 256
 """Rows that are computed at once."""
 
+GROUPED = 4
+"""Training rows for each component from which components are groups of rows: with fewer, single rows detect better."""
+
+MOST_GROUPED = 2**16
+"""Training rows that are grouped: more would hardly move a thousand groups."""
+
+ROUNDS = 10
+"""Of Lloyd's algorithm, each of which moves the groups less."""
+
 
 def set_exemplars(vae: VAE, train: TrainingRows, held_out: Tensor, base_samples: Tensor, recipe: FitRecipe) -> None:
     """Put the prior of `exemplar_prior` into a trained VAE, where the recipe asks for exemplars."""
@@ -47,6 +56,9 @@ def exemplar_prior(
     2020, "Exemplar VAE". Of few rows it is too sharp, so that h smooths it: by `SHARPER` times the width of `WIDTHS`
     under which held-out rows have the highest ELBO, of which only the mean of log p(z) depends on h.
 
+    A thousand of very many rows leave gaps between them. From `GROUPED` rows for each component on, the components are
+    therefore groups of rows: see `_groups`.
+
     Args:
         vae: Trained.
         train: Training rows.
@@ -57,17 +69,39 @@ def exemplar_prior(
     """
     device = next(vae.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
-    chosen = torch.randperm(len(train), generator=generator, device=device)[:number]
+    grouped = len(train) >= GROUPED * number
+    chosen = torch.randperm(len(train), generator=generator, device=device)[: MOST_GROUPED if grouped else number]
     posteriors = [vae.posterior(take(train, part, slice(None), generator).to(device)) for part in chosen.split(CHUNK)]
     mean, log_variance = (torch.cat(parts) for parts in zip(*posteriors, strict=True))
+    mean, variance, weights = _groups(mean, log_variance.exp(), number) if grouped else (mean, log_variance.exp(), None)
     noise = base_samples[:DRAWS].to(device)
     z = torch.cat([vae.draws(*vae.posterior(x.to(device)), noise) for x in held_out[:MOST_ROWS].split(CHUNK)])
 
     def prior(width: float) -> Mixture:
-        return Mixture.of(mean, torch.log(log_variance.exp() + width**2))
+        return Mixture.of(mean, torch.log(variance + width**2), weights)
 
     def held_out_log_prob(width: float) -> float:
         candidate = prior(width)
         return sum(candidate.log_prob(part).sum().item() for part in z.split(CHUNK))
 
     return prior(SHARPER * max(WIDTHS, key=held_out_log_prob))
+
+
+def _groups(mean: Tensor, variance: Tensor, number: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Posteriors N(μ, diag σ²), both (N, L), as at most so many groups of them: means, variances, (M, L), and shares.
+
+    k-means divides them by μ (Lloyd 1982). A group's Gaussian has the mean and the variances of the mixture of its
+    posteriors, and its share of the rows as weight, so that the mixture keeps the moments of the aggregate posterior.
+    """
+    centres = mean[:number]
+    for _ in range(ROUNDS):
+        group = torch.cat([torch.cdist(part, centres).argmin(1) for part in mean.split(CHUNK)])
+        _, group, count = group.unique(return_inverse=True, return_counts=True)  # Without those that are empty.
+        centres = _mean_of_groups(mean, group, count)
+    spread = _mean_of_groups(variance + (mean - centres[group]) ** 2, group, count)
+    return centres, spread, count / len(mean)
+
+
+def _mean_of_groups(values: Tensor, group: Tensor, count: Tensor) -> Tensor:
+    sums = values.new_zeros(len(count), values.shape[1]).index_add_(0, group, values)
+    return sums / count[:, None]

@@ -34,7 +34,7 @@ class FitRecipe(BaseModel):
     exemplars: int = Field(
         default=0,
         ge=0,
-        description="Number of training rows whose posteriors are the prior after training; 0 keeps the trained prior.",
+        description="Number of training rows, or groups, that are the prior after training; 0 keeps the trained prior.",
     )
     clip: float = Field(default=100.0, gt=0, description="Limit of the norm of a step's gradient, per row.")
     seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of the weights, the order of rows and the noise.")

@@ -87,10 +87,11 @@ class Mixture(Prior):
         self.log_variances = nn.Parameter(torch.zeros(components, latent_size))
 
     @classmethod
-    def of(cls, means: Tensor, log_variances: Tensor) -> Self:
-        """The mixture of these components, each (C, L), with equal weights."""
+    def of(cls, means: Tensor, log_variances: Tensor, weights: Tensor | None = None) -> Self:
+        """The mixture of these components, each (C, L), with these weights, (C,), or else equal ones."""
         prior = cls(means.shape[1], len(means)).to(means.device)
-        prior.load_state_dict({"logits": torch.zeros(len(means)), "means": means, "log_variances": log_variances})
+        logits = torch.zeros(len(means)) if weights is None else weights.log()
+        prior.load_state_dict({"logits": logits, "means": means, "log_variances": log_variances})
         return prior
 
     def latent_log_prob(self, z: Tensor) -> Tensor:

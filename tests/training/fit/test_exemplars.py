@@ -9,7 +9,7 @@ from scipy import special, stats
 from service.bundle import NumericColumn, TabularInput
 from service.scoring import noise
 from training.fit import FitRecipe
-from training.fit.exemplars import SHARPER, WIDTHS, exemplar_prior
+from training.fit.exemplars import GROUPED, SHARPER, WIDTHS, exemplar_prior
 from training.fit.loop import fit
 from training.model import VAE, ModelRecipe
 from training.model.build import build
@@ -60,7 +60,24 @@ def test_fewer_exemplars_than_rows_are_drawn_by_the_seed() -> None:
     train, held_out = rows(200, 0), rows(50, 1)
     vae = build(RECIPE, DATA, train.numpy(), seed=0)
     bank = torch.from_numpy(noise.base_samples(0, 16, 2))
-    first, again, other = (exemplar_prior(vae, train, held_out, bank, 20, seed) for seed in (0, 0, 1))
-    assert first.means.shape == (20, 2)
+    number = 1 + len(train) // GROUPED
+    first, again, other = (exemplar_prior(vae, train, held_out, bank, number, seed) for seed in (0, 0, 1))
+    assert first.means.shape == (number, 2)
     assert torch.equal(first.means, again.means)
     assert not torch.equal(first.means, other.means)
+
+
+def test_of_many_rows_components_are_groups_that_keep_the_moments_of_all() -> None:
+    train, held_out = rows(GROUPED * 50, 0), rows(50, 1)
+    train[:20] = train[0]  # Centres may begin at the same place, and their groups are then one.
+    vae = build(RECIPE, DATA, train.numpy(), seed=0).requires_grad_(False)
+    prior = exemplar_prior(vae, train, held_out, torch.from_numpy(noise.base_samples(0, 16, 2)), 50, seed=0)
+    assert 30 < len(prior.means) <= 50
+    mean, log_variance = vae.posterior(train)
+    weights = torch.softmax(prior.logits, 0)[:, None]
+    average = (weights * prior.means).sum(0)
+    torch.testing.assert_close(average, mean.mean(0), rtol=0, atol=1e-5)
+    second = (weights * (prior.means**2 + prior.log_variances.exp())).sum(0)
+    added = second - (mean**2 + log_variance.exp()).mean(0)
+    # All that is added to the second moments is h².
+    assert min(abs(added.sqrt() / (SHARPER * width) - 1).max() for width in WIDTHS) < 3e-3
