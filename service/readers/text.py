@@ -256,7 +256,9 @@ def _find_encoding(path: Source, sample: bytes, likely: TextFormat | None, *, wh
         for first, name in ((1, "utf-16-le"), (0, "utf-16-be")):
             if 3 * start[first::2].count(0) > len(start[first::2]):
                 return name
-        raise FileError(f"{path}: neither text nor Parquet; byte {start.index(0) + 1} is NUL")
+        raise FileError(
+            f"{path}: neither text nor Parquet; byte {start.index(0) + 1} is NUL; save it as CSV or Parquet"
+        )
     try:
         codecs.getincrementaldecoder("utf-8")().decode(sample, final=whole)
     except UnicodeDecodeError:

@@ -20,6 +20,7 @@ _NAMES_OF_CODES = re.compile(
     r"([_.\s-]?(code|number|no|nr))?$|zipcode$",
     re.IGNORECASE,
 )
+TOTALS = re.compile(r"((grand|sub|zwischen|gesamt)[ -]?)?(totals?|sums?|summe|totale)\b|gesamt\b", re.IGNORECASE)
 ENOUGH = 10
 """Fewer different values show no way of writing."""
 
@@ -31,10 +32,14 @@ _FRACTION = re.compile(r"\d+ ?/ ?\d+")
 _DURATION = re.compile(r"-?P(?=[\dT])(\d+[YMWD])*(T(\d+H)?(\d+M)?(\d+(\.\d+)?S)?)?")
 _VALUE = r"[+-]?\d+(\.\d+)?"
 _LIST = re.compile(rf"[\[({{].*[\])}}]|{_VALUE}([,;]\s*{_VALUE})+", re.DOTALL)
+_MONTH = re.compile(r"\d{0,2}\W*(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\W+\d{1,2}", re.IGNORECASE)
 _YEAR = re.compile(r"(?<!\d)(19|20)\d\d(?!\d)")
 _CLOCK = re.compile(r"\d:[0-5]\d")
 _MILLISECONDS = (946_684_800_000, 4_102_444_800_000)
 """From 2000 to 2100."""
+
+_KINDS = 3
+"""Texts of which `total` may be one beside `partial`."""
 
 _LONG_ID = 6
 """Digits."""
@@ -79,6 +84,18 @@ def doubt_decimal(texts: pa.Array, column: NumericColumn) -> str:
     return f"has {text!r} for {number:g}; if that is wrong: --dataset.decimal {other}"
 
 
+def doubt_percent(texts: pa.Array, column: NumericColumn) -> str | None:
+    """Say how numbers without a sign are read beside percentages; distinct texts."""
+    marked = pc.match_substring_regex(texts, "[%‰]")
+    numbers, _ = parse_numbers(texts, column)
+    plain = pc.and_not(pc.not_equal(numbers, 0.0), marked)
+    if not (pc.any(marked).as_py() and pc.any(plain).as_py()):
+        return None
+    places = [pc.index(flags, value=True).as_py() for flags in (marked, plain)]
+    shown = " and ".join(f"{texts[place].as_py()!r} for {numbers[place].as_py():g}" for place in places)
+    return f"has {shown}; if that is wrong, write all cells in one way"
+
+
 def doubt_texts(words: list[str], *, left_out: bool) -> str | None:
     """Whether texts, all different, that are categories or left out, may be something else; None: there is no doubt."""
     use = "is left out" if left_out else "is used as categories"
@@ -95,12 +112,16 @@ def doubt_texts(words: list[str], *, left_out: bool) -> str | None:
         if twins := [word for word in words if folded[word.casefold()] > 1]:
             shown = " and ".join(map(repr, [word for word in twins if word.casefold() == twins[0].casefold()][:2]))
             return f"has texts that differ by case alone, as {shown}: they count as different"
+        if len(words) > _KINDS and (total := next(filter(TOTALS.match, words), None)):
+            return f"has {total!r}: remove its rows, if they are lines of totals"
     return None
 
 
 def _looks_like_date(word: str) -> bool:
     year = _YEAR.search(word)
-    return bool(_CLOCK.search(word) or (year and re.search(r"\d", word.replace(year[0], "", 1))))
+    return bool(
+        _CLOCK.search(word) or _MONTH.fullmatch(word) or (year and re.search(r"\d", word.replace(year[0], "", 1)))
+    )
 
 
 def _looks_like_number(word: str) -> bool:

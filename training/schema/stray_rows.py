@@ -9,8 +9,9 @@ import numpy.typing as npt
 
 from service.bundle import Column, NumericColumn
 from training.schema.decisions import Decision
+from training.schema.doubts import TOTALS
 
-_TOTALS = re.compile(r"((grand |sub)?totals?|sums?|average|mean|gesamt|summe|totale)\b", re.IGNORECASE)
+_TOTALS = re.compile(rf"{TOTALS.pattern}|(average|mean)\b", re.IGNORECASE)
 _ENOUGH = 10
 """Fewer rows do not show that the last one is a sum."""
 

@@ -22,7 +22,7 @@ from training.schema.decisions import (
     refused,
     unless_constant,
 )
-from training.schema.doubts import ENOUGH, doubt_decimal, doubt_texts
+from training.schema.doubts import ENOUGH, doubt_decimal, doubt_percent, doubt_texts
 from training.schema.numbers import ENOUGH_ROWS, infer_numbers, with_label_note
 
 CAUTIOUS = frozenset({"-", "--", ".", "..", "none", "nil", "missing"})
@@ -32,7 +32,10 @@ OTHER = "other"
 _TIMES = {"clock": "times of day", "elapsed": "durations"}
 _ZONE = r"(?i)(z|utc|gmt|[+-]\d\d(:?\d\d)?)$"
 _CODE = r"^[+-]?0\d+$"
-_NINES = r"^-?9{2,}(\.[09]*)?$"
+_SENTINELS = r"^-?9+(\.[09]*)?$|^-1(\.0*)?$"
+_SMALL = 10
+"""Only larger sentinels are known by their distance."""
+
 _LONG = r"^[+-]?\d{16,}$"
 _MARKERS = 3
 """Most different texts among numbers that may stand for missing ones."""
@@ -185,22 +188,22 @@ class _Texts:
             sign = find_decimal(self.distinct, column)
             note = doubt_decimal(self.distinct, column) if sign == "either" else decision.note
             decision = replace(decision, decimal=sign, note=note)
-        mark = None if decision.note or decision.column is None else self._find_sentinel(numbers)
-        if mark:
-            note = f"has {mark}, far from all other numbers; if it is a missing cell: {_as_missing(mark)}"
-            return replace(decision, note=note)
-        return decision
+        if decision.column is None or decision.note:
+            return decision
+        return replace(decision, note=doubt_percent(self.distinct, column) or self._doubt_sentinel(numbers))
 
-    def _find_sentinel(self, numbers: pa.Array) -> str | None:
-        """A repeated text of nines, such as -999, farther from the other numbers than these are from each other."""
+    def _doubt_sentinel(self, numbers: pa.Array) -> str | None:
+        """Point out a repeated -1 or -9 below 0 alone, or a text of nines, such as -999, far from the other numbers."""
         values = np.array(numbers.drop_null().to_numpy(), np.float64)
-        for word in self.distinct.filter(pc.match_substring_regex(self.distinct, _NINES)).to_pylist():
-            is_mark = values == float(word)
-            others = values[~is_mark & np.isfinite(values)]
-            if is_mark.sum() > 1 and others.size:
+        for word in self.distinct.filter(pc.match_substring_regex(self.distinct, _SENTINELS)).to_pylist():
+            mark = float(word)
+            others = values[(values != mark) & np.isfinite(values)]
+            if (values == mark).sum() > 1 and len(np.unique(others)) > 1:
                 low, high = others.min(), others.max()
-                if max(float(word) - high, low - float(word)) > high - low:
-                    return str(word)
+                if abs(mark) > _SMALL and max(mark - high, low - mark) > high - low:
+                    return f"has {word}, far from all other numbers; if it is a missing cell: {_as_missing(word)}"
+                if mark < 0 <= low:
+                    return f"has {word}, the only number below 0; if it is a missing cell: {_as_missing(word)}"
         return None
 
     def _find_far_date(self, time: TimeFormat) -> str | None:

@@ -30,6 +30,22 @@ from training.datasets.table import Table, TableError
             "has 9999-12-31, far from all other dates",
         ),
         (lambda n: "01.01.1900" if n % 7 == 0 else f"{n % 28 + 1:02}.11.2026", "has 01.01.1900, far from all other"),
+        (
+            lambda n: -9 if n % 7 == 0 else 20 + n,
+            "has -9, the only number below 0; if it is a missing cell: --dataset.m",
+        ),
+        (lambda n: -99 if n % 7 == 0 else 3000 + 100 * n, "has -99, the only number below 0; if it is a missing cell"),
+        (lambda n: -1 if n % 7 == 0 else n % 9 - 4, None),
+        (lambda n: 9 if n % 7 == 0 else 20 + n % 3, None),
+        (lambda n: f"{n}.5%" if n % 2 else 0.01 * n, "has '1.5%' for 1.5 and '0.02' for 0.02; if that is wrong, write"),
+        (lambda n: f"{n}.5%" if n % 2 else 0, None),
+        (
+            lambda n: f"{'JanFebAprSep'[n % 4 * 3 :][:3]}-{n % 3 + 23}",
+            "is used as categories, though it looks like dates",
+        ),
+        (lambda n: "Subtotal S1" if n % 8 == 0 else f"S{n % 5}", "has 'Subtotal S1': remove its rows, if they are lin"),
+        (lambda n: ["Total", "Partial", "None"][n % 3], None),
+        (lambda n: ["Good", "Average", "Poor", "Bad"][n % 4], None),
         (lambda n: "2026-03-01" if n % 7 == 0 else f"2026-01-{n % 28 + 1:02}", None),
         (lambda n: f"2026-{n % 12 + 1:02}-01", None),
         (lambda n: 99 if n % 7 == 0 else 20 + 5 * n, None),
@@ -55,12 +71,12 @@ def test_doubts_are_told(cell: Any, note: str | None, tmp_path: Path) -> None:
     [
         (1, "row 1 (line 2), column 'a'", "'years' is not a number: a second line of the header, or units? remove the"),
         (20, "row 20 (line 21), column 'a'", "the header stands there again, as 'a'; remove the line"),
-        (41, "row 41 (line 42), column 'a'", "'Total' is not a number: a line of totals? remove it"),
+        (41, "row 41 (line 42), column 'a'", "'Gesamtsumme' is not a number: a line of totals? remove it"),
     ],
 )
 def test_lines_that_are_no_rows_are_no_missing_cells(line: int, place: str, detail: str, tmp_path: Path) -> None:
     text = rows(a=lambda n: n / 3, b=lambda n: n % 5).splitlines()
-    text.insert(line, {1: "years,EUR", 20: "a,b", 41: "Total,80"}[line])
+    text.insert(line, {1: "years,EUR", 20: "a,b", 41: "Gesamtsumme,80"}[line])
     with pytest.raises(TableError) as caught:
         Table().load(write(tmp_path / "t.csv", "\n".join(text)))
     assert f"{place}: {detail}" in str(caught.value)
