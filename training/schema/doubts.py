@@ -28,15 +28,24 @@ _MOSTLY = 0.9
 _NUMBER = re.compile(
     r"([^\w\s]{0,3}|[^\W\d_]{1,3}[^\w\s])\s*[+-]?\d+([.,'\u2019\s]\d{3})*([.,]\d+)?\s*([^\W\d_]{0,8}\.?|[^\w\s])\)?"
 )
-_FRACTION = re.compile(r"\d+ ?/ ?\d+")
+_FRACTION = re.compile(r"\d+ ?/ ?\d+|[\d.,]+ ?± ?[\d.,]+")
 _DURATION = re.compile(r"-?P(?=[\dT])(\d+[YMWD])*(T(\d+H)?(\d+M)?(\d+(\.\d+)?S)?)?")
 _VALUE = r"[+-]?\d+(\.\d+)?"
 _LIST = re.compile(rf"[\[({{].*[\])}}]|{_VALUE}([,;]\s*{_VALUE})+", re.DOTALL)
 _MONTH = re.compile(r"\d{0,2}\W*(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\W+\d{1,2}", re.IGNORECASE)
 _YEAR = re.compile(r"(?<!\d)(19|20)\d\d(?!\d)")
 _CLOCK = re.compile(r"\d:[0-5]\d")
-_MILLISECONDS = (946_684_800_000, 4_102_444_800_000)
+_NAMES_OF_TIMES = re.compile(
+    r"(^|[_.\s-])(ts|time(stamp)?|date(time)?|epoch|unix|datum|zeit|created|updated|modified)([_.\s-]?(at|on))?$",
+    re.IGNORECASE,
+)
+_SECONDS = (946_684_800, 4_102_444_800)
 """From 2000 to 2100."""
+
+_DAYS = (36_526, 73_051)
+"""The same as Excel counts days, from 1900."""
+
+_SWITCH = frozenset({"true", "false", "yes", "no", "y", "n", "t", "f", "1", "0", "on", "off"})
 
 _KINDS = 3
 """Texts of which `total` may be one beside `partial`."""
@@ -50,10 +59,8 @@ def doubt_number(name: str, cells: pa.Array) -> str | None:
     numbers = pc.unique(cells.drop_null()).to_numpy()
     if len(numbers) < 3:
         return None
-    if len(numbers) >= ENOUGH and numbers.min() >= _MILLISECONDS[0] and numbers.max() < _MILLISECONDS[1]:
-        return (
-            "looks like milliseconds since 1970, and is used as a number; written as dates it can be --dataset.cyclic"
-        )
+    if len(numbers) >= ENOUGH and (unit := _unit_of_time(name, numbers)):
+        return f"looks like {unit}, and is used as a number; written as dates it can be --dataset.cyclic"
     if len(numbers) >= ENOUGH and _are_dates(numbers):
         return f"looks like dates, as {numbers[0]}, and is used as a number: write it as 2026-03-24, or drop it"
     option = f"--dataset.columns {shlex.quote(f'{name}=categorical')} or --dataset.drop {shlex.quote(name)}"
@@ -63,6 +70,15 @@ def doubt_number(name: str, cells: pa.Array) -> str | None:
     if len(numbers) == len(cells) >= 3 * ENOUGH and digits >= _LONG_ID and all(len(str(n)) == digits for n in numbers):
         return f"has another number of {digits} digits in every row; if these identify rows: --dataset.drop {name}"
     return None
+
+
+def _unit_of_time(name: str, numbers: npt.NDArray[np.int64]) -> str | None:
+    """What may be counted from 1970 or 1900, by the size of the numbers; small ones only where the name says so."""
+    units = [("milliseconds since 1970", _SECONDS, 1000)]
+    if _NAMES_OF_TIMES.search(name):
+        units += [("seconds since 1970", _SECONDS, 1), ("Excel's days since 1900", _DAYS, 1)]
+    low, high = numbers.min(), numbers.max()
+    return next((unit for unit, (first, last), size in units if first * size <= low and high < last * size), None)
 
 
 def _are_dates(numbers: npt.NDArray[np.int64]) -> bool:
@@ -109,6 +125,8 @@ def doubt_texts(words: list[str], *, left_out: bool) -> str | None:
                 return f"{use}, though it looks like {noun}, as {shown}: they are written in no one way that is read"
     if not left_out:
         folded = Counter(word.casefold() for word in words)
+        if len(folded) > 2 and folded.keys() <= _SWITCH:
+            return f"has {', '.join(map(repr, words[:4]))} for yes and no: they count as different"
         if twins := [word for word in words if folded[word.casefold()] > 1]:
             shown = " and ".join(map(repr, [word for word in twins if word.casefold() == twins[0].casefold()][:2]))
             return f"has texts that differ by case alone, as {shown}: they count as different"

@@ -44,6 +44,13 @@ from training.datasets.table import Table, TableError
             "is used as categories, though it looks like dates",
         ),
         (lambda n: "Subtotal S1" if n % 8 == 0 else f"S{n % 5}", "has 'Subtotal S1': remove its rows, if they are lin"),
+        (
+            lambda n: ["TRUE", "False", "1", "0"][n % 4],
+            "has 'TRUE', 'False', '1', '0' for yes and no: they count as diff",
+        ),
+        (lambda n: ["Y", "N", "U"][n % 3], None),
+        (lambda n: f"{n}.5±0.1", "is left out, though it looks like numbers, as '0.5±0.1'"),
+        (lambda n: 1767225600 + 86400 * (n % 39), None),
         (lambda n: ["Total", "Partial", "None"][n % 3], None),
         (lambda n: ["Good", "Average", "Poor", "Bad"][n % 4], None),
         (lambda n: "2026-03-01" if n % 7 == 0 else f"2026-01-{n % 28 + 1:02}", None),
@@ -64,6 +71,13 @@ def test_doubts_are_told(cell: Any, note: str | None, tmp_path: Path) -> None:
     notes = Table().load(write(tmp_path / "t.csv", rows(a=cell, b=lambda n: n % 5))).notes
     assert len(notes) == (note is not None)
     assert all(text.startswith(f"'a' {note}") for text in notes)
+
+
+def test_times_that_are_counted_are_known_by_their_names(tmp_path: Path) -> None:
+    text = rows(created_at=lambda n: 1767225600 + 86400 * (n % 39), Datum=lambda n: 45600 + n % 39, zip=lambda n: n % 5)
+    notes = Table().load(write(tmp_path / "t.csv", text)).notes
+    assert notes[0].startswith("'created_at' looks like seconds since 1970, and is used as a number")
+    assert notes[1].startswith("'Datum' looks like Excel's days since 1900, and is used as a number")
 
 
 @pytest.mark.parametrize(
