@@ -51,7 +51,6 @@ class Capture(ExportedProgram):
 def _capture(module: nn.Module, graph: Graph, table: Mapping[Any, Callable[..., Any]]) -> ExportedProgram:
     state = {name: tensor.detach() for name, tensor in module.state_dict(keep_vars=True).items()}
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
-    mode.cache_enabled = False  # With sizes that vary, to look for an earlier answer takes longer than to find it anew.
     examples = [mode.from_tensor(tensor, static_shapes=True) for tensor in state.values()]
     for tensor in graph.inputs:
         sizes = [_SIZES[size] if isinstance(size, str) else size for size in tensor.shape]
