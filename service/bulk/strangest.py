@@ -23,7 +23,7 @@ def strangest_rows(parts: PartWriter, keep: Sequence[str]) -> Table | None:
         parts: All rows, with bounds.
         keep: Columns of the inputs that are shown beside the rows' places, scores and strangest cells.
     """
-    cells = (f"strangest_{rank}" for rank in range(1, CELLS + 1))
+    cells = [f"strangest_{rank}" for rank in range(1, CELLS + 1)]
     wanted = ["file", "row", *keep, "score", "p_value", *cells]
     top: pa.Table | None = None
     for part in parts.read(wanted):
@@ -34,10 +34,16 @@ def strangest_rows(parts: PartWriter, keep: Sequence[str]) -> Table | None:
         top = joined.sort_by([(RANK, "descending")]).slice(0, TOP)
     if top is None or not top.num_rows:
         return None
-    shown = [name for name in wanted if name in top.column_names]
+    rows = top.select([name for name in wanted if name in top.column_names]).to_pylist()
+    hidden = {"file"} if "row" in rows[0] and len({row["file"] for row in rows}) == 1 else set()
+    shown = [name for name in rows[0] if name not in hidden and name not in cells]
     table = Table(title="The strangest rows", title_justify="left")
-    for name in shown:
-        table.add_column(name, justify="right" if pa.types.is_floating(top.schema.field(name).type) else "left")
-    for row in top.select(shown).to_pylist():
-        table.add_row(*("" if value is None else say(value) for value in row.values()))
+    for name in shown:  # On a narrow terminal the cells are wrapped, not the keys of the rows.
+        is_number = pa.types.is_floating(top.schema.field(name).type)
+        table.add_column(name, justify="right" if is_number else "left", no_wrap=name != "file", overflow="fold")
+    if explained := cells[0] in rows[0]:
+        table.add_column("strangest cells", overflow="fold")
+    for row in rows:
+        values = ["" if row[name] is None else say(row[name]) for name in shown]
+        table.add_row(*values, *(["\n".join(filter(None, map(row.get, cells)))] if explained else []))
     return table
