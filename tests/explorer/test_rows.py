@@ -356,3 +356,24 @@ def test_csv_is_read_as_python_reads_it(page: Page, text: str, delimiter: str) -
     read = call("parse", text)
     assert read == expected(text)
     assert expected(call("format", read)) == read
+
+
+def test_values_of_an_opened_row_are_not_broken_on_a_narrow_page(open_page: Open, toys: httpx.Client) -> None:
+    page = open_page(toys, viewport={"width": 390, "height": 844})
+    page.get_by_label("Rows as CSV").fill("age,colour\n-12345,red\n")
+    expect(page.locator(ROWS)).to_have_count(1)
+    page.locator("#rows tbody").get_by_role("button", name="1", exact=True).click()
+    cells = page.locator("#rows .cells").filter(has_text="12,3")
+    cells.wait_for()
+    lines = cells.evaluate("""table => {
+      for (const [first, sent, expected] of [...table.tBodies[0].rows].map((row) => row.cells)) {
+        [first.textContent, sent.textContent, expected.textContent] = ["minutes_since_last", "15:07:21", "13:11:00"];
+      }
+      return [...table.querySelectorAll("tbody td")].map(cell => {
+        const range = document.createRange();
+        range.selectNodeContents(cell);
+        return new Set([...range.getClientRects()].map(line => line.top)).size;
+      });
+    }""")
+    assert max(lines) == 1
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
