@@ -57,7 +57,8 @@ export function comparePanel(panel, service, scored) {
     find("thead tr").replaceChildren(
       ...[pictureOf ? "Picture" : "Row", ...(names ? [names.title] : []), ...titles.map((title) => `Place, ${title}`), ...titles.map((title) => `Stranger than, ${title}`)].map(
         (textContent, i) => element("th", { scope: "col", className: names && i === 1 ? "words" : "", textContent })));
-    const furthest = rows.map((_, k) => k).sort((a, b) => Math.abs(first[b] - second[b]) - Math.abs(first[a] - second[a])).slice(0, MOST);
+    const apart = (k) => Math.abs(first[k] - second[k]);
+    const furthest = rows.map((_, k) => k).sort((a, b) => apart(b) - apart(a) || first[a] - first[b]).slice(0, MOST);
     find("tbody").replaceChildren(...furthest.map((k) => {
       const cells = [first, second].map((ranks) => ranks[k].toLocaleString("en"))
         .concat(answers.map(({ p_value: p }) => strangerThan(p[rows[k]])));
