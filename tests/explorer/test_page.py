@@ -183,6 +183,15 @@ def test_no_barriers_in_the_pages_of_tables(open_page: Open, toys: httpx.Client,
     assert violations(page) == []
 
 
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_no_barriers_in_the_page_of_endpoints(visit: Start, digits: httpx.Client, theme: str) -> None:
+    page = visit(digits, path="/docs", color_scheme=theme, viewport={"width": 390, "height": 800}).page
+    page.locator("summary").first.click()
+    expect(page.get_by_role("heading", name="Parameters")).to_be_visible()
+    assert violations(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_nothing_is_wider_than_the_window(open_page: Open, toys: httpx.Client, width: int) -> None:
     page = open_page(toys, viewport={"width": width, "height": WIDTHS[width]})

@@ -226,5 +226,12 @@ def test_the_fields_of_the_answers_are_the_schemas(digits: httpx.Client, page: d
         assert set(answer.json()) == own
 
 
-def test_the_pages_for_people_are_there(digits: httpx.Client) -> None:
-    assert "swagger" in digits.get("/docs").raise_for_status().text.lower()
+def test_the_page_for_people_has_every_operation_and_loads_nothing(digits: httpx.Client, page: dict[str, Any]) -> None:
+    answer = digits.get("/docs").raise_for_status()
+    assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'; style-src 'sha256-")
+    for path, methods in page["paths"].items():
+        assert all(f"<code>{method.upper()} {path}</code>" in answer.text for method in methods)
+    assert "<dt><code>explain</code> boolean, default false</dt>" in answer.text
+    assert "<dt><code>on_error</code> fail or mark, default fail</dt>" in answer.text
+    assert set(re.findall(r' (?:src|href)="(.*?)"', answer.text)) == {"openapi.json"}
+    assert "<script" not in answer.text
