@@ -264,11 +264,11 @@ def test_the_model_says_what_it_is(open_page: Open, digits: httpx.Client) -> Non
     panel.get_by_text("Held-out figures").click()
     rows = panel.locator(".metrics tbody tr")
     expect(rows).to_have_count(len(manifest["metrics"]))
-    expect(panel.get_by_role("row", name="test elbo \u221290.010", exact=True)).to_be_visible()
+    expect(panel.get_by_role("row", name="test elbo \u2212151.141", exact=True)).to_be_visible()
     panel.get_by_text("Provenance").click()
     expect(panel.locator(".provenance")).to_contain_text(answer["bundle"])
     expect(panel.locator(".provenance")).to_contain_text(manifest["provenance"]["data_sha256"])
-    expect(panel.locator(".recipe")).to_contain_text('"discretized_logistic"')
+    expect(panel.locator(".recipe")).to_contain_text('"gaussian_shared"')
     panel.get_by_text("Calibration", exact=True).click()
     chart = panel.locator(".card details[open] img").first
     expect(chart).to_be_visible()

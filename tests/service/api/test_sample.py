@@ -7,17 +7,21 @@ import numpy as np
 import pytest
 
 from service.bundle import Bundle
+from service.engine import OnnxEngine
 from service.scoring import noise
 from tests.service.http_client import NPY, PNG, Array, assert_problem, columns, picture, send_request
 
 
-def test_sample_decodes_its_latents(digits: httpx.Client, latent_size: int) -> None:
+def test_sample_decodes_its_latents(digits: httpx.Client, digits_bundle: Bundle, latent_size: int) -> None:
     answer = columns(digits.get("/sample", params={"n": 6, "seed": 2}, headers={"Accept": NPY}))
     assert list(answer) == ["latents", "instances"]
     assert answer["latents"].dtype == answer["instances"].dtype == np.float32
     decoded = send_request(digits, "/decode", answer["latents"], binary=True)["instances"]
     np.testing.assert_array_equal(answer["instances"], decoded)
-    np.testing.assert_array_equal(answer["latents"], noise.standard_normal(2, (6, latent_size)))
+    graphs = {"prior": digits_bundle.manifest.graphs["prior"]}
+    given = {"normal": noise.standard_normal(2, (6, latent_size)), "uniform": noise.uniform(2, (6, 1), 1)}
+    expected = OnnxEngine(graphs, digits_bundle.files, "cpu").run("prior", given)["z"]
+    np.testing.assert_array_equal(answer["latents"], expected)
 
 
 def test_sample_follows_the_seed(digits: httpx.Client, digits_bundle: Bundle) -> None:
@@ -29,15 +33,18 @@ def test_sample_follows_the_seed(digits: httpx.Client, digits_bundle: Bundle) ->
     assert len({sample(seed=seed) for seed in range(5)}) == 5
 
 
-def test_temperature_is_a_factor(digits: httpx.Client, latent_size: int) -> None:
+def test_temperature_is_a_factor_of_the_distance_from_a_centre(digits: httpx.Client) -> None:
     def sample(temperature: float) -> dict[str, Array]:
         return columns(digits.get("/sample", params={"n": 3, "temperature": temperature}, headers={"Accept": NPY}))
 
-    np.testing.assert_allclose(sample(2.5)["latents"], 2.5 * sample(1)["latents"], rtol=1e-6)
     cold = sample(0)
-    assert not cold["latents"].any()
-    zero = send_request(digits, "/decode", np.zeros((1, latent_size), np.float32), binary=True)["instances"]
-    np.testing.assert_array_equal(cold["instances"], np.repeat(zero, 3, axis=0))
+    centres = cold["latents"]
+    np.testing.assert_allclose(
+        sample(2.5)["latents"] - centres, 2.5 * (sample(1)["latents"] - centres), rtol=1e-5, atol=1e-6
+    )
+    assert len(np.unique(centres, axis=0)) == 3  # Of three components.
+    decoded = send_request(digits, "/decode", centres, binary=True)["instances"]
+    np.testing.assert_array_equal(cold["instances"], decoded)
 
 
 @pytest.mark.parametrize(("n", "grid"), [(1, (1, 1)), (2, (1, 2)), (5, (2, 3)), (16, (4, 4))])
