@@ -16,7 +16,7 @@ from rich.console import Console
 from service.bundle import Array, TabularInput, graph_contract
 from service.codecs.rows import Marks, Reading, Rows
 from service.codecs.strangest import strangest_cells
-from service.engine import Precision
+from service.engine import Kind, Precision
 from service.readers.labels import LABEL, ROW
 from service.scoring import noise
 from training.datasets import Dataset
@@ -51,7 +51,7 @@ class TorchEngine:
         normal: Rows that say what is typical, (n, *shape).
     """
 
-    device = "cpu"
+    device: Kind = "cpu"
     precision: Precision = "float32"
     refused: Mapping[Precision, float] = MappingProxyType({})
 

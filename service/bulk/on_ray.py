@@ -19,7 +19,7 @@ from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
 from service.bulk.batches import Input
 from service.bulk.job import BATCH_BYTES, BulkJob
-from service.engine import Device
+from service.engine import PROVIDERS, Device
 from service.errors import DeviceError, LowerboundError
 
 SLICE_BATCHES = 16
@@ -93,7 +93,8 @@ class Cluster:
     def _engines(self) -> tuple[int, int, int]:
         """How many engines there is room for; the cores and the GPUs that each takes."""
         found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        gpus = int(sum(node.get("GPU", 0) for node in found)) if self._device != "cpu" else 0
+        wanted = self._device == "auto" or PROVIDERS[self._device].accelerates
+        gpus = int(sum(node.get("GPU", 0) for node in found)) if wanted else 0
         cores = [int(node["CPU"]) for node in found if node.get("CPU", 0) >= 1]
         each = self._engine_threads or min(cores, default=1)
         engines = gpus or sum(have // each for have in cores)

@@ -17,7 +17,7 @@ from service.codecs.instances import has_categories, parse_latents, parse_rows
 from service.codecs.json import Json, check_nested, regular_array
 from service.codecs.npy import Npy
 from service.codecs.pieces import PIECE, cut, find_array
-from service.codecs.registry import ALL_READERS, FILE_READERS, WRITERS, AnyFile, Arrow, Png
+from service.codecs.registry import ALL_READERS, FILE_READERS, WRITERS, AnyFile, Png
 from service.codecs.rendering import picture, render
 from service.codecs.rows import Reading, Rows, moved
 from service.codecs.text import TextRows, read_text
@@ -29,20 +29,14 @@ from service.readers.pictures import is_picture, is_quick_picture
 LONGEST_NUMBER = 64
 """Bytes of a number in JSON, with the white space around it."""
 
-QUICK = 2**16
-"""Bytes of a body that is read within some ten milliseconds, however it is made."""
+QUICK_PICTURE = 2**16
+"""Bytes of a picture that is read within some ten milliseconds."""
 
 QUICK_MARKED = 2**14
-"""The same, where each wrong row or cell is put down."""
+"""The same of any body, where each wrong row or cell is put down."""
 
-QUICK_ARRAY = 2**20
-"""The same, of an array of numbers."""
-
-QUICK_FILE = 2**13
-"""The same, of a body that may unpack to much more."""
-
-QUICK_ANSWER = 2**16
-"""Numbers of an answer that are written within some ten milliseconds."""
+QUICK_ARRAY = Npy.quick_bytes
+"""The same, of an array of numbers in whatever body."""
 
 
 _SIZE = attrgetter("size")
@@ -83,12 +77,9 @@ def _most_quick_bytes(body: bytes, media_type: str, *, mark: bool) -> int:
     if media_type == AnyFile.media_type and body.startswith(NPY):
         media_type = Npy.media_type
     if media_type in FILE_READERS and is_picture(body[:12]):
-        return QUICK if is_quick_picture(body) else 0
-    if media_type == Arrow.media_type or media_type in FILE_READERS:
-        return QUICK_FILE
-    if mark:
-        return QUICK_MARKED
-    return QUICK_ARRAY if media_type == Npy.media_type else QUICK
+        return QUICK_PICTURE if is_quick_picture(body) else 0
+    quick = ALL_READERS[media_type].quick_bytes
+    return min(quick, QUICK_MARKED) if mark else quick
 
 
 def read_rows(body: bytes, media_type: str, data: ImageInput | TabularInput, reading: Reading, max_rows: int) -> Rows:
@@ -164,9 +155,9 @@ def read_latents(body: bytes, media_type: str, latent_size: int) -> Array:
 
 def is_quick_answer(columns: Mapping[str, Array], media_type: str, rows: Rows | None) -> bool:
     """Whether an answer is written so soon that the event loop need not do anything else meanwhile."""
-    most = QUICK_ARRAY if media_type == Npy.media_type else QUICK_ANSWER
+    most = WRITERS[media_type].quick_numbers
     marked = 0 if rows is None else 8 * rows.total
-    return marked <= QUICK_ANSWER and sum(map(_SIZE, columns.values())) <= most
+    return marked <= Json.quick_numbers and sum(map(_SIZE, columns.values())) <= most
 
 
 def write_answer(

@@ -24,6 +24,8 @@ class Json:
 
     media_type: ClassVar[str] = "application/json"
     records: ClassVar[bool] = True
+    quick_bytes: ClassVar[int] = 2**16
+    quick_numbers: ClassVar[int] = 2**16
 
     def decode(self, body: bytes, field: str) -> object:
         check_nested(body)

@@ -21,6 +21,8 @@ class Npy:
 
     media_type: ClassVar[str] = "application/x-npy"
     records: ClassVar[bool] = False
+    quick_bytes: ClassVar[int] = 2**20
+    quick_numbers: ClassVar[int] = 2**20
 
     def decode(self, body: bytes, field: str) -> object:
         try:

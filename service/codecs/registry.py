@@ -27,6 +27,8 @@ class Arrow:
 
     media_type: ClassVar[str] = "application/vnd.apache.arrow.stream"
     records: ClassVar[bool] = True
+    quick_bytes: ClassVar[int] = 2**13  # It may unpack to much more.
+    quick_numbers: ClassVar[int] = 2**16
 
     def decode(self, body: bytes, field: str) -> object:
         return read_stream(body, field)
@@ -40,6 +42,8 @@ class Csv:
 
     media_type: ClassVar[str] = "text/csv"
     records: ClassVar[bool] = True
+    quick_bytes: ClassVar[int] = 2**13
+    quick_numbers: ClassVar[int] = 2**16
 
     def decode(self, body: bytes, field: str) -> object:
         return TextBytes(body)
@@ -52,6 +56,7 @@ class PictureFile:
     """A picture in any format that is read, whichever of their media types it is sent as."""
 
     media_type: ClassVar[str] = "image/png"
+    quick_bytes: ClassVar[int] = 2**13
 
     def decode(self, body: bytes, field: str) -> object:
         return PictureBytes(body)
@@ -61,6 +66,7 @@ class AnyFile:
     """A file whose content says what it is: a picture, an IDX file, plain or gzipped, `.npy` or `.npz`."""
 
     media_type: ClassVar[str] = "application/octet-stream"
+    quick_bytes: ClassVar[int] = 2**13
 
     def decode(self, body: bytes, field: str) -> object:
         if is_picture(body[:12]):
@@ -82,6 +88,7 @@ class Png:
 
     media_type: ClassVar[str] = "image/png"
     records: ClassVar[bool] = False
+    quick_numbers: ClassVar[int] = 2**16
 
     def encode(self, columns: Columns) -> bytes:
         (pixels,) = columns.values()

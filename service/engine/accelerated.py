@@ -66,7 +66,7 @@ class AcceleratedEngine:
         draws: int,
         replayed: int = REPLAYED,
     ) -> None:
-        self.device: str = target.kind
+        self.device = target.kind
         self.precision = target.precision
         self.refused: Mapping[Precision, float] = {}
         memory = PinnedMemory(target.provider)

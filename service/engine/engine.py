@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime as ort
 
 from service.bundle import WEIGHTS, Array, Bundle, Graph, Tensor
-from service.engine.devices import PROVIDERS, Device, Precision, Target, choose
+from service.engine.devices import PROVIDERS, Device, Kind, Precision, Target, choose
 from service.engine.onnx_file import check_graph
 from service.errors import BundleError, DeviceError
 
@@ -29,8 +29,8 @@ class Engine(Protocol):
     """What runs a bundle's graphs. Safe to call from several threads."""
 
     @property
-    def device(self) -> str:
-        """The device in use: `cpu`, `cuda` or `tensorrt`."""
+    def device(self) -> Kind:
+        """The device in use."""
 
     @property
     def precision(self) -> Precision:
@@ -60,7 +60,7 @@ class OnnxEngine:
     def __init__(self, graphs: Mapping[str, Graph], files: Mapping[str, bytes], device: Device = "auto") -> None:
         kind = choose(device)
         target = Target(kind, precision=PROVIDERS[kind].precisions[0])
-        self.device: str = kind
+        self.device: Kind = kind
         self.precision = target.precision
         self.refused: Mapping[Precision, float] = {}
         self._outputs = {name: [tensor.name for tensor in graph.outputs] for name, graph in graphs.items()}

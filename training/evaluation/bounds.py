@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import track
 
 from service.bundle import BOUNDS, Array, TabularInput
-from service.engine import Engine
+from service.engine import PROVIDERS, Engine
 from service.scoring import ROUNDS, ConditionalAttribution, RefinementState
 
 
@@ -29,7 +29,7 @@ def compute(
     size = max(1, _row_draws(engine) // draws)
     total = len(next(iter(rows.values())))
     batches = [{name: array[i : i + size] for name, array in rows.items()} for i in range(0, total, size)]
-    pool = ThreadPoolExecutor(os.cpu_count() if engine.device == "cpu" else 2)
+    pool = ThreadPoolExecutor(2 if PROVIDERS[engine.device].accelerates else os.cpu_count())
     try:
         running = pool.map(lambda batch: engine.run(graph, {**batch, **shared}), batches)
         console = Console(stderr=True)
@@ -146,4 +146,4 @@ def held_out_metrics(held_out: Mapping[str, Array]) -> dict[str, float]:
 
 def _row_draws(engine: Engine) -> int:
     """Rows × draws in one engine call; on the CPU as the service's batches."""
-    return 512 if engine.device == "cpu" else 2**13
+    return 2**13 if PROVIDERS[engine.device].accelerates else 512

@@ -18,7 +18,6 @@ from service.api.endpoint import PresentRequest
 from service.api.graphs import Graph, call, served_graphs
 from service.api.openapi import body, check_ready, describe_headers, failure, find_model
 from service.bundle import Array, Tensor
-from service.codecs.bodies import QUICK, QUICK_ANSWER
 from service.codecs.child import ChildProcess, LongBytes
 from service.codecs.json import Json
 from service.codecs.oip import Inference, datatype, read_raw, read_request, write_answer
@@ -209,7 +208,7 @@ async def infer(
     head = {"id": inference.id} if inference.id is not None else {}
     head |= {"model_name": graph.name, "model_version": graph.version}
     outputs = {name: columns[name] for name in wanted}
-    quick = sum(np.size(values) for name, values in outputs.items() if name not in binary) <= QUICK_ANSWER
+    quick = sum(np.size(values) for name, values in outputs.items() if name not in binary) <= Json.quick_numbers
     answers: ByteBudget = request.scope["app"].state.answers
     held = answers.hold(8 * sum(map(np.size, outputs.values())))
     answer, length = await call(child, quick, write_answer, head, outputs, binary)
@@ -229,7 +228,7 @@ async def _read(sent: bytes, header_length: int | None, graph: Graph, child: Chi
     size = len(sent) if header_length is None else min(header_length, len(sent))
     if size > MAX_JSON:
         raise TooLargeError(f"{size:,} bytes of JSON; at most {MAX_JSON:,} are read, send binary data", "body")
-    return await call(child, size <= QUICK, read_request, sent, header_length)
+    return await call(child, size <= Json.quick_bytes, read_request, sent, header_length)
 
 
 def _only_input(inference: Inference, graph: Graph) -> Array:
