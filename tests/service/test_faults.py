@@ -244,8 +244,8 @@ def test_without_memory_requests_fail_and_the_service_does_not(serve: Serve) -> 
     with serve("--engine-threads", "1") as client:
         good = send_request(client)
         with limited(client, resource.RLIMIT_AS, address_space(process_of(client)) + 8 * 2**20):
-            answer = client.post("/elbo?num_draws=1", content=body.getvalue(), headers=headers)
+            answer = client.post("/encode", content=body.getvalue(), headers=headers)
             assert answer.is_error, answer.text  # From wherever the memory ended.
             assert send_request(client) == good
-        assert client.post("/elbo?num_draws=1", content=body.getvalue(), headers=headers).is_success
+        assert client.post("/encode", content=body.getvalue(), headers=headers).is_success
         assert send_request(client) == good

@@ -74,14 +74,14 @@ def test_a_body_that_turns_out_too_large(small: httpx.Client, x: Array) -> None:
 
 
 def test_an_overloaded_service_says_when_to_come_back(serve: Serve, x: Array) -> None:
-    full = np.repeat(x[:1], 64, axis=0)  # With 4,096 draws, all that may wait at once.
-    with serve("--engine-threads", "1") as client, ThreadPoolExecutor(4) as pool:
-        requests = [pool.submit(post, client, "/elbo", full, binary=True, num_draws=4096) for _ in range(4)]
+    full = np.repeat(x[:1], 64, axis=0)  # With 256 draws, all that may wait at once.
+    with serve("--engine-threads", "1", "--max-queue", "16384") as client, ThreadPoolExecutor(4) as pool:
+        requests = [pool.submit(post, client, "/elbo", full, binary=True, num_draws=256) for _ in range(4)]
         answers = [request.result() for request in requests]
         assert {answer.status_code for answer in answers} == {200, 429}
         for answer in answers:
             if answer.status_code == 429:
-                assert_problem(answer, 429, "262,144 row-draws are queued, 262,144 at most", None)
+                assert_problem(answer, 429, "16,384 row-draws are queued, 16,384 at most", None)
                 assert int(answer.headers["Retry-After"]) >= 1
         assert post(client, "/elbo", x).status_code == 200
 

@@ -127,10 +127,10 @@ def test_connections_are_limited(impatient: int) -> None:
 
 @pytest.mark.parametrize("size", [0, *(pytest.param(n * HIGH_WATER_LIMIT + 1, marks=pytest.mark.slow) for n in (1, 3))])
 def test_a_request_ends_with_its_connection(serve: Serve, size: int) -> None:
-    with serve("--max-queue", "4000000", "--engine-threads", "1", "--timeout", "600") as client:
+    with serve("--max-queue", "400000", "--engine-threads", "1", "--timeout", "600") as client:
         port = port_of(client)
-        large = post(orjson.dumps({"instances": [ROW] * 1000}).ljust(size), path=b"/elbo?num_draws=4000")
-        like = post(orjson.dumps({"instances": [ROW] * 126}), path=b"/elbo?num_draws=4000")  # Shares its room.
+        large = post(orjson.dumps({"instances": [ROW] * 1000}).ljust(size), path=b"/elbo?num_draws=400")
+        like = post(orjson.dumps({"instances": [ROW] * 126}), path=b"/elbo?num_draws=400")  # Shares its room.
         with Client(port) as busy:
             busy.send(large)  # Fills the queue, for much longer than is waited here.
             time.sleep(1)  # Asked before that, the other would keep this one out.
