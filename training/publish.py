@@ -220,7 +220,7 @@ def write_bundle(
         num_draws=origin.bound.num_draws,
         seed=origin.bound.seed,
         scores=tuple(held_out_scores),
-        default_score=choose(sensitivity, len(validation)),
+        default_score=choose(sensitivity, len(validation), dataset.input),
         calibration=Calibration.of(len(splits.calibration), origin.bound.refine),
         tolerance=TOLERANCE,
         graphs=graphs,

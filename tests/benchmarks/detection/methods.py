@@ -78,4 +78,4 @@ def fit_and_score(
         # A row too far from all data for a finite bound is as strange as can be.
         return {name: np.nan_to_num(v, nan=math.inf, posinf=math.inf) for name, v in scores(columns).items()}
 
-    return Scored(scored(rows), choose(sensitivities(scored, data, held_out, seed), len(held_out)))
+    return Scored(scored(rows), choose(sensitivities(scored, data, held_out, seed), len(held_out), data))

@@ -153,13 +153,19 @@ def test_the_most_sensitive_score_is_chosen() -> None:
     assert found["blind"] == 0.5
     assert found["seeing"] > 0.9
     assert found["wrong"] == pytest.approx(1 - found["seeing"])
-    assert choose(found, len(rows)) == "seeing"
-    assert choose({"first": 0.7, "second": 0.7}, 100) == "first"
+    assert choose(found, len(rows), example.data) == "seeing"
+    assert choose({"first": 0.7, "second": 0.7}, 100, example.data) == "first"
     # A standard error of 100 rows is 0.046 at the most, of 10,000 rows 0.0102.
-    assert choose({"first": 0.7, "second": 0.73}, 100) == "first"
-    assert choose({"first": 0.7, "second": 0.73}, 10_000) == "second"
+    assert choose({"first": 0.7, "second": 0.73}, 100, example.data) == "first"
+    assert choose({"first": 0.7, "second": 0.73}, 10_000, example.data) == "second"
     # Nine rows without a mistake are expected to make one in eleven: the standard error is 0.096, not 0.
-    assert choose({"first": 0.95, "second": 1.0}, 9) == "first"
-    assert choose({"first": 0.90, "second": 1.0}, 9) == "second"
+    assert choose({"first": 0.95, "second": 1.0}, 9, example.data) == "first"
+    assert choose({"first": 0.90, "second": 1.0}, 9, example.data) == "second"
     assert sensitivities(score, example.data, rows, seed=0) == found
     assert corruptions(example.data) is CORRUPTIONS["tabular"]
+
+
+def test_typicality_is_no_default_of_tables() -> None:
+    found = {"negative_elbo": 0.7, "negative_log_evidence": 0.8, "typicality": 0.9}
+    assert choose(found, 1000, KINDS["grey levels"].data) == "typicality"
+    assert choose(found, 1000, KINDS["numbers"].data) == "negative_log_evidence"
