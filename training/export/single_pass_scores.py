@@ -31,7 +31,6 @@ class SinglePassScores(nn.Module):
     precision: Tensor
 
     def __init__(self, vae: VAE, data: ImageInput | TabularInput, normal: Array) -> None:
-        from sklearn.covariance import LedoitWolf  # noqa: PLC0415 - takes seconds, and a process that traces has no need
 
         super().__init__()
         self.vae = vae
@@ -43,10 +42,7 @@ class SinglePassScores(nn.Module):
         deviation = statistics.std(0, correction=0)
         spread = torch.maximum(deviation, 1e-3 * statistics.abs().mean(0) + 1e-6)
         standard = (statistics - statistics.mean(0)) / spread
-        shrunk = (
-            LedoitWolf().fit(standard.numpy()).covariance_ if len(standard) > 1 else np.zeros(2 * standard.shape[1:])
-        )
-        covariance = torch.from_numpy(shrunk) + torch.diag(1 - (deviation / spread) ** 2)
+        covariance = torch.from_numpy(_shrunk_covariance(standard.numpy())) + torch.diag(1 - (deviation / spread) ** 2)
         self.register_buffer("location", statistics.mean(0))
         self.register_buffer("precision", torch.linalg.inv(covariance) / torch.outer(spread, spread))
 
@@ -118,6 +114,20 @@ class SinglePassScores(nn.Module):
         windows = [window_sums(height, side) @ residual @ window_sums(width, side).T / side for side in sides]
         squares = torch.cat([window.flatten(1) for window in windows], 1).double()
         return torch.sqrt((squares * squares).mean(1))
+
+
+def _shrunk_covariance(standard: Array) -> Array:
+    """The covariance of statistics (N, S), shrunk by as much as Ledoit and Wolf say, and by at least 1/N².
+
+    By their rule statistics of two values, each as often as the other, would not be shrunk, and be singular.
+    """
+    from sklearn import covariance  # noqa: PLC0415 - takes seconds, and a process that traces has no need
+
+    if len(standard) < 2:
+        return np.zeros(2 * standard.shape[1:])
+    amount = max(covariance.ledoit_wolf_shrinkage(standard), len(standard) ** -2)
+    shrunk: Array = covariance.shrunk_covariance(covariance.empirical_covariance(standard), amount)
+    return shrunk
 
 
 def window_sums(size: int, length: int) -> Tensor:

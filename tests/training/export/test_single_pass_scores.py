@@ -116,6 +116,17 @@ def test_a_statistic_that_hardly_varies_says_little(normal: list[int]) -> None:
     assert (off.abs() <= 1e-3 * (1 + typicality)).all()
 
 
+@pytest.mark.parametrize("normal", [[0, 1], [0, 0, 0, 1, 1, 1]])
+@torch.no_grad()
+def test_two_rows_show_no_correlation(normal: list[int]) -> None:
+    """Of two rows each statistic has two values, of which any determines the others."""
+    vae, _, rows = made("grey levels", "gaussian_shared")
+    scores = SinglePassScores(vae, KINDS["grey levels"].data, rows[normal])
+    x = torch.from_numpy(rows)
+    standard = (scores._statistics(x, scores._reconstruction(x)) - scores.location).square() * scores.precision.diag()
+    assert (scores(x)[0] < len(normal) ** 2 * standard.sum(1)).all()
+
+
 @torch.no_grad()
 def test_missing_cells_differ_from_nothing() -> None:
     _, scores, rows = made("numbers", "gaussian")
