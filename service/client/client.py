@@ -193,9 +193,9 @@ class AsyncClient:
         body = await asyncio.to_thread(lambda: rows.encode(rows.values[start:stop]))
         try:
             response = await self._request("POST", path, query, body, rows.media_type, start)
-        except TooLargeError:
+        except (TooLargeError, DeadlineError) as error:
             half = (stop - start) // 2
-            if half == 0:
+            if half == 0 or error.status is None:  # Without a status the service may be gone.
                 raise
             self._batch_rows = min(self._batch_rows, half)
             await self._answer_part(path, rows, start, start + half, query, done)

@@ -31,7 +31,7 @@ from lowerbound import (
 
 from service.bundle import Array
 from service.scoring.conformal import discoveries
-from tests.conftest import Serve
+from tests.conftest import Serve, samples
 
 RECORDS: list[dict[str, Any]] = [
     {"age": 1.5, "colour": "red"},
@@ -147,6 +147,15 @@ def test_rows_that_the_service_finds_too_many_are_cut_again(serve: Serve, x: Arr
         with pytest.raises(TooLargeError, match="draws"):
             client.score(x, num_draws=1000)
     assert answer["elbo"].tobytes() == np.concatenate([again["elbo"]] * 40).tobytes()
+
+
+def test_rows_that_take_the_service_too_long_are_cut_again(serve: Serve, x: Array) -> None:
+    pixels = np.concatenate([x] * 40)
+    with serve("--timeout", "1") as server, Client(str(server.base_url), concurrency=1) as client:
+        answer = client.score(pixels, num_draws=512)
+        counted = samples(server.get("/metrics").text)
+    assert len(answer["elbo"]) == len(pixels)
+    assert any("504" in labels for labels in counted)
 
 
 def test_discoveries_look_at_all_rows(serve: Serve, x: Array) -> None:
