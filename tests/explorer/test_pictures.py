@@ -366,3 +366,16 @@ def test_colours_and_ranges_are_those_of_the_model(open_page: Open, toys: httpx.
     low = bounds["feature_log_likelihood"][0].sum(2).min()
     assert number(panel.locator(".low").inner_text()) == pytest.approx(low, abs=0.05)
     expect(panel.locator(".refinement")).to_be_hidden()  # The bundle has no such graph.
+
+
+def test_the_button_that_enlarges_covers_no_text(open_page: Open, digits: httpx.Client, strange: Array) -> None:
+    page = open_page(digits, viewport={"width": 390, "height": 844})
+    panel = page.locator("#pictures")
+    panel.get_by_label("Choose files").set_input_files(file("strange.npy", npy(strange)))
+    expect(panel.locator(".verdict")).to_contain_text("Stranger than all")
+    chart = panel.locator(".chart").filter(has=page.locator(".distribution"))
+    button = chart.get_by_role("button", name="Enlarge").bounding_box()
+    for text in chart.locator("text").all():
+        box = text.bounding_box()
+        assert button and box
+        assert box["x"] + box["width"] <= button["x"] or box["y"] >= button["y"] + button["height"]
