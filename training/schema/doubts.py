@@ -29,7 +29,11 @@ _NUMBER = re.compile(
     r"([^\w\s]{0,3}|[^\W\d_]{1,3}[^\w\s])\s*[+-]?\d+([.,'\u2019\s]\d{3})*([.,]\d+)?\s*([^\W\d_]{0,8}\.?|[^\w\s])\)?"
 )
 _FRACTION = re.compile(r"\d+ ?/ ?\d+|[\d.,]+ ?± ?[\d.,]+")
-_DURATION = re.compile(r"-?P(?=[\dT])(\d+[YMWD])*(T(\d+H)?(\d+M)?(\d+(\.\d+)?S)?)?")
+_DURATION = re.compile(
+    r"-?P(?=[\dT])(\d+[YMWD])*(T(\d+H)?(\d+M)?(\d+(\.\d+)?S)?)?"
+    r"|(?=.*\d\D+\d)(\d+ ?(d|days?|h|hrs?|hours?) ?)?(\d+ ?(m|min|minutes?)? ?)?(\d+ ?(s|secs?|seconds?))?",
+    re.IGNORECASE,
+)
 _VALUE = r"[+-]?\d+(\.\d+)?"
 _LIST = re.compile(rf"[\[({{].*[\])}}]|{_VALUE}([,;]\s*{_VALUE})+", re.DOTALL)
 _MONTH = re.compile(r"\d{0,2}\W*(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\W+\d{1,2}", re.IGNORECASE)

@@ -198,7 +198,7 @@ class _Texts:
         for word in self.distinct.filter(pc.match_substring_regex(self.distinct, _SENTINELS)).to_pylist():
             mark = float(word)
             others = values[(values != mark) & np.isfinite(values)]
-            if (values == mark).sum() > 1 and len(np.unique(others)) > 1:
+            if (values == mark).sum() > 1 and len(np.unique(others)) > 2:  # Beside 0 and 1, -1 is a direction.
                 low, high = others.min(), others.max()
                 if abs(mark) > _SMALL and max(mark - high, low - mark) > high - low:
                     return f"has {word}, far from all other numbers; if it is a missing cell: {_as_missing(word)}"
