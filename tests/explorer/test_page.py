@@ -200,6 +200,8 @@ def test_nothing_is_wider_than_the_window(open_page: Open, toys: httpx.Client, w
         expect(page.locator("#title")).to_have_text(model.removesuffix(" 1"))
         ready(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        nav = page.get_by_role("navigation", name="Panels")
+        assert nav.evaluate("one => one.scrollWidth <= one.clientWidth")
 
 
 def test_the_keyboard_is_enough(open_page: Open, digits: httpx.Client) -> None:
