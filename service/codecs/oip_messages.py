@@ -78,6 +78,10 @@ class InferOutput(Checked):
     parameters: OutputParameters = OutputParameters()
 
 
+MAX_TENSORS = 100
+"""Inputs or outputs of a request; a graph has one input, and fewer than ten outputs."""
+
+
 class InferRequest(Checked):
     """The JSON part of a request; the binary inputs' bytes follow it, in order."""
 
@@ -89,8 +93,10 @@ class InferRequest(Checked):
         "for draws seed. Names like these are refused; "
         "others are ignored.",
     )
-    inputs: list[InferInput]
-    outputs: list[InferOutput] = Field(default=[], description="The outputs wanted; all if empty.")
+    inputs: list[InferInput] = Field(max_length=MAX_TENSORS)
+    outputs: list[InferOutput] = Field(
+        default=[], max_length=MAX_TENSORS, description="The outputs wanted; all if empty."
+    )
 
 
 class InferParameters(Checked):

@@ -200,3 +200,12 @@ def test_overload_says_when_to_come_back(serve: Serve, x: Array) -> None:
             if answer.status_code == 429:
                 assert_error(answer, 429, "^Too Many Requests: 262,144 row-draws are queued")
                 assert int(answer.headers["Retry-After"]) >= 1
+
+
+def test_no_request_has_very_many_tensors(digits: httpx.Client) -> None:
+    inputs = [{"name": f"x{i}", "shape": [1], "datatype": "FP64", "data": [1]} for i in range(101)]
+    said = "at most 100 items"
+    assert_error(digits.post(INFER, json={"inputs": inputs}), 400, f"inputs: .*{said}")
+    wanted = {"inputs": inputs[:1], "outputs": [{"name": "elbo"}] * 101}
+    assert_error(digits.post(INFER, json=wanted), 400, f"outputs: .*{said}")
+    assert_error(digits.post(INFER, json={"inputs": inputs[:100]}), 400, "takes the one input 'x', not 'x0', 'x1'")
