@@ -67,6 +67,9 @@ from training.datasets.table import Table, TableError
         (lambda n: f"+49 89 {100000 + 37 * n}", None),
         (lambda n: f"10.0.0.{n}", None),
         (lambda n: f"A{n % 20}", None),
+        (lambda n: f"may-{n:04}", None),
+        (lambda n: f"INV/{n:04}", None),
+        (lambda n: f"US${n}k", "is left out, though it looks like numbers, as 'US$0k'"),
         (lambda n: n * n, None),
     ],
 )
