@@ -1,6 +1,7 @@
 """The pages are held to the code: their commands run, their outputs are real, tables complete, links lead somewhere."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -134,6 +135,29 @@ def test_the_python_examples_are_real(digits: httpx.Client, code: str, shown: st
     code = code.replace(ADDRESS, address(digits))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     assert done.stdout == shown
+
+
+@pytest.mark.slow
+def test_the_walk_of_the_payments_is_real(tmp_path: Path) -> None:
+    """Numbers differ a little from one machine to another; all words are compared."""
+    text = page("guide/payments")
+    for name, code in zip(("payments.py", "look.py"), blocks("py", text), strict=True):
+        (tmp_path / name).write_text(code)
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "COLUMNS": "80"}
+    walk = [step for block in blocks("console", text) for step in block.removeprefix("$ ").split("\n$ ")]
+    for before, step in zip(("payments.py", None, "look.py"), walk, strict=True):
+        command, _, shown = step.partition("\n")
+        if before:
+            subprocess.run([sys.executable, before], cwd=tmp_path, check=True)
+        done = subprocess.run(
+            ["bash", "-c", f"{command} 2>&1"], cwd=tmp_path, env=environment, capture_output=True, check=True, text=True
+        )
+        pattern = ".*".join(re.escape(_without_numbers(part)) for part in shown.split("...\n"))
+        assert re.fullmatch(pattern, _without_numbers(done.stdout), re.DOTALL), done.stdout
+
+
+def _without_numbers(text: str) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"\d[\d.,:]*", "N", text))
 
 
 def test_make_knows_the_commands() -> None:
