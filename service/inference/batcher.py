@@ -15,9 +15,7 @@ import math
 import os
 import sys
 import time
-from collections import deque
 from collections.abc import Callable
-from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import Any
 
@@ -26,7 +24,7 @@ import numpy as np
 from service.bundle import Array
 from service.engine import Engine
 from service.errors import EngineLostError, NotReadyError, OverloadedError
-from service.inference.jobs import Job, Piece, Report, Work
+from service.inference.jobs import Job, JobQueue, Piece, Report, Work
 from service.inference.use import Admission
 
 _SMOOTHING = 0.1
@@ -37,25 +35,8 @@ LIKE = 8
 
 _STOPPED = "this model is being stopped"
 
-
 _NICENESS = 5
-"""Of threads for large jobs, as of the process for large bodies."""
-
-
-class _Queue(deque[Job]):
-    """Jobs of one kind that wait.
-
-    Args:
-        niceness: Added to that of the process in the threads that compute these jobs.
-
-    Attributes:
-        wake: Has an entry where there may be something to do, and false where a thread is to end.
-    """
-
-    def __init__(self, niceness: int) -> None:
-        super().__init__()
-        self.niceness = niceness
-        self.wake: SimpleQueue[bool] = SimpleQueue()
+"""The process for large bodies has this niceness, and so have the threads for large jobs."""
 
 
 class _EngineThread(Thread):
@@ -67,7 +48,7 @@ class _EngineThread(Thread):
         given_up: Nobody waits for that call any more.
     """
 
-    def __init__(self, run: Callable[["_EngineThread"], None], queue: _Queue) -> None:
+    def __init__(self, run: Callable[["_EngineThread"], None], queue: JobQueue) -> None:
         super().__init__(target=run, args=[self], name="engine", daemon=True)
         self.queue = queue
         self.since: float | None = None
@@ -98,8 +79,8 @@ class Batcher:
         self._observe = observe
         self._max_batch = max_batch
         self._max_queue = max_queue
-        self._small = _Queue(0)
-        self._large = _Queue(_NICENESS)
+        self._small = JobQueue(0)
+        self._large = JobQueue(_NICENESS)
         self._taking = Lock()
         self._admitted: dict[int, int] = {}  # Requests by their cost.
         self._outstanding = 0
@@ -116,7 +97,7 @@ class Batcher:
         self._loop = asyncio.get_running_loop()
         self._threads = [self._new_thread(queue) for queue in (self._small, self._large) * self._num_threads]
 
-    def _new_thread(self, queue: _Queue) -> _EngineThread:
+    def _new_thread(self, queue: JobQueue) -> _EngineThread:
         thread = _EngineThread(self._engine_thread, queue)
         thread.start()
         return thread
@@ -252,7 +233,7 @@ class Batcher:
                 self._wake_threads()
             del engine  # Which may be replaced while this engine thread waits.
 
-    def _may_take(self, queue: _Queue) -> bool:
+    def _may_take(self, queue: JobQueue) -> bool:
         busy = [thread.queue for thread in self._threads if thread.since is not None]
         return len(busy) < self._num_threads or queue not in busy
 
@@ -280,7 +261,7 @@ class Batcher:
             if not self._loop.is_closed():
                 raise
 
-    def _take(self, waiting: _Queue) -> list[Piece]:
+    def _take(self, waiting: JobQueue) -> list[Piece]:
         """The next batch: the longest-waiting job's rows, filled up with rows that can share its engine call.
 
         A job with rows left goes to the end of its queue, so that large jobs take turns.

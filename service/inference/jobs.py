@@ -2,8 +2,10 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import NamedTuple
 
 import numpy as np
@@ -85,6 +87,22 @@ class Job:
     def fail(self, error: BaseException) -> None:
         if not self.future.done():
             self.future.set_exception(error)
+
+
+class JobQueue(deque[Job]):
+    """Jobs of one kind that wait.
+
+    Args:
+        niceness: Added to that of the process in the threads that compute these jobs.
+
+    Attributes:
+        wake: Has an entry where there may be something to do, and false where a thread is to end.
+    """
+
+    def __init__(self, niceness: int) -> None:
+        super().__init__()
+        self.niceness = niceness
+        self.wake: SimpleQueue[bool] = SimpleQueue()
 
 
 class Piece(NamedTuple):
