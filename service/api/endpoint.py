@@ -32,7 +32,7 @@ Answer = tuple[Content, Iterable[Header]]
 Handler = Callable[..., Awaitable[Answer]]
 
 MAX_PARAMETERS = 100
-"""Parameters of a query that are read: each unknown one is compared with those that there are."""
+"""A query with more parameters is refused: the service compares each unknown one with all that it knows."""
 
 PresentRequest = Annotated[RequestContext, Depends(present_request)]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 Header = tuple[bytes, bytes]
 Content = bytes | list[bytes]
-"""Of an answer, whole or in pieces."""
+"""The body of an answer, whole or in pieces."""
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 

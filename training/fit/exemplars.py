@@ -34,7 +34,7 @@ MOST_GROUPED = 2**16
 """Training rows that are grouped: more would hardly move a thousand groups."""
 
 ROUNDS = 10
-"""Of Lloyd's algorithm, each of which moves the groups less."""
+"""Rounds of Lloyd's algorithm: each moves the groups less than the one before."""
 
 
 def set_exemplars(vae: VAE, train: TrainingRows, held_out: Tensor, base_samples: Tensor, recipe: FitRecipe) -> None:
@@ -96,7 +96,7 @@ def _groups(mean: Tensor, variance: Tensor, number: int) -> tuple[Tensor, Tensor
     centres = mean[:number]
     for _ in range(ROUNDS):
         group = torch.cat([torch.cdist(part, centres).argmin(1) for part in mean.split(CHUNK)])
-        _, group, count = group.unique(return_inverse=True, return_counts=True)  # Without those that are empty.
+        _, group, count = group.unique(return_inverse=True, return_counts=True)  # Empty groups go.
         centres = _mean_of_groups(mean, group, count)
     spread = _mean_of_groups(variance + (mean - centres[group]) ** 2, group, count)
     return centres, spread, count / len(mean)

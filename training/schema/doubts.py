@@ -77,7 +77,7 @@ def doubt_number(name: str, cells: pa.Array) -> str | None:
 
 
 def _unit_of_time(name: str, numbers: npt.NDArray[np.int64]) -> str | None:
-    """What may be counted from 1970 or 1900, by the size of the numbers; small ones only where the name says so."""
+    """The unit in which numbers of this size may count from 1970 or 1900; of small ones only if the name says so."""
     units = [("milliseconds since 1970", _SECONDS, 1000)]
     if _NAMES_OF_TIMES.search(name):
         units += [("seconds since 1970", _SECONDS, 1), ("Excel's days since 1900", _DAYS, 1)]

@@ -91,7 +91,7 @@ def _fields(fields: dict[str, dict[str, Any]]) -> str:
 
 
 def _kinds(schema: dict[str, Any]) -> Iterator[str]:
-    """What the values are, in words: a type or the values that there are, and the default."""
+    """The values in words: their type or a list of them, and the default."""
     kinds = [
         one.get("enum", [one["type"]]) for one in schema.get("anyOf", [schema]) if one.get("type", "null") != "null"
     ]
