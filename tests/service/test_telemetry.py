@@ -31,7 +31,7 @@ child.kill()
 
 REPORTING = """
 import sys, time, onnxruntime
-onnxruntime.InferenceSession(open(sys.argv[1], "rb").read())
+onnxruntime.InferenceSession(sys.argv[1])
 time.sleep(60)
 """
 """What ONNX Runtime does by itself: proof that the watch would see it."""
