@@ -23,7 +23,7 @@ async def in_thread(function: Callable[[], T], seconds: float | None = None) -> 
 
 
 def start_thread(function: Callable[[], T]) -> Future[T]:
-    """Run the function in a thread of its own; its outcome cannot be cancelled."""
+    """Run the function in a thread of its own. It cannot be cancelled; an outcome may be that no thread could start."""
     outcome: Future[T] = Future()
     outcome.set_running_or_notify_cancel()
 
@@ -33,5 +33,8 @@ def start_thread(function: Callable[[], T]) -> Future[T]:
         except BaseException as error:
             outcome.set_exception(error)
 
-    Thread(target=run, daemon=True).start()
+    try:
+        Thread(target=run, daemon=True).start()
+    except (RuntimeError, MemoryError) as error:
+        outcome.set_exception(error)
     return outcome

@@ -123,9 +123,11 @@ class ChildProcess:
         try:
             _send(connection, (function, tuple(map(_shared, arguments))))
             succeeded, value = _receive(connection)
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, MemoryError) as error:  # A part of a message may be unread.
             process.kill()
             process.wait()
+            if isinstance(error, MemoryError):
+                raise
             raise NotReadyError("the process that reads and writes large bodies has ended; try again") from error
         if not succeeded:
             raise value

@@ -237,13 +237,14 @@ def test_without_descriptors_those_who_are_connected_are_served(serve: Serve) ->
         assert send_request(client) == good
 
 
-def test_without_memory_requests_fail_and_the_service_does_not(serve: Serve) -> None:
+@pytest.mark.parametrize("room", [20, 28])  # MiB: the body alone takes 13, a thread 8, and the rows 13.
+def test_without_memory_requests_fail_and_the_service_does_not(serve: Serve, room: int) -> None:
     body = io.BytesIO()
     np.save(body, np.zeros((200_000, 8, 8), np.uint8))
     headers = {"Content-Type": "application/x-npy", "Accept": "application/x-npy"}
     with serve("--engine-threads", "1") as client:
         good = send_request(client)
-        with limited(client, resource.RLIMIT_AS, address_space(process_of(client)) + 8 * 2**20):
+        with limited(client, resource.RLIMIT_AS, address_space(process_of(client)) + room * 2**20):
             answer = client.post("/encode", content=body.getvalue(), headers=headers)
             assert answer.is_error, answer.text  # From wherever the memory ended.
             assert send_request(client) == good
