@@ -1,7 +1,6 @@
 """Every request is answered once, by its own rows, in order, with any others in the queue."""
 
 import asyncio
-import os
 import sys
 import threading
 from dataclasses import replace
@@ -11,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.errors import NotReadyError, OverloadedError
+from service.errors import NotReadyError
 from service.inference import Report
 from service.inference.batcher import Batcher
 from service.inference.jobs import Work
@@ -157,37 +156,6 @@ def test_a_call_waits_while_work_arrives_until_it_is_full(max_batch: int, first:
     with_batcher(scenario, max_batch=max_batch)
 
 
-def test_large_jobs_and_small_ones_take_turns() -> None:
-    async def scenario(batcher: Batcher, engine: Arithmetic) -> None:
-        engine.may_go_on.clear()
-        large = asyncio.create_task(batcher.submit(work(*range(10, 22), draws=2)))
-        await until_busy(engine)
-        small = asyncio.create_task(batcher.submit(work(1, 2)))
-        await until_busy(engine)
-        engine.may_go_on.set()
-        done, _ = await asyncio.wait([large, small], return_when=asyncio.FIRST_COMPLETED)
-        assert small in done
-        np.testing.assert_array_equal((await large)["value"], 2 * np.arange(10, 22))
-        assert [len(rows) for _, rows in engine.calls] == [4, 2, 4, 4]
-
-    with_batcher(scenario, max_batch=8)
-
-
-def test_a_large_job_has_its_turns_among_small_ones() -> None:
-    async def scenario(batcher: Batcher, engine: Arithmetic) -> None:
-        engine.may_go_on.clear()
-        requests = [asyncio.create_task(batcher.submit(work(1)))]
-        await until_busy(engine)
-        small = [work(10 * i, 10 * i + 1, draws=4) for i in range(2, 7)]
-        requests += [asyncio.create_task(batcher.submit(task)) for task in (*small, work(*range(100, 106), draws=2))]
-        await until_busy(engine)
-        assert engine.calls[1] == ("double", [100, 101, 102, 103])
-        engine.may_go_on.set()
-        await asyncio.gather(*requests)
-
-    with_batcher(scenario, max_batch=8)
-
-
 def test_the_longest_call_is_the_one_that_began_first() -> None:
     async def scenario(batcher: Batcher, engine: Arithmetic) -> None:
         assert batcher.longest_call() == 0
@@ -204,41 +172,7 @@ def test_the_longest_call_is_the_one_that_began_first() -> None:
     with_batcher(scenario, engine_threads=2)
 
 
-def test_small_jobs_are_computed_while_large_ones_hold_every_thread() -> None:
-    async def scenario(batcher: Batcher, engine: Arithmetic) -> None:
-        engine.may_go_on.clear()
-        large = [asyncio.create_task(batcher.submit(work(*range(100 * i, 100 * i + 9)))) for i in (1, 2)]
-        await until_busy(engine)
-        await until_busy(engine)
-        small = asyncio.create_task(batcher.submit(work(1)))
-        await until_busy(engine)
-        assert engine.calls[2] == ("double", [1])
-        another = asyncio.create_task(batcher.submit(work(2, shift=1, graph="shift")))
-        await asyncio.sleep(0.05)
-        assert engine.under_way == 3  # No more than one for all small jobs.
-        engine.may_go_on.set()
-        await asyncio.gather(*large, small, another)
-
-    with_batcher(scenario, max_batch=8, engine_threads=2)
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread has no priority of its own")
-def test_large_jobs_are_computed_at_a_lower_priority() -> None:
-    niceness: list[int] = []
-
-    def finish(answer: dict[str, Array]) -> dict[str, Array]:
-        niceness.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
-        return answer
-
-    async def scenario(batcher: Batcher, engine: Arithmetic) -> None:
-        for task in (work(*range(9)), work(1), work(*range(9))):
-            await batcher.submit(replace(task, finish=finish))
-        usual = os.getpriority(os.PRIO_PROCESS, 0)
-        assert [each - usual for each in niceness] == [5, 5, 0, 5, 5]
-
-    with_batcher(scenario)
-
-
 def test_an_answer_of_too_few_rows_fails_its_own_request() -> None:
     async def scenario(batcher: Batcher, engine: Arithmetic) -> None:
         def finish(answer: dict[str, Array]) -> dict[str, Array]:
@@ -291,56 +225,6 @@ def test_rows_of_a_caller_that_left_are_not_computed() -> None:
         assert engine.calls == [("double", [1]), ("double", [4])]
 
     with_batcher(scenario)
-
-
-def test_what_there_is_no_room_for_is_refused_at_once() -> None:
-    async def scenario(batcher: Batcher, engine: Arithmetic) -> None:
-        engine.may_go_on.clear()
-        first = asyncio.create_task(admitted(batcher, work(1, 2, 3, draws=3)))
-        await until_busy(engine)
-        with pytest.raises(OverloadedError, match="9 row-draws are queued, 9 at most") as refusal:
-            await admitted(batcher, work(4, draws=2))
-        assert refusal.value.retry_after == 1.0  # Nothing has been measured yet.
-        fits = asyncio.create_task(admitted(batcher, work(5)))  # Of another size than the nine.
-        await asyncio.sleep(0)
-        assert batcher.admitted == 10
-        engine.may_go_on.set()
-        await asyncio.gather(first, fits)
-        assert batcher.admitted == 0
-        engine.may_go_on.clear()
-        second = asyncio.create_task(admitted(batcher, work(6, 7, 8, draws=3)))
-        await until_busy(engine)
-        with pytest.raises(OverloadedError) as refusal:
-            await admitted(batcher, work(9, draws=2))
-        assert refusal.value.retry_after == pytest.approx(9 / batcher._rate)
-        engine.may_go_on.set()
-        await second
-
-    with_batcher(scenario, max_queue=9)
-
-
-def test_what_is_admitted_once_has_its_room_until_it_ends() -> None:
-    async def scenario(batcher: Batcher, engine: Arithmetic) -> None:
-        with batcher.admit(8):
-            await batcher.submit(work(1, 2))
-            engine.may_go_on.clear()
-            others = asyncio.create_task(admitted(batcher, work(3, 4)))
-            await until_busy(engine)
-            with pytest.raises(OverloadedError, match="10 row-draws are queued, 10 at most"):
-                await admitted(batcher, work(5))
-            engine.may_go_on.set()
-            np.testing.assert_array_equal((await batcher.submit(work(6, 7)))["value"], [12, 14])
-        await others
-        await admitted(batcher, work(*range(10)))
-
-    with_batcher(scenario, max_queue=10)
-
-
-def test_an_idle_service_takes_a_request_of_any_size() -> None:
-    async def scenario(batcher: Batcher, engine: Arithmetic) -> None:
-        np.testing.assert_array_equal((await admitted(batcher, work(*range(50))))["value"], 2 * np.arange(50))
-
-    with_batcher(scenario, max_queue=10)
 
 
 def test_stop_answers_what_is_under_way_and_refuses_what_waits() -> None:
