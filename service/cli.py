@@ -8,6 +8,7 @@ import gc
 import inspect
 import os
 import re
+import select
 import sys
 from argparse import Action, RawDescriptionHelpFormatter
 from collections.abc import Iterable
@@ -123,6 +124,19 @@ def problems(error: ValidationError) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a subcommand; returns the exit status: 1 for an error, 2 for an unknown command, 130 after Ctrl-C."""
+    try:
+        try:
+            return _find_and_run(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _output_is_closed():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again as it exits.
+        return 1
+
+
+def _find_and_run(arguments: list[str] | None) -> int:
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or [""]
     if command := COMMANDS.get(name):
         atexit.register(gc.freeze)  # The last collection would walk all of PyTorch for two seconds.
@@ -145,6 +159,8 @@ def _run(name: str, command: Command, arguments: list[str]) -> int:
     except ValidationError as error:
         _tell(f"error: {problems(error)}")
     except (LowerboundError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and _output_is_closed():
+            raise
         _tell("\n".join([f"error: {error}", *getattr(error, "__notes__", ())]))
     except KeyboardInterrupt as error:
         _tell(f"interrupted; {error}" if error.args else "interrupted; nothing is written")
@@ -152,6 +168,13 @@ def _run(name: str, command: Command, arguments: list[str]) -> int:
     else:
         return 0
     return 1
+
+
+def _output_is_closed() -> bool:
+    """Whether the reader of the output has ended, as `head` does."""
+    poll = select.poll()
+    poll.register(sys.stdout, 0)  # Errors are always told.
+    return bool(poll.poll(0))
 
 
 def _help() -> str:

@@ -55,6 +55,18 @@ def test_the_help_of_a_command_begins_with_its_usage_purpose_and_examples(
     assert "None" not in shown
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"]])
+def test_a_reader_of_the_output_may_end_early(arguments: list[str], unbuffered: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as output:  # noqa: PTH123 - a pipe
+        environment = ENVIRONMENT | {"PYTHONUNBUFFERED": unbuffered}
+        command = [COMMAND, *arguments]
+        done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, env=environment, check=False, timeout=120)
+    assert done.stderr == b""
+
+
 def test_it_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with log.open("w") as output:
