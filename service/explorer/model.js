@@ -65,14 +65,14 @@ export class Model {
   }
 
   /** The bounds of pictures, arrays by name. What people try out here is no evidence of drift. */
-  elbo(pictures, query) {
-    return this.#service.npy(`${this.#path}elbo`, { ...query, observe: false }, pictures, this.#shape(pictures));
+  elbo(pictures, query, signal) {
+    return this.#service.npy(`${this.#path}elbo`, { ...query, observe: false }, pictures, this.#shape(pictures), signal);
   }
 
   /** The bounds of records, lists by name; `problem` says what is wrong with each, in the words of a row, or is null. */
-  async elboOfRows(instances, query) {
+  async elboOfRows(instances, query, signal) {
     const asked = { ...query, observe: false, on_error: "mark" };
-    const answer = await this.#service.json(`${this.#path}elbo`, asked, { instances });
+    const answer = await this.#service.json(`${this.#path}elbo`, asked, { instances }, signal);
     const inWords = (text) => text?.replaceAll(/instances\[\d+\][.:]? ?/g, "") ?? null;
     return { ...answer, problem: answer.problem.map(inWords) };
   }

@@ -31,15 +31,15 @@ export class Service {
     return sessionStorage.getItem(KEPT) !== null;
   }
 
-  async json(path, query, body) {
+  async json(path, query, body, signal) {
     const content = body && { body: JSON.stringify(body), headers: { "Content-Type": JSON_TYPE } };
-    return (await this.#fetch(path, query, JSON_TYPE, content)).json();
+    return (await this.#fetch(path, query, JSON_TYPE, content, signal)).json();
   }
 
   /** The same in binary: `data` of that shape in, if any; arrays out, see `decode`. */
-  async npy(path, query, data, shape) {
+  async npy(path, query, data, shape, signal) {
     const content = data && { body: encode(data, shape), headers: { "Content-Type": NPY } };
-    return decode(await (await this.#fetch(path, query, NPY, content)).arrayBuffer());
+    return decode(await (await this.#fetch(path, query, NPY, content, signal)).arrayBuffer());
   }
 
   /** The same for a file as it is: its content says what it holds. */
@@ -52,7 +52,7 @@ export class Service {
     return (await this.#fetch(path, {}, "*/*")).text();
   }
 
-  async #fetch(path, query, accept, content) {
+  async #fetch(path, query, accept, content, signal) {
     // Relative to the page, wherever a proxy has put it.
     const url = new URL(path, document.baseURI);
     for (const [name, value] of Object.entries(query ?? {})) if (value != null) url.searchParams.set(name, value);
@@ -61,8 +61,9 @@ export class Service {
       const headers = { Accept: accept, ...content?.headers, ...(key && { Authorization: `Bearer ${key}` }) };
       let answer;
       try {
-        answer = await fetch(url, { method: content ? "POST" : "GET", body: content?.body, headers });
-      } catch {
+        answer = await fetch(url, { method: content ? "POST" : "GET", body: content?.body, headers, signal });
+      } catch (error) {
+        if (signal?.aborted) throw error;
         throw new ServiceError("The service cannot be reached.");
       }
       if (answer.status !== 401) {

@@ -12,25 +12,27 @@ const TOO_SLOW = 504;
  * as the service says.
  *
  * @param {number} count
- * @param {(start: number, stop: number) => Promise<void>} ask
- * @param {{stopped: () => boolean, told: (done: number, wait?: number) => void}} watch `told` hears how many rows are
- *   answered, and how many seconds the service asks to wait, if it does.
- * @returns {Promise<number>} how many rows are answered: all, unless `stopped`.
+ * @param {(start: number, stop: number, signal: AbortSignal) => Promise<void>} ask
+ * @param {AbortSignal} signal ends the request under way, and the wait.
+ * @param {(done: number, wait?: number) => void} told hears how many rows are answered, and how many seconds the service asks to
+ *   wait, if it does.
+ * @returns {Promise<number>} how many rows are answered: all, unless `signal` is aborted.
  */
-export async function inPieces(count, ask, { stopped, told }) {
+export async function inPieces(count, ask, signal, told) {
   let size = FIRST;
   let most = MOST;
   let done = 0;
-  while (done < count && !stopped()) {
+  while (done < count && !signal.aborted) {
     const stop = Math.min(done + size, count);
     const began = performance.now();
     try {
-      await ask(done, stop);
+      await ask(done, stop, signal);
     } catch (error) {
+      if (signal.aborted) break;
       if (error.status === BUSY) {
         const wait = error.wait ?? 1;
         told(done, wait);
-        await new Promise((resume) => { setTimeout(resume, 1000 * wait); });
+        await pause(1000 * wait, signal);
       } else if ([TOO_LARGE, TOO_SLOW].includes(error.status) && stop - done > 1) {
         most = Math.floor((stop - done) / 2);
         size = most;
@@ -44,4 +46,12 @@ export async function inPieces(count, ask, { stopped, told }) {
     if (performance.now() - began < QUICK) size = Math.min(2 * size, most);
   }
   return done;
+}
+
+/** Wait so many milliseconds, or until the signal is aborted. */
+function pause(milliseconds, signal) {
+  return new Promise((resume) => {
+    setTimeout(resume, milliseconds);
+    signal.addEventListener("abort", resume);
+  });
 }

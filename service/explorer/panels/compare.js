@@ -33,11 +33,12 @@ export function comparePanel(panel, service, scored) {
     const score = forOther(second);
     const found = { score: [], p_value: [] };
     const count = answer.score.length;
-    const done = await run(count, async (start, stop) => {
-      const part = await score(start, stop);
+    const done = await run(count, async (start, stop, signal) => {
+      const part = await score(start, stop, signal);
       for (const column of Object.keys(found)) found[column].push(...part[column]);
     });
     if (done === null) return;
+    if (done === 0) throw new Error(`Stopped before the first ${noun()} were scored.`);
     const both = [answer, found].map(({ score, p_value: p }) => score.map((value, i) => rankOf(value, p[i])));
     const rows = Array.from({ length: done }, (_, i) => i).filter((i) => both.every((ranks) => ranks[i] !== null));
     if (rows.length < 2) throw new TypeError(`Fewer than two ${noun()} can be scored by both models.`);

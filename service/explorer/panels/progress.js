@@ -6,7 +6,7 @@ const SOON = 400;
 
 /**
  * A function that asks about many rows, in pieces, see `inPieces`. It promises how many rows are answered, or null where a
- * newer call has taken its place.
+ * newer call has taken its place. The button ends the request under way.
  *
  * @param {HTMLElement} zone has a progress element, a text and a button; it is shown where the work takes a while.
  */
@@ -15,10 +15,14 @@ export function progress(zone) {
   const text = zone.querySelector("[role=status]");
   let current;
 
-  zone.querySelector("button").addEventListener("click", () => { current.stopped = true; });
+  zone.querySelector("button").addEventListener("click", () => {
+    current.abort();
+    zone.closest("section").querySelector("h2").focus({ preventScroll: true });  // The button is about to go.
+  });
 
   return async (count, ask) => {
-    const mine = { stopped: false };
+    current?.abort();
+    const mine = new AbortController();
     current = mine;
     const told = (done, wait) => {
       if (mine !== current) return;
@@ -30,11 +34,8 @@ export function progress(zone) {
     told(0);
     const timer = setTimeout(() => { zone.hidden = mine !== current; }, SOON);
     try {
-      const done = await inPieces(count, ask, { stopped: () => mine.stopped || mine !== current, told });
+      const done = await inPieces(count, ask, mine.signal, told);
       return mine === current ? done : null;
-    } catch (error) {
-      if (mine === current) throw error;
-      return null;
     } finally {
       clearTimeout(timer);
       if (mine === current) zone.hidden = true;

@@ -36,13 +36,14 @@ export function scorePicturesPanel(panel, scored) {
     if (!pictures.length) return;
     try {
       const given = pictures;
-      const done = await run(given.length, async (start, stop) => {
+      const done = await run(given.length, async (start, stop, signal) => {
         const values = together(given.slice(start, stop).map((picture) => picture.values));
-        const answer = await model.elbo(values, { score: score.value });
+        const answer = await model.elbo(values, { score: score.value }, signal);
         given.slice(start, stop).forEach((picture, i) => (
           Object.assign(picture, { score: answer.score.data[i], p: answer.p_value.data[i] })));
       });
-      if (!done) return;
+      if (done === null) return;
+      if (done === 0) throw new Error("Stopped before the first pictures were scored.");
       show(given.slice(0, done), given.length);
       scored();
       await detail();
@@ -203,8 +204,8 @@ export function scorePicturesPanel(panel, scored) {
       forOther(other) {
         const convert = inUnitsOf(model.input, other);
         const given = ranked;
-        return async (start, stop) => {
-          const answer = await other.elbo(together(given.slice(start, stop).map(({ values }) => convert(values))), {});
+        return async (start, stop, signal) => {
+          const answer = await other.elbo(together(given.slice(start, stop).map(({ values }) => convert(values))), {}, signal);
           return { score: [...answer.score.data], p_value: [...answer.p_value.data] };
         };
       },

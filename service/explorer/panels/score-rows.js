@@ -53,8 +53,8 @@ export function scoreRowsPanel(panel, scored) {
     try {
       const read = readRows(text, model.input);
       const columns = Object.fromEntries(COLUMNS.map((name) => [name, []]));
-      const done = await run(read.records.length, async (start, stop) => {
-        const part = await model.elboOfRows(read.records.slice(start, stop), { score: score.value });
+      const done = await run(read.records.length, async (start, stop, signal) => {
+        const part = await model.elboOfRows(read.records.slice(start, stop), { score: score.value }, signal);
         for (const name of COLUMNS) columns[name].push(...part[name]);
       });
       if (done === null) return;
@@ -177,7 +177,7 @@ export function scoreRowsPanel(panel, scored) {
         const { name, version } = other.manifest;
         if (other.input.kind !== "tabular") throw new TypeError(`${name} ${version} is a model of pictures.`);
         const { records } = readRows(text, other.input);
-        return (start, stop) => other.elboOfRows(records.slice(start, stop), {});
+        return (start, stop, signal) => other.elboOfRows(records.slice(start, stop), {}, signal);
       },
     }),
     async open(opened) {
