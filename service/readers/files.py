@@ -23,6 +23,7 @@ from fsspec.core import url_to_fs
 from service.errors import FileError, RequestError
 
 _HIDDEN = re.compile(r"(^|/)[._]")
+_END_MARK = b"\x1a"
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 
@@ -108,6 +109,37 @@ def open_file(path: Source) -> Iterator[IO[bytes]]:
                 yield plain
         else:
             yield file
+
+
+@contextmanager
+def open_text(path: Source, encoding: str) -> Iterator[IO[bytes]]:
+    """Open a text file's bytes, without the mark by which DOS ends a file."""
+    with open_file(path) as file:
+        # The last byte of a text in UTF-16 may be the same.
+        yield file if encoding.lower().startswith(("utf-16", "utf-32")) else cast("IO[bytes]", _WithoutEndMark(file))
+
+
+class _WithoutEndMark(io.RawIOBase):
+    """The bytes of a file but the mark at its end, for which the next byte is read ahead."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._ahead = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._ahead + (self._file.read() if size < 0 else self._file.read(size + 1 - len(self._ahead)))
+        if size < 0 or len(data) <= size:
+            self._ahead = b""
+            return data.removesuffix(_END_MARK)
+        self._ahead = data[size:]
+        return data[:size]
+
+    def read1(self, size: int = -1, /) -> bytes:
+        """The same, as `io.TextIOWrapper` asks for it."""
+        return self.read(size)
 
 
 @contextmanager

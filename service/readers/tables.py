@@ -25,7 +25,7 @@ import pyarrow.csv
 from service.bundle import TabularInput, TextFormat
 from service.errors import FileError, suggest
 from service.readers.columns import is_text
-from service.readers.files import Source, find_files, open_file, reading
+from service.readers.files import Source, find_files, open_file, open_text, reading
 from service.readers.parquet import open_parquet
 from service.readers.text import check_records, find_format, find_line, read_head, wrong_records
 
@@ -210,7 +210,7 @@ class TextFile(TableFile):
             return "skip"
 
         try:
-            with open_file(self.path) as file:
+            with open_text(self.path, self.text.encoding) as file:
                 reader = pyarrow.csv.open_csv(
                     file,
                     # Several threads would not know the number of a wrong row.

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from service.bundle import TabularInput, TextFormat
 from service.errors import FileError
-from service.readers.files import Source, TextBytes, open_file, reading
+from service.readers.files import Source, TextBytes, open_file, open_text, reading
 
 DELIMITERS = (",", ";", "\t", "|", "^", "~", "\x01", "\x1f")
 SAMPLE = 2**22
@@ -152,7 +152,7 @@ def records(path: Source, text: TextFormat) -> Iterator[tuple[int, list[str]]]:
 
 def _all_records(path: Source, text: TextFormat) -> Iterator[tuple[int, list[str]]]:
     """Read all records but empty lines."""
-    with reading(path), open_file(path) as file:
+    with reading(path), open_text(path, text.encoding) as file:
         decoded = io.TextIOWrapper(file, python_encoding(text.encoding), errors="surrogateescape", newline="")
         csv.field_size_limit(LARGESTCELL)
         reader = csv.reader(decoded, delimiter=text.delimiter, strict=True)

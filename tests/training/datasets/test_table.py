@@ -162,6 +162,16 @@ def test_lines_around_a_table_are_none_of_it(start: str, end: str, tmp_path: Pat
     np.testing.assert_array_equal(dataset.rows, whole.rows)
 
 
+@pytest.mark.parametrize("end", ["\n\x1a", "\r\n\x1a", "\x1a"])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_the_mark_by_which_dos_ends_a_file_is_none_of_it(pack: Any, end: str, tmp_path: Path) -> None:
+    text = rows(a=lambda n: n / 3, b=lambda n: "wxyz"[n % 4]).rstrip()
+    whole = Table().load(write(tmp_path / "t.csv", text))
+    dataset = Table().load(write(tmp_path / "t.csv", pack((text + end).encode())))
+    assert dataset.input == whole.input
+    np.testing.assert_array_equal(dataset.rows, whole.rows)
+
+
 def test_parts_may_have_types_that_go_together(tmp_path: Path) -> None:
     frame = pd.DataFrame({"a": np.arange(90), "b": ["x", "y", "z"] * 30})
     frame[:30].to_parquet(tmp_path / "0.parquet")
