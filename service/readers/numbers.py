@@ -4,6 +4,7 @@ A column's rule (`NumericColumn`) says how its numbers are written. `find_format
 """
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from typing import Literal
@@ -30,6 +31,13 @@ _SAMPLED = 1000
 _SEPARATORS = {"": "", ",": ",", ".": r"\.", " ": "[ \u00a0\u202f\u2009]", "'": "['\u2019]"}
 """The pattern of each thousands separator."""
 
+_OTHER_DIGITS = r"[^\P{Nd}0-9]"
+_INVISIBLE = r"[\x{200b}-\x{200f}\x{2060}\x{feff}]"
+"""Marks of direction and blanks of no width, which copied cells have."""
+
+_SIGNS = dict(zip("٫٬٪．，－＋％￥", ".,%.,-+%¥", strict=True))
+"""Signs of numbers in Arabic and, of full width, in East Asian texts."""
+
 Format = tuple[Literal[".", ","], Literal["", ",", ".", " ", "'"]]
 """A decimal sign and a thousands separator."""
 
@@ -49,6 +57,21 @@ _ENOUGH = 10
 """Fewer texts do not show that a sign divides thousands."""
 
 
+def with_usual_digits(texts: pa.Array) -> pa.Array:
+    """Write the digits of all scripts as 0 to 9, with their signs, in large strings (N,); other texts stay."""
+    if pc.all(pc.string_is_ascii(texts)).as_py():
+        return texts
+    texts = pc.replace_substring_regex(texts, _INVISIBLE, "")
+    if not pc.any(pc.match_substring_regex(texts, _OTHER_DIGITS)).as_py():
+        return texts
+    encoded = texts.dictionary_encode()
+    return pa.array(list(map(_usual, encoded.dictionary.to_pylist())), pa.large_string()).take(encoded.indices)
+
+
+def _usual(text: str) -> str:
+    return "".join(_SIGNS.get(c) or str(unicodedata.decimal(c, c)) for c in text)
+
+
 def to_plain(texts: pa.Array, column: NumericColumn) -> pa.Array:
     """Rewrite numbers as Python writes them; texts that do not follow the column's rule become null.
 
@@ -56,7 +79,7 @@ def to_plain(texts: pa.Array, column: NumericColumn) -> pa.Array:
         texts: Large strings without white space around them, (N,); null where missing.
         column: Says how numbers are written.
     """
-    texts = pc.replace_substring_regex(texts, "^\u2212", "-")
+    texts = pc.replace_substring_regex(with_usual_digits(texts), "^[\u2212-]\\s*", "-")
     texts = pc.replace_substring_regex(texts, r"^\((.*)\)$", r"-\1")
     texts = pc.replace_substring_regex(texts, r"^([^+-].*\d)\s*-$", r"-\1")
     if column.affixes:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from service.bundle import CategoricalColumn, NumericColumn, TimeFormat
 from service.readers.columns import is_missing, trimmed
-from service.readers.numbers import find_decimal, find_format, parse_numbers
+from service.readers.numbers import find_decimal, find_format, parse_numbers, with_usual_digits
 from service.readers.times import find_order, parse_times
 from training.schema.decisions import (
     Decision,
@@ -53,7 +53,7 @@ def infer_texts(name: str, cells: pa.ChunkedArray, options: Options, declared: D
     if marker.all():
         return left_out(name, "every cell is missing")
     present = _Texts(name, texts, distinct.filter(pa.array(~marker)), counts[~marker], options, declared)
-    if declared != "categorical" and (decision := present.as_spelled()) is not None:
+    if declared != "categorical" and (decision := present.with_usual_digits().as_spelled()) is not None:
         return decision
     # Among texts, some markers are categories.
     marker &= ~np.array([text.lower() in CAUTIOUS for text in distinct.to_pylist()], bool)
@@ -84,6 +84,10 @@ class _Texts:
     counts: npt.NDArray[np.int64]
     options: Options
     declared: Declared | None
+
+    def with_usual_digits(self) -> "_Texts":
+        """The column as numbers are read from it."""
+        return replace(self, texts=with_usual_digits(self.texts), distinct=with_usual_digits(self.distinct))
 
     def as_spelled(self) -> Decision | None:
         """Decide about texts that spell booleans, numbers or dates; None where they spell nothing."""

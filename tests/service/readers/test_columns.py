@@ -37,6 +37,7 @@ def at(*moment: int, zone: dt.timezone = dt.UTC) -> float:
         (PRICE, ['="€46.81"', '="n/a"', '=""'], [46.81, NAN, NAN]),
         (PLAN, ['="plus"', ' ="basic" ', '=""', "none"], [2, 0, NAN, 1]),
         (PRICE, ["(4.00)", " 5 € ", "+6", "\u22127"], [-4, 5, 6, -7]),
+        (PRICE, ["１,２３４．５％", "€٤٦٫٨١", "۳", "\u200e- 5\u200b"], [1234.5, 46.81, 3, -5]),
         (COMMA, ["1.234,56", "-7", "0,5e3"], [1234.56, -7, 500]),
         (NumericColumn(name="c", thousands=" "), ["1 234", "1\u00a0234\u202f567.5"], [1234, 1234567.5]),
         (PRICE, ["", "n/a", "NULL", "-", None, "NaN", 3], [NAN, NAN, NAN, NAN, NAN, NAN, 3]),
