@@ -32,7 +32,7 @@ _SEPARATORS = {"": "", ",": ",", ".": r"\.", " ": "[ \u00a0\u202f\u2009]", "'": 
 """The pattern of each thousands separator."""
 
 _OTHER_DIGITS = r"[^\P{Nd}0-9]"
-_INVISIBLE = r"[\x{200b}-\x{200f}\x{2060}\x{feff}]"
+INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff]")
 """Marks of direction and blanks of no width, which copied cells have."""
 
 _SIGNS = dict(zip("٫٬٪．，－＋％￥", ".,%.,-+%¥", strict=True))
@@ -61,7 +61,7 @@ def with_usual_digits(texts: pa.Array) -> pa.Array:
     """Write the digits of all scripts as 0 to 9, with their signs, in large strings (N,); other texts stay."""
     if pc.all(pc.string_is_ascii(texts)).as_py():
         return texts
-    texts = pc.replace_substring_regex(texts, _INVISIBLE, "")
+    texts = pc.replace_substring_regex(texts, INVISIBLE.pattern, "")
     if not pc.any(pc.match_substring_regex(texts, _OTHER_DIGITS)).as_py():
         return texts
     encoded = texts.dictionary_encode()

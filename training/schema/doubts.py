@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import unicodedata
 from collections import Counter
 
 import numpy as np
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from service.bundle import NumericColumn
-from service.readers.numbers import parse_numbers
+from service.readers.numbers import INVISIBLE, parse_numbers
 
 NAMES_OF_IDS = re.compile(
     r"(^|[_.\s-])(id|ids|uuid|guid|key|index|idx|nr|no|row|rowid|unnamed: 0)$|[a-z]I[dD]$", re.IGNORECASE
@@ -37,6 +38,12 @@ _DURATION = re.compile(
 _VALUE = r"[+-]?\d+(\.\d+)?"
 _LIST = re.compile(rf"[\[({{].*[\])}}]|{_VALUE}([,;]\s*{_VALUE})+", re.DOTALL)
 _MONTH = re.compile(r"\d{0,2}\W*(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\W+\d{1,2}", re.IGNORECASE)
+_MONTH_OF_YEAR = re.compile(
+    r"(jan|ene|gen|f[eé]v|feb|mar|mär|mrt|apr|avr|abr|ma[iyjg]|ju[ni]|juin|giu|jul|juil|lug|aug|ago|aoû|sep|set"
+    r"|o[ckt]t|out|nov|de[czs]|déc|dic)[^\W\d]*\W+(19|20)\d\d",
+    re.IGNORECASE,
+)
+_ANGLE = re.compile(r"[NSEWO]? ?[+-]?\d{1,3} ?[°º].*", re.IGNORECASE)
 _YEAR = re.compile(r"(?<!\d)(19|20)\d\d(?!\d)")
 _CLOCK = re.compile(r"\d:[0-5]\d")
 _NAMES_OF_TIMES = re.compile(
@@ -59,14 +66,16 @@ _LONG_ID = 6
 
 
 def doubt_number(name: str, cells: pa.Array) -> str | None:
-    """Whether whole numbers, (N,), may be no amounts, by their name or their digits; None: there is no doubt."""
+    """Whether numbers, (N,), may be no amounts, by their name or their digits; None: there is no doubt."""
     numbers = pc.unique(cells.drop_null()).to_numpy()
-    if len(numbers) < 3:
-        return None
     if len(numbers) >= ENOUGH and (unit := _unit_of_time(name, numbers)):
         return f"looks like {unit}, and is used as a number; written as dates it can be --dataset.cyclic"
+    if len(numbers) < 3 or numbers.dtype.kind == "f":
+        return None
     if len(numbers) >= ENOUGH and _are_dates(numbers):
-        return f"looks like dates, as {numbers[0]}, and is used as a number: write it as 2026-03-24, or drop it"
+        return (
+            f"looks like dates, as {numbers[0]}, and is used as a number: write it as 2026-03-24 or 2026-03, or drop it"
+        )
     option = f"--dataset.columns {shlex.quote(f'{name}=categorical')} or --dataset.drop {shlex.quote(name)}"
     if NAMES_OF_IDS.search(name) or _NAMES_OF_CODES.search(name):
         return f"is named like a code, and used as a number; if its numbers are no amounts: {option}"
@@ -76,7 +85,7 @@ def doubt_number(name: str, cells: pa.Array) -> str | None:
     return None
 
 
-def _unit_of_time(name: str, numbers: npt.NDArray[np.int64]) -> str | None:
+def _unit_of_time(name: str, numbers: npt.NDArray[np.int64 | np.float64]) -> str | None:
     """The unit in which numbers of this size may count from 1970 or 1900; of small ones only if the name says so."""
     units = [("milliseconds since 1970", _SECONDS, 1000)]
     if _NAMES_OF_TIMES.search(name):
@@ -92,6 +101,8 @@ def _are_dates(numbers: npt.NDArray[np.int64]) -> bool:
         if not ((clock < 240000) & (clock % 10000 < 6000) & (clock % 100 < 60)).all():
             return False
         numbers = numbers // 10**6
+    if (numbers < 10**6).all():
+        numbers = 100 * numbers + 1  # Months of years.
     year, month, day = numbers // 10000, numbers // 100 % 100, numbers % 100
     return bool(((year >= 1900) & (year < 2100) & (month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)).all())
 
@@ -102,6 +113,14 @@ def doubt_decimal(texts: pa.Array, column: NumericColumn) -> str:
     number = parse_numbers(pa.array([text], pa.large_string()), column)[0][0].as_py()
     other = "," if column.decimal == "." else "."
     return f"has {text!r} for {number:g}; if that is wrong: --dataset.decimal {other}"
+
+
+def doubt_clock(texts: pa.Array) -> str | None:
+    """Whether distinct texts that are read as numbers may be times of day: no number has 60 hundredths or more."""
+    if len(texts) < 3 * ENOUGH or not pc.all(pc.match_substring_regex(texts, r"^([01]?\d|2[0-3])\.[0-5]\d$")).as_py():
+        return None
+    text = texts[0].as_py()
+    return f"looks like times of day, as {text}, and is used as a number; write it as {text.replace('.', ':')}"
 
 
 def doubt_percent(texts: pa.Array, column: NumericColumn) -> str | None:
@@ -120,29 +139,39 @@ def doubt_texts(words: list[str], *, left_out: bool) -> str | None:
     """Whether texts, all different, that are categories or left out, may be something else; None: there is no doubt."""
     use = "is left out" if left_out else "is used as categories"
     if len(words) >= ENOUGH:
-        for noun, looks in _LOOKS:
+        for noun, looks, remedy in _LOOKS:
             if sum(map(looks, words)) >= _MOSTLY * len(words):
                 shapes = {re.sub(r"\d+", "0", word): word for word in reversed(words)}
                 shown = " or ".join(map(repr, list(shapes.values())[:-3:-1]))
-                if noun == "lists":
-                    return f"{use}, though it looks like lists, as {shown}: write a column for each of their values"
-                return f"{use}, though it looks like {noun}, as {shown}: they are written in no one way that is read"
+                return f"{use}, though it looks like {noun}, as {shown}: write {remedy}"
     if not left_out:
-        folded = Counter(word.casefold() for word in words)
+        folded = Counter(map(_folded, words))
         if len(folded) > 2 and folded.keys() <= _SWITCH:
             return f"has {', '.join(map(repr, words[:4]))} for yes and no: they count as different"
-        if twins := [word for word in words if folded[word.casefold()] > 1]:
-            shown = " and ".join(map(repr, [word for word in twins if word.casefold() == twins[0].casefold()][:2]))
-            return f"has texts that differ by case alone, as {shown}: they count as different"
+        if twins := [word for word in words if folded[_folded(word)] > 1]:
+            pair = [word for word in twins if _folded(word) == _folded(twins[0])][:2]
+            if len({word.casefold() for word in pair}) == 1:
+                return (
+                    f"has texts that differ by case alone, as {' and '.join(map(repr, pair))}: they count as different"
+                )
+            return f"has texts that look alike, as {' and '.join(map(ascii, pair))}: they count as different"
         if len(words) > _KINDS and (total := next(filter(TOTALS.match, words), None)):
             return f"has {total!r}: remove its rows, if they are lines of totals"
     return None
 
 
+def _folded(word: str) -> str:
+    """What a reader sees of a text, in one case: without the way in which accents and blanks are stored."""
+    return " ".join(INVISIBLE.sub("", unicodedata.normalize("NFC", word)).casefold().split())
+
+
 def _looks_like_date(word: str) -> bool:
     year = _YEAR.search(word)
     return bool(
-        _CLOCK.search(word) or _MONTH.fullmatch(word) or (year and re.search(r"\d", word.replace(year[0], "", 1)))
+        _CLOCK.search(word)
+        or _MONTH.fullmatch(word)
+        or _MONTH_OF_YEAR.fullmatch(word)
+        or (year and re.search(r"\d", word.replace(year[0], "", 1)))
     )
 
 
@@ -158,9 +187,14 @@ def _looks_like_list(word: str) -> bool:
     return _LIST.fullmatch(word) is not None
 
 
+def _looks_like_angle(word: str) -> bool:
+    return _ANGLE.fullmatch(word) is not None
+
+
 _LOOKS = (
-    ("lists", _looks_like_list),
-    ("dates", _looks_like_date),
-    ("durations", _looks_like_duration),
-    ("numbers", _looks_like_number),
+    ("lists", _looks_like_list, "a column for each of their values"),
+    ("dates", _looks_like_date, "each as 2026-03-24, or as 2026-03-24 13:05:00"),
+    ("durations", _looks_like_duration, "each as 1:05:00, or in one unit"),
+    ("numbers", _looks_like_number, "each as 1234.5, in one unit"),
+    ("angles", _looks_like_angle, "each in degrees, as 52.517"),
 )

@@ -57,7 +57,7 @@ def infer_numbers(
         row = int(np.argmax(bad))
         detail = f"float64 cannot hold {cells[row]} exactly"
         return refused(name, Problem(detail, "columns", "categorical", row))
-    note = None if declared or numbers is None else doubt_number(name, numbers)
+    note = None if declared or amounts else doubt_number(name, cells if numbers is None else numbers)
     decision = Decision(name, column, reason, note=note)
     return unless_constant(decision, len(distinct), cells, declared, len(cells) - len(present))
 

@@ -22,7 +22,7 @@ from training.schema.decisions import (
     refused,
     unless_constant,
 )
-from training.schema.doubts import ENOUGH, doubt_decimal, doubt_percent, doubt_texts
+from training.schema.doubts import ENOUGH, doubt_clock, doubt_decimal, doubt_percent, doubt_texts
 from training.schema.numbers import ENOUGH_ROWS, infer_numbers, with_label_note
 
 CAUTIOUS = frozenset({"-", "--", ".", "..", "none", "nil", "missing"})
@@ -194,7 +194,8 @@ class _Texts:
             decision = replace(decision, decimal=sign, note=note)
         if decision.column is None or decision.note:
             return decision
-        return replace(decision, note=doubt_percent(self.distinct, column) or self._doubt_sentinel(numbers))
+        note = doubt_percent(self.distinct, column) or doubt_clock(self.distinct) or self._doubt_sentinel(numbers)
+        return replace(decision, note=note)
 
     def _doubt_sentinel(self, numbers: pa.Array) -> str | None:
         """Point out a repeated -1 or -9 below 0 alone, or a text of nines, such as -999, far from the other numbers."""

@@ -19,6 +19,26 @@ from training.datasets.table import Table, TableError
         (lambda n: f"{n}k" if n % 2 else f"{n}M", "is left out, though it looks like numbers, as '0M' or '1k'"),
         (lambda n: f"{n}.5" if n % 2 else f'"{n},5"', "is left out, though it looks like numbers, as '0,5' or '1.5'"),
         (lambda n: f"{n % 28 + 1}. März 2026", "is used as categories, though it looks like dates, as '1. März 2026'"),
+        (
+            lambda n: f"{n % 28 + 1} avril 2026",
+            "is used as categories, though it looks like dates, as '1 avril 2026': write",
+        ),
+        (
+            lambda n: f"März {n % 20 + 2001}",
+            "is used as categories, though it looks like dates, as 'März 2001': write ea",
+        ),
+        (
+            lambda n: f"{n % 40 + 1}°{n}'N",
+            'is left out, though it looks like angles, as "1°0\'N": write each in degrees',
+        ),
+        (lambda n: f"{n % 24}.{n + 10}", "looks like times of day, as 0.10, and is used as a number; write it as 0:10"),
+        (lambda n: f"{n % 24}.{n + 30}", None),
+        (lambda n: 202401 + n % 12, "looks like dates, as 202401, and is used as a number"),
+        (lambda n: 1767225600123.5 + 86400123 * n, "looks like milliseconds since 1970, and is used as a number"),
+        (
+            lambda n: ["caf\u00e9", "cafe\u0301", "tea"][n % 3],
+            r"has texts that look alike, as 'caf\xe9' and 'cafe\u0301'",
+        ),
         (lambda n: f'"[{n}, 2]"', "is left out, though it looks like lists, as '[0, 2]': write a column for each"),
         (lambda n: f'"48.{n}, 11.5"', "is left out, though it looks like lists, as '48.0, 11.5': write a column for"),
         (lambda n: f"PT{n % 20}H", "is used as categories, though it looks like durations, as 'PT0H'"),
@@ -80,10 +100,15 @@ def test_doubts_are_told(cell: Any, note: str | None, tmp_path: Path) -> None:
 
 
 def test_times_that_are_counted_are_known_by_their_names(tmp_path: Path) -> None:
-    text = rows(created_at=lambda n: 1767225600 + 86400 * (n % 39), Datum=lambda n: 45600 + n % 39, zip=lambda n: n % 5)
+    text = rows(
+        created_at=lambda n: 1767225600 + 86400 * (n % 39),
+        Datum=lambda n: 45600 + n % 39,
+        ts=lambda n: 1767225600.5 + n,
+    )
     notes = Table().load(write(tmp_path / "t.csv", text)).notes
     assert notes[0].startswith("'created_at' looks like seconds since 1970, and is used as a number")
     assert notes[1].startswith("'Datum' looks like Excel's days since 1900, and is used as a number")
+    assert notes[2].startswith("'ts' looks like seconds since 1970, and is used as a number")
 
 
 @pytest.mark.parametrize(
