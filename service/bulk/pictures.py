@@ -29,6 +29,7 @@ class Pictures:
         if not isinstance(data, ImageInput):
             raise FileError(f"{path}: pictures, where the model's data are rows of a table")
         self.path = path
+        self._root = Path(path).absolute()
         self._files = files
         self._data = data
 
@@ -37,11 +38,16 @@ class Pictures:
 
     def read(self, start: int, rows: int) -> Iterator[Batch]:
         for first in range(start, len(self._files), rows):
-            names = list(self._files[first : first + rows])
+            files = self._files[first : first + rows]
             marks = Marks()
-            yield Batch(
-                np.concatenate([self._picture(name, i, marks) for i, name in enumerate(names)]), names, marks=marks
-            )
+            x = np.concatenate([self._picture(file, i, marks) for i, file in enumerate(files)])
+            yield Batch(x, [self._as_given(file) for file in files], marks=marks)
+
+    def _as_given(self, file: str) -> str:
+        """Name a file below the folder as the user names the folder; the file system makes local paths absolute."""
+        if not Path(file).is_relative_to(self._root):
+            return file
+        return str(Path(self.path) / Path(file).relative_to(self._root))
 
     def _picture(self, name: str, row: int, marks: Marks) -> Array:
         with reading(name), fsspec.open(name, "rb") as file:

@@ -116,11 +116,13 @@ def test_rows_are_read_from_any_on(
         assert read.dtype == (data.dtype if isinstance(data, ImageInput) else np.float64)
 
 
-def test_pictures_keep_their_names(tmp_path: Path) -> None:
+def test_pictures_are_named_as_their_folder_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_pictures(tmp_path / "pictures")
-    (source,) = open_inputs([str(tmp_path / "pictures")], IMAGES)
-    names = [name for batch in source.read(95, 2) for name in batch.names or []]
-    assert names == [str(tmp_path / "pictures" / name) for name in ("095.png", "096", "097.png", "098", "099.png")]
+    monkeypatch.chdir(tmp_path)
+    for path, prefix in ((tmp_path / "pictures", tmp_path / "pictures"), ("pictures/", Path("pictures"))):
+        (source,) = open_inputs([str(path)], IMAGES)
+        names = [name for batch in source.read(95, 2) for name in batch.names or []]
+        assert names == [str(prefix / name) for name in ("095.png", "096", "097.png", "098", "099.png")]
 
 
 def test_files_follow_one_another(tmp_path: Path) -> None:
