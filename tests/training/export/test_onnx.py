@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from service.bundle import WEIGHTS, Array, CategoricalColumn, Graph, NumericColumn, TabularInput
+from service.bundle import WEIGHTS, Array, CategoricalColumn, Graph, ImageInput, NumericColumn, TabularInput
 from service.engine import OnnxEngine
 from service.scoring import noise
 from tests.training.kinds import KINDS, Kind, accepted
@@ -137,6 +137,17 @@ class _ManyComponents(nn.Module):
 
     def forward(self, normal: torch.Tensor, uniform: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return (self.prior.sample(normal, uniform),)
+
+
+def test_pictures_export() -> None:
+    data = ImageInput(shape=(24, 24, 3), dtype="uint8", low=0, high=255)
+    rows = np.random.default_rng(0).integers(0, 256, (8, 24, 24, 3), np.uint8)
+    recipe = ModelRecipe(architecture="convolutional", widths=(4, 4), latent_size=L, likelihood="gaussian_shared")
+    vae = build(recipe, data, rows, seed=0).eval()
+    every = graph_modules(vae, data, rows)
+    modules = {name: every[name] for name in ("encoder", "elbo")}
+    graphs, files = export_graphs(modules, data, L, own=False)  # Not from the cache.
+    assert verify(modules, data, OnnxEngine(graphs, files, "cpu"), rows, BASE_SAMPLES).keys() == modules.keys()
 
 
 def test_every_draw_is_of_the_component_that_torch_takes() -> None:
