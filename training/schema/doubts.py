@@ -4,6 +4,7 @@ import re
 import shlex
 import unicodedata
 from collections import Counter
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +57,10 @@ _SECONDS = (946_684_800, 4_102_444_800)
 _DAYS = (36_526, 73_051)
 """The same as Excel counts days, from 1900."""
 
+SENTINELS = r"^-?9+(\.[09]*)?$|^-1(\.0*)?$"
+_SMALL = 10
+"""Only larger sentinels are known by their distance."""
+
 _SWITCH = frozenset({"true", "false", "yes", "no", "y", "n", "t", "f", "1", "0", "on", "off"})
 
 _KINDS = 3
@@ -105,6 +110,51 @@ def _are_dates(numbers: npt.NDArray[np.int64]) -> bool:
         numbers = 100 * numbers + 1  # Months of years.
     year, month, day = numbers // 10000, numbers // 100 % 100, numbers % 100
     return bool(((year >= 1900) & (year < 2100) & (month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)).all())
+
+
+def doubt_sentinel(words: Iterable[str], cells: pa.Array, as_missing: Callable[[str], str]) -> str | None:
+    """Point out a repeated -1 or -9 below 0 alone, or a number of nines, such as -999, far from the other numbers.
+
+    Args:
+        words: The numbers that `SENTINELS` takes, or more.
+        cells: All numbers, (N,).
+        as_missing: Says how to make such a text a missing cell.
+    """
+    values = np.array(cells.drop_null().to_numpy(), np.float64)
+    for word in words:
+        mark = float(word)
+        others = values[(values != mark) & np.isfinite(values)]
+        if (values == mark).sum() > 1 and len(np.unique(others)) > 2:  # Beside 0 and 1, -1 is a direction.
+            low, high = others.min(), others.max()
+            if abs(mark) > _SMALL and max(mark - high, low - mark) > high - low:
+                return f"has {word}, far from all other numbers; if it is a missing cell{as_missing(word)}"
+            if mark < 0 <= low:
+                return f"has {word}, the only number below 0; if it is a missing cell{as_missing(word)}"
+    return None
+
+
+def doubt_far_date(
+    dates: pa.Array,
+    moments: npt.NDArray[np.float64],
+    counts: npt.NDArray[np.int64],
+    as_missing: Callable[[str], str],
+) -> str | None:
+    """Point out a repeated date, such as 9999-12-31, farther from the other ones than three times their range.
+
+    Args:
+        dates: Distinct, (D,).
+        moments: The same in seconds, (D,).
+        counts: How many cells have each, (D,).
+        as_missing: Says how to make such a date a missing cell.
+    """
+    for place in {int(moments.argmin()), int(moments.argmax())} if len(moments) else ():
+        others = np.delete(moments, place)
+        low, high = others.min(initial=np.inf), others.max(initial=-np.inf)
+        far = max(moments[place] - high, low - moments[place]) > 3 * (high - low)
+        if counts[place] > 1 and len(others) >= ENOUGH and far:
+            mark = str(dates[place])
+            return f"has {mark}, far from all other dates; if it is a missing cell{as_missing(mark)}"
+    return None
 
 
 def doubt_decimal(texts: pa.Array, column: NumericColumn) -> str:

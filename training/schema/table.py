@@ -1,17 +1,20 @@
 """From the cells of a column to its schema: a decision with its reason, or a problem with the option that solves it."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from service.bundle import NumericColumn, TimeFormat
 from service.readers.columns import decimals, decoded, is_text
-from service.readers.times import is_time
+from service.readers.times import is_time, seconds
 from training.schema.decisions import Decision, Options, Problem, categorical, left_out, refused, unless_constant
+from training.schema.doubts import SENTINELS, doubt_far_date, doubt_sentinel
 from training.schema.numbers import infer_numbers, with_label_note
 from training.schema.texts import infer_texts
 
@@ -63,14 +66,32 @@ def infer_column(name: str, cells: pa.ChunkedArray, options: Options) -> Decisio
         zone = pa.types.is_timestamp(kind) and kind.tz is not None
         order = "clock" if pa.types.is_time(kind) else "elapsed" if pa.types.is_duration(kind) else "ymd"
         time = TimeFormat.model_validate({"order": order, "zone": zone})
-        distinct = pc.count_distinct(cells).as_py()
-        column = NumericColumn(name=name, time=time)
-        return unless_constant(Decision(name, column, str(kind)), distinct, cells, declared, cells.null_count)
+        counted = pc.value_counts(cells.drop_null())
+        values, counts = counted.field("values"), counted.field("counts").to_numpy()
+        note = doubt_far_date(values, _to_numpy(seconds(values)), counts, _as_null)
+        decision = Decision(name, NumericColumn(name=name, time=time), str(kind), note=note)
+        return unless_constant(decision, len(values), cells, declared, cells.null_count)
     if pa.types.is_boolean(kind):
         distinct = sorted(pc.unique(cells.drop_null()).to_pylist())
         counts = np.array([pc.sum(pc.equal(cells, value)).as_py() for value in distinct])
         decision = with_label_note(categorical(name, distinct, "booleans"), [str(v).lower() for v in distinct], counts)
         return unless_constant(decision, len(distinct), cells, declared, cells.null_count)
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        return infer_numbers(name, cells, declared, NumericColumn(name=name), str(kind))
+        decision = infer_numbers(name, cells, declared, NumericColumn(name=name), str(kind))
+        if declared is None and decision.note is None and isinstance(decision.column, NumericColumn):
+            # A sentinel is the least or the largest number.
+            numbers = cells.cast(pa.float64(), safe=False)
+            ends = pc.min_max(numbers.filter(pc.is_finite(numbers))).as_py().values()
+            words = [word for word in (f"{end:.17g}" for end in ends) if re.search(SENTINELS, word)]
+            decision = replace(decision, note=doubt_sentinel(words, numbers, _as_null))
+        return decision
     return refused(name, Problem(f"{kind} is neither numbers, texts nor dates", "drop", name))
+
+
+def _as_null(_: str) -> str:
+    """How to make a number or a date a missing cell in a file with types."""
+    return ", write null there"
+
+
+def _to_numpy(numbers: pa.Array) -> npt.NDArray[np.float64]:
+    return np.array(numbers.to_numpy(zero_copy_only=False), np.float64)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from service.bundle import CategoricalColumn, NumericColumn, TimeFormat
+from service.bundle import CategoricalColumn, NumericColumn
 from service.readers.columns import is_missing, trimmed
 from service.readers.numbers import find_decimal, find_format, parse_numbers, with_usual_digits
 from service.readers.times import find_order, parse_times
@@ -22,7 +22,15 @@ from training.schema.decisions import (
     refused,
     unless_constant,
 )
-from training.schema.doubts import ENOUGH, doubt_clock, doubt_decimal, doubt_percent, doubt_texts
+from training.schema.doubts import (
+    SENTINELS,
+    doubt_clock,
+    doubt_decimal,
+    doubt_far_date,
+    doubt_percent,
+    doubt_sentinel,
+    doubt_texts,
+)
 from training.schema.numbers import ENOUGH_ROWS, infer_numbers, with_label_note
 
 CAUTIOUS = frozenset({"-", "--", ".", "..", "none", "nil", "missing"})
@@ -32,10 +40,6 @@ OTHER = "other"
 _TIMES = {"clock": "times of day", "elapsed": "durations"}
 _ZONE = r"(?i)(z|utc|gmt|[+-]\d\d(:?\d\d)?)$"
 _CODE = r"^[+-]?0\d+$"
-_SENTINELS = r"^-?9+(\.[09]*)?$|^-1(\.0*)?$"
-_SMALL = 10
-"""Only larger sentinels are known by their distance."""
-
 _LONG = r"^[+-]?\d{16,}$"
 _MARKERS = 3
 """Most different texts among numbers that may stand for missing ones."""
@@ -158,8 +162,9 @@ class _Texts:
         note = None
         if column.time and column.time.zone and not pc.all(pc.match_substring_regex(self.distinct, _ZONE)).as_py():
             note = "names a time zone in some cells only: the others count as UTC"
-        elif column.time and (mark := self._find_far_date(column.time)):
-            note = f"has {mark}, far from all other dates; if it is a missing cell: {_as_missing(mark)}"
+        elif column.time:
+            moments = parse_times(self.distinct, column.time)[0].to_numpy(zero_copy_only=False)
+            note = doubt_far_date(self.distinct, np.array(moments, np.float64), self.counts, _as_missing)
         decision = Decision(self.name, column, reason, note=note)
         return unless_constant(decision, len(self.distinct), self.distinct, self.declared, self._missing)
 
@@ -194,36 +199,10 @@ class _Texts:
             decision = replace(decision, decimal=sign, note=note)
         if decision.column is None or decision.note:
             return decision
-        note = doubt_percent(self.distinct, column) or doubt_clock(self.distinct) or self._doubt_sentinel(numbers)
+        words = self.distinct.filter(pc.match_substring_regex(self.distinct, SENTINELS)).to_pylist()
+        sentinel = doubt_sentinel(words, numbers, _as_missing)
+        note = doubt_percent(self.distinct, column) or doubt_clock(self.distinct) or sentinel
         return replace(decision, note=note)
-
-    def _doubt_sentinel(self, numbers: pa.Array) -> str | None:
-        """Point out a repeated -1 or -9 below 0 alone, or a text of nines, such as -999, far from the other numbers."""
-        values = np.array(numbers.drop_null().to_numpy(), np.float64)
-        for word in self.distinct.filter(pc.match_substring_regex(self.distinct, _SENTINELS)).to_pylist():
-            mark = float(word)
-            others = values[(values != mark) & np.isfinite(values)]
-            if (values == mark).sum() > 1 and len(np.unique(others)) > 2:  # Beside 0 and 1, -1 is a direction.
-                low, high = others.min(), others.max()
-                if abs(mark) > _SMALL and max(mark - high, low - mark) > high - low:
-                    return f"has {word}, far from all other numbers; if it is a missing cell: {_as_missing(word)}"
-                if mark < 0 <= low:
-                    return f"has {word}, the only number below 0; if it is a missing cell: {_as_missing(word)}"
-        return None
-
-    def _find_far_date(self, time: TimeFormat) -> str | None:
-        """A repeated date, such as 9999-12-31, farther from the other ones than three times their range."""
-        moments = np.array(parse_times(self.distinct, time)[0].to_numpy(zero_copy_only=False), np.float64)
-        for place in (int(moments.argmin()), int(moments.argmax())):
-            others = np.delete(moments, place)
-            low, high = others.min(initial=np.inf), others.max(initial=-np.inf)
-            if (
-                self.counts[place] > 1
-                and len(others) >= ENOUGH
-                and max(moments[place] - high, low - moments[place]) > 3 * (high - low)
-            ):
-                return str(self.distinct[place])
-        return None
 
     def _grouped(self, words: list[str], most: int) -> Decision:
         order = sorted(range(len(words)), key=lambda i: (-self.counts[i], words[i]))[: most - 1]
@@ -273,7 +252,7 @@ class _Texts:
 
 
 def _as_missing(mark: str) -> str:
-    return f"""--dataset.missing '["usual", "{mark}"]'"""
+    return f""": --dataset.missing '["usual", "{mark}"]'"""
 
 
 def _any_match(texts: pa.Array, pattern: str) -> bool:

@@ -1,12 +1,13 @@
 """Notes on a table: labels, how text was read, and columns that may be no amounts or no categories."""
 
+import datetime as dt
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.training.datasets.files import message, rows, write
+from tests.training.datasets.files import message, rows, write, write_parquet
 from training.datasets.table import Table, TableError
 
 
@@ -97,6 +98,36 @@ def test_doubts_are_told(cell: Any, note: str | None, tmp_path: Path) -> None:
     notes = Table().load(write(tmp_path / "t.csv", rows(a=cell, b=lambda n: n % 5))).notes
     assert len(notes) == (note is not None)
     assert all(text.startswith(f"'a' {note}") for text in notes)
+
+
+@pytest.mark.parametrize(
+    ("cells", "note"),
+    [
+        (
+            [-999 if n % 7 == 0 else 20 + n for n in range(40)],
+            "has -999, far from all other numbers; if it is a missing",
+        ),
+        ([99.0 if n % 7 == 0 else n / 80 for n in range(40)], "has 99, far from all other numbers; if it is a missing"),
+        (
+            [None if n == 1 else -1 if n % 7 == 0 else n for n in range(40)],
+            "has -1, the only number below 0; if it is a",
+        ),
+        (
+            [dt.date(9999, 12, 31) if n % 7 == 0 else dt.date(2026, 1, 1 + n % 28) for n in range(40)],
+            "has 9999-12-31, far",
+        ),
+        (
+            [dt.date(1900, 1, 1) if n % 7 == 0 else dt.date(2026, 1, 1 + n % 28) for n in range(40)],
+            "has 1900-01-",
+        ),
+        ([20 + n * n for n in range(40)], None),
+    ],
+)
+def test_doubts_of_columns_with_types_are_told(cells: Any, note: str | None, tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "t.parquet", a=cells, b=[n % 5 for n in range(40)])
+    notes = Table().load(path).notes
+    assert len(notes) == (note is not None)
+    assert all(text.startswith(f"'a' {note}") and text.endswith("cell, write null there") for text in notes)
 
 
 def test_times_that_are_counted_are_known_by_their_names(tmp_path: Path) -> None:
