@@ -44,6 +44,7 @@ class TableFile(ABC):
         seeks: Whether a row is found without reading all those before it.
         names: Of its columns, in its order; they may repeat.
         index: The names of columns that are pandas' index, no data.
+        categories: The names of columns that were categories in pandas.
         text: How it is written, where it is text.
         wrong: What is wrong with rows, from 0, that cannot be read; all their cells are null. Known as soon as the
             batch that has them is.
@@ -52,6 +53,7 @@ class TableFile(ABC):
     seeks: ClassVar[bool]
     names: list[str]
     index: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
     text: TextFormat | None = None
     wrong: Mapping[int, str] = MappingProxyType({})
 
@@ -124,8 +126,10 @@ class ParquetFile(TableFile):
         with reading(path), fsspec.open(path, "rb") as file, open_parquet(file) as parquet:
             schema = parquet.schema_arrow
             self._rows = parquet.metadata.num_rows
-        index = (schema.pandas_metadata or {}).get("index_columns", ())
-        self.index = tuple(name for name in index if isinstance(name, str))
+        pandas = schema.pandas_metadata or {}
+        self.index = tuple(name for name in pandas.get("index_columns", ()) if isinstance(name, str))
+        columns = pandas.get("columns", ())
+        self.categories = tuple(column["name"] for column in columns if column["pandas_type"] == "categorical")
         self.names = [*schema.names, *(name for name in self._partition if name not in schema.names)]
         self._partition = {name: value for name, value in self._partition.items() if name not in schema.names}
 

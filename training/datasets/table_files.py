@@ -55,6 +55,8 @@ class TableFiles:
                 found = self._texts[table.path].column(str(table.names.index(name))).chunks
             else:
                 found = [batch.column(0) for batch in table.batches([name])]
+            if name in table.categories:  # Parquet keeps the types of texts alone.
+                found = [chunk.dictionary_encode() for chunk in found]
             chunks += found
             firsts = {chunk.type: str(table.path) for chunk in found} | firsts
         if len({chunk.type for chunk in chunks}) > 1:

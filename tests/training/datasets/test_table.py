@@ -224,6 +224,16 @@ def test_parquet(tmp_path: Path) -> None:
     assert not np.signbit(dataset.rows[3, 0])
 
 
+def test_categories_of_pandas(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"a": np.arange(90) % 7, "b": ["x", "y", "z"] * 30, "c": np.arange(90) % 8})
+    frame.astype({"a": "category", "b": "category"}).to_parquet(tmp_path / "t.parquet")
+    dataset = Table().load(tmp_path / "t.parquet")
+    assert categories(dataset, "a") == tuple(range(7))
+    assert categories(dataset, "b") == ("x", "y", "z")
+    assert columns(dataset)["c"] == NumericColumn(name="c")
+    np.testing.assert_array_equal(Table().load_rows(tmp_path / "t.parquet", dataset.input).rows, dataset.rows)
+
+
 def test_parts_and_pandas_indexes(tmp_path: Path) -> None:
     frame = pd.DataFrame({"a": np.arange(90) / 4, "b": ["x", "y", "z"] * 30})
     for part, kind in enumerate("pqr"):
