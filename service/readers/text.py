@@ -44,6 +44,7 @@ _FOREIGN = {
     b"PK": "a spreadsheet or an archive",
     b"\xd0\xcf\x11\xe0": "a spreadsheet",
     b"ARROW1": "an Arrow file",
+    b"\xff\xff\xff\xff": "a stream of Arrow",
     b"SQLite": "a database",
     b"BZh": "compressed by bzip2",
     b"\xfd7zXZ": "compressed by xz",
@@ -256,8 +257,9 @@ def _find_encoding(path: Source, sample: bytes, likely: TextFormat | None, *, wh
         for first, name in ((1, "utf-16-le"), (0, "utf-16-be")):
             if 3 * start[first::2].count(0) > len(start[first::2]):
                 return name
+    if b"\0" in sample:
         raise FileError(
-            f"{path}: neither text nor Parquet; byte {start.index(0) + 1} is NUL; save it as CSV or Parquet"
+            f"{path}: neither text nor Parquet; byte {sample.index(0) + 1} is NUL; save it as CSV or Parquet"
         )
     try:
         codecs.getincrementaldecoder("utf-8")().decode(sample, final=whole)
@@ -303,6 +305,11 @@ def _find_delimiter(text: str, like: TabularInput | None) -> str:
 def _find_division(text: str, delimiter: str) -> str | None:
     """Say what seems to divide lines that no delimiter does: the same in the header and in all lines."""
     lines = [line for line in text.splitlines()[:_SAMPLED_RECORDS] if line.strip()]
+    if len(lines) > 1 and all(line[0] == line.rstrip()[-1] == '"' for line in lines):
+        found = list(csv.reader(lines))
+        for mark in DELIMITERS if all(len(record) == 1 for record in found) else ():
+            if found[0][0].count(mark) and len({record[0].count(mark) for record in found}) == 1:
+                return f"each line stands in quotation marks as a whole, with {mark!r} within; remove these marks"
     if len(lines) < 2 or any(delimiter in line for line in lines):
         return None
     lines = lines if len(lines) < _SAMPLED_RECORDS else lines[:-1]

@@ -1,5 +1,6 @@
 """The files of a table as one, column by column."""
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import pyarrow as pa
@@ -11,6 +12,8 @@ from service.readers.columns import is_missing, trimmed
 from service.readers.tables import TableFile, TextFile
 from service.readers.text import CELL, find_letters
 from training.datasets.source import DataError
+
+_QUOTED = re.compile(r"""'.*'|".*"|‘.*’|“.*”""")
 
 
 class TableFiles:
@@ -102,6 +105,8 @@ class TableFiles:
             return
         if not told and table.text.encoding == "cp1252" and (seen := find_letters(table.path, table.text)):
             yield f"not UTF-8, and read as Windows-1252, as {seen!r}; if that is wrong, say --dataset.encoding"
+        if quoted := [name for name in table.names if _QUOTED.fullmatch(name)]:
+            yield f'the header has {quoted[0]} with its marks: only " quotes cells, without a blank before it'
         if table.head.line > 1:
             yield f"the header is line {table.head.line}; what is before it is no part of the table"
         values = {column.name: column.categories for column in data.columns if isinstance(column, CategoricalColumn)}

@@ -260,6 +260,8 @@ def test_a_text_says_how_it_was_read_where_that_may_be_wrong(tmp_path: Path) -> 
     for content, note in (
         (text.replace("w", "Köln").encode("cp1252"), "not UTF-8, and read as Windows-1252, as 'Köln'"),
         ("# exported\n\n" + text, "the header is line 3; what is before it is no part of the table"),
+        (text.replace("a,b", 'a, "b"'), """the header has "b" with its marks: only " quotes cells"""),
+        (text.replace("a,b", "a,'b'"), "the header has 'b' with its marks: only "),
         (text.removeprefix("a,b\n"), "the header may be a row, with '0.0': a file without a header needs one"),
     ):
         (found,) = Table().load(write(tmp_path / "t.csv", content)).notes
