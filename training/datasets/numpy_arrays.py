@@ -25,6 +25,7 @@ from training.schema import inexact
 
 SHAPES = "(rows, height, width) or (rows, height, width, channels)"
 TRAILING = "trailing bytes after the array"
+_SAVE = "save its numbers, as by array.astype(float), or all columns as Parquet for the recipe table"
 
 
 class NumpyArrays(Source):
@@ -56,11 +57,13 @@ def array_dataset(place: Path | str, array: npt.NDArray[Any]) -> Dataset:
         DataError: The array is neither a table nor images.
     """
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
-        raise DataError(f"{place}: dtype {array.dtype} is not of real numbers of at most 64 bits")
+        raise DataError(f"{place}: dtype {array.dtype} is not of real numbers of at most 64 bits; {_SAVE}")
     if not array.ndim or not array.size:
         raise DataError(f"{place}: shape {array.shape} holds nothing")
     if not 2 <= array.ndim <= 4:
-        raise DataError(f"{place}: shape {array.shape} is neither a table (rows, columns) nor images {SHAPES}")
+        raise DataError(
+            f"{place}: shape {array.shape} is neither a table (rows, columns) nor images {SHAPES}; reshape it"
+        )
     if array.dtype.kind == "f":
         _refuse(place, array, np.isinf, "is infinite; write NaN where a cell is missing")
     return _table(place, array) if array.ndim == 2 else _images(place, array)
@@ -76,7 +79,10 @@ def _read(path: Path, array_name: str | None = None) -> npt.NDArray[Any]:
                 if path.stat().st_size > source.IN_MEMORY:
                     return _mapped(path)
                 with path.open("rb") as file:
-                    array: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+                    try:
+                        array: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+                    except ValueError as error:
+                        raise DataError(f"{path}: cannot be read: {_in_words(str(error))}") from error
                     if file.read(1):
                         raise DataError(f"{path}: {TRAILING}")
                 return array
@@ -84,6 +90,10 @@ def _read(path: Path, array_name: str | None = None) -> npt.NDArray[Any]:
                 with path.open("rb") as file:
                     return read_npz(file, array_name)
     raise DataError(f"{path}: neither .npy nor .npz; the recipe table reads CSV and Parquet, images reads pictures")
+
+
+def _in_words(problem: str) -> str:
+    return f"Object arrays are Python's own; {_SAVE}" if problem.startswith("Object arrays") else problem
 
 
 def _mapped(path: Path) -> npt.NDArray[Any]:

@@ -73,6 +73,9 @@ def test_bad_npz(tmp_path: Path) -> None:
         (np.zeros((2, 2), complex), "complex128"),
         (np.array([["a"]]), "<U1"),
         (np.array([[None]]), "cannot be read: Object arrays"),
+        (np.array([["a"]]), "; save its numbers, as by array.astype(float), or all columns as Parquet for the recipe"),
+        (np.array([[None]]), "; save its numbers, as by array.astype(float)"),
+        (np.full(5, -1.0), "; reshape it"),
     ],
 )
 def test_bad_arrays(array: Any, reason: str, tmp_path: Path) -> None:
