@@ -126,7 +126,7 @@ def read_head(path: Source, text: TextFormat) -> Head:
     line, names = next(found, (0, []))
     if not names:
         raise FileError(f"{path}: empty")
-    return Head(line, [name.strip() for name in names], next(found, None) is not None)
+    return Head(line, [name.strip().strip("\ufeff") for name in names], next(found, None) is not None)
 
 
 def records(path: Source, text: TextFormat) -> Iterator[tuple[int, list[str]]]:

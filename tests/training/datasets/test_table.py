@@ -157,13 +157,15 @@ def test_hours_and_weekdays_of_dates(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "end"), [("sep=,\n", ""), ("Report\n\n", ""), ("  \n\n", ""), ("Report,,\n", ""), ("", ",")]
+    ("start", "end"),
+    [("\ufeff\ufeff", ""), ("sep=,\n", ""), ("Report\n\n", ""), ("  \n\n", ""), ("Report,,\n", ""), ("", ",")],
 )
 def test_lines_around_a_table_are_none_of_it(start: str, end: str, tmp_path: Path) -> None:
     text = rows(a=lambda n: n / 3, b=lambda n: "wxyz"[n % 4], c=lambda n: n % 5) + "\n"
     whole = Table().load(write(tmp_path / "t.csv", text))
     head, body = text.split("\n", 1)
     dataset = Table().load(write(tmp_path / "t.csv", f"{start}{head}\n" + body.replace("\n", f"{end}\n")))
+    assert dataset.input.features == whole.input.features
     np.testing.assert_array_equal(dataset.rows, whole.rows)
 
 
