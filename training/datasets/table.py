@@ -28,7 +28,7 @@ from training.datasets.exclusions import kept_rows
 from training.datasets.schema_file import read_schema
 from training.datasets.source import DataError, Dataset, Excluded, Source, allocate, as_labels, chunks
 from training.datasets.table_files import TableFiles
-from training.schema import Decision, Options, Problem, find_stray_rows, find_sums, infer_table, refused
+from training.schema import Decision, Options, Problem, doubt_rows, find_stray_rows, infer_table, refused
 
 Cells = npt.NDArray[np.float64]
 
@@ -307,7 +307,7 @@ class Table(Source):
         if problems:
             raise TableError(problems, {})
         if training:
-            notes += tuple(find_sums(columns, by_column))
+            notes += tuple(doubt_rows(columns, by_column, files.place))
         kept, excluded = np.flatnonzero(keep), np.flatnonzero(~keep)
         return Dataset(
             data.model_copy(update={"columns": tuple(columns)}),

@@ -85,8 +85,8 @@ class TableFiles:
                     return False
         return True
 
-    def place(self, row: int, column: str) -> str:
-        """Name a cell's place, with the row in its file."""
+    def place(self, row: int, column: str | None = None) -> str:
+        """Name a row's or a cell's place, with the row in its file."""
         for table in self.tables:
             if row < (count := self._rows(table)):
                 return table.place(row, column)

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -42,21 +42,27 @@ def find_stray_rows(decisions: Sequence[Decision], last: int) -> dict[str, str]:
     return found
 
 
-def find_sums(columns: Sequence[Column], by_column: npt.NDArray[np.float64]) -> list[str]:
-    """Point out that the last row is the sum of all others.
+def doubt_rows(
+    columns: Sequence[Column], by_column: npt.NDArray[np.float64], place: Callable[[int], str]
+) -> Iterator[str]:
+    """Point out rows without values, and that the last row is the sum of all others.
 
     Args:
         columns: Of the table.
         by_column: Their cells, (columns, N).
+        place: Names a row, from 0.
     """
+    blank = np.full(by_column.shape[1], len(columns) > 1)
+    for cells in by_column:
+        blank &= np.isnan(cells)
+    if count := np.count_nonzero(blank):
+        first = place(int(blank.argmax()))
+        yield f"rows without a value in any column ({count:,}), the first is {first}: remove them"
     if by_column.shape[1] < _ENOUGH:
-        return []
-    sums = []
+        return
     for column, cells in zip(columns, by_column, strict=True):
         if isinstance(column, NumericColumn) and column.time is None and column.derived is None:
             rest, total = cells[:-1], float(cells[-1])
             if total > np.nanmax(rest, initial=-np.inf) and np.isclose(np.nansum(rest), total, rtol=1e-6, atol=0):
-                sums.append(column.name)
-    if not sums:
-        return []
-    return [f"the last row has the sum of all others in {sums[0]!r}: remove it, if it is a line of totals"]
+                yield f"the last row has the sum of all others in {column.name!r}: remove it, if it is a line of totals"
+                return

@@ -172,6 +172,13 @@ def test_a_row_of_sums_is_pointed_out(tmp_path: Path) -> None:
     assert Table().load(write(tmp_path / "t.csv", text)).notes == (note,)
 
 
+def test_rows_of_blanks_are_pointed_out(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", rows(a=lambda n: n / 3, b=lambda n: n % 5) + "\n,\n , \n")
+    note = f"rows without a value in any column (2), the first is {path}, row 41 (line 42): remove them"
+    assert Table().load(path).notes == (note,)
+    assert Table(drop=("b",)).load(path).notes == ()
+
+
 def test_cells_in_another_unit_are_no_missing_cells(tmp_path: Path) -> None:
     text = rows(a=lambda n: f"{n}.5M" if n in {3, 17} else f"{n}K", b=lambda n: n % 5)
     with pytest.raises(TableError, match=r"'3\.5M' is not in K, as most of the column is; write all") as caught:
