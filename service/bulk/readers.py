@@ -58,24 +58,28 @@ def open_inputs(paths: Sequence[str], data: ImageInput | TabularInput, keep: Seq
         others = [file for file, kind in kinds.items() if kind is None]
         if images and (pictures or "idx" in kinds.values()):
             _tell_left_out(path, others, len(files))
+        elif not images and others == files and len(files) == 1:
+            rows = files  # A table of any name, as in training.
         elif others and not pictures:
             known = ", ".join((*ARRAYS, *TABLE_SUFFIXES))
-            raise FileError(f"{others[0]}: is no picture or IDX file, and its name ends in none of {known}")
+            raise FileError(
+                f"{others[0]}: is no picture or IDX file, and its name ends in none of {known}; move it away"
+            )
         if pictures:
             found.append(Pictures(path, pictures, data))
-        found += [_open(file, data, keep) for file in files if file in rows or kinds.get(file) == "idx"]
+        found += [_open(file, data, keep, kinds.get(file)) for file in files if file in rows or kinds[file] == "idx"]
     if keep and (others := [source.path for source in found if not isinstance(source, Table)]):
         raise FileError(f"{others[0]}: has no columns to keep")
     return found
 
 
-def _open(file: str, data: ImageInput | TabularInput, keep: Sequence[str]) -> Input:
+def _open(file: str, data: ImageInput | TabularInput, keep: Sequence[str], kind: str | None) -> Input:
     name = file.lower()
     if name.endswith(".npy"):
         return Npy(file, data)
-    if not name.endswith(".npz") and _holds_rows(file, images=isinstance(data, ImageInput)):
-        return Table(file, data, keep)
-    return Whole(file, data)
+    if name.endswith(".npz") or kind == "idx":
+        return Whole(file, data)
+    return Table(file, data, keep)
 
 
 def _holds_rows(file: str, *, images: bool) -> bool:

@@ -240,7 +240,14 @@ def test_what_is_wrong_in_other_files_is_named(tmp_path: Path) -> None:
 
 def test_what_cannot_be_read_is_refused_before_anything_is(tmp_path: Path) -> None:
     (tmp_path / "rows.doc").touch()
-    assert ": is no picture or IDX file, and its name ends in none of .npy" in wrong(tmp_path / "rows.doc", TABLE)
+    assert ": is no picture or IDX file, and its name ends in none of .npy" in wrong(tmp_path / "rows.doc", IMAGES)
+    assert wrong(tmp_path / "rows.doc", TABLE) == ": empty"
+    (tmp_path / "rows.xlsx").write_bytes(b"PK\3\4")
+    assert wrong(tmp_path / "rows.xlsx", TABLE).startswith(": a spreadsheet or an archive; save it as CSV or Parquet")
+    (tmp_path / "rows.doc").write_text("a table among others")
+    several = "rows.doc: is no picture or IDX file, and its name ends in none of .*; move it away"
+    with pytest.raises(FileError, match=several):
+        open_inputs([str(tmp_path)], TABLE)
     (tmp_path / "rows.gz").write_bytes(gzip.compress(b"age")[:10] + b"\xff" * 9)
     assert wrong(tmp_path / "rows.gz", IMAGES).startswith(": cannot be read")
     assert wrong(tmp_path / "absent.npy", TABLE) == ": is not there"

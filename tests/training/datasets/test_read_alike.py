@@ -111,6 +111,12 @@ def write_narrow(folder: Path) -> None:
     pyarrow.parquet.write_table(pa.table(columns), folder / "rows.parquet")
 
 
+def other_digits() -> pd.DataFrame:
+    frame = base().astype({"age": str, "income": str})
+    wide, arabic = str.maketrans("0123456789.", "０１２３４５６７８９．"), str.maketrans("0123456789.", "٠١٢٣٤٥٦٧٨٩٫")
+    return frame.assign(age=frame["age"].str.translate(wide), income=frame["income"].str.translate(arabic))
+
+
 def text(frame: pd.DataFrame, name: str, pack: Callable[[bytes], bytes] = bytes, **options: Any) -> Write:
     def write(folder: Path) -> None:
         encoded = frame.to_csv(index=False, **options).encode(options.get("encoding", "utf-8"))
@@ -147,6 +153,9 @@ KINDS: dict[str, tuple[Write, dict[str, Any]]] = {
     "utf-16": (text(base(), "rows.csv", encoding="utf-16"), {}),
     "gzip": (text(base(), "rows.csv.gz", gzip.compress), {}),
     "zstd": (text(base(), "rows.csv.zst", zstd), {}),
+    "any name": (text(base(), "rows.dat"), {}),
+    "end mark": (text(base(), "rows.csv", lambda raw: raw + b"\x1a"), {}),
+    "other digits": (text(other_digits(), "rows.csv"), {}),
     "orders": (text(orders(), "orders.csv", encoding="utf-8-sig"), {"cyclic": ["placed"]}),
     "own markers": (text(base(), "rows.csv", na_rep="n.v."), {"missing": ["n.v."]}),
     "infinite": (text(infinite(), "rows.csv"), {}),
