@@ -53,6 +53,8 @@ def find_files(path: str) -> list[str]:
             root, found = bare.rstrip("/"), find_below(system, bare)
             files = [file for file in sorted(found) if not _HIDDEN.search(file[len(root) :])]
         elif system.exists(bare):
+            if is_local(system) and not Path(bare).is_file():
+                raise FileError(f"{path}: a pipe or a device, which can be read only once; write it to a file first")
             return [path]
         elif re.search(r"[*?\[]", bare):
             found = system.glob(bare, detail=True)

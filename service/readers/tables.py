@@ -303,20 +303,22 @@ def open_tables(
     if len(files) > 1 and (foreign := [file for file in files if not is_table(file)]):
         known = ", ".join(TABLE_SUFFIXES)
         raise FileError(
-            f"{foreign[0]}: no table, beside {len(files) - 1} others; its name ends in none of {known}; {_apart(path)}"
+            f"{foreign[0]}: no table, beside {len(files) - 1} others; its name ends in none of {known}; "
+            f"{_apart(path, files)}"
         )
     tables = [open_table(file, delimiter, encoding, like) for file in files]
     first = tables[0]
     for table in tables[1:]:
         if 2 * len(set(first.names) & set(table.names)) < len(set(first.names)):
             columns = ", ".join(map(repr, sorted(set(first.names) ^ set(table.names))[:5]))
-            raise FileError(f"{table.path}: other columns than {first.path}: {columns}; {_apart(path)}")
+            raise FileError(f"{table.path}: other columns than {first.path}: {columns}; {_apart(path, files)}")
     return tables
 
 
-def _apart(path: str) -> str:
+def _apart(path: str, files: Sequence[str]) -> str:
     """What to do with a file that does not belong to the others."""
-    return f"move it away, or give the files of one table by a pattern such as '{path.rstrip('/')}/part-*'"
+    suffix = next((suffix for suffix in TABLE_SUFFIXES if any(file.endswith(suffix) for file in files)), "")
+    return f"move it away, or give the files of one table by a pattern such as '{path.rstrip('/')}/part-*{suffix}'"
 
 
 def is_table(path: str) -> bool:

@@ -49,6 +49,8 @@ _FOREIGN = {
     b"BZh": "compressed by bzip2",
     b"\xfd7zXZ": "compressed by xz",
     b"\x93NUMPY": "a NumPy array, for the recipe arrays",
+    b"\x89PNG": "a picture, for the recipe images",
+    b"\xff\xd8\xff": "a picture, for the recipe images",
     b"%PDF": "a PDF document",
     b"ORC": "an ORC file",
     b"Obj\1": "an Avro file",

@@ -4,6 +4,7 @@ import datetime as dt
 import gzip
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -326,6 +327,8 @@ def test_all_problems_are_told_at_once_with_what_solves_them(tmp_path: Path) -> 
         (b"\x93NUMPY\1", "a NumPy array, for the recipe arrays"),
         (b"a,b\n1,x\0y\n", "neither text nor Parquet; byte 8 is NUL"),
         ("a,b\n" + "1,x\n" * 2000 + "2\0,y\n", "neither text nor Parquet; byte 8006 is NUL"),
+        (b"\x89PNG\r\n\x1a\n\0", "a picture, for the recipe images; save it"),
+        (b"\xff\xd8\xff\xe0", "a picture, for the recipe images; save it"),
         (b"\xff\xff\xff\xff\xb0\0\0\0", "a stream of Arrow; save it as CSV or Parquet"),
         ('"a,b"\n"1,x"\n"2,y"\n', "each line stands in quotation marks as a whole, with ',' within; remove these"),
         ("<?xml version='1.0'?>\n<a/>\n", "XML or HTML"),
@@ -343,6 +346,19 @@ def test_bad_text_tables(content: str | bytes, reason: str, tmp_path: Path) -> N
     text = refused(tmp_path / "t.csv", content)
     assert str(tmp_path / "t.csv") in text
     assert reason in text
+
+
+def test_another_file_beside_a_table_is_named_with_a_pattern_for_the_others(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv", "a\n1\n")
+    write(tmp_path / "README.md", "Rows of March")
+    found = message(Table(), tmp_path)
+    assert "README.md: no table, beside 1 others" in found
+    assert found.endswith(f"by a pattern such as '{tmp_path}/part-*.csv'")
+
+
+def test_a_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert "pipe: a pipe or a device, which can be read only once; write it to" in message(Table(), tmp_path / "pipe")
 
 
 def test_bad_parquet_tables(tmp_path: Path) -> None:
