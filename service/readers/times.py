@@ -76,7 +76,9 @@ def parse_time(text: str, order: Order) -> tuple[int, bool] | None:
         if not 1 <= hour <= 12:
             return None
         hour = hour % 12 + (12 if half[0] in "Pp" else 0)
+    minute, second = int(part["minute"] or 0), int(part["second"] or 0)
     fraction = int((part["fraction"] or "0").ljust(6, "0")[:6])
+    ends_day = hour == 24 and not (minute or second or fraction)  # 24:00 is the end of its day.
     zone = part.get("zone")
     try:
         offset = UTC if zone is None else _offset(zone)
@@ -84,13 +86,14 @@ def parse_time(text: str, order: Order) -> tuple[int, bool] | None:
             _year(part.get("year") or "1970"),
             _month(part.get("month") or "1"),
             int(part.get("day") or 1),
-            hour,
-            int(part["minute"] or 0),
-            int(part["second"] or 0),
+            0 if ends_day else hour,
+            minute,
+            second,
             fraction,
             offset,
         )
-    except ValueError:
+        moment += timedelta(days=ends_day)
+    except (ValueError, OverflowError):
         return None
     return (moment - _EPOCH) // timedelta(microseconds=1), zone is not None
 
