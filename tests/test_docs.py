@@ -137,15 +137,23 @@ def test_the_python_examples_are_real(digits: httpx.Client, code: str, shown: st
     assert done.stdout == shown
 
 
+WALKS = {
+    "payments": ("payments.py", None, "look.py"),
+    "pictures": ("pictures.py", None, None, None),
+}
+"""What runs before each command of a page: the page's own scripts, unless a command runs them."""
+
+
 @pytest.mark.slow
-def test_the_walk_of_the_payments_is_real(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", WALKS)
+def test_whole_walks_are_real(tmp_path: Path, name: str) -> None:
     """Numbers differ a little from one machine to another; all words are compared."""
-    text = page("guide/payments")
-    for name, code in zip(("payments.py", "look.py"), blocks("py", text), strict=True):
-        (tmp_path / name).write_text(code)
+    text = page(f"guide/{name}")
+    for script, code in zip((f"{name}.py", "look.py"), blocks("py", text), strict=True):
+        (tmp_path / script).write_text(code)
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "COLUMNS": "80"}
-    walk = [step for block in blocks("console", text) for step in block.removeprefix("$ ").split("\n$ ")]
-    for before, step in zip(("payments.py", None, "look.py"), walk, strict=True):
+    walk = [step for block in blocks("console", text) for step in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]]
+    for before, step in zip(WALKS[name], walk, strict=True):
         command, _, shown = step.partition("\n")
         if before:
             subprocess.run([sys.executable, before], cwd=tmp_path, check=True)
