@@ -15,6 +15,7 @@ export function whyNone(pValues, rate, heldOut) {
   const rows = pValues.filter((p) => p !== null).length;
   if (!rows) return "no row has a p-value";
   const needed = Math.ceil((rows * (1 / (heldOut + 1))) / rate);
+  if (needed > rows) return `${smallest(heldOut)}; at q = ${rate} no row can be called: it takes a larger q or more held-out rows`;
   const found = pValues.filter((p) => p !== null && p <= 1 / (heldOut + 1)).length;
   const count = (n) => `${n.toLocaleString("en")} ${n === 1 ? "row" : "rows"}`;
   return `${smallest(heldOut)}; at q = ${rate} and ${count(rows)} at least ${count(needed)} must be that strange, `

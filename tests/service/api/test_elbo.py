@@ -78,8 +78,13 @@ def test_discoveries_are_made_over_the_request(digits: httpx.Client, digits_bund
     none = post(digits, "/elbo", rows, fdr=0.002)
     assert not any(none.json()["discovery"])
     assert none.headers["Lowerbound-No-Discovery"] == (
-        "with 359 held-out rows no p-value is below 0.0028; at q = 0.002 and 10 rows at least 14 rows must be that "
-        "strange, and 6 are"
+        "with 359 held-out rows no p-value is below 0.0028; at q = 0.002 no row can be called: it takes a larger q or "
+        "more held-out rows"
+    )
+    few = post(digits, "/elbo", usual, fdr=0.005)
+    assert few.headers["Lowerbound-No-Discovery"] == (
+        "with 359 held-out rows no p-value is below 0.0028; at q = 0.005 and 4 rows at least 3 rows must be that "
+        "strange, and 0 are"
     )
     assert "Lowerbound-No-Discovery" not in post(digits, "/elbo", rows, fdr=0.02).headers
     refused = post(digits, "/elbo", rows, fdr=0.02, seed=5)

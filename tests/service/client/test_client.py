@@ -170,6 +170,8 @@ def test_the_client_says_why_no_row_is_called(people: str) -> None:
     with Client(people, model="people", batch_rows=25) as client:
         with pytest.warns(NoDiscoveryWarning) as said:
             answer = client.score(usual, fdr=0.01)
+        with pytest.warns(NoDiscoveryWarning, match="at fdr=0.005 no row can be called: it takes a larger fdr"):
+            client.score(usual, fdr=0.005)
         with pytest.warns(NoDiscoveryWarning, match="none has a p-value"):
             client.score([{"age": 1.0, "colour": None}], fdr=0.1, on_error="mark")
     assert not any(row["discovery"] for row in answer)
