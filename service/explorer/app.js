@@ -36,17 +36,23 @@ let kind;
 const content = panel("content");
 const select = panel("which");
 const show = spoken(panel("failure"), async () => {
+  const [name, version] = select.value.split("/");
+  await busy(async () => open(await Model.open(service, name, version)));
+});
+
+/** Mark the page as busy meanwhile, and show the place of its message where the work fails. */
+async function busy(work) {
   content.ariaBusy = "true";
   try {
-    const [name, version] = select.value.split("/");
-    await open(await Model.open(service, name, version));
+    return await work();
   } catch (error) {
-    scrollTo({ top: 0 });  // The message is there.
+    if (!kind) panel("title").textContent = "No model to show";
+    scrollTo({ top: 0 });
     throw error;
   } finally {
     content.ariaBusy = "false";
   }
-});
+}
 
 async function open(model) {
   ({ kind } = model.input);
@@ -88,7 +94,7 @@ function go(id) {
 }
 
 const start = spoken(panel("failure"), async () => {
-  const { models, default: preferred } = await service.json("models");
+  const { models, default: preferred } = await busy(() => service.json("models"));
   const names = Object.keys(models).sort((a, b) => (b === preferred) - (a === preferred));
   select.replaceChildren(...names.flatMap((name) => models[name].toReversed().map((version) => (
     element("option", { value: `${name}/${version}`, textContent: `${name} ${version}` })))));

@@ -148,6 +148,21 @@ def test_a_lost_service_is_told_of(visit: Start, tmp_path: Path) -> None:
     expect(visited.page.locator("#failure")).to_be_in_viewport()
 
 
+def test_without_a_model_there_are_no_empty_panels(visit: Start, digits: httpx.Client) -> None:
+    page = visit(digits, path="/docs", allowed=("net::ERR",)).page
+    page.route("**/models", lambda _: None)
+    page.goto(str(digits.base_url))
+    expect(page.get_by_role("heading", name="Loading…")).to_be_visible()
+    assert page.locator("main > section:visible, nav a:visible, #which:visible").count() == 0
+    page.unroute_all()
+    page.route("**/models", lambda route: route.abort())
+    page.goto(str(digits.base_url))
+    expect(page.locator("#failure")).to_have_text("The service cannot be reached.")
+    expect(page.get_by_role("heading", name="No model to show")).to_be_visible()
+    expect(page.locator("main")).to_have_attribute("aria-busy", "false")
+    assert page.locator("main > section:visible, nav a:visible, #which:visible").count() == 0
+
+
 # People
 
 
