@@ -1,5 +1,6 @@
 """The panels of image models: what they show is what the endpoints answer, to the pixel."""
 
+import csv
 import io
 from pathlib import Path
 from typing import Any
@@ -282,6 +283,50 @@ def test_many_pictures_are_ranked(open_page: Open, digits: httpx.Client) -> None
     expect(panel.locator(".name")).to_have_text(names[0].split(",")[0])
     panel.get_by_role("button", name=names[3], exact=True).click()
     expect(panel.locator(".name")).to_have_text(names[3].split(",")[0])
+
+
+def test_scored_pictures_are_one_tab_stop_above_the_one_taken_apart(open_page: Open, digits: httpx.Client) -> None:
+    """However many there are, the one taken apart is not far below them."""
+    page = open_page(digits, viewport={"width": 1280, "height": 900})
+    panel = page.locator("#pictures")
+    noise = np.random.default_rng(5).integers(0, 17, (150, 8, 8), dtype=np.uint8)
+    panel.get_by_label("Choose files").set_input_files(file("many.npy", npy(noise)))
+    expect(panel.locator(".note")).to_contain_text("150 of 150 are stranger than 95 %, in red.")
+    gallery = panel.locator(".grid").bounding_box()
+    assert gallery
+    assert gallery["height"] < 420
+    panel.locator(".grid button").first.focus()
+    for key in ("End", "ArrowLeft", "Enter"):
+        page.keyboard.press(key)
+    last = panel.locator(".grid button").nth(148)
+    expect(last).to_be_focused()
+    expect(last).to_have_attribute("aria-pressed", "true")
+    page.keyboard.press("Tab")
+    expect(panel.get_by_role("button", name="Download the scores")).to_be_focused()
+
+
+def test_the_scores_of_pictures_can_be_downloaded(page: Page, digits: httpx.Client, strange: Array) -> None:
+    panel = page.locator("#pictures")
+    usual = np.rint(np.clip(sample(digits, n=1)["instances"][0], 0, 16)).astype(np.uint8)
+    panel.get_by_label("Choose files").set_input_files([file("a.npy", npy(usual)), file("b.npy", npy(strange))])
+    expect(panel.locator(".name")).to_have_text("b.npy")
+    with page.expect_download() as download:
+        panel.get_by_role("button", name="Download the scores").click()
+    assert download.value.suggested_filename == "digits-scores.csv"
+    rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text("utf-8"))))
+    answer = send_request(digits, "/elbo", np.stack([strange, usual]), binary=True)
+    assert [row["file"] for row in rows] == ["b.npy", "a.npy"]
+    for name in ("score", "p_value"):
+        assert [float(row[name]) for row in rows] == answer[name].tolist()
+
+
+def test_files_are_read_without_the_verdict_of_others(open_page: Open, digits: httpx.Client, strange: Array) -> None:
+    page = open_page(digits)
+    panel = page.locator("#pictures")
+    page.route("**/instances", lambda _: None)
+    panel.get_by_label("Choose files").set_input_files([file("a.npy", npy(strange)), file("b.npy", npy(strange))])
+    expect(panel.locator(".note")).to_have_text("Reading 2 files …")
+    expect(panel.locator(".result")).to_be_hidden()
 
 
 @pytest.mark.parametrize(

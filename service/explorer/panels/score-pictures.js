@@ -3,7 +3,9 @@
 import { setView, view } from "../lib/address.js";
 import { ALTERATIONS } from "../lib/alterations.js";
 import { bar, distribution } from "../lib/charts.js";
-import { element, say, spoken, takeFiles } from "../lib/elements.js";
+import { format } from "../lib/csv.js";
+import { element, oneTabStop, say, spoken, takeFiles } from "../lib/elements.js";
+import { downloadText } from "../lib/files.js";
 import { fixed, short, words } from "../lib/numbers.js";
 import { readAll } from "../lib/picture-files.js";
 import { glow, inUnitsOf, paint, row, together } from "../lib/pictures.js";
@@ -12,6 +14,8 @@ import { explainScore, inWords, offerScores, pValueInWords, strangerThan } from 
 
 const MOST_SHOWN = 200;
 const MOST_LATENTS = 8;
+/** The p-value up to which a picture is marked. */
+const STRANGE = 0.05;
 
 /** @param {() => void} scored is called when other pictures are scored. */
 export function scorePicturesPanel(panel, scored) {
@@ -65,8 +69,10 @@ export function scorePicturesPanel(panel, scored) {
       given.length < count ? `Stopped after ${number(given.length)} of ${number(count)} pictures.` : "",
       given.length > MOST_SHOWN ? `The strangest ${MOST_SHOWN} of ${number(given.length)} are shown.` : "",
       "Each is stranger than the share of held-out pictures under it.",
+      `${number(given.filter(({ p }) => p <= STRANGE).length)} of ${number(given.length)} are stranger than 95 %, in red.`,
     ].join(" ").trim();
     gallery.replaceChildren(...shown.map(tile));
+    oneTabStop(gallery);
     if (!shown.includes(selected)) selected = shown.find(({ row: number }) => number === Number(view().row)) ?? shown[0];
     result.hidden = false;
   }
@@ -146,7 +152,7 @@ export function scorePicturesPanel(panel, scored) {
     const share = strangerThan(picture.p);
     const label = `${picture.name}, stranger than ${share}`;
     const button = element("button", { type: "button", className: "picture", "aria-pressed": "false", "aria-label": label },
-      canvasOf(picture), element("span", { className: picture.p <= 0.05 ? "p strange" : "p", textContent: share }));
+      canvasOf(picture), element("span", { className: picture.p <= STRANGE ? "p strange" : "p", textContent: share }));
     button.dataset.name = picture.name;
     button.addEventListener("click", () => {
       select(picture);
@@ -169,13 +175,18 @@ export function scorePicturesPanel(panel, scored) {
   }
 
   takeFiles(find(".drop"), spoken(filesProblem, async (files) => {
-    const { pictures: read, problems } = await readAll(files, model);
     result.hidden = true;
+    note.textContent = `Reading ${files.length.toLocaleString("en")} ${files.length === 1 ? "file" : "files"} …`;
+    const { pictures: read, problems } = await readAll(files, model);
     note.textContent = "";
     setView({ row: null });
     await take(read);
     if (problems.length) throw new TypeError(problems.join("\n"));
   }));
+  find(".download").addEventListener("click", () => {
+    const lines = ranked.map(({ name, score: value, p }) => [name, value, Number.isNaN(p) ? null : p]);
+    downloadText(`${model.manifest.name}-scores.csv`, format([["file", "score", "p_value"], ...lines], ","));
+  });
   score.addEventListener("change", rank);
   steps.addEventListener("change", detail);
   for (const button of panel.querySelectorAll("[data-alter]")) {
