@@ -22,9 +22,9 @@ class Place:
         url: Of the server.
         table: A model of a table that explains its rows.
         tables: Another that takes the same rows.
-        pictures: A model of pictures of whole levels.
-        gallery: Another that takes the same pictures.
-        shape: Of those pictures.
+        pictures: A model of pictures of whole levels, with all graphs.
+        twins: Two models that take the same pictures.
+        shape: Of the pictures of `pictures`.
         levels: How many levels they have.
     """
 
@@ -32,7 +32,7 @@ class Place:
     table: str
     tables: str
     pictures: str
-    gallery: str
+    twins: tuple[str, str]
     shape: tuple[int, ...] = (8, 8)
     levels: int = 17
 
@@ -353,7 +353,7 @@ def pictures_refused(page: Page, place: Place) -> str:
 
 @state
 def pictures_compared(page: Page, place: Place) -> str:
-    visit(page, place, place.pictures, f"&with={place.gallery.replace(' ', '/')}")
+    visit(page, place, place.twins[0], f"&with={place.twins[1].replace(' ', '/')}")
     expect(page.locator("#compare .verdict")).not_to_be_empty()
     return "#compare"
 
