@@ -180,7 +180,7 @@ def rows_with_problems(page: Page, place: Place) -> str:
 @state
 def none_callable(page: Page, place: Place) -> str:
     visit(page, place, place.table)
-    page.get_by_label("False calls at most").fill("0.1")
+    page.locator("#rows").get_by_label("False calls at most").fill("0.1")
     expect(page.locator("#rows .verdict")).to_contain_text("no p-value is below")
     return "#rows"
 
@@ -188,9 +188,9 @@ def none_callable(page: Page, place: Place) -> str:
 @state
 def strangest_called(page: Page, place: Place) -> str:
     visit(page, place, place.table)
-    page.get_by_label("Call anomalous").select_option("count")
+    page.locator("#rows").get_by_label("Call anomalous").select_option("count")
     expect(page.locator("#rows .verdict")).to_contain_text("The 10 strangest")
-    page.get_by_label("Rows", exact=True).fill("0")
+    page.locator("#rows").get_by_label("Rows", exact=True).fill("0")
     expect(page.locator("#limit-problem")).not_to_be_empty()
     return "#rows"
 
@@ -313,6 +313,14 @@ def picture(page: Page, place: Place) -> str:
     page.locator("#pictures").get_by_text("In numbers").click()
     page.get_by_label("Refine").select_option("5 steps")
     expect(page.locator(".regret")).not_to_be_empty()
+    return "#pictures"
+
+
+@state
+def no_picture_callable(page: Page, place: Place) -> str:
+    visit(page, place, place.pictures)
+    page.locator("#pictures").get_by_label("False calls at most").fill("0.1")
+    expect(page.locator("#pictures .judged")).to_contain_text("no picture can be called")
     return "#pictures"
 
 

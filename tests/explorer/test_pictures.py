@@ -277,7 +277,7 @@ def test_many_pictures_are_ranked(open_page: Open, digits: httpx.Client) -> None
     panel.get_by_label("Choose files").set_input_files(file("many.npy", npy(many)))
     expect(panel.locator(".note")).to_contain_text("The strangest 200 of 230 are shown.")
     scores = send_request(digits, "/elbo", many, binary=True)["score"]
-    expected = [f"many.npy [{i}], stranger than 99.72 %" for i in np.argsort(-scores, kind="stable")[:200]]
+    expected = [f"many.npy [{i}], stranger than 99.72 %, called" for i in np.argsort(-scores, kind="stable")[:200]]
     names = panel.locator(".grid button").evaluate_all("all => all.map((one) => one.getAttribute('aria-label'))")
     assert names == expected
     expect(panel.locator(".name")).to_have_text(names[0].split(",")[0])
@@ -291,7 +291,7 @@ def test_scored_pictures_are_one_tab_stop_above_the_one_taken_apart(open_page: O
     panel = page.locator("#pictures")
     noise = np.random.default_rng(5).integers(0, 17, (150, 8, 8), dtype=np.uint8)
     panel.get_by_label("Choose files").set_input_files(file("many.npy", npy(noise)))
-    expect(panel.locator(".note")).to_contain_text("150 of 150 are stranger than 95 %, in red.")
+    expect(panel.locator(".judged")).to_contain_text("150 of 150 pictures are called anomalous;")
     gallery = panel.locator(".grid").bounding_box()
     assert gallery
     assert gallery["height"] < 420
@@ -318,6 +318,37 @@ def test_the_scores_of_pictures_can_be_downloaded(page: Page, digits: httpx.Clie
     assert [row["file"] for row in rows] == ["b.npy", "a.npy"]
     for name in ("score", "p_value"):
         assert [float(row[name]) for row in rows] == answer[name].tolist()
+    assert [row["called"] for row in rows] == ["true", "false"]
+
+
+def test_pictures_are_called_by_the_rule_that_is_chosen(page: Page, digits: httpx.Client, strange: Array) -> None:
+    panel = page.locator("#pictures")
+    usual = np.rint(np.clip(sample(digits, n=3)["instances"], 0, 16)).astype(np.uint8)
+    panel.get_by_label("Choose files").set_input_files(file("some.npy", npy(np.concatenate([usual, strange[None]]))))
+    judged, called = panel.locator(".judged"), panel.locator(".grid .strange")
+    expect(judged).to_contain_text(
+        "1 of 4 pictures are called anomalous; on average at most 10 % of such calls are wrong."
+    )
+    expect(called).to_have_count(1)
+    panel.get_by_label("False calls at most").fill("1")
+    expect(judged).to_have_text(
+        "0 of 4 pictures are called anomalous: with 359 held-out pictures no p-value is below 0.0028; at q = 0.01 and "
+        "4 pictures at least 2 pictures must be that strange, and 1 is."
+    )
+    expect(called).to_have_count(0)
+    panel.get_by_label("False calls at most").fill("0.1")
+    expect(judged).to_contain_text(
+        "at q = 0.001 no picture can be called: it takes a larger q or more held-out pictures."
+    )
+    panel.get_by_label("Call anomalous").select_option("the strangest pictures")
+    panel.get_by_label("Pictures", exact=True).fill("2")
+    expect(judged).to_contain_text("The 2 strangest of 4 pictures; the last of them is stranger than ")
+    expect(called).to_have_count(2)
+    expect(panel.locator("[aria-pressed=true]")).to_have_count(1)
+    panel.get_by_label("Call anomalous").select_option("pictures below a p-value")
+    expect(judged).to_contain_text("1 of 4 pictures are called anomalous; of as many usual pictures about 0 would be.")
+    panel.get_by_label("Call anomalous").select_option("so many that few calls are false")
+    panel.get_by_label("False calls at most").fill("10")
 
 
 def test_files_are_read_without_the_verdict_of_others(open_page: Open, digits: httpx.Client, strange: Array) -> None:

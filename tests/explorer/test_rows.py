@@ -108,21 +108,21 @@ def test_rows_are_called_by_the_rule_that_is_chosen(page: Page, toys: httpx.Clie
     paste(page, "age,colour\n" + "".join(f"{value:.4f},red\n" for value in scale))
     expect(page.locator(ROWS)).to_have_count(30)
     records = [{"age": float(f"{value:.4f}"), "colour": "red"} for value in scale]
-    verdict, rule = page.locator("#rows .verdict"), page.get_by_label("Call anomalous")
+    verdict, rule = page.locator("#rows .verdict"), page.locator("#rows").get_by_label("Call anomalous")
 
     def called() -> list[int]:
         return sorted(int(text) - 1 for text in page.locator("#rows tr.anomalous > th").all_inner_texts())
 
     counts = []
     for percent in (5, 25, 50):
-        page.get_by_label("False calls at most").fill(str(percent))
+        page.locator("#rows").get_by_label("False calls at most").fill(str(percent))
         wanted = elbo(toys, records, fdr=percent / 100)["discovery"]
         said = f"{sum(wanted)} of 30 rows are called anomalous; on average at most {percent} % of such calls are wrong."
         expect(verdict).to_have_text(said)
         assert called() == np.flatnonzero(wanted).tolist()
         counts.append(sum(wanted))
     assert 0 < counts[0] < counts[-1]
-    page.get_by_label("False calls at most").fill("0.5")
+    page.locator("#rows").get_by_label("False calls at most").fill("0.5")
     answer = toys.post("/elbo", json={"instances": records}, params={"fdr": 0.005})
     expect(verdict).to_have_text(
         f"0 of 30 rows are called anomalous: {answer.headers['Lowerbound-No-Discovery']}.",
@@ -130,19 +130,19 @@ def test_rows_are_called_by_the_rule_that_is_chosen(page: Page, toys: httpx.Clie
     answer = elbo(toys, records)
     p, score = np.array(answer["p_value"]), np.array(answer["score"])
     rule.select_option(label="rows below a p-value")
-    page.get_by_label("p-value at most").fill("20")
+    page.locator("#rows").get_by_label("p-value at most").fill("20")
     expect(verdict).to_contain_text(
         f"{(p <= 0.2).sum()} of 30 rows are called anomalous; of as many usual rows about 6 "
     )
     assert called() == np.flatnonzero(p <= 0.2).tolist()
-    page.get_by_label("p-value at most").fill("0.1")
+    page.locator("#rows").get_by_label("p-value at most").fill("0.1")
     expect(verdict).to_contain_text("with 99 held-out rows no p-value is below 0.01: a level of 0.1 % calls none.")
     rule.select_option(label="the strangest rows")
-    page.get_by_label("Rows", exact=True).fill("4")
+    page.locator("#rows").get_by_label("Rows", exact=True).fill("4")
     expect(verdict).to_contain_text("The 4 strangest of 30 rows; the last of them is stranger than ")
     assert called() == sorted(np.argsort(-score)[:4].tolist())
     rule.select_option(label="so many that few calls are false")
-    page.get_by_label("False calls at most").fill("10")
+    page.locator("#rows").get_by_label("False calls at most").fill("10")
 
 
 def test_rules_are_those_of_the_service(page: Page) -> None:

@@ -83,7 +83,7 @@ def test_the_theme_is_the_systems_until_it_is_switched(open_page: Open, toys: ht
 
 def test_numbers_that_are_none_are_told_of_below_them(open_page: Open, toys: httpx.Client) -> None:
     page = open_page(toys)
-    limit = page.get_by_label("False calls at most")
+    limit = page.locator("#rows").get_by_label("False calls at most")
     limit.fill("90")
     expect(page.locator("#limit-problem")).to_have_text("A number from 0.1 to 50.")
     expect(limit).to_have_attribute("aria-invalid", "true")

@@ -10,22 +10,22 @@ export function discoveries(pValues, rate) {
   return pValues.map((p) => p !== null && last >= 0 && p <= ascending[last]);
 }
 
-/** Why `discoveries` calls no row, in the words of the service. */
-export function whyNone(pValues, rate, heldOut) {
+/** Why `discoveries` calls no row, in the words of the service; `noun` is what a row is. */
+export function whyNone(pValues, rate, heldOut, noun = "row") {
   const rows = pValues.filter((p) => p !== null).length;
-  if (!rows) return "no row has a p-value";
+  if (!rows) return `no ${noun} has a p-value`;
   const needed = Math.ceil((rows * (1 / (heldOut + 1))) / rate);
-  if (needed > rows) return `${smallest(heldOut)}; at q = ${rate} no row can be called: it takes a larger q or more held-out rows`;
+  if (needed > rows) return `${smallest(heldOut, noun)}; at q = ${rate} no ${noun} can be called: it takes a larger q or more held-out ${noun}s`;
   const found = pValues.filter((p) => p !== null && p <= 1 / (heldOut + 1)).length;
-  const count = (n) => `${n.toLocaleString("en")} ${n === 1 ? "row" : "rows"}`;
-  return `${smallest(heldOut)}; at q = ${rate} and ${count(rows)} at least ${count(needed)} must be that strange, `
+  const count = (n) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
+  return `${smallest(heldOut, noun)}; at q = ${rate} and ${count(rows)} at least ${count(needed)} must be that strange, `
     + `and ${found.toLocaleString("en")} ${found === 1 ? "is" : "are"}`;
 }
 
 /** What so many held-out rows allow. */
-export function smallest(heldOut) {
+export function smallest(heldOut, noun) {
   const least = (1 / (heldOut + 1)).toLocaleString("en", { maximumSignificantDigits: 2 });
-  return `with ${heldOut.toLocaleString("en")} held-out rows no p-value is below ${least}`;
+  return `with ${heldOut.toLocaleString("en")} held-out ${noun}s no p-value is below ${least}`;
 }
 
 /** Rows called at a level: those with a p-value of at most `level`. */

@@ -10,12 +10,11 @@ import { fixed, short, words } from "../lib/numbers.js";
 import { readAll } from "../lib/picture-files.js";
 import { glow, inUnitsOf, paint, row, together } from "../lib/pictures.js";
 import { progress } from "./progress.js";
+import { callingRule } from "./rules.js";
 import { explainScore, inWords, offerScores, pValueInWords, strangerThan } from "./scores.js";
 
 const MOST_SHOWN = 200;
 const MOST_LATENTS = 8;
-/** The p-value up to which a picture is marked. */
-const STRANGE = 0.05;
 
 /** @param {() => void} scored is called when other pictures are scored. */
 export function scorePicturesPanel(panel, scored) {
@@ -27,6 +26,7 @@ export function scorePicturesPanel(panel, scored) {
   const gallery = find(".grid");
   const note = find(".note");
   const run = progress(find(".progress"));
+  const rule = callingRule(panel, "picture", () => judge());
   const [result, opened] = [find(".result"), find(".detail")];
   const canvases = { sent: find("canvas.sent"), expected: find("canvas.expected"), unlikely: find("canvas.unlikely") };
   let model;
@@ -63,18 +63,27 @@ export function scorePicturesPanel(panel, scored) {
   /** Show the scored ones of so many pictures, the strangest first. */
   function show(given, count) {
     ranked = given.toSorted((a, b) => b.score - a.score);
-    const shown = ranked.slice(0, MOST_SHOWN);
     const number = (n) => n.toLocaleString("en");
     note.textContent = [
       given.length < count ? `Stopped after ${number(given.length)} of ${number(count)} pictures.` : "",
       given.length > MOST_SHOWN ? `The strangest ${MOST_SHOWN} of ${number(given.length)} are shown.` : "",
-      "Each is stranger than the share of held-out pictures under it.",
-      `${number(given.filter(({ p }) => p <= STRANGE).length)} of ${number(given.length)} are stranger than 95 %, in red.`,
+      "Each is stranger than the share of held-out pictures under it, red where it is called.",
     ].join(" ").trim();
-    gallery.replaceChildren(...shown.map(tile));
-    oneTabStop(gallery);
+    const shown = ranked.slice(0, MOST_SHOWN);
     if (!shown.includes(selected)) selected = shown.find(({ row: number }) => number === Number(view().row)) ?? shown[0];
+    judge();
     result.hidden = false;
+  }
+
+  /** Call pictures by the chosen rule, without asking the service again. */
+  function judge() {
+    if (!ranked.length) return;
+    const answer = { score: ranked.map((picture) => picture.score), p_value: ranked.map(({ p }) => (Number.isNaN(p) ? null : p)) };
+    const { called, verdict } = rule.judge(answer, model.manifest.calibration.rows);
+    ranked.forEach((picture, i) => { picture.called = called[i]; });
+    find(".judged").textContent = verdict;
+    gallery.replaceChildren(...ranked.slice(0, MOST_SHOWN).map(tile));
+    oneTabStop(gallery);
   }
 
   const detail = spoken(message, async () => {
@@ -150,9 +159,10 @@ export function scorePicturesPanel(panel, scored) {
 
   function tile(picture) {
     const share = strangerThan(picture.p);
-    const label = `${picture.name}, stranger than ${share}`;
-    const button = element("button", { type: "button", className: "picture", "aria-pressed": "false", "aria-label": label },
-      canvasOf(picture), element("span", { className: picture.p <= STRANGE ? "p strange" : "p", textContent: share }));
+    const label = `${picture.name}, stranger than ${share}${picture.called ? ", called" : ""}`;
+    const pressed = String(picture === selected);
+    const button = element("button", { type: "button", className: "picture", "aria-pressed": pressed, "aria-label": label },
+      canvasOf(picture), element("span", { className: picture.called ? "p strange" : "p", textContent: share }));
     button.dataset.name = picture.name;
     button.addEventListener("click", () => {
       select(picture);
@@ -184,8 +194,8 @@ export function scorePicturesPanel(panel, scored) {
     if (problems.length) throw new TypeError(problems.join("\n"));
   }));
   find(".download").addEventListener("click", () => {
-    const lines = ranked.map(({ name, score: value, p }) => [name, value, Number.isNaN(p) ? null : p]);
-    downloadText(`${model.manifest.name}-scores.csv`, format([["file", "score", "p_value"], ...lines], ","));
+    const lines = ranked.map(({ name, score: value, p, called }) => [name, value, Number.isNaN(p) ? null : p, called]);
+    downloadText(`${model.manifest.name}-scores.csv`, format([["file", "score", "p_value", "called"], ...lines], ","));
   });
   score.addEventListener("change", rank);
   steps.addEventListener("change", detail);

@@ -44,7 +44,7 @@ export function scoreRowsPanel(panel, scored) {
     label: labels.buttons,
   });
 
-  const rule = callingRule(panel, () => judge());
+  const rule = callingRule(panel, "row", () => judge());
 
   /** Score the text's rows. An error leaves no verdict of other rows. */
   const scoreRows = spoken(message, async () => {
