@@ -31,6 +31,10 @@ def test_a_link_leads_to_a_view_and_the_back_button_leaves_it(open_page: Open, t
     ages = [float(row["age"]) for row in csv.DictReader(io.StringIO(text))]
     assert ages == pytest.approx([row["age"] for row in wanted], rel=1e-5)
     assert opened(page) == ["7"]
+    box, row = (page.locator(f"#rows {name}").bounding_box() for name in (".scroll", "button[aria-expanded=true]"))
+    assert box
+    assert row
+    assert box["y"] < row["y"] < box["y"] + box["height"] - row["height"]
     page.locator("#rows tbody").get_by_role("button", name="9", exact=True).click()
     page.locator("#which").select_option("digits 1")
     expect(page.locator("#title")).to_have_text("digits")

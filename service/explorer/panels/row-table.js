@@ -110,7 +110,10 @@ export function rowTable(table, use) {
       turn(opened.hidden);
       use.opened(opened.hidden ? null : row.i);
     });
-    turns.set(row.i, (open) => { if (open === opened.hidden) turn(open); });
+    turns.set(row.i, (open) => {
+      if (open === opened.hidden) turn(open);
+      if (open) table.parentElement.scrollTop = line.offsetTop - head.offsetHeight;
+    });
     return [line, opened];
   }
 
@@ -121,7 +124,7 @@ export function rowTable(table, use) {
 
   return {
     show,
-    /** Open row i, and close the others; null closes all. */
+    /** Open row i, bring it into view within the table, and close the others; null closes all. */
     openOnly(i) {
       const place = sorted().findIndex((row) => row.i === i);
       if (place >= shown) {

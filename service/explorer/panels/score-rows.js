@@ -64,8 +64,8 @@ export function scoreRowsPanel(panel, scored) {
       [sent, answer] = [{ ...firstRows(read, done), text }, columns];
       if (!same) labels.take(model.manifest.name, done, others(sent));
       tellAbout(read, done);
+      result.hidden = false;  // What is hidden cannot be scrolled.
       judge();
-      result.hidden = false;
       scored();
     } catch (error) {
       [answer, sent] = [null, null];
