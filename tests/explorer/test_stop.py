@@ -1,4 +1,4 @@
-"""Stop ends a long job at once, whatever the service is doing."""
+"""Stop ends a long job at once, whatever the service is doing; what failed can be tried again."""
 
 from collections.abc import Callable
 
@@ -29,7 +29,7 @@ def hold_after(page: Page, pieces: int) -> None:
 
 @pytest.fixture
 def page(visit: Callable[..., Visit], toys: httpx.Client, request: pytest.FixtureRequest) -> Page:
-    page = visit(toys, f"/?model={request.param}").page
+    page = visit(toys, f"/?model={request.param}", allowed=("507",)).page
     ready(page)
     return page
 
@@ -90,3 +90,19 @@ def test_newer_rows_end_the_request_of_older_ones(page: Page) -> None:
         drop(page, "#rows .drop", "few.csv", b"age,colour\n1,red\n")
     assert ended.value.failure == "net::ERR_ABORTED"
     expect(page.locator("#rows .verdict")).to_contain_text("of 1 row")
+
+
+@pytest.mark.parametrize(("page", "panel"), [("people", "#rows"), ("digits", "#pictures")], indirect=["page"])
+def test_what_failed_is_done_again(page: Page, panel: str) -> None:
+    again = page.locator(panel).get_by_role("button", name="Try again")
+    expect(again).to_be_hidden()
+    page.route("**/elbo?*", lambda route: route.fulfill(status=507, json={"detail": "the memory has run out"}))
+    page.locator(f"{panel} [name=score]").dispatch_event("change")
+    expect(page.locator(f"{panel} > .work > [role=alert]")).to_have_text("The memory has run out")
+    expect(page.locator(f"{panel} .result")).to_be_hidden()
+    page.unroute_all()
+    again.press("Enter")
+    expect(page.locator(f"{panel} .result")).to_be_visible()
+    expect(again).to_be_hidden()
+    expect(page.locator(f"{panel} > .work > [role=alert]")).to_be_empty()
+    expect(page.locator(f"{panel} h2")).to_be_focused()

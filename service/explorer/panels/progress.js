@@ -17,7 +17,7 @@ export function progress(zone) {
 
   zone.querySelector("button").addEventListener("click", () => {
     current.abort();
-    zone.closest("section").querySelector("h2").focus({ preventScroll: true });  // The button is about to go.
+    keepFocus(zone);
   });
 
   return async (count, ask) => {
@@ -41,4 +41,18 @@ export function progress(zone) {
       if (mine === current) zone.hidden = true;
     }
   };
+}
+
+/** Focus the title of a button's panel, as the button is about to go. */
+function keepFocus(zone) {
+  zone.closest("section").querySelector("h2").focus({ preventScroll: true });
+}
+
+/** A button, in a zone that shows it after a failure, that does the same work again; gives the function that shows it or not. */
+export function tryAgain(zone, work) {
+  zone.querySelector("button").addEventListener("click", () => {
+    keepFocus(zone);
+    work();
+  });
+  return (failed) => { zone.hidden = !failed; };
 }

@@ -9,7 +9,7 @@ import { downloadText } from "../lib/files.js";
 import { fixed, short, words } from "../lib/numbers.js";
 import { readAll } from "../lib/picture-files.js";
 import { glow, inUnitsOf, paint, row, together } from "../lib/pictures.js";
-import { progress } from "./progress.js";
+import { progress, tryAgain } from "./progress.js";
 import { callingRule } from "./rules.js";
 import { explainScore, inWords, offerScores, pValueInWords, strangerThan } from "./scores.js";
 
@@ -26,6 +26,7 @@ export function scorePicturesPanel(panel, scored) {
   const gallery = find(".grid");
   const note = find(".note");
   const run = progress(find(".progress"));
+  const failed = tryAgain(find(".again"), () => rank());
   const rule = callingRule(panel, "picture", () => judge());
   const [result, opened] = [find(".result"), find(".detail")];
   const canvases = { sent: find("canvas.sent"), expected: find("canvas.expected"), unlikely: find("canvas.unlikely") };
@@ -37,6 +38,7 @@ export function scorePicturesPanel(panel, scored) {
   /** Score the pictures. An error leaves no verdict of other pictures. */
   const rank = spoken(message, async () => {
     explainScore(panel);
+    failed(false);
     if (!pictures.length) return;
     try {
       const given = pictures;
@@ -52,6 +54,7 @@ export function scorePicturesPanel(panel, scored) {
       scored();
       await detail();
     } catch (error) {
+      failed(true);
       result.hidden = true;
       note.textContent = "";
       ranked = [];
@@ -215,7 +218,7 @@ export function scorePicturesPanel(panel, scored) {
       offerScores(panel, model.manifest);
       find(".refinement").hidden = !model.has("refine");
       steps.value = "0";
-      take(taken);
+      return take(taken);
     },
     take,
     /** What `/elbo` answered about the pictures, the strangest first, what they look like, and how another model scores them. */

@@ -6,7 +6,7 @@ import { element, say, spoken, takeFiles } from "../lib/elements.js";
 import { downloadText } from "../lib/files.js";
 import { debounced } from "../lib/pacing.js";
 import { labelling } from "./labels.js";
-import { progress } from "./progress.js";
+import { progress, tryAgain } from "./progress.js";
 import { explanation } from "./row-explanation.js";
 import { rowTable } from "./row-table.js";
 import { callingRule } from "./rules.js";
@@ -26,6 +26,7 @@ export function scoreRowsPanel(panel, scored) {
   const score = find("[name=score]");
   const result = find(".result");
   const run = progress(find(".progress"));
+  const failed = tryAgain(find(".again"), () => scoreRows());
   let model;
   let text = "";
   let given = textProblem;
@@ -49,6 +50,7 @@ export function scoreRowsPanel(panel, scored) {
   /** Score the text's rows. An error leaves no verdict of other rows. */
   const scoreRows = spoken(message, async () => {
     explainScore(panel);
+    failed(false);
     for (const problem of [fileProblem, textProblem]) say(problem, "");
     try {
       const read = readRows(text, model.input);
@@ -71,6 +73,7 @@ export function scoreRowsPanel(panel, scored) {
       [answer, sent] = [null, null];
       result.hidden = true;
       scored();
+      failed(!(error instanceof SyntaxError));
       if (!(error instanceof SyntaxError)) throw error;
       say(given, error.message);
     }
