@@ -61,14 +61,14 @@ def visit(page: Page, place: Place, model: str, more: str = "") -> None:
     ready(page)
 
 
-def answer(page: Page, path: str, status: int, detail: str = "", *, first: int = 0) -> None:
-    """Answer so to all requests of a path but the first ones; status 0 is no answer."""
+def answer(page: Page, path: str, status: int, detail: str = "", *, first: int = 0, count: int = 1_000_000) -> None:
+    """Answer so to `count` requests of a path after the first ones; status 0 is no answer."""
     seen = 0
 
     def reply(route: Route) -> None:
         nonlocal seen
         seen += 1
-        if seen <= first:
+        if not first < seen <= first + count:
             route.continue_()
         elif status:
             headers = {"Retry-After": "9"} if status == 429 else {}
@@ -335,7 +335,7 @@ def files_wrong(page: Page, place: Place) -> str:
 @state
 def pictures_under_way(page: Page, place: Place) -> str:
     visit(page, place, place.pictures)
-    answer(page, "**/elbo?*", 0, first=1)
+    answer(page, "**/elbo?*", 0, first=1, count=1)
     choose(page, place.noise(1_500))
     expect(page.locator("#pictures .progress")).to_contain_text("512 of 1,500")
     return "#pictures"
@@ -344,7 +344,6 @@ def pictures_under_way(page: Page, place: Place) -> str:
 @state
 def pictures_stopped(page: Page, place: Place) -> str:
     pictures_under_way(page, place)
-    page.unroute_all()
     page.locator("#pictures").get_by_role("button", name="Stop").click()
     expect(page.locator("#pictures .note")).to_contain_text("Stopped after 512")
     return "#pictures"
