@@ -137,29 +137,20 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
         self._in_head = True
         self._head = 0
-        self._hosts: list[bytes] = []
-        self._coding = b""
         self._due = self.loop.time() + self._settings.read_timeout
 
     def on_url(self, url: bytes) -> None:
         self.url += url
-        if len(self.url) > MAX_FRAME:
+        self._head += len(url)
+        if self._head > MAX_FRAME:
             raise _RefusedError(414, f"more than {MAX_FRAME:,} bytes of target")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._head += len(name) + len(value)
-        if len(self.headers) == MAX_HEADERS or len(self.url) + self._head > MAX_FRAME:
+        headers = self.headers
+        if self._head > MAX_FRAME or len(headers) == MAX_HEADERS:
             raise _RefusedError(431, f"more than {MAX_HEADERS} header fields, or {MAX_FRAME:,} bytes of them")
-        if self._in_body:
-            return  # A trailer, which the application does not see.
-        name = name.lower()
-        if name == b"host":
-            self._hosts.append(value)
-        elif name == b"transfer-encoding":
-            self._coding = value.lower()
-        elif name == b"expect" and value.lower() == b"100-continue":
-            self.expect_100_continue = True
-        self.headers.append((name, value))
+        headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         self._check_head()
@@ -167,6 +158,7 @@ class Connection(HttpToolsProtocol):
             self._upgrading = True
             return
         self._begin_cycle()
+        self.headers = []  # Of trailers, which the application does not see.
         self._in_head, self._in_body = False, True
 
     def _begin_cycle(self) -> None:
@@ -187,24 +179,28 @@ class Connection(HttpToolsProtocol):
         Raises:
             _RefusedError: With the status that the RFC names.
         """
-        version = self.parser.get_http_version()
+        version, fields = self.parser.get_http_version(), dict(self.headers)
+        host = fields.get(b"host")
+        coding = fields.get(b"transfer-encoding", b"").lower()
         if self._surplus:
             most = self._settings.max_connections
             raise _RefusedError(503, f"{most} connections are open, and no more are served")
         if version not in {"1.0", "1.1"}:
             raise _RefusedError(505, f"HTTP/{version} is not spoken; send HTTP/1.1")
-        if len(self._hosts) > 1 or (not self._hosts and version == "1.1"):
-            raise _RefusedError(400, f"{len(self._hosts)} header fields `Host`; send one")
-        if self._hosts and not _HOST.fullmatch(self._hosts[0]):
+        if host is None and version == "1.1":
+            raise _RefusedError(400, "there is no header field `Host`; send one")
+        if len(fields) < len(self.headers) and [name for name, _ in self.headers].count(b"host") > 1:
+            raise _RefusedError(400, "there are several header fields `Host`; send one")
+        if host is not None and not _HOST.fullmatch(host):
             raise _RefusedError(400, "`Host` is neither a name nor an address")
-        if self._coding and version == "1.0":
+        if coding and version == "1.0":
             raise _RefusedError(400, "HTTP/1.0 has no `Transfer-Encoding`")
-        if self._coding not in {b"", b"chunked"}:
+        if coding not in {b"", b"chunked"}:
             raise _RefusedError(501, "of the transfer codings only `chunked` is understood")
         if self.parser.get_method() == b"CONNECT":
             raise _RefusedError(501, "CONNECT is not supported")
-        if version == "1.0":
-            self.expect_100_continue = False
+        expected = fields.get(b"expect", b"").lower()
+        self.expect_100_continue = expected == b"100-continue" and version != "1.0"
 
     def on_body(self, body: bytes) -> None:
         self._body += len(body)
