@@ -109,8 +109,7 @@ class Connection(HttpToolsProtocol):
         try:
             self._feed(data)
         except httptools.HttpParserError as error:
-            cause = error.__context__
-            self._refuse(*cause.args if isinstance(cause, _RefusedError) else (400, str(error)))
+            self._refuse(*_refusal(error))
         else:
             if self._received > MAX_FRAME + 2 * self._body:
                 self._refuse(431, f"more than {MAX_FRAME:,} bytes beside the body")
@@ -341,3 +340,9 @@ class Connection(HttpToolsProtocol):
         elif not self.transport.is_closing():
             self.flow.resume_reading()
             self.transport.write_eof()
+
+
+def _refusal(error: httptools.HttpParserError) -> tuple[int, str]:
+    """Status and detail of the answer; the parser puts its own error around one that it was stopped by."""
+    cause = error.__context__
+    return cause.args if isinstance(cause, _RefusedError) else (400, str(error))

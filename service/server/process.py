@@ -9,10 +9,14 @@ from typing import NoReturn
 SWITCH_INTERVAL = 2e-4
 """Seconds after which a thread gives way: at Python's 5 ms, finished batches wait for the event loop's next pause."""
 
+COLLECT_AFTER = 10_000
+"""New objects between two collections: at Python's 700, each one walks what a few requests have in hand."""
+
 
 def tune_process() -> None:
     """Let threads give way soon, and what is loaded by now stay: a full collection need not walk that for 10 ms."""
     sys.setswitchinterval(SWITCH_INTERVAL)
+    gc.set_threshold(COLLECT_AFTER)
     gc.collect()
     gc.freeze()
 

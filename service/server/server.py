@@ -50,14 +50,17 @@ class Server(uvicorn.Server):
     async def _look(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            for connection in cast("set[Connection]", self.server_state.connections.copy()):
-                connection.check(loop.time())
+            self._check(loop.time())
             if self._beat is not None:
                 try:
                     self._beat()
                 except BrokenPipeError:  # The parent has ended.
                     self.should_exit = True
             await asyncio.sleep(_CHECK_EVERY)
+
+    def _check(self, now: float) -> None:
+        for connection in cast("set[Connection]", self.server_state.connections.copy()):
+            connection.check(now)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer the requests in flight, and end; a request that takes longer than the grace is cancelled."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from weakref import WeakMethod
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -16,7 +17,7 @@ class AnswerTransport:
     def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
         self.is_closing = transport.is_closing
         self._write = transport.writelines
-        self._close = close
+        self._close = WeakMethod(close)  # A circle would keep a closed connection until a collection of garbage.
         self._head: bytes | None = None
         self._begun = False
 
@@ -41,4 +42,5 @@ class AnswerTransport:
 
     def close(self) -> None:
         self.end()
-        self._close()
+        if (close := self._close()) is not None:
+            close()
