@@ -21,6 +21,7 @@ from pydantic_core import ErrorDetails
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.openapi import answers, body, served_model
+from service.api.time_limit import in_time
 from service.errors import InvalidError, suggest
 from service.inference import Model
 from service.observability.context import REQUEST_CONTEXT, Content, Header, RequestContext, present_request
@@ -80,10 +81,8 @@ class Operation:
             request = REQUEST_CONTEXT.get()
             with model.in_use:
                 query = parse(scope["query_string"])
-                if query.timeout is not None:
-                    request.limit(query.timeout)
-                content, headers = await self.handler(request, model, query)
-                request.lift()
+                answer = self.handler(request, model, query)
+                content, headers = await (answer if query.timeout is None else in_time(query.timeout, answer))
             await request.answer(content, headers)
 
         return app

@@ -17,10 +17,10 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.schemas import Problem
+from service.api.time_limit import TimeLimit
 from service.codecs.oip_messages import ProtocolError
 from service.errors import (
     STATUS,
-    DeadlineError,
     EncodingError,
     InvalidError,
     LowerboundError,
@@ -65,7 +65,7 @@ class RequestMiddleware:
         self._app = app
         self._telemetry = telemetry
         self._labels = labels
-        self._timeout = timeout
+        self._time_limit = TimeLimit(timeout)
         self._ids = unique_ids()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,11 +74,11 @@ class RequestMiddleware:
             return
         headers = first_values(scope["headers"])
         request_id = given_id(headers) or next(self._ids)
-        context = RequestContext(request_id, headers, scope, receive, send, asyncio.timeout(self._timeout))
+        context = RequestContext(request_id, headers, scope, receive, send)
         REQUEST_CONTEXT.set(context)
         began = self._telemetry.began()
         try:
-            async with context.clock:
+            with self._time_limit:
                 await self._app(scope, receive, context.send)
         except asyncio.CancelledError:
             refusal = scope.get("state", {}).get("refusal")
@@ -95,7 +95,6 @@ class RequestMiddleware:
             seconds = self._telemetry.ended(labels, context.status, began)
             if access.isEnabledFor(logging.INFO):
                 log_access(context, seconds)
-            del context.clock  # It refers to the task, and so to the context: only a garbage collection would free it.
 
     def _find_labels(self, scope: Scope) -> Labels:
         """Those of a request on its way back from the router, which leaves the route's template without its prefix."""
@@ -108,8 +107,6 @@ class RequestMiddleware:
 
     def _failed(self, context: RequestContext, error: Exception) -> JSONResponse:
         scope = context.scope
-        if isinstance(error, TimeoutError) and context.clock.expired():
-            error = DeadlineError(f"not answered within {context.seconds or self._timeout:g} seconds")
         match error:
             case LowerboundError():
                 self._telemetry.rejected(_reason(type(error).__name__))

@@ -1,4 +1,4 @@
-"""The request that is being answered: its id, its time limit and trace, and what becomes of it."""
+"""The request that is being answered: its id and trace, and what becomes of it."""
 
 import asyncio
 import re
@@ -41,8 +41,6 @@ class RequestContext:
         request_id: Its id.
         headers: See `first_values`.
         scope, receive, asgi_send: ASGI's.
-        clock: Its time limit.
-        seconds: Its own limit, if that is sooner than the service's.
         rows: The rows of its answer, once there are any.
         method, route, model: What it asked, see `telemetry.Labels`, once it has ended.
         status: Of its answer, once that has begun.
@@ -53,37 +51,23 @@ class RequestContext:
     scope: Any
     receive: Receive
     asgi_send: Send
-    clock: asyncio.Timeout
-    seconds: float | None = None
     rows: int | None = None
     method: str = ""
     route: str = ""
     model: str = ""
     status: int = CLOSED
-    _latest: float | None = None
 
     def header(self, name: bytes, absent: str = "") -> str:
         """A header's first value."""
         value = self.headers.get(name)
         return absent if value is None else str(value, "latin-1")
 
-    def limit(self, seconds: float) -> None:
-        """Let the answer be computed within so many seconds, if that is sooner than the limit in force."""
-        latest, soonest = self.clock.when(), asyncio.get_running_loop().time() + seconds
-        if latest is None or soonest < latest:
-            self._latest, self.seconds = latest, seconds
-            self.clock.reschedule(soonest)
-
-    def lift(self) -> None:
-        """Leave to the answer that has been computed the time that there was before `limit`."""
-        if self._latest is not None:
-            self.clock.reschedule(self._latest)
-
     async def answer(self, content: Content, headers: Iterable[Header]) -> None:
         """Answer with status 200; a large answer piece by piece, as the client takes it."""
         size = len(content) if isinstance(content, bytes) else sum(map(len, content))
-        length = (b"content-length", b"%d" % size)
-        await self.send({"type": "http.response.start", "status": 200, "headers": [*headers, length]})
+        self.status = 200
+        headers = [*headers, (b"content-length", b"%d" % size), (REQUEST_ID_KEY, self.request_id)]
+        await self.asgi_send({"type": "http.response.start", "status": 200, "headers": headers})
         if size > _PIECE or isinstance(content, list):
             content = await self._send_most(content)
         await self.asgi_send({"type": "http.response.body", "body": content})

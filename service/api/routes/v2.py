@@ -17,6 +17,7 @@ from service.api.content import MODEL_HEADERS, identify, read_bytes
 from service.api.endpoint import PresentRequest
 from service.api.graphs import Graph, call, served_graphs
 from service.api.openapi import body, check_ready, describe_headers, failure, find_model
+from service.api.time_limit import in_time
 from service.bundle import Array, Tensor
 from service.codecs.child import ChildProcess, LongBytes
 from service.codecs.json import Json
@@ -197,10 +198,8 @@ async def infer(
         marked = isinstance(parameters, EncodeParameters) and parameters.on_error == "mark"
         wanted = _wanted(inference, graph, [PROBLEM] if marked else [])
         tensor = _only_input(inference, graph)
-        if parameters.timeout:
-            request.limit(parameters.timeout / 1e6)
-        columns = await graph.infer(tensor, parameters, child)
-        request.lift()
+        inferred = graph.infer(tensor, parameters, child)
+        columns = await (in_time(parameters.timeout / 1e6, inferred) if parameters.timeout else inferred)
         request.rows = len(tensor)
     binary = {name for name, own in wanted.items() if (parameters.binary_data_output if own is None else own)}
     if PROBLEM in columns:
