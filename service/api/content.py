@@ -75,7 +75,8 @@ async def read_bytes(request: RequestContext) -> bytes | LongBytes:
         OverloadedError: See `ByteBudget`.
     """
     encoding = request.header(b"content-encoding").lower()
-    check_encoding(encoding)
+    if encoding:
+        check_encoding(encoding)
     declared = request.header(b"content-length")
     state = request.scope["app"].state
     limit: int = state.settings.max_body

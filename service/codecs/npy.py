@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +12,8 @@ from service.bundle import Array
 from service.codecs.codec import Columns
 from service.errors import InvalidError
 from service.readers.arrays import plain_numbers, read_npy
+
+_KIND = attrgetter("dtype", "shape")
 
 
 class Npy:
@@ -32,13 +35,13 @@ class Npy:
         return plain_numbers(array)
 
     def encode(self, columns: Columns) -> bytes:
-        arrays = {name: x if isinstance(x, np.ndarray) else _texts(x) for name, x in columns.items()}
-        first = next(iter(arrays.values()))
-        if len(arrays) == 1:
-            table = np.ascontiguousarray(first)
+        if set(map(type, columns.values())) != {np.ndarray}:
+            columns = {name: x if isinstance(x, np.ndarray) else _texts(x) for name, x in columns.items()}
+        if len(columns) == 1:
+            (table,) = map(np.ascontiguousarray, columns.values())
         else:
-            table = np.empty(len(first), _record(tuple((name, x.dtype, x.shape[1:]) for name, x in arrays.items())))
-            for name, array in arrays.items():
+            table = np.empty(*_records(tuple(columns), tuple(map(_KIND, columns.values()))))
+            for name, array in columns.items():
                 table[name] = array
         return _write_header(table.dtype, table.shape) + table.tobytes()
 
@@ -52,8 +55,12 @@ def _write_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
 
 
 @lru_cache(maxsize=256)
-def _record(fields: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]) -> np.dtype[Any]:
-    return np.dtype(list(fields))
+def _records(
+    names: tuple[str, ...], kinds: tuple[tuple[np.dtype[Any], tuple[int, ...]], ...]
+) -> tuple[int, np.dtype[Any]]:
+    """The number and the type of the records of such columns, whose kinds are their types and shapes."""
+    fields = [(name, dtype, shape[1:]) for name, (dtype, shape) in zip(names, kinds, strict=True)]
+    return kinds[0][1][0], np.dtype(fields)
 
 
 def _texts(values: Sequence[str | None]) -> Array:
