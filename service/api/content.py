@@ -75,8 +75,7 @@ async def read_bytes(request: RequestContext) -> bytes | LongBytes:
         OverloadedError: See `ByteBudget`.
     """
     encoding = request.header(b"content-encoding").lower()
-    if encoding:
-        check_encoding(encoding)
+    check_encoding(encoding)
     declared = request.header(b"content-length")
     state = request.scope["app"].state
     limit: int = state.settings.max_body

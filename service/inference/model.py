@@ -233,7 +233,7 @@ class Model:
                 telling = answer.get("score", answer.get("mean"))
                 if telling is not None and np.count_nonzero(np.isfinite(telling)) < telling.size:
                     await self._watchdog.check()
-                if self._watchdog.trusts(engine) or not await self._watchdog.has_replaced(engine):
+                if not await self._watchdog.has_replaced(engine):
                     return answer
             return await operation(*args, **kwargs)
 

@@ -98,10 +98,6 @@ class Watchdog:
         self._wanted.set()
         return await asyncio.shield(self._next)
 
-    def trusts(self, engine: Engine) -> bool:
-        """Whether this engine serves, and is not known to be lost."""
-        return self._sound.is_set() and self._batcher.engine is engine
-
     async def has_replaced(self, engine: Engine) -> bool:
         """Whether an engine serves no more; one that is known to be lost does not when this returns."""
         await self._sound.wait()
