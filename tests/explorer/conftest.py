@@ -170,3 +170,19 @@ def drop(page: Page, selector: str, name: str, content: bytes) -> None:
     )
     for event in ("dragover", "drop"):
         page.dispatch_event(selector, event, {"dataTransfer": transfer})
+
+
+@pytest.fixture(scope="module")
+def page(browser: Browser, digits: httpx.Client) -> Page:
+    """A page of the digits, shared by tests that leave no trace in what others look at."""
+    shared = browser.new_page()
+    shared.set_default_timeout(15_000)
+    shared.goto(str(digits.base_url))
+    ready(shared)
+    return shared
+
+
+@pytest.fixture(scope="module")
+def strange() -> Array:
+    """A digit's pixels in another order, whole levels."""
+    return np.random.default_rng(3).integers(0, 17, (8, 8), dtype=np.uint8)
