@@ -1,4 +1,4 @@
-"""The time limits of requests: the service's own for all, and those that single requests ask for."""
+"""Time limits: the service's own for every request, and one that a request asks for itself."""
 
 import asyncio
 from collections.abc import Awaitable

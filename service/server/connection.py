@@ -157,7 +157,7 @@ class Connection(HttpToolsProtocol):
             self._upgrading = True
             return
         self._begin_cycle()
-        self.headers = []  # Of trailers, which the application does not see.
+        self.headers = []  # For trailers: the application does not see them.
         self._in_head, self._in_body = False, True
 
     def _begin_cycle(self) -> None:
