@@ -17,7 +17,7 @@ from service.bundle import Array, TabularInput, graph_contract
 from service.codecs.rows import Marks, Reading, Rows
 from service.codecs.strangest import strangest_cells
 from service.engine import Kind, Precision
-from service.readers.labels import LABEL, ROW
+from service.readers.labels import FILE, LABEL, ROW
 from service.scoring import noise
 from training.datasets import Dataset
 from training.datasets.splits import divide
@@ -73,10 +73,11 @@ class TorchEngine:
 def screen(recipe: Recipe, dataset: Dataset, path: Path, console: Console) -> None:
     """Score every row by a model that was trained on others, and write the rows, strangest first, as CSV.
 
-    The columns are `row`, the number in the file from 1; `label`, empty, for a person to fill in; `share`, of the
-    fold's rows that are at least as strange; `score`, the negative ELBO in nats; and a table's strangest cells. Equal
-    rows lie in one fold, so that a repeated anomaly does not vouch for itself. With labels filled in, the file is one
-    for `--dataset.exclude_labels`. Finished epochs are kept in the folder of runs, and a second call goes on there.
+    The columns are `row`, the number in the file from 1, or a picture's `file`; `label`, empty, for a person to fill
+    in; `share`, of the fold's rows that are at least as strange; `score`, the negative ELBO in nats; and a table's
+    strangest cells. Equal rows lie in one fold, so that a repeated anomaly does not vouch for itself. With labels
+    filled in, the file is one for `--dataset.exclude_labels`. Finished epochs are kept in the folder of runs, and a
+    second call goes on there.
 
     Args:
         recipe: How to train.
@@ -129,8 +130,9 @@ def _score(recipe: Recipe, dataset: Dataset, fold: Array, others: Array, run: Pa
     score = np.where(np.isfinite(elbo), -elbo, math.inf)  # A row too far away for a finite bound is the strangest.
     order = np.argsort(-score, kind="stable")
     numbers = fold if dataset.numbers is None else dataset.numbers[fold]
+    files = dataset.names and pa.array([dataset.names[row] for row in fold[order]])
     columns = {
-        ROW: pa.array(numbers[order] + 1),
+        **({FILE: files} if files else {ROW: pa.array(numbers[order] + 1)}),
         LABEL: pa.nulls(len(fold), pa.string()),
         "share": pa.array(np.searchsorted(np.sort(-score), -score[order], side="right") / len(fold)),
         "score": pa.array(score[order]),

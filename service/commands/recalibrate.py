@@ -93,8 +93,8 @@ def _confirmed(given: Recalibrating, bundle: Bundle) -> tuple[list[str], Array, 
     Raises:
         FileError: A file cannot be read, a confirmed row has a problem, or a label names no row.
     """
-    labels = None if given.labels is None else read_labels(given.labels, given.key)
     file = read_whole(str(given.data), bundle.manifest.input, given.key)
+    labels = None if given.labels is None else read_labels(given.labels, given.key, file.keys)
     chosen = [row for row, key in enumerate(file.keys) if labels is None or key in labels]
     problems = file.unseen | file.unreadable
     if wrong := [row for row in chosen if row in problems]:

@@ -30,7 +30,9 @@ class Thresholding(CommandOptions):
 
     scores: CliPositionalArg[Path] = Field(description="What `lowerbound score` has written: a file or a folder.")
     labels: CliPositionalArg[Path] = Field(description="A file .csv or .parquet.")
-    key: str = Field(default="row", description="Column that says which row is meant, as one kept with --keep.")
+    key: str = Field(
+        default="row", description="Column that says which row is meant, as one kept with --keep; of pictures: file."
+    )
     precision: float = Field(
         default=0.9, gt=0, le=1, description="Share of anomalies wanted among the labelled rows that are called."
     )
@@ -44,8 +46,9 @@ def main(arguments: list[str]) -> None:
         FileError: A file cannot be read, or labels rows that are not there.
     """
     given = parse(Thresholding, arguments)
-    scored, labels = read_file(given.scores), read_labels(given.labels, given.key)
+    scored = read_file(given.scores)
     places = _places(scored, given)
+    labels = read_labels(given.labels, given.key, places)
     if absent := [key for key in labels if key not in places]:
         raise FileError(f"{given.labels}: {given.key} {absent[0]!r} is not in {given.scores}")
     anomalous = np.array(list(labels.values()), np.bool_)

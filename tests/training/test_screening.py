@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from service.cli import main
+from training.datasets.image_folder import ImageFolder
 from training.datasets.table import Table
 
 ODD = 6
@@ -53,3 +55,26 @@ def test_the_rows_a_person_labels_are_left_out(screened: Path) -> None:
     dataset = Table(exclude_labels=labels).load(screened / "rows.csv")
     assert dataset.excluded is not None
     assert dataset.excluded.numbers.tolist() == list(range(ODD))
+
+
+def test_pictures_are_named_by_their_files(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(90, 110, (60, 4, 4), np.uint8)
+    pixels[7] = 255 - pixels[7] * 2
+    for i, picture in enumerate(pixels):
+        path = tmp_path / "pictures" / f"{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(picture).save(path)
+    screen = tmp_path / "screen.csv"
+    arguments = ["train", "images", "--data", str(tmp_path / "pictures"), "--screen", str(screen)]
+    smaller = ["--fit.steps", "20", "--bound.num_draws", "4"]
+    main([*arguments, *smaller, "--runs", str(tmp_path / "runs"), "--out", str(tmp_path)])
+    with screen.open() as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(row["file"] for row in rows) == sorted(map(str, (tmp_path / "pictures").iterdir()))
+    assert "7.png" in {Path(row["file"]).name for row in rows[:3]}
+    screen.write_text(
+        screen.read_text().replace('/7.png",,', '/7.png",anomaly,').replace("/7.png,,", "/7.png,anomaly,")
+    )
+    dataset = ImageFolder(exclude_labels=screen).load(tmp_path / "pictures")
+    assert dataset.excluded is not None
+    np.testing.assert_array_equal(dataset.excluded.rows, pixels[[7]])

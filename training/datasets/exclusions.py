@@ -1,17 +1,61 @@
-"""Rows of a table that no model is trained on, because a column or a file of labels says that they are anomalies."""
+"""Rows that no model is trained on, because a column or a file of labels says that they are anomalies."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field
 
 from service.readers.columns import trimmed
 from service.readers.labels import ROW, read_anomalies
-from training.datasets.source import DataError
+from training.datasets.source import DataError, Dataset, Excluded, Source, allocate, refusing
 from training.datasets.table_files import TableFiles
+
+
+class Excluding(Source):
+    """A source whose rows a file of labels can exclude."""
+
+    exclude_labels: Path | None = Field(
+        default=None,
+        description="A file of labels, as `lowerbound threshold` takes: its anomalies are kept for evaluation alone.",
+    )
+
+    def for_other_rows(self) -> Self:
+        """The labels name rows of the training data."""
+        return self.model_copy(update={"exclude_labels": None})
+
+    def without_anomalies(self, dataset: Dataset, place: Path) -> Dataset:
+        """The dataset with its labelled anomalies for evaluation alone.
+
+        Raises:
+            DataError: The labels cannot be read, or name none of the rows, or all.
+        """
+        if (labels := self.exclude_labels) is None:
+            return dataset
+        by_number = dataset.names is None
+        names = dataset.names or tuple(map(str, range(1, len(dataset.rows) + 1)))
+        with refusing():
+            key, anomalies = read_anomalies(labels, names)
+        anomalous = np.isin(names, anomalies)
+        if by_number != (key == ROW) or not anomalous.any():
+            raise DataError(f"{labels}: none of its {len(anomalies):,} anomalies is a row of {place}, by {key!r}")
+        if anomalous.all():
+            raise DataError(f"{labels}: leaves no row of {place}")
+        numbers, excluded = np.flatnonzero(~anomalous), np.flatnonzero(anomalous)
+        kept = allocate((len(numbers), *dataset.rows.shape[1:]), dataset.rows.dtype)
+        np.take(dataset.rows, numbers, 0, kept, "clip")  # The default makes a copy in memory first.
+        return replace(
+            dataset,
+            rows=kept,
+            numbers=numbers,
+            names=None if by_number else tuple(names[number] for number in numbers),
+            excluded=Excluded(dataset.rows[excluded], excluded),
+        )
 
 
 def kept_rows(files: TableFiles, conditions: Sequence[str], labels: Path | None) -> npt.NDArray[np.bool_]:

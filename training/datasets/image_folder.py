@@ -19,7 +19,8 @@ from service.bundle import ImageInput, PictureReading
 from service.errors import RequestError
 from service.readers.files import find_below
 from service.readers.pictures import Picture
-from training.datasets.source import DataError, Dataset, Source, allocate, chunks, require_path
+from training.datasets.exclusions import Excluding
+from training.datasets.source import DataError, Dataset, allocate, chunks, require_path
 
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 
@@ -45,7 +46,7 @@ class _Header(NamedTuple):
     is_deep: bool
 
 
-class ImageFolder(Source):
+class ImageFolder(Excluding):
     """Every picture at any depth, ordered by path, but hidden files; whole levels from 0 to 255.
 
     `service.readers.pictures` says how a file is read. Files that cannot be read are left out and named. Pictures are
@@ -100,7 +101,8 @@ class ImageFolder(Source):
         notes = _notes({file: header for file, header in headers.items() if file not in problems}, data, rows[:read])
         if problems:
             notes.append(f"left out {len(problems):,} of {len(files):,} files. {_summary(problems, folder)}")
-        return Dataset(data, rows[:read], notes=tuple(notes))
+        names = tuple(str(file) for file in headers if file not in problems)
+        return self.without_anomalies(Dataset(data, rows[:read], notes=tuple(notes), names=names), folder)
 
     def _schema(self, folder: Path, headers: Mapping[Path, _Header]) -> ImageInput:
         """What all pictures become.

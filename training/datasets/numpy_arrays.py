@@ -10,10 +10,10 @@ import numpy.typing as npt
 from service.bundle import NumericColumn, TabularInput
 from service.readers.arrays import read_npz
 from training.datasets import source
+from training.datasets.exclusions import Excluding
 from training.datasets.source import (
     DataError,
     Dataset,
-    Source,
     allocate,
     as_labels,
     chunks,
@@ -28,7 +28,7 @@ TRAILING = "trailing bytes after the array"
 _SAVE = "save its numbers, as by array.astype(float), or all columns as Parquet for the recipe table"
 
 
-class NumpyArrays(Source):
+class NumpyArrays(Excluding):
     """A `.npy` file, or the array named `X` or `x`, or else the only one, of an `.npz` file.
 
     Two dimensions are a table of numeric columns `x0`, `x1`, …, NaN where a cell is missing. Three or four are images
@@ -42,12 +42,13 @@ class NumpyArrays(Source):
 
     def load(self, path: Path | None) -> Dataset:
         path = require_path(path)
-        return array_dataset(path, _read(path))
+        return self.without_anomalies(array_dataset(path, _read(path)), path)
 
     def load_labels(self, path: Path | None, name: str) -> npt.NDArray[np.bool_]:
         """Labels are an array of their own in the `.npz` file."""
         path = require_path(path)
-        return as_labels(path, name, _read(path, name), len(_read(path)))
+        labels = as_labels(path, name, _read(path, name), len(_read(path)))
+        return labels if (kept := self.load(path).numbers) is None else labels[kept]
 
 
 def array_dataset(place: Path | str, array: npt.NDArray[Any]) -> Dataset:

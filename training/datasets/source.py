@@ -10,14 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from service.bundle import ImageInput, TabularInput
-from service.errors import LowerboundError, RequestError
+from service.errors import FileError, LowerboundError, RequestError
 
 IN_MEMORY = 2**30
 """Bytes of rows that are kept in memory; more stay on the disk, and are read as they are needed."""
@@ -60,6 +60,8 @@ class Dataset:
     """Why each column of a table's file is what it is, or is left out, by its name."""
     numbers: npt.NDArray[np.int64] | None = None
     """The rows' numbers in the files, from 0, (N,), where some are excluded; else they count from 0."""
+    names: tuple[str, ...] | None = None
+    """The rows' files, (N,), where each is in one of its own."""
     excluded: Excluded | None = None
     """Rows for evaluation alone."""
 
@@ -104,7 +106,7 @@ class Source(BaseModel, ABC):
             raise DataError(f"{path}: {described(dataset.input)}, where the model takes {described(data)}")
         return dataset
 
-    def for_other_rows(self) -> "Source":
+    def for_other_rows(self) -> Self:
         """The source without options that are about rows of the training data alone."""
         return self
 
@@ -175,6 +177,15 @@ def reading(path: Path) -> Iterator[None]:
     except Exception as error:  # The decoders raise a dozen kinds for damaged files.
         # The text of an OSError may repeat the path; a decoder's own has no strerror.
         raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Turn errors of files into errors of data."""
+    try:
+        yield
+    except FileError as error:
+        raise DataError(str(error)) from error
 
 
 def as_labels(path: Path, name: str, values: npt.NDArray[Any], num_rows: int) -> npt.NDArray[np.bool_]:

@@ -1,8 +1,7 @@
 """Tables: CSV and its like, and Parquet, in one file or many, with their schema inferred or told."""
 
 import itertools
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,13 +19,12 @@ from service.bundle import (
     NumericColumn,
     TabularInput,
 )
-from service.errors import FileError
 from service.readers import TOO_LARGE, parse_column
 from service.readers.tables import open_tables
 from service.readers.times import WEEKDAYS, derive
-from training.datasets.exclusions import kept_rows
+from training.datasets.exclusions import Excluding, kept_rows
 from training.datasets.schema_file import read_schema
-from training.datasets.source import DataError, Dataset, Excluded, Source, allocate, as_labels, chunks
+from training.datasets.source import DataError, Dataset, Excluded, allocate, as_labels, chunks, refusing
 from training.datasets.table_files import TableFiles
 from training.schema import Decision, Options, Problem, doubt_rows, find_stray_rows, infer_table, refused
 
@@ -50,7 +48,7 @@ class TableError(DataError):
         self.remedies = remedies
 
 
-class Table(Source):
+class Table(Excluding):
     """Text files (CSV and its like, with a header) or Parquet files, plain, gzipped or compressed by zstd.
 
     The path names a file, a folder of parts or a pattern. What each column is, is found by its cells and printed with
@@ -64,10 +62,6 @@ class Table(Source):
     columns: dict[str, Literal["numeric", "categorical"]] = Field(default={}, description="Types of columns.")
     exclude: tuple[str, ...] = Field(
         default=(), description="Rows to keep for evaluation alone, as is_fraud=1; the column is then no feature."
-    )
-    exclude_labels: Path | None = Field(
-        default=None,
-        description="A file of labels, as `lowerbound threshold` takes: its anomalies are kept for evaluation alone.",
     )
     cyclic: tuple[str, ...] = Field(
         default=(), description="Columns of dates whose hour and day of the week become columns, too."
@@ -94,7 +88,7 @@ class Table(Source):
     write_schema: Path | None = Field(default=None, exclude=True, description="Write the schema there, and stop.")
 
     def load(self, path: Path | None) -> Dataset:
-        with _refusing():
+        with refusing():
             files = self._open(path)
             keep = kept_rows(files, self.exclude, self.exclude_labels)
             decisions = self._decide(files, keep)
@@ -110,17 +104,13 @@ class Table(Source):
         """Cells are read by the rules of the model's columns; nothing is inferred."""
         if not isinstance(data, TabularInput):
             raise DataError(f"{path}: a table, where the model takes images")
-        with _refusing():
+        with refusing():
             files = self._open(path, data)
             return self._read(files, data, kept_rows(files, self.exclude, self.exclude_labels), {}, ())
 
-    def for_other_rows(self) -> "Table":
-        """The labels name rows of the training data."""
-        return self.model_copy(update={"exclude_labels": None})
-
     def load_labels(self, path: Path | None, name: str) -> npt.NDArray[np.bool_]:
         """Labels are a column."""
-        with _refusing():
+        with refusing():
             files = self._open(path)
             files.check([name], "label")
             cells = files.read(name)
@@ -334,12 +324,3 @@ def _transposed(by_column: Cells, rows: npt.NDArray[np.int64] | None) -> Cells:
     for part in chunks(found):
         found[part] = by_column[:, part if rows is None else rows[part]].T
     return found
-
-
-@contextmanager
-def _refusing() -> Iterator[None]:
-    """Turn errors of files into errors of data."""
-    try:
-        yield
-    except FileError as error:
-        raise DataError(str(error)) from error

@@ -64,6 +64,19 @@ def test_labels_are_read_as_tables_are(tmp_path: Path, capsys: pytest.CaptureFix
     ]
 
 
+def test_pictures_are_named_by_the_end_of_their_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scores = tmp_path / "scores.csv"
+    files = ["new/a/1.png", "new/b/1.png", "new/b/2.png"]
+    scores.write_text("file,score,p_value\n" + "".join(f"{file},{9 - n},0.{n + 1}\n" for n, file in enumerate(files)))
+    labels = "file,label\na/1.png,anomaly\n/data/new/b/1.png,anomaly\n2.png,normal\n"
+    assert ask(capsys, scores, labels, "--key", "file") == [
+        "3 of 3 rows are labelled, 2 of them as anomalies",
+        "score >= 8: precision 1.00 (2 of 2), recall 1.00 (2 of 2); calls 2 of all rows",
+    ]
+    with pytest.raises(FileError, match=r"file '1.png' may be new/a/1.png or new/b/1.png; write more of its path"):
+        ask(capsys, scores, "file,label\n1.png,normal\n", "--key", "file")
+
+
 @pytest.mark.parametrize(
     ("labels", "said"),
     [

@@ -10,6 +10,7 @@ from PIL import Image
 from service.bulk.readers import open_inputs, read_from
 from service.bundle import ImageInput, PictureReading
 from tests.training.datasets.files import images, message, write, write_folder
+from training.datasets import DataError, Dataset
 from training.datasets.image_folder import ImageFolder
 
 
@@ -59,6 +60,39 @@ def test_what_cannot_be_read_is_named_and_left_out(tmp_path: Path) -> None:
     for reason in ("3.png: is damaged: ", "4.png: has transparent pixels", "labels.csv: is no PNG, JPEG, WebP"):
         assert reason in note
     assert f"{tmp_path}: 3 of 7 files cannot be read. " in message(ImageFolder(strict=True), tmp_path)
+
+
+def test_labelled_anomalies_are_kept_for_evaluation(tmp_path: Path) -> None:
+    pixels, labels = images(4, 4, 4), tmp_path / "labels.csv"
+    for name, image in zip(["a/1.png", "a/2.png", "b/1.png", "b/3.png"], pixels, strict=True):
+        path = tmp_path / "pictures" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    source = ImageFolder(exclude_labels=labels)
+
+    def load(text: str) -> Dataset:
+        labels.write_text(f"file,label\n{text}")
+        return source.load(tmp_path / "pictures")
+
+    dataset = load("3.png,anomaly\npictures/a/1.png,anomaly\n2.png,normal\n4.png,anomaly\n")
+    assert dataset.excluded is not None
+    assert dataset.numbers is not None
+    np.testing.assert_array_equal(dataset.rows, pixels[dataset.numbers])
+    np.testing.assert_array_equal(dataset.excluded.rows, pixels[dataset.excluded.numbers])
+    assert dataset.names == tuple(str(tmp_path / "pictures" / name) for name in ("a/2.png", "b/1.png"))
+    assert (dataset.numbers.tolist(), dataset.excluded.numbers.tolist()) == ([1, 2], [0, 3])
+    assert source.for_other_rows().load(tmp_path / "pictures").excluded is None
+    for text, said in (
+        ("1.png,anomaly\n", "file '1.png' may be .*a/1.png or .*b/1.png; write more of its path"),
+        ("a/1.png,anomaly\npictures/a/1.png,normal\n", "a/1.png' is labelled both normal and anomaly"),
+        ("4.png,anomaly\n", "none of its 1 anomalies is a row of .*pictures, by 'file'"),
+        ("a/1.png,1\na/2.png,1\nb/1.png,1\nb/3.png,1\n", "leaves no row of"),
+    ):
+        with pytest.raises(DataError, match=said):
+            load(text)
+    labels.write_text("row,label\n1,anomaly\n")
+    with pytest.raises(DataError, match=r"none of its 1 anomalies is a row of .*, by 'row'"):
+        source.load(tmp_path / "pictures")
 
 
 def test_links_are_followed_alike_in_training_and_bulk(tmp_path: Path) -> None:

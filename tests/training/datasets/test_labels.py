@@ -44,6 +44,21 @@ def test_labels_of_a_table(labels: Any, tmp_path: Path) -> None:
         Table().load_labels(path, "od")
 
 
+def test_labelled_anomalies_of_an_array_are_kept_for_evaluation(tmp_path: Path) -> None:
+    rows, path, labels = np.arange(12.0).reshape(4, 3), tmp_path / "x.npz", tmp_path / "labels.csv"
+    np.savez(path, X=rows, y=np.array([0, 1, 0, 1]))
+    labels.write_text("row,label\n2,anomaly\n3,normal\n")
+    source = NumpyArrays(exclude_labels=labels)
+    dataset = source.load(path)
+    assert dataset.excluded is not None
+    np.testing.assert_array_equal(dataset.rows, rows[[0, 2, 3]])
+    np.testing.assert_array_equal(dataset.excluded.rows, rows[[1]])
+    assert source.load_labels(path, "y").tolist() == [False, False, True]
+    labels.write_text("id,label\n2,anomaly\n")
+    with pytest.raises(DataError, match=r"none of its 1 anomalies is a row of .*x.npz, by 'id'"):
+        source.load(path)
+
+
 def test_labelled_anomalies_are_kept_for_evaluation(tmp_path: Path) -> None:
     path, labels = tmp_path / "t.csv", tmp_path / "labels.csv"
     path.write_text("id,a\n" + "".join(f"p{n},{n / 3}\n" for n in range(40)))
