@@ -15,6 +15,8 @@ from service.server.crowd import Crowd
 from service.server.transport import AnswerTransport
 
 MAX_HEADERS = 100
+MAX_PIPELINED = 100
+"""Requests of a connection that may wait for the answers to earlier ones; each takes some kilobytes."""
 
 MAX_FRAME = 64 * 2**10
 """Most bytes of a request beside its body: its head, and the lines around chunks, where each byte of the body allows
@@ -186,6 +188,8 @@ class Connection(HttpToolsProtocol):
             raise _RefusedError(503, f"{most} connections are open, and no more are served")
         if version not in {"1.0", "1.1"}:
             raise _RefusedError(505, f"HTTP/{version} is not spoken; send HTTP/1.1")
+        if len(self.pipeline) == MAX_PIPELINED:
+            raise _RefusedError(429, f"{MAX_PIPELINED} requests of this connection wait for their answers")
         if host is None and version == "1.1":
             raise _RefusedError(400, "there is no header field `Host`; send one")
         if len(fields) < len(self.headers) and [name for name, _ in self.headers].count(b"host") > 1:
