@@ -89,7 +89,7 @@ class Settings(CommandOptions):
     )
     timeout: float = Field(default=30.0, gt=0, description="Seconds after which a request gets 504.")
     read_timeout: float = Field(
-        default=5.0, gt=0, description="Seconds for a client to send a request, plus one second for each KiB."
+        default=5.0, gt=0, description="Seconds for a client to send a request; each KiB gives one back."
     )
     max_connections: int = Field(default=1000, ge=1, description="Limit of connections of a process.")
     graceful_shutdown_timeout: int = Field(

@@ -23,7 +23,7 @@ MAX_FRAME = 64 * 2**10
 one more."""
 
 MIN_RATE = 2**10
-"""Bytes for which a slow client gets another second."""
+"""Bytes for which a slow client gets another second, though never more than it has at first."""
 
 LINGER = 1.0
 """Seconds for a client to read the last answer, to send more before that, or to wait after closing its own side."""
@@ -70,12 +70,7 @@ class Connection(HttpToolsProtocol):
         self._surplus = False  # There are too many connections, and none can be closed for this one.
         self._received = self._head = self._body = 0  # Bytes of the incomplete request; of its head; of its body.
         self._unsent, self._moved = 0, self.loop.time()  # Bytes in the write buffer; when they last became fewer.
-        self._due: float = self._moved + self._settings.read_timeout
-
-    @property
-    def deadline(self) -> float:
-        """The loop's time at which the connection closes if the client sends nothing more; infinite while it waits."""
-        return self._due + self._received / MIN_RATE
+        self.deadline: float = self._moved + self._settings.read_timeout
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -97,16 +92,19 @@ class Connection(HttpToolsProtocol):
         if self._running is None or self._in_body or self._closed:
             return False
         self.cycle.keep_alive = False
-        self._due = self.loop.time() + LINGER
+        self.deadline = self.loop.time() + LINGER
         return True
 
     # Reading.
 
     def data_received(self, data: bytes) -> None:
         if self._closed:  # Most clients send all before they read.
-            self._due = min(self.loop.time() + LINGER, self._last)
+            self.deadline = min(self.loop.time() + LINGER, self._last)
         if self._deaf:
             return
+        if self._in_head or self._in_body:
+            latest = self.loop.time() + self._settings.read_timeout
+            self.deadline = min(self.deadline + len(data) / MIN_RATE, latest)
         self._received += len(data)
         try:
             self._feed(data)
@@ -138,7 +136,7 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
         self._in_head = True
         self._head = 0
-        self._due = self.loop.time() + self._settings.read_timeout
+        self.deadline = self.loop.time() + self._settings.read_timeout
 
     def on_url(self, url: bytes) -> None:
         self.url += url
@@ -215,7 +213,7 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
         self._in_body = False
         self._received = self._body = 0
-        self._due = self._idle_until() if self.cycle.response_complete else math.inf
+        self.deadline = self._idle_until() if self.cycle.response_complete else math.inf
 
     # Answering.
 
@@ -257,10 +255,10 @@ class Connection(HttpToolsProtocol):
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         elif self._in_body:
-            self._due = self.loop.time() + LINGER  # The rest of a body that was not read.
+            self.deadline = self.loop.time() + LINGER  # The rest of a body that was not read.
             self._received = 0
         elif not self._in_head:
-            self._due = self._idle_until()
+            self.deadline = self._idle_until()
 
     def _idle_until(self) -> float:
         return self.loop.time() + (LINGER if self._leaving else self.timeout_keep_alive)
@@ -275,8 +273,8 @@ class Connection(HttpToolsProtocol):
         self._unsent = unsent
         if now > self._moved + self._settings.read_timeout:
             self.transport.abort()
-        elif self.flow.read_paused and self._due < math.inf:
-            self._due = now + self._settings.read_timeout
+        elif self.flow.read_paused and self.deadline < math.inf:
+            self.deadline = now + self._settings.read_timeout
         elif now < self.deadline:
             pass
         elif (self._in_head or self._in_body) and not self._deaf:
@@ -290,15 +288,15 @@ class Connection(HttpToolsProtocol):
             return
         self._leaving = True
         if self._running is None and not (self._in_head or self._in_body):
-            idle_since = self._due - self.timeout_keep_alive
-            self._due = idle_since + LINGER
+            idle_since = self.deadline - self.timeout_keep_alive
+            self.deadline = idle_since + LINGER
             self.check(self.loop.time())
         elif self.cycle is not None and not self._in_head:
             self.cycle.keep_alive = False
 
     def _refuse(self, status: int, detail: str) -> None:
         """Answer the incomplete request with an error, read no more, and close."""
-        self._deaf, self._due = True, math.inf
+        self._deaf, self.deadline = True, math.inf
         refusal = status, detail
         if not self._in_body:
             self._queue_refusal(refusal)
@@ -329,7 +327,7 @@ class Connection(HttpToolsProtocol):
 
     def drop(self) -> None:
         """Close at once, for another client."""
-        self._deaf, self._due = True, math.inf
+        self._deaf, self.deadline = True, math.inf
         self.transport.abort()
 
     def _close(self) -> None:
@@ -337,8 +335,8 @@ class Connection(HttpToolsProtocol):
         self._deaf = self._closed = True
         self.pipeline.clear()
         self._received = 0
-        self._due = self.loop.time() + LINGER
-        self._last = self._due if self._leaving else self._due + self._settings.read_timeout
+        self.deadline = self.loop.time() + LINGER
+        self._last = self.deadline if self._leaving else self.deadline + self._settings.read_timeout
         if self._half_closed:
             self.transport.close()
         elif not self.transport.is_closing():

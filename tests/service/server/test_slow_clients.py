@@ -61,6 +61,14 @@ def test_a_sender_that_makes_progress_is_not_given_up(impatient: int) -> None:
         assert client.answer()[0] == 200
 
 
+def test_a_sender_that_stops_is_given_up_however_much_it_has_sent(impatient: int) -> None:
+    with Client(impatient) as client:
+        client.send(post(bytes(2**20))[:-1])
+        started = time.monotonic()
+        assert client.answer()[0] == 408
+        assert time.monotonic() - started < 5
+
+
 def test_a_client_that_asks_nothing_is_left_without_a_word(impatient: int) -> None:
     with Client(impatient) as client:
         assert client.closed(5)
