@@ -162,6 +162,7 @@ def rows_labelled(page: Page, place: Place) -> str:
     for i in (0, 2, 5):
         buttons.nth(i).click()
     expect(page.locator("#rows .tally")).to_contain_text("3 rows are labelled")
+    expect(page.locator("#rows .threshold")).not_to_be_empty()
     wrong = {"name": "labels.csv", "mimeType": "text/csv", "buffer": b"name,label\nrow-00001,anomaly\nx,normal\n"}
     page.locator("#rows").get_by_label("Load labels").set_input_files(wrong)  # type: ignore[arg-type]
     expect(page.locator("#labels-problem")).to_contain_text("name no row here")
@@ -322,6 +323,23 @@ def no_picture_callable(page: Page, place: Place) -> str:
     page.locator("#pictures").get_by_label("False calls at most").fill("0.1")
     expect(page.locator("#pictures .judged")).to_contain_text("no picture can be called")
     return "#pictures"
+
+
+@state
+def pictures_labelled(page: Page, place: Place) -> str:
+    visit(page, place, place.pictures)
+    choose(page, place.noise(24))
+    panel = page.locator("#pictures")
+    for label in ("anomaly", "normal", "anomaly"):
+        name = panel.locator(".name").inner_text()
+        panel.locator(".marks").get_by_role("button", name=label).click()
+        expect(panel.locator(".name")).not_to_have_text(name)
+    panel.get_by_label("Anomalies wanted").fill("0")
+    expect(page.locator("#picture-precision-problem")).not_to_be_empty()
+    wrong = {"name": "labels.csv", "mimeType": "text/csv", "buffer": b"row,label\n99,anomaly\n"}
+    panel.get_by_label("Load labels").set_input_files(wrong)  # type: ignore[arg-type]
+    expect(page.locator("#picture-labels-problem")).to_contain_text("name no picture here")
+    return "#pictures .work"
 
 
 @state

@@ -94,12 +94,14 @@ def test_many_pictures_are_ranked(open_page: Open, digits: httpx.Client) -> None
     panel.get_by_label("Choose files").set_input_files(file("many.npy", npy(many)))
     expect(panel.locator(".note")).to_contain_text("The strangest 200 of 230 are shown.")
     scores = send_request(digits, "/elbo", many, binary=True)["score"]
-    expected = [f"many.npy [{i}], stranger than 99.72 %, called" for i in np.argsort(-scores, kind="stable")[:200]]
+    expected = [
+        f"many.npy, row {i + 1}, stranger than 99.72 %, called" for i in np.argsort(-scores, kind="stable")[:200]
+    ]
     names = panel.locator(".grid button").evaluate_all("all => all.map((one) => one.getAttribute('aria-label'))")
     assert names == expected
-    expect(panel.locator(".name")).to_have_text(names[0].split(",")[0])
+    expect(panel.locator(".name")).to_have_text(names[0].split(", stranger")[0])
     panel.get_by_role("button", name=names[3], exact=True).click()
-    expect(panel.locator(".name")).to_have_text(names[3].split(",")[0])
+    expect(panel.locator(".name")).to_have_text(names[3].split(", stranger")[0])
 
 
 def test_scored_pictures_are_one_tab_stop_above_the_one_taken_apart(open_page: Open, digits: httpx.Client) -> None:

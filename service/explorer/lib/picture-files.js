@@ -18,7 +18,8 @@ export async function readAll(files, model) {
 }
 
 /**
- * The pictures in a file, each `{name, values}`, in data units: one of a picture file, several of an array.
+ * The pictures in a file, each `{name, file, place, values}`, in data units: one of a picture file, several of an array, whose
+ * rows have numbers from 1.
  *
  * Throws, in words, for a file that holds none of this model's.
  */
@@ -30,5 +31,7 @@ export async function readPictures(file, model) {
     throw new TypeError(`${file.name}: ${error.detail ?? error.message}`);
   }
   const count = array.shape[0];
-  return Array.from({ length: count }, (_, i) => ({ name: count > 1 ? `${file.name} [${i}]` : file.name, values: row(array, i) }));
+  return Array.from({ length: count }, (_, i) => ({
+    name: count > 1 ? `${file.name}, row ${i + 1}` : file.name, file: file.name, place: i + 1, values: row(array, i),
+  }));
 }

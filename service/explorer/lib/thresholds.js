@@ -44,3 +44,19 @@ export function strangest(ranks, count) {
 export function rankOf(score, p) {
   return score ?? (p === null ? null : Infinity);
 }
+
+/**
+ * The lowest threshold at which so large a share of the called rows are anomalies, of `{rank, anomalous}` of labelled rows:
+ * `{score, hits, called}`, or null. The command `lowerbound threshold` finds the same.
+ */
+export function lowestThreshold(labelled, precision) {
+  const descending = labelled.toSorted((a, b) => b.rank - a.rank);
+  let best = null;
+  let hits = 0;
+  descending.forEach(({ rank, anomalous }, i) => {
+    hits += anomalous;
+    const last = descending[i + 1]?.rank !== rank; // Rows of equal scores are called together.
+    if (last && hits >= precision * (i + 1) && hits > (best?.hits ?? 0)) best = { score: rank, hits, called: i + 1 };
+  });
+  return best;
+}

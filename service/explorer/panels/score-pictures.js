@@ -6,15 +6,20 @@ import { bar, distribution } from "../lib/charts.js";
 import { format } from "../lib/csv.js";
 import { element, oneTabStop, say, spoken, takeFiles } from "../lib/elements.js";
 import { downloadText } from "../lib/files.js";
+import { FILE } from "../lib/labels.js";
 import { fixed, short, words } from "../lib/numbers.js";
 import { readAll } from "../lib/picture-files.js";
 import { glow, inUnitsOf, paint, row, together } from "../lib/pictures.js";
+import { labelling } from "./labels.js";
 import { progress, tryAgain } from "./progress.js";
 import { callingRule } from "./rules.js";
 import { explainScore, inWords, offerScores, pValueInWords, strangerThan } from "./scores.js";
 
 const MOST_SHOWN = 200;
 const MOST_LATENTS = 8;
+
+/** Whether a picture is one that the user has brought or chosen, and not altered here. */
+const isOwn = (picture) => picture.number !== undefined;
 
 /** @param {() => void} scored is called when other pictures are scored. */
 export function scorePicturesPanel(panel, scored) {
@@ -28,6 +33,9 @@ export function scorePicturesPanel(panel, scored) {
   const run = progress(find(".progress"));
   const failed = tryAgain(find(".again"), () => rank());
   const rule = callingRule(panel, "picture", () => judge());
+  const labels = labelling(find(".labels"), {
+    noun: "picture", titleOf: (i) => pictures[i].name, changed: () => judge(), marked: (i, first) => marked(pictures[i], first),
+  });
   const [result, opened] = [find(".result"), find(".detail")];
   const canvases = { sent: find("canvas.sent"), expected: find("canvas.expected"), unlikely: find("canvas.unlikely") };
   let model;
@@ -85,6 +93,8 @@ export function scorePicturesPanel(panel, scored) {
     const { called, verdict } = rule.judge(answer, model.manifest.calibration.rows);
     ranked.forEach((picture, i) => { picture.called = called[i]; });
     find(".judged").textContent = verdict;
+    const own = pictures.filter(isOwn);
+    labels.judged(own.map((picture) => picture.called), own.map((picture) => picture.score));
     gallery.replaceChildren(...ranked.slice(0, MOST_SHOWN).map(tile));
     oneTabStop(gallery);
   }
@@ -113,6 +123,7 @@ export function scorePicturesPanel(panel, scored) {
     if (picture !== selected) return;
     opened.hidden = false;
     find(".name").textContent = picture.name;
+    showMarks(picture);
     paint(canvases.sent, picture.values, model.input);
     paint(canvases.expected, expected.data, model.input);
     find(".unlikely-figure").hidden = !explain;
@@ -124,6 +135,14 @@ export function scorePicturesPanel(panel, scored) {
     distribution(find("svg.distribution"), model.held_out[score.value], value,
       `Held-out ${words(score.value)} with a median of ${short(model.held_out[score.value][50])}; this picture's is ${short(value)}`);
     showBounds(bounds, refined);
+  }
+
+  /** The buttons that label a picture, if it is none that the page has altered; the focus stays on them. */
+  function showMarks(picture) {
+    const marks = find(".marks");
+    const focused = [...marks.querySelectorAll("button")].indexOf(document.activeElement);
+    marks.replaceChildren(...(isOwn(picture) ? [labels.buttons(picture.number)] : []));
+    if (focused >= 0) marks.querySelectorAll("button")[focused]?.focus();
   }
 
   function showParts({ feature_log_likelihood: byPixel, latent_kl: byLatent }) {
@@ -162,16 +181,25 @@ export function scorePicturesPanel(panel, scored) {
 
   function tile(picture) {
     const share = strangerThan(picture.p);
-    const label = `${picture.name}, stranger than ${share}${picture.called ? ", called" : ""}`;
-    const pressed = String(picture === selected);
-    const button = element("button", { type: "button", className: "picture", "aria-pressed": pressed, "aria-label": label },
-      canvasOf(picture), element("span", { className: picture.called ? "p strange" : "p", textContent: share }));
+    const button = element("button", { type: "button", className: "picture", "aria-pressed": String(picture === selected) },
+      canvasOf(picture), element("span", { className: picture.called ? "p strange" : "p", textContent: share }),
+      element("span", { className: "p mark" }));
     button.dataset.name = picture.name;
-    button.addEventListener("click", () => {
-      select(picture);
-      setView({ row: picture.seed === (view().seed ?? "0") ? picture.row : null });
-    });
+    button.addEventListener("click", () => choose(picture));
+    nameTile(button, picture);
     return element("li", {}, button);
+  }
+
+  function nameTile(button, picture) {
+    const [called, label] = [picture.called ? ", called" : "", labels.textOf(picture.number)];
+    button.ariaLabel = `${picture.name}, stranger than ${strangerThan(picture.p)}${called}${label && `, labelled ${label}`}`;
+    button.querySelector(".mark").textContent = label;
+  }
+
+  /** Take a picture apart, and name it in the address if that can be. */
+  function choose(picture) {
+    select(picture);
+    setView({ row: picture.seed === (view().seed ?? "0") ? picture.row : null });
   }
 
   function select(picture) {
@@ -179,10 +207,22 @@ export function scorePicturesPanel(panel, scored) {
     detail();
   }
 
+  /** Show a picture's new label. After its first one the next strangest picture without a label is taken apart. */
+  function marked(picture, first) {
+    const shown = ranked.slice(0, MOST_SHOWN);
+    const tiles = gallery.querySelectorAll("button");
+    nameTile(tiles[shown.indexOf(picture)], picture);
+    const next = first ? shown.findIndex((other, i) => i > shown.indexOf(picture) && isOwn(other) && !labels.textOf(other.number)) : -1;
+    if (next < 0) return;
+    choose(shown[next]);
+    gallery.scrollTop = tiles[next].offsetTop - gallery.offsetTop - gallery.clientHeight / 2;
+  }
+
   /** Score pictures, each `{name, values}`, instead of those before; samples have their `row` and `seed`, too. */
   function take(taken) {
-    pictures = taken.map((picture) => ({ ...picture }));
+    pictures = taken.map((picture, number) => ({ ...picture, number }));
     selected = null;
+    labels.take(model.manifest.name, taken.length, new Map([[FILE, taken.map(({ name, file = name }) => file)]]));
     say(filesProblem, "");
     return rank();
   }
@@ -197,8 +237,11 @@ export function scorePicturesPanel(panel, scored) {
     if (problems.length) throw new TypeError(problems.join("\n"));
   }));
   find(".download").addEventListener("click", () => {
-    const lines = ranked.map(({ name, score: value, p, called }) => [name, value, Number.isNaN(p) ? null : p, called]);
-    downloadText(`${model.manifest.name}-scores.csv`, format([["file", "score", "p_value", "called"], ...lines], ","));
+    const places = ranked.some(({ place }) => place > 1);
+    const head = ["file", ...(places ? ["row"] : []), "score", "p_value", "called", "label"];
+    const lines = ranked.map(({ name, file = name, place, number, score: value, p, called }) => (
+      [file, ...(places ? [place] : []), value, Number.isNaN(p) ? null : p, called, labels.textOf(number)]));
+    downloadText(`${model.manifest.name}-scores.csv`, format([head, ...lines], ","));
   });
   score.addEventListener("change", rank);
   steps.addEventListener("change", detail);

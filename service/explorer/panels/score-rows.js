@@ -5,6 +5,7 @@ import { firstRows, format, readRows, readText } from "../lib/csv.js";
 import { element, say, spoken, takeFiles } from "../lib/elements.js";
 import { downloadText } from "../lib/files.js";
 import { debounced } from "../lib/pacing.js";
+import { rankOf } from "../lib/thresholds.js";
 import { labelling } from "./labels.js";
 import { progress, tryAgain } from "./progress.js";
 import { explanation } from "./row-explanation.js";
@@ -35,7 +36,7 @@ export function scoreRowsPanel(panel, scored) {
   let called;
   let seed = 0;
 
-  const labels = labelling(find(".labels"), () => judge());
+  const labels = labelling(find(".labels"), { noun: "row", titleOf: (i) => `row ${i + 1}`, changed: () => judge() });
   const table = rowTable(find(".ranked"), {
     open: async (i) => (
       sent.wrong.has(i)
@@ -95,7 +96,7 @@ export function scoreRowsPanel(panel, scored) {
     const marked = answer.problem.filter(Boolean).length;
     find(".verdict").textContent = judged.verdict
       + (marked ? ` ${marked.toLocaleString("en")} ${marked === 1 ? "has" : "have"} a problem.` : "");
-    labels.judged(called);
+    labels.judged(called, answer.score.map((value, i) => rankOf(value, answer.p_value[i])));
     table.show(model.input.columns.filter((column) => !column.derived), sent.shown, { ...answer, called }, labels.names);
     openRow();
   }
