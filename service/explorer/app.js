@@ -9,6 +9,7 @@ import { keyDialog } from "./panels/key.js";
 import { latentsPanel } from "./panels/latents.js";
 import { Model } from "./model.js";
 import { fixed } from "./lib/numbers.js";
+import { tryAgain } from "./panels/progress.js";
 import { samplesPanel } from "./panels/samples.js";
 import { scorePicturesPanel } from "./panels/score-pictures.js";
 import { scoreRowsPanel } from "./panels/score-rows.js";
@@ -35,18 +36,22 @@ const openSamples = samplesPanel(panel("samples"), {
 let kind;
 const content = panel("content");
 const select = panel("which");
+const failed = tryAgain(panel("again"), () => (select.disabled ? start() : show()));
 const show = spoken(panel("failure"), async () => {
   const [name, version] = select.value.split("/");
   await busy(async () => open(await Model.open(service, name, version)));
 });
 
-/** Mark the page as busy meanwhile, and show the place of its message where the work fails. */
+/** Mark the page as busy meanwhile; where the work fails, show the place of its message and a button to try again. */
 async function busy(work) {
   content.ariaBusy = "true";
+  failed(false);
+  if (!kind) panel("title").textContent = "Loading…";
   try {
     return await work();
   } catch (error) {
     if (!kind) panel("title").textContent = "No model to show";
+    failed(true);
     scrollTo({ top: 0 });
     throw error;
   } finally {

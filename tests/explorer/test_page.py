@@ -161,6 +161,19 @@ def test_without_a_model_there_are_no_empty_panels(visit: Start, digits: httpx.C
     expect(page.get_by_role("heading", name="No model to show")).to_be_visible()
     expect(page.locator("main")).to_have_attribute("aria-busy", "false")
     assert page.locator("main > section:visible, nav a:visible, #which:visible").count() == 0
+    again = page.get_by_role("button", name="Try again")
+    page.unroute_all()
+    page.route("**/versions/1/model", lambda route: route.abort())
+    again.press("Enter")
+    expect(page.locator("#which")).to_be_visible()  # One step further.
+    expect(page.locator("#failure")).to_have_text("The service cannot be reached.")
+    page.unroute_all()
+    again.press("Enter")
+    ready(page)
+    expect(page.get_by_role("heading", name="digits")).to_be_visible()
+    expect(page.locator("#failure")).to_be_empty()
+    expect(again).to_have_count(0)
+    expect(page.locator("#content")).to_be_focused()
 
 
 # People
@@ -243,7 +256,7 @@ def test_the_keyboard_is_enough(open_page: Open, digits: httpx.Client) -> None:
     page.keyboard.press("Enter")
     expect(page.locator("#pictures .name")).to_have_text("Sample 3")
     page.keyboard.press("Tab")  # From the panel's title on.
-    expect(page.locator("#pictures input[type=file]")).to_be_focused()
+    expect(page.locator("#pictures .lead input[type=file]")).to_be_focused()
 
 
 @pytest.mark.parametrize(("motion", "scroll"), [("reduce", "auto"), ("no-preference", "smooth")])

@@ -43,9 +43,9 @@ export function progress(zone) {
   };
 }
 
-/** Focus the title of a button's panel, as the button is about to go. */
+/** Focus the title of a button's panel, or else the page's content, as the button is about to go. */
 function keepFocus(zone) {
-  zone.closest("section").querySelector("h2").focus({ preventScroll: true });
+  (zone.closest("section")?.querySelector("h2") ?? zone.closest("main")).focus({ preventScroll: true });
 }
 
 /** A button, in a zone that shows it after a failure, that does the same work again; gives the function that shows it or not. */
