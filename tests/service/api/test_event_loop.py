@@ -175,6 +175,8 @@ def test_unread_answers_have_a_budget(serve: Serve) -> None:
                     reader.sendall(request)
                     statuses.append(reader.recv(12)[9:])
                     peaks.append(peak(process_of(client)))
+                    if statuses.count(b"429") == 3:
+                        break
                 assert {*statuses} == {b"200", b"429"}
                 assert peaks[-1] - peaks[0] < 4 * largest
                 client.post(ELBO, json={"instances": [ONE]}).raise_for_status()
