@@ -5,12 +5,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 from hypothesis import HealthCheck, settings
 from prometheus_client.parser import text_string_to_metric_families
+from xdist.scheduler import LoadFileScheduling, Scheduling
 
 from tests import warm
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 JSON = {"Content-Type": "application/json"}
 """Bodies are JSON unless a test says otherwise."""
+
+SHARING = "tests/oracle/", "tests/training/card/"
+"""Folders whose files share models that take long to export: one process tests all of a folder."""
 
 Serve = Callable[..., AbstractContextManager[httpx.Client]]
 
@@ -141,3 +145,13 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator["S3"]:
     server = S3(tmp_path_factory.mktemp("s3") / "log")
     yield server
     server.kill()
+
+
+class _Scheduling(LoadFileScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return next((folder for folder in SHARING if file.startswith(folder)), file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    return _Scheduling(config, log)
