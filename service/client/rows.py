@@ -137,7 +137,7 @@ def _to_pandas(answer: pa.Table, index: Any) -> Any:
 
 
 def _to_polars(answer: pa.Table) -> Any:
-    import polars as pl  # noqa: PLC0415 - Only callers who have a frame of its have it.
+    import polars as pl  # noqa: PLC0415 - Only callers with a frame of this package have it.
 
     return pl.from_arrow(_flatten(answer))
 

@@ -36,7 +36,7 @@ QUICK_MARKED = 2**14
 """The same of any body, where each wrong row or cell is put down."""
 
 QUICK_ARRAY = Npy.quick_bytes
-"""Bytes of an array of numbers that is read within some ten milliseconds, in whatever body."""
+"""Bytes of an array of numbers that is read within some ten milliseconds, in a body of any type."""
 
 
 _SIZE = attrgetter("size")

@@ -1,4 +1,4 @@
-"""How soon a killed worker is replaced, and how soon a service ends on SIGTERM, whatever it does at that moment.
+"""How soon a killed worker is replaced, and how soon a service ends on SIGTERM, in ten states.
 
     .venv/test/bin/python -m tests.benchmarks.endings                # all: about ten minutes
     .venv/test/bin/python -m tests.benchmarks.endings --kills 50     # only the kills

@@ -1,4 +1,4 @@
-"""Fifty labels: what they change on payments made here, of which 2 % are frauds that nobody has marked.
+"""Fifty labels: what they change on payments made here, of which 2 % are unmarked frauds.
 
     .venv/test/bin/python -m tests.benchmarks.feedback
 
@@ -52,7 +52,7 @@ def figures(bundle: Path, x: Array, fraud: Array, folder: Path) -> list[float]:
 
 
 def write(models: Path, name: str, x: Array, keep: Array) -> Path:
-    """The model of the even payments, calibrated on the odd ones, of those that are kept."""
+    """The model of the kept payments: fitted to the even ones, and calibrated on the odd ones."""
     even = np.arange(len(x)) % 2 == 0
     weights = bring_your_own.fit(x[even & keep], 3)
     return bring_your_own.write(models, name, weights, x[~even & keep], num_draws=16)

@@ -32,7 +32,7 @@ STAGES = (
     "answer",
 )
 _ENDS = ("text in ", "train: ", "run: ", "drawing the model card")
-"""What the trainer says at the end of the first, second, third and fifth stage."""
+"""The trainer's lines at the end of the first, second, third and fifth stage."""
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ THEMES = ("light", "dark")
 
 @dataclass(frozen=True)
 class Place:
-    """What a server has, every model as `name version`.
+    """The models of a server, each as `name version`.
 
     Attributes:
         url: Of the server.

@@ -260,7 +260,7 @@ def test_a_file_can_be_dropped(page: Page) -> None:
         "age,colour\n8,red,\n   \n".encode("utf-16"),
         gzip.compress(b"sep=,\nage,colour,caf\xe9\n8,red,x\n"),
     ],
-    ids=["title", "utf-16", "gzip"],  # Of the bytes, an id would hold the time of packing.
+    ids=["title", "utf-16", "gzip"],  # An id of the bytes would hold the time of packing.
 )
 def test_text_files_of_all_kinds_can_be_dropped(page: Page, body: bytes) -> None:
     drop(page, "#rows .drop", "rows.csv", b"age,colour\n7,red\n")

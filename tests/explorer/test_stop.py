@@ -1,4 +1,4 @@
-"""Stop ends a long job at once, whatever the service is doing; what failed can be tried again."""
+"""Stop ends a long job at once, also while the service computes; a failed job can be tried again."""
 
 from collections.abc import Callable
 

@@ -156,7 +156,7 @@ def test_two_models_are_compared_on_the_same_rows(open_page: Open, toys: httpx.C
     )
     assert page.url.endswith("&with=plain%2F1")
     expect(compare.locator("tbody tr")).to_have_count(10)
-    # Of rows that both have at the same place, the strangest come first.
+    # The strangest of the rows that both have at the same place come first.
     assert compare.locator("tbody tr > :nth-child(2)").all_inner_texts() == [str(i) for i in range(1, 11)]
     page.get_by_label("Rows as CSV").fill(PAYMENTS + "x12,red,old\n")
     expect(compare.locator(".verdict")).to_contain_text("over 12 rows")

@@ -1,4 +1,4 @@
-"""ONNX Runtime reports to nobody: no name is looked up, and nothing is kept to be sent later."""
+"""ONNX Runtime sends no reports: it looks up no name, and keeps nothing to send later."""
 
 import os
 import subprocess

@@ -81,7 +81,7 @@ def with_label_note(decision: Decision, values: list[str], counts: npt.NDArray[n
         return decision
     switch = {value.lower() for value in values} in _SWITCHES
     rare = int(np.argmin(counts))
-    if switch:  # What is true is the greater text, too.
+    if switch:  # The text for true is the greater one, too.
         rare = max(range(2), key=lambda i: values[i].lower())
     share = float(counts[rare] / counts.sum())
     named = _NAMES_OF_LABELS.search(decision.name) is not None

@@ -1,4 +1,4 @@
-"""Instructions of a request, stage by stage, counted by valgrind: the same whatever else the machine does.
+"""Instructions of a request, stage by stage, counted by valgrind: the same beside any other work of the machine.
 
 The service runs under callgrind, which counts between two commands. A stage's share is what a request takes more when
 the stage's functions (`SEAMS`) run twice: they give the same answer again. Bare uvicorn is counted in the same way. Run

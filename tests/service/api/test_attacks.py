@@ -87,7 +87,7 @@ def test_json_of_very_many_pieces_is_not_taken_apart(spacious: Victim, path: str
     before = spacious.peak()
     answer = spacious.client.post(path, content=content, headers={"Content-Type": JSON})
     assert answer.status_code == 413, answer.text
-    # Of the Open Inference Protocol's JSON less is read, before anything is counted in it.
+    # The service reads less of the Open Inference Protocol's JSON before it counts anything in it.
     assert ("are read as JSON" if path == "/elbo" else "are read, send binary data") in answer.text
     assert spacious.peak() - before < 3 * len(content)
     assert spacious.send_request() == spacious.good
@@ -172,7 +172,7 @@ def test_no_parameter_is_too_much(victim: Victim, query: str) -> None:
 
 
 def test_no_query_has_too_many_parameters(victim: Victim) -> None:
-    """Each unknown one is compared with those that there are."""
+    """The service compares each unknown parameter with all known ones."""
     for number, said in ((100, "is no parameter"), (101, "more than 100 parameters")):
         answer = victim.client.post("/elbo?" + "&".join(f"p{i}=1" for i in range(number)), json={"instances": [ONE]})
         assert (answer.status_code, said in answer.json()["detail"]) == (422, True)

@@ -25,7 +25,7 @@ from tests.service.load import ONE
 from tests.service.processes import peak
 
 LIMIT = 0.2
-"""Seconds in which a health check is answered, whatever else is asked."""
+"""Seconds in which a health check is answered, beside any other request."""
 
 ATTEMPTS = 3
 """Times that a request is made, where other processes of the machine may have delayed the health checks."""

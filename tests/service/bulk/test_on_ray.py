@@ -1,4 +1,4 @@
-"""`lowerbound score --cluster`: what many machines answer is what one does, whatever happens meanwhile."""
+"""`lowerbound score --cluster`: many machines answer as one does, also when one is lost meanwhile."""
 
 import signal
 import time

@@ -115,7 +115,7 @@ NO_FILES = {
     make_folder: "is no plain file",
     make_endless: "bytes; ",
 }
-"""What may lie in a file's place, and the beginning of what is said of it."""
+"""Things that may lie in a file's place, each with the beginning of its error."""
 
 
 @pytest.mark.parametrize("change", NO_FILES)

@@ -48,7 +48,7 @@ def read(body: bytes, data: ImageInput | TabularInput, reading: Reading, piece: 
 
 
 def both(body: bytes, data: ImageInput | TabularInput, reading: Reading = MARK) -> Rows:
-    """What is read in pieces, after it was compared with what is read at once."""
+    """The rows read in pieces, after a comparison with the rows read at once."""
     rows, whole = read(body, data, reading, 64), read(body, data, reading, 2**20)
     np.testing.assert_array_equal(rows.x, whole.x)
     assert rows.x.dtype == whole.x.dtype

@@ -1,4 +1,4 @@
-"""Where there are too many connections, the one closest to its deadline makes room, however many come at once."""
+"""Where there are too many connections, the one closest to its deadline makes room, also where many come at once."""
 
 import math
 from typing import Any

@@ -83,7 +83,7 @@ def test_requests_under_way_are_answered_before_the_end(tmp_path: Path, workers:
         status, headers, body = busy[0].answer()
         assert (status, headers["connection"]) == (503, "close")
         assert orjson.loads(body)["detail"] == "the service is shutting down"
-        for _ in range(2):  # Who has not heard and asks once more may lose that, but not the answer before it.
+        for _ in range(2):  # A client that asks once more, not knowing, may lose that request, not the answer.
             time.sleep(0.1)
             busy[1].send(LIVE)
         assert busy[1].closed()
