@@ -148,7 +148,7 @@ class ChildProcess:
 
 def main(descriptor: int, memory: int) -> None:
     """Run the functions that the parent sends, until it closes the connection."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # A terminal sends these to the whole group, before the last answer.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # They may be sent to all, before the last answer.
         signal.signal(number, signal.SIG_IGN)
     started = False
     with socket.socket(fileno=descriptor) as connection, suppress(EOFError, OSError):

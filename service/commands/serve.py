@@ -31,8 +31,8 @@ def main(arguments: list[str]) -> None:
         signal.signal(number, _end)
     settings = parse(Settings, arguments)
     several = settings.workers > 1
-    if settings.poll is not None and not several:
-        # Ignored until the folder is watched, which begins with a check.
+    if settings.poll is not None or several:
+        # Ignored until the folder is watched, which begins with a check, or there are workers, which are new then.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     app = make_app(settings)
     if several:  # Each worker makes its own application; this one has shown that the settings can be served.

@@ -47,20 +47,23 @@ class Supervisor:
         self._workers: list[_Worker] = []
         self._outdated: list[_Worker] = []
         self._not_before = 0.0  # The time of the next start.
+        self._heard: set[int] = set()  # Signals that are not obeyed yet.
         self._stopping = False
 
     def run(self) -> None:
         """Start the workers, keep their number, and end with them."""
-        heard, waker = socket.socketpair()
+        awake, waker = socket.socketpair()
         waker.setblocking(False)
-        signal.set_wakeup_fd(waker.fileno())
+        signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, lambda number, frame: None)  # The waker has the number.
+            signal.signal(number, lambda number, frame: self._heard.add(number))
         while self._workers or not self._stopping:
             self._keep_number()
-            ready = pipes.wait([heard, *(worker.pipe for worker in self._workers)], _TICK)
-            if heard in ready:
-                self._obey(set(heard.recv(4096)))
+            ready = pipes.wait([awake, *(worker.pipe for worker in self._workers)], _TICK)
+            if awake in ready:
+                awake.recv(4096)
+            numbers, self._heard = self._heard, set()
+            self._obey(numbers)
             for worker in self._workers.copy():
                 if worker.pipe in ready and not worker.hear():
                     self._bury(worker)
@@ -117,7 +120,10 @@ class _Worker:
         context = get_context("spawn")
         self.pipe, beats = context.Pipe(duplex=False)
         self.process = context.Process(target=_serve, args=(config, listener, beats))
+        # SIGHUP concerns the parent alone, and may be sent to all. A new process would end by it until it ignores it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         self.process.start()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         beats.close()  # Or the pipe would not end with the process.
         self.serves = self.stopping = False
         self._deadline = float("inf")
@@ -149,6 +155,8 @@ class _Worker:
 
 def _serve(config: Config, listener: socket.socket, beats: "pipes.Connection") -> None:
     """A worker's process."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     try:
         Server(config, partial(beats.send_bytes, b".")).run([listener])
     finally:

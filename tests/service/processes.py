@@ -70,6 +70,12 @@ def is_serving(workers: Workers, pid: int) -> bool:
         return httpx.get(workers.url + "/health/ready", timeout=2).is_success
 
 
+def ignores(pid: int, number: int, kinds: str = "SigIgn") -> bool:
+    """Whether a signal does nothing to a process, by one of its masks in /proc, named by a regular expression."""
+    masks = re.findall(rf"{kinds}:\s+(\w+)", Path(f"/proc/{pid}/status").read_text())
+    return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
+
+
 def peak(pid: int) -> int:
     """Most bytes of a process that were resident since its start or the last `reset_peak`."""
     status = Path(f"/proc/{pid}/status").read_text()

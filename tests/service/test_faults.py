@@ -3,7 +3,6 @@
 import contextlib
 import io
 import os
-import re
 import resource
 import shutil
 import signal
@@ -25,7 +24,7 @@ from tests.conftest import Serve, process_of, run_server, wait_until
 from tests.service.bundle_versions import NAME, publish
 from tests.service.clock import make_clock
 from tests.service.load import ONE, Load
-from tests.service.processes import address_space, limited, start
+from tests.service.processes import address_space, ignores, limited, servers, start
 
 until = partial(wait_until, seconds=60, ignoring=(httpx.TransportError, OSError))
 
@@ -171,6 +170,18 @@ def test_a_signal_at_any_stage_of_the_start_ends_it(tmp_path: Path, workers: int
         until(lambda group=process.pid: not alive(group), seconds=20)  # No worker is left behind.
 
 
+def test_a_hangup_during_the_start_of_workers_does_not_end_it(tmp_path: Path) -> None:
+    command = [*COMMAND, "--port", "0", "--workers", "2"]
+    with (tmp_path / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+        try:
+            until(lambda: ignores(process.pid, signal.SIGHUP))
+            process.send_signal(signal.SIGHUP)
+            until(lambda: len(servers(process.pid)) == 2)
+        finally:
+            process.terminate()
+    assert process.returncode == 0
+
+
 def test_a_hangup_during_the_start_is_heard_afterwards(tmp_path: Path) -> None:
     models, log = tmp_path / "models", tmp_path / "log"
     publish(models, 1)
@@ -187,12 +198,6 @@ def test_a_hangup_during_the_start_is_heard_afterwards(tmp_path: Path) -> None:
         finally:
             process.terminate()
     assert process.returncode == 0
-
-
-def ignores(pid: int, number: signal.Signals) -> bool:
-    """Whether a signal does nothing to a process."""
-    mask = re.findall(r"SigIgn:\s+(\w+)", Path(f"/proc/{pid}/status").read_text())[0]
-    return bool(int(mask, 16) >> (number - 1) & 1)
 
 
 # The clock

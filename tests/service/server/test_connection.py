@@ -10,7 +10,6 @@ import numpy as np
 import orjson
 import pytest
 
-from service.server.connection import MAX_PIPELINED
 from tests.conftest import run_server, wait_until
 from tests.service.sockets import BODY, LIVE, ROW, Client, port_of, post, work
 
@@ -58,15 +57,6 @@ def test_requests_in_a_row_are_answered_in_order(patient: int) -> None:
         assert [orjson.loads(client.answer()[2])["elbo"] for _ in bodies] == expected
         client.send(post(BODY, path=b"/elbo?num_draws=4096"), LIVE)
         assert [client.answer()[0], client.answer()[2]] == [200, b'{"status":"live"}']
-
-
-def test_only_so_many_requests_wait_for_those_before_them(patient: int) -> None:
-    with Client(patient) as client:
-        client.send(work(300) + MAX_PIPELINED * LIVE)
-        assert [client.answer()[0] for _ in range(1 + MAX_PIPELINED)] == [200] * (1 + MAX_PIPELINED)
-        client.send(work(300) + 9000 * LIVE)
-        assert [client.answer()[0] for _ in range(2 + MAX_PIPELINED)] == [200] * (1 + MAX_PIPELINED) + [429]
-        assert client.closed()
 
 
 @pytest.mark.parametrize("size", [1, 7, 100, 10_000])

@@ -9,6 +9,7 @@ import orjson
 import pytest
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
+from service.server.connection import MAX_PIPELINED
 from tests.conftest import Serve, wait_until
 from tests.service.sockets import BODY, LIVE, ROW, Client, asked, port_of, post, work
 
@@ -131,6 +132,15 @@ def test_connections_are_limited(impatient: int) -> None:
         assert surplus.closed()
         assert [client.answer()[0] for client in busy] == [200] * 6
         until(lambda: asked(impatient, LIVE) == 200)
+
+
+def test_only_so_many_requests_wait_for_those_before_them(patient: int) -> None:
+    with Client(patient) as client:
+        client.send(work(300) + MAX_PIPELINED * LIVE)
+        assert [client.answer()[0] for _ in range(1 + MAX_PIPELINED)] == [200] * (1 + MAX_PIPELINED)
+        client.send(work(300) + 9000 * LIVE)
+        assert [client.answer()[0] for _ in range(2 + MAX_PIPELINED)] == [200] * (1 + MAX_PIPELINED) + [429]
+        assert client.closed()
 
 
 @pytest.mark.parametrize("size", [0, *(pytest.param(n * HIGH_WATER_LIMIT + 1, marks=pytest.mark.slow) for n in (1, 3))])

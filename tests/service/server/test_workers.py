@@ -23,7 +23,7 @@ from service.observability.multiprocess import FOLDER
 from tests.conftest import samples, wait_until
 from tests.service.bundle_versions import publish
 from tests.service.load import ONE
-from tests.service.processes import Workers, is_serving, start
+from tests.service.processes import Workers, ignores, is_serving, start
 from tests.service.sockets import post
 
 until = partial(wait_until, seconds=60, ignoring=(httpx.TransportError, OSError))
@@ -264,6 +264,33 @@ def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     started.parent.kill()
     started.parent.wait(10)
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), seconds=20)
+
+
+def test_a_hangup_concerns_the_parent_alone(workers: Workers) -> None:
+    before = workers.pids()
+    assert all(ignores(pid, signal.SIGHUP, "Sig(?:Blk|Ign)") for pid in before)
+    os.kill(max(before), signal.SIGTERM)  # Another one takes its place, and ignores it from its first moment on.
+    until(lambda: workers.pids() - before, pause=0)
+    assert all(ignores(pid, signal.SIGHUP, "Sig(?:Blk|Ign)") for pid in workers.pids() - before)
+
+
+MANY = """
+import os, signal
+from uvicorn.config import Config
+from service.server import Supervisor
+
+def send_many():
+    for number in (*[signal.SIGHUP] * 1000, signal.SIGTERM):
+        os.kill(os.getpid(), number)
+
+Supervisor(Config("nothing:app", port=0), send_many).run()
+"""
+"""A parent that gets more signals than it can look at, while it starts its first worker."""
+
+
+def test_no_signal_is_lost_among_many() -> None:
+    ended = subprocess.run([sys.executable, "-c", MANY], capture_output=True, check=True, timeout=30)
+    assert b"signal wakeup" not in ended.stderr
 
 
 def test_all_stop_together(workers: Workers) -> None:
