@@ -123,8 +123,7 @@ def create_app(settings: Settings) -> FastAPI:
         summary="Encode, decode, sample, and score by the evidence lower bound.",
         lifespan=lifespan,
         redirect_slashes=False,
-        docs_url=None,  # See `docs`.
-        redoc_url=None,
+        openapi_url=None,  # See `docs`.
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
     answered = partial(RequestMiddleware, timeout=settings.timeout, telemetry=telemetry)
@@ -149,7 +148,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(model.index, tags=["repository"])
     app.include_router(health.router, tags=["health"])
     app.include_router(metrics.router, tags=["telemetry"])
-    app.include_router(docs.router)
+    app.include_router(docs.make_router())
     if settings.explorer:
         app.include_router(explorer.make_router(), tags=["explorer"])
     app.include_router(v2.router, tags=["Open Inference Protocol"])

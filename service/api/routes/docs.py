@@ -1,5 +1,6 @@
-"""`GET /docs`: the OpenAPI page for people, as one page without scripts, which loads nothing."""
+"""`GET /docs`: the OpenAPI page for people, as one page without scripts, which loads nothing; and `/openapi.json`."""
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -9,10 +10,12 @@ from html import escape
 from itertools import groupby
 from typing import Any
 
-from fastapi import APIRouter, Request
+import orjson
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
 
 from service.api.auth import page_headers
+from service.codecs.json import Json
 
 STYLE = """
 :root { color-scheme: light dark; }
@@ -33,15 +36,35 @@ HEAD = (
 
 FOR_PROGRAMS = 'The same for programs: <a href="openapi.json">openapi.json</a>.'
 
-router = APIRouter(include_in_schema=False)
 
-
-@router.get("/docs")
-async def docs(request: Request) -> HTMLResponse:
-    """Every operation of the OpenAPI page, in its order."""
+def make_router() -> APIRouter:
+    """The page for people and the one for programs, written once, beside the event loop."""
+    router = APIRouter(include_in_schema=False)
     digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
     headers = page_headers(f"default-src 'none'; style-src 'sha256-{digest}'")
-    return HTMLResponse(_page(request.app.openapi()), headers=headers)
+    written: asyncio.Task[tuple[bytes, bytes]] | None = None
+
+    async def pages(app: FastAPI) -> tuple[bytes, bytes]:
+        nonlocal written
+        if written is None:
+            written = asyncio.create_task(asyncio.to_thread(_write, app))
+        return await asyncio.shield(written)
+
+    @router.get("/docs")
+    async def docs(request: Request) -> HTMLResponse:
+        """Every operation of the OpenAPI page, in its order."""
+        return HTMLResponse((await pages(request.app))[0], headers=headers)
+
+    @router.get("/openapi.json")
+    async def openapi(request: Request) -> Response:
+        return Response((await pages(request.app))[1], media_type=Json.media_type)
+
+    return router
+
+
+def _write(app: FastAPI) -> tuple[bytes, bytes]:
+    api = app.openapi()
+    return _page(api).encode(), orjson.dumps(api)
 
 
 def _page(api: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """The OpenAPI page is valid, complete, and says what the service does."""
 
+import asyncio
 import io
 import itertools
 import json
@@ -10,11 +11,13 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from fastapi import FastAPI
 from openapi_spec_validator import validate
 
 from service.api.app import OPERATIONS
 from service.api.content import MODEL_HEADERS
 from service.api.problem_details import PROBLEM_MEDIA_TYPE
+from service.api.routes import docs
 from service.api.routes.elbo import NO_DISCOVERY
 from service.observability.context import REQUEST_ID_HEADER
 from service.readers.pictures import MEDIA_TYPES
@@ -235,3 +238,19 @@ def test_the_page_for_people_has_every_operation_and_loads_nothing(digits: httpx
     assert "<dt><code>on_error</code> fail or mark, default fail</dt>" in answer.text
     assert set(re.findall(r' (?:src|href)="(.*?)"', answer.text)) == {"openapi.json"}
     assert "<script" not in answer.text
+
+
+def test_the_pages_are_written_once() -> None:
+    app = FastAPI(summary="Made here.", openapi_url=None)
+    app.include_router(docs.make_router())
+    app.add_api_route("/half", lambda number: number / 2, operation_id="half")
+
+    async def ask_twice() -> list[bytes]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+            answers = [await client.get(path) for path in ("/docs", "/openapi.json")]
+            app.title, app.openapi_schema = "Another", None
+            answers += [await client.get(path) for path in ("/docs", "/openapi.json")]
+        return [answer.raise_for_status().content for answer in answers]
+
+    first, second, *again = asyncio.run(ask_twice())
+    assert again == [first, second]
