@@ -21,8 +21,9 @@ class FitRecipe(BaseModel):
     )
     batch_size: int = Field(default=128, ge=1, description="Rows per step, over all processes.")
     learning_rate: float = Field(default=1e-3, gt=0, description="Learning rate of Adam.")
-    schedule: Literal["constant", "cosine"] = Field(
-        default="constant", description="Schedule of the learning rate; cosine falls to zero over all epochs."
+    schedule: Literal["constant", "cosine", "cooldown"] = Field(
+        default="constant",
+        description="Schedule of the learning rate; cosine falls to zero over all epochs, cooldown over the last half.",
     )
     objective: Literal["elbo", "importance_weighted"] = Field(default="elbo", description="The bound to maximise.")
     num_draws: int = Field(default=1, ge=1, description="Draws per row and step.")

@@ -15,6 +15,14 @@ from training.model.vae import log_normal
 LIKELIHOOD_RATE_FACTOR = 10.0
 """Learning rate of the likelihood's own parameters, as a multiple of the networks'."""
 
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda progress: 1.0,
+    "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
+    # Hägele et al. 2024, "Scaling laws and compute-optimal training beyond fixed training durations".
+    "cooldown": lambda progress: min(1.0, 2 * (1 - progress)),
+}
+"""The learning rate as a share of the recipe's, by the share of the steps that are taken."""
+
 WARM_UP = 3
 """Steps before one is captured, in which libraries and the optimizer take the memory that they keep."""
 
@@ -128,7 +136,7 @@ class Step:
         return len(x) * torch.stack([loss, log_likelihood, kl, torch.ones_like(loss)]).detach()
 
     def _set_pace(self, progress: float) -> None:
-        factor = 0.5 * (1 + math.cos(math.pi * progress)) if self._recipe.schedule == "cosine" else 1.0
+        factor = SCHEDULES[self._recipe.schedule](progress)
         for group in self._optimizer.param_groups:
             rate = factor * group["pace"] * self._recipe.learning_rate
             if self.captured:

@@ -69,7 +69,15 @@ def test_a_step_says_sums_over_the_rows() -> None:
 
 @pytest.mark.parametrize(
     ("schedule", "progress", "share"),
-    [("constant", 0.75, 1), ("cosine", 0, 1), ("cosine", 2 / 3, 1 / 4), ("cosine", 1, 0)],
+    [
+        ("constant", 0.75, 1),
+        ("cosine", 0, 1),
+        ("cosine", 2 / 3, 1 / 4),
+        ("cosine", 1, 0),
+        ("cooldown", 0.5, 1),
+        ("cooldown", 0.75, 1 / 2),
+        ("cooldown", 1, 0),
+    ],
 )
 def test_the_first_step_is_as_long_as_the_schedule_says(schedule: str, progress: float, share: float) -> None:
     """Adam's first step moves a weight by the learning rate, for any gradient."""
