@@ -40,11 +40,12 @@ async def read_rows(request: RequestContext, model: Model, reading: Reading) -> 
     media_type = _check_media_type(request, ALL_READERS)
     body = await read_bytes(request)
     data, max_rows = model.manifest.input, model.max_rows
-    values = bodies.decode_if_quick(body, media_type, "instances", mark=reading.mark)
-    if values is not bodies.SLOW:
-        return bodies.make_rows(values, media_type, data, reading, max_rows)
+    rows = bodies.read_rows_if_quick(body, media_type, data, reading, max_rows)
+    if rows is not None:
+        return rows
     state = request.scope["app"].state
-    rows: Rows = await state.child.run(bodies.read_rows, body, media_type, data, reading, max_rows)
+    child: ChildProcess = state.child
+    rows = await child.run(bodies.read_rows, body, media_type, data, reading, max_rows)
     state.budget.add(max(0, rows.x.nbytes - len(body)))
     return rows
 

@@ -6,6 +6,7 @@ have is refused with its place, or its row is marked and the others are read.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from typing import Any
 
@@ -214,13 +215,14 @@ def _table(values: object, data: TabularInput, reading: Reading, marks: Marks) -
     if not isinstance(values, list) or not values:
         raise InvalidError("must be a non-empty array", "instances")
     marked = marks.unreadable if reading.mark else None
+    names, known = data.given, {*data.features, *data.dropped}
     rows: list[Sequence[object]] = []
     for i, record in enumerate(values):
-        row: Sequence[object] = [None] * len(data.given)
+        row: Sequence[object] = [None] * len(names)
         with _marking(marked, i):
-            row = _in_order(record, data, f"instances[{i}]", ignore_extra=reading.ignore_extra)
+            row = _in_order(record, names, known, f"instances[{i}]", ignore_extra=reading.ignore_extra)
         rows.append(row)
-    columns = dict(zip(data.given, map(list, zip(*rows, strict=True)), strict=True))
+    columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
     x, problems = parse_table(columns, data)
     mark_cells(problems, reading, marks)
     return x
@@ -255,11 +257,11 @@ def mark_cells(problems: Iterable[CellProblem], reading: Reading, marks: Marks) 
             marks.unseen.setdefault(problem.row, []).append(error)
 
 
-def _in_order(record: object, data: TabularInput, place: str, *, ignore_extra: bool) -> Sequence[object]:
+def _in_order(
+    record: object, names: Sequence[str], known: AbstractSet[str], place: str, *, ignore_extra: bool
+) -> Sequence[object]:
     """The values of a row in the order of the columns."""
-    names = data.given
     if isinstance(record, dict):
-        known = {*data.features, *data.dropped}
         if not all(map(record.__contains__, names)):  # Readers of files leave out blanks around a header's names.
             record = {name if name in known else name.strip(): value for name, value in record.items()}
         if not ignore_extra and (unknown := min(record.keys() - known, default=None)) is not None:

@@ -1,0 +1,56 @@
+"""Small bodies that take long to read are told from those that do not."""
+
+import json
+from typing import Any
+
+import pytest
+
+from service.bundle import CategoricalColumn, NumericColumn, TabularInput
+from service.codecs.bodies import QUICK_CELLS, read_rows_if_quick
+from service.codecs.rows import MARKING
+
+NUMBERS = TabularInput(columns=tuple(NumericColumn(name=f"n{i}") for i in range(1000)))
+WORDS = TabularInput(columns=tuple(CategoricalColumn(name=f"w{i}", categories=("a", "b")) for i in range(1000)))
+NARROW = TabularInput(columns=NUMBERS.columns[:10])
+RECORD = dict.fromkeys(NUMBERS.given, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("data", "instances"),
+    [
+        (NUMBERS, [{}] * 5000),
+        (NUMBERS, [[]] * 5000),
+        (NUMBERS, [["1"] * 1000]),
+        (NUMBERS, [RECORD | dict.fromkeys(NUMBERS.given[:100], "1")]),
+        (NUMBERS, "n1,n2\n1,2\n"),
+        (NARROW, [[]] * (QUICK_CELLS // 10 + 1)),
+    ],
+    ids=["records", "rows", "texts", "texts in a record", "CSV", "narrow"],
+)
+def test_few_bytes_may_stand_for_many_cells(data: TabularInput, instances: Any) -> None:
+    assert not is_quick(data, instances)
+
+
+@pytest.mark.parametrize(
+    ("data", "instances"),
+    [
+        (NUMBERS, [RECORD | {"n0": "1"}]),
+        (NUMBERS, [[1.5] * 1000]),
+        (NUMBERS, [None, 1]),
+        (WORDS, [["a"] * 1000]),
+        (NARROW, [["1"] * 10] * 100),
+        (NARROW, "n0,n1,n2,n3,n4,n5,n6,n7,n8,n9\n,,,,,,,,,1\n"),
+    ],
+    ids=["record", "row", "no rows", "words", "narrow", "narrow CSV"],
+)
+def test_a_row_of_many_columns_is_read_at_once(data: TabularInput, instances: Any) -> None:
+    assert is_quick(data, instances)
+
+
+def is_quick(data: TabularInput, instances: Any) -> bool:
+    is_text = isinstance(instances, str)
+    body = instances if is_text else json.dumps({"instances": instances})
+    return (
+        read_rows_if_quick(body.encode(), "text/csv" if is_text else "application/json", data, MARKING, 2**20)
+        is not None
+    )
