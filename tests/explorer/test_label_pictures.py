@@ -89,6 +89,14 @@ def test_the_next_picture_follows_the_label_of_one(panel: Locator, digits: httpx
     expect(tiles.filter(has_text="anomaly")).to_have_count(2)
 
 
+def test_other_pictures_have_no_buttons_of_those_before(panel: Locator, levels: Array) -> None:
+    bring(panel, *as_files(levels))
+    panel.page.route("**/elbo?*explain=true*", lambda _: None)
+    panel.get_by_label("Choose files").set_input_files(file("new.npy", npy(levels[:4])))
+    expect(panel.locator(".judged")).to_contain_text("of 4 pictures")
+    expect(panel.get_by_role("group", name="What is it?").get_by_role("button")).to_have_count(0)
+
+
 def test_a_double_click_labels_one_picture(panel: Locator, levels: Array) -> None:
     bring(panel, *as_files(levels))
     panel.get_by_role("group", name="What is it?").get_by_role("button", name="anomaly").dblclick()
@@ -117,7 +125,7 @@ def test_labels_are_saved_and_loaded_by_file(
     assert "3 of 6 rows are labelled, 2 of them as anomalies" in printed
     assert "precision 1.00 (2 of 2), recall 1.00 (2 of 2); calls 2 of all rows" in printed
     expect(panel.locator(".threshold")).to_contain_text(
-        "on have precision 100 % (2 of 2) and recall 100 % (2 of 2) on these labels, and call 2 of all."
+        "on have precision 100 % (2 of 2) and recall 100 % (2 of 2) on these labels, and call 2 of all pictures."
     )
     bring(panel, *as_files(levels))
     expect(panel.locator(".tally")).to_be_empty()

@@ -129,7 +129,7 @@ def test_labels_are_clicked_saved_and_loaded(
     assert "4 of 12 rows are labelled, 2 of them as anomalies" in printed
     assert "precision 1.00 (2 of 2), recall 1.00 (2 of 2); calls 2 of all rows" in printed
     expect(rows.locator(".threshold")).to_contain_text("have precision 100 % (2 of 2) and recall 100 % (2 of 2)")
-    expect(rows.locator(".threshold")).to_contain_text("and call 2 of all.")
+    expect(rows.locator(".threshold")).to_contain_text("and call 2 of all rows.")
 
     page.get_by_label("Rows as CSV").fill(PAYMENTS.replace("x11,", "y11,"))
     expect(rows.locator(".tally")).to_be_empty()

@@ -49,7 +49,7 @@ export function labelling(zone, { noun, titleOf, changed, marked: hear = () => {
     const share = (hits, all) => `${Math.floor((100 * hits) / all)} % (${count(hits)} of ${count(all)})`;
     find(".threshold").textContent = best
       ? `Scores from ${short(best.score)} on have precision ${share(best.hits, best.called)} and recall ${share(best.hits, total)} `
-        + `on these labels, and call ${count(ranks.filter((rank) => rank !== null && rank >= best.score).length)} of all.`
+        + `on these labels, and call ${count(ranks.filter((rank) => rank !== null && rank >= best.score).length)} of all ${noun}s.`
       : "No threshold has that precision on these labels.";
   }
 

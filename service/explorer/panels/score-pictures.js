@@ -222,6 +222,7 @@ export function scorePicturesPanel(panel, scored) {
   function take(taken) {
     pictures = taken.map((picture, number) => ({ ...picture, number }));
     selected = null;
+    find(".marks").replaceChildren(); // They are those of the picture before, until another is taken apart.
     labels.take(model.manifest.name, taken.length, new Map([[FILE, taken.map(({ name, file = name }) => file)]]));
     say(filesProblem, "");
     return rank();
