@@ -2,6 +2,7 @@
 
 import csv
 import io
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -246,3 +247,19 @@ def test_the_button_that_enlarges_covers_no_text(open_page: Open, digits: httpx.
     for text in chart.locator("text").all():
         box = text.evaluate(edges)
         assert box["right"] <= button["left"] or box["top"] >= button["bottom"]
+
+
+def test_the_marks_of_a_skewed_score_do_not_cover_each_other(open_page: Open, digits: httpx.Client) -> None:
+    page = open_page(digits, viewport={"width": 390, "height": 844})
+    boxes = page.evaluate(
+        """async () => {
+            const { distribution } = await import(new URL("explorer/lib/charts.js", document.baseURI));
+            const chart = document.querySelector("svg.distribution");
+            distribution(chart, Array.from({ length: 101 }, (_, i) => 28 + 127 * (i / 100) ** 2.5), 90, "");
+            return [...chart.querySelectorAll("text:not(.marked)")].map((one) => one.getBoundingClientRect().toJSON());
+        }"""
+    )
+    assert len(boxes) == 6
+    for line in (boxes[::2], boxes[1::2]):
+        for left, right in pairwise(line):
+            assert left["right"] < right["left"]

@@ -37,8 +37,9 @@ export function distribution(svg, percentiles, value, label) {
     drawing("line", { x1: 0, x2: width, y1: FLOOR, y2: FLOOR, class: "axis" }),
     drawing("line", { x1: place, x2: place, y1: 20, y2: FLOOR + 5, class: "mark" }),
     drawing("text", { x: place, y: 13, "text-anchor": anchor, class: "marked" }, far === "← " ? far + short(value) : short(value) + far),
-    ...Object.entries({ 1: "1 %", 50: "median", 99: "99 %" }).flatMap(([percent, name]) => [short(percentiles[percent]), name].map(
-      (text, i) => drawing("text", { x: at(percentiles[percent]), y: FLOOR + 20 + 15 * i, "text-anchor": "middle" }, text),
+    // The outer ones stand outwards: of a skewed score they would cover the median.
+    ...[[1, "1 %", "end"], [50, "median", "middle"], [99, "99 %", "start"]].flatMap(([percent, name, side]) => [short(percentiles[percent]), name].map(
+      (text, i) => drawing("text", { x: at(percentiles[percent]), y: FLOOR + 20 + 15 * i, "text-anchor": side }, text),
     )),
   );
 }
