@@ -76,7 +76,7 @@ class ChildProcess:
             arguments: Values that pickle takes; bytes and arrays are not copied.
 
         Raises:
-            NotReadyError: The process ended meanwhile.
+            NotReadyError: The process ended meanwhile, or cannot be started.
             TooLargeError: The function takes more memory than it may.
         """
         loop = asyncio.get_running_loop()
@@ -119,7 +119,11 @@ class ChildProcess:
         if process is None or connection is None or process.poll() is not None:
             if connection is not None:
                 connection.close()
-            process, connection = self._process, self._socket = self._start()
+            try:
+                process, connection = self._process, self._socket = self._start()
+            except OSError as error:  # Of descriptors, processes or memory there are no more.
+                self._process = self._socket = None
+                raise NotReadyError(f"no process can be started to read large bodies: {error.strerror}") from error
         try:
             _send(connection, (function, tuple(map(_shared, arguments))))
             succeeded, value = _receive(connection)
@@ -139,10 +143,14 @@ class ChildProcess:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("LOWERBOUND_")}
         environment |= {"PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "service.codecs.child", str(theirs.fileno()), str(self._memory)]
-        with theirs:
-            process = subprocess.Popen(  # noqa: S603 - this interpreter and module
-                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environment
-            )
+        try:
+            with theirs:
+                process = subprocess.Popen(  # noqa: S603 - this interpreter and module
+                    command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environment
+                )
+        except OSError:
+            ours.close()
+            raise
         return process, ours
 
 

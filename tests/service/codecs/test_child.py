@@ -1,6 +1,8 @@
 """A process beside the event loop: it answers, fails, is ended and is started again, and the loop goes on meanwhile."""
 
 import asyncio
+import os
+import resource
 import time
 from collections.abc import Awaitable, Callable
 
@@ -71,6 +73,27 @@ def test_memory_has_a_limit_and_a_dead_process_is_replaced() -> None:
         assert await child.run(take, 1) == MEBIBYTE
 
     with_child(scenario)
+
+
+def test_a_process_that_cannot_be_started_is_told() -> None:
+    async def scenario(child: ChildProcess) -> None:
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        for more in (0, 2):  # The socket's, and those of the pipe by which the process starts.
+            resource.setrlimit(resource.RLIMIT_NOFILE, (first_free() + more, before[1]))
+            try:
+                with pytest.raises(NotReadyError, match="no process can be started"):
+                    await child.run(len, b"abc")
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        assert await child.run(len, b"abc") == 3
+
+    with_child(scenario)
+
+
+def first_free() -> int:
+    descriptor = os.open(os.devnull, os.O_RDONLY)
+    os.close(descriptor)
+    return descriptor
 
 
 def test_an_answer_comes_in_pieces_where_that_is_asked() -> None:
