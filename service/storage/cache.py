@@ -28,7 +28,7 @@ from service.bundle import (
     TrustedKeys,
     parse_manifest,
 )
-from service.errors import BundleError, StorageError
+from service.errors import BundleError, LowerboundError, StorageError
 from service.storage.local import BundleRef, Fingerprint, LocalStore
 from service.storage.remote import RemoteStore
 
@@ -45,12 +45,12 @@ class _Seen:
     Attributes:
         fingerprint: What it looks like.
         sizes: Of its files, as they are listed.
-        manifest: The bytes of its manifest; None where they are too many.
+        manifest: The bytes of its manifest, or why there are none.
     """
 
     fingerprint: Fingerprint
     sizes: Mapping[str, int]
-    manifest: bytes | None
+    manifest: bytes | LowerboundError
 
 
 class CachedStore:
@@ -99,8 +99,8 @@ class CachedStore:
             return folder
         with self._alone():
             seen, where = self._seen[ref], Path(f"{ref.name}/{ref.version}")
-            if seen.manifest is None:
-                raise BundleError(f"{where / MANIFEST}: at most {MAX_MANIFEST_BYTES:,} bytes are read")
+            if isinstance(seen.manifest, LowerboundError):
+                raise seen.manifest
             written = {MANIFEST: seen.manifest}
             if seen.sizes.get(SIGNATURE) == SIGNATURE_BYTES:
                 written[SIGNATURE] = self._remote.read(ref, SIGNATURE, SIGNATURE_BYTES)
@@ -121,15 +121,26 @@ class CachedStore:
         for ref, files in self._remote.listing().items():
             listed = frozenset((name, file.size, file.mark) for name, file in files.items())
             before = (self._seen or {}).get(ref)
-            if before is not None and before.fingerprint.files == listed:
+            if before is not None and before.fingerprint.files == listed and isinstance(before.manifest, bytes):
                 seen[ref] = before
                 continue
             sizes = {name: file.size for name, file in files.items()}
-            manifest = b"" if sizes[MANIFEST] == 0 else None
-            if 0 < sizes[MANIFEST] <= MAX_MANIFEST_BYTES:
-                manifest = self._remote.read(ref, MANIFEST, MAX_MANIFEST_BYTES)
-            seen[ref] = _Seen(Fingerprint(hashlib.sha256(manifest or b"").hexdigest(), listed), sizes, manifest)
+            manifest = self._read_manifest(ref, sizes[MANIFEST])
+            digest = hashlib.sha256(manifest).hexdigest() if isinstance(manifest, bytes) else str(manifest)
+            seen[ref] = _Seen(Fingerprint(digest, listed), sizes, manifest)
+        problems = [bundle.manifest for bundle in seen.values() if isinstance(bundle.manifest, StorageError)]
+        if problems and len(problems) == len(seen):  # It cannot be reached at all.
+            raise problems[0]
         return seen
+
+    def _read_manifest(self, ref: BundleRef, size: int) -> bytes | LowerboundError:
+        """The bytes of a manifest, or why they cannot be read: other bundles can be, nevertheless."""
+        if size > MAX_MANIFEST_BYTES:
+            return BundleError(f"{ref.name}/{ref.version}/{MANIFEST}: at most {MAX_MANIFEST_BYTES:,} bytes are read")
+        try:
+            return self._remote.read(ref, MANIFEST, MAX_MANIFEST_BYTES) if size else b""
+        except LowerboundError as error:
+            return error
 
     def _download(self, ref: BundleRef, folder: Path, files: Mapping[str, File], written: Mapping[str, bytes]) -> None:
         """Make a bundle's folder, and replace what is there."""

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from fsspec.implementations.local import LocalFileSystem
 
 from service.bundle import MANIFEST, SIGNATURE, TrustedKeys, read_bundle, versions
 from service.errors import BundleError, ExtraError, LowerboundError, StorageError
@@ -192,6 +193,35 @@ def test_a_manifest_is_measured_before_it_is_downloaded(mirror: CachedStore, the
     mirror.list_bundles()
     with pytest.raises(BundleError, match=f"^{NAME}/1/{MANIFEST}: at most 4,194,304 bytes are read"):
         mirror.fetch(FIRST)
+
+
+class Closed(LocalFileSystem):  # type: ignore[misc]  # fsspec has no types.
+    """Lets nobody read the manifests of some versions, as S3 does with archived objects."""
+
+    versions = "2"
+
+    def cat_file(self, path: str, **options: Any) -> Any:
+        if path.endswith(MANIFEST) and path.split("/")[-2] in self.versions:
+            raise PermissionError(path)
+        return super().cat_file(path, **options)
+
+
+def test_a_manifest_that_cannot_be_read_stops_no_other(mirror: CachedStore, there: Path) -> None:
+    publish(there, 2)
+    mirror._remote._system = system = Closed()
+    assert [*mirror.list_bundles()] == [FIRST, SECOND]
+    mirror.fetch(FIRST)
+    with pytest.raises(StorageError, match="cannot be reached"):
+        mirror.fetch(SECOND)
+    system.versions = ""
+    assert mirror.list_bundles()[SECOND].digest == read_bundle(mirror.fetch(SECOND)).digest
+
+
+def test_a_url_where_nothing_can_be_read_is_out_of_reach(mirror: CachedStore) -> None:
+    mirror._remote._system = system = Closed()
+    system.versions = "1"
+    with pytest.raises(StorageError, match="cannot be reached"):
+        mirror.list_bundles()
 
 
 def test_what_is_no_file_is_not_downloaded(mirror: CachedStore, there: Path) -> None:
