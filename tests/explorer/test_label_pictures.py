@@ -29,7 +29,7 @@ def levels(digits: httpx.Client) -> Array:
 
 @pytest.fixture
 def panel(open_page: Open, digits: httpx.Client) -> Locator:
-    return open_page(digits).locator("#pictures")
+    return open_page(digits, allowed=("400 (Bad Request)",)).locator("#pictures")  # Files that are none.
 
 
 def bring(panel: Locator, *files: dict[str, Any]) -> None:
@@ -136,6 +136,27 @@ def test_labels_are_saved_and_loaded_by_file(
     expect(panel.locator("[data-name='p1.png'] .mark")).to_have_text("anomaly")
     loading.set_input_files(file("labels.csv", b"id,label\n1,anomaly\n"))
     expect(problem).to_contain_text("labels.csv names pictures by id, which the pictures here do not have")
+
+
+def test_a_dropped_folder_names_pictures_as_the_commands_do(panel: Locator, levels: Array, tmp_path: Path) -> None:
+    for i, picture in enumerate(as_files(levels)):
+        path = tmp_path / "new" / ("b" if i < 2 else "a") / picture["name"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture["buffer"])
+    (tmp_path / "new" / ".DS_Store").write_bytes(b"hidden")
+    (tmp_path / "new" / "notes.txt").write_bytes(b"no picture")
+    zone = panel.locator(".drop")
+    zone.scroll_into_view_if_needed()
+    box = zone.bounding_box()
+    assert box
+    devtools = panel.page.context.new_cdp_session(panel.page)
+    data = {"items": [], "files": [str(tmp_path / "new")], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        devtools.send("Input.dispatchDragEvent", {"type": kind, "x": box["x"] + 9, "y": box["y"] + 9, "data": data})
+    expect(panel.locator("#pictures-problem")).to_contain_text("new/notes.txt: is no PNG")
+    expect(panel.locator(".name")).to_have_text(re.compile(r"^new/[ab]/p\d.png$"))
+    expect(panel.locator("#pictures-problem")).not_to_contain_text(".DS_Store")
+    expect(panel.locator(".grid button")).to_have_count(len(levels))
 
 
 def test_pictures_of_an_array_are_labelled_by_their_row(panel: Locator, levels: Array, tmp_path: Path) -> None:

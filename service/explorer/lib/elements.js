@@ -1,5 +1,7 @@
 /** Page elements: making them, and saying in them what went wrong. Knows nothing of what they show. */
 
+import { droppedFiles } from "./dropped.js";
+
 /** A new element; `properties` are assigned, but names with a hyphen, as `aria-label`, are attributes. */
 export function element(tag, properties = {}, ...children) {
   const made = document.createElement(tag);
@@ -61,10 +63,11 @@ export function takeFiles(zone, take) {
     zone.classList.add("over");
   });
   zone.addEventListener("dragleave", () => zone.classList.remove("over"));
-  zone.addEventListener("drop", (event) => {
+  zone.addEventListener("drop", async (event) => {
     event.preventDefault();
     zone.classList.remove("over");
-    if (event.dataTransfer.files.length) take([...event.dataTransfer.files]);
+    const files = await droppedFiles(event.dataTransfer);
+    if (files.length) take(files);
   });
 }
 

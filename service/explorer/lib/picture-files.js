@@ -24,14 +24,15 @@ export async function readAll(files, model) {
  * Throws, in words, for a file that holds none of this model's.
  */
 export async function readPictures(file, model) {
+  const path = file.path ?? file.name;
   let array;
   try {
     array = await model.read(file);
   } catch (error) {
-    throw new TypeError(`${file.name}: ${error.detail ?? error.message}`);
+    throw new TypeError(`${path}: ${error.detail ?? error.message}`);
   }
   const count = array.shape[0];
   return Array.from({ length: count }, (_, i) => ({
-    name: count > 1 ? `${file.name}, row ${i + 1}` : file.name, file: file.name, place: i + 1, values: row(array, i),
+    name: count > 1 ? `${path}, row ${i + 1}` : path, file: path, place: i + 1, values: row(array, i),
   }));
 }
