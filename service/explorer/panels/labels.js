@@ -48,7 +48,7 @@ export function labelling(zone, { noun, titleOf, changed, marked: hear = () => {
     const best = lowestThreshold(labelled, Number(precision.value) / 100);
     const share = (hits, all) => `${Math.round((100 * hits) / all)} % (${count(hits)} of ${count(all)})`;
     find(".threshold").textContent = best
-      ? `Scores from ${short(best.score)} on have precision ${share(best.hits, best.called)} and recall ${share(best.hits, total)} `
+      ? `Scores from ${short(best.score, 6)} on have precision ${share(best.hits, best.called)} and recall ${share(best.hits, total)} `
         + `on these labels, and call ${count(ranks.filter((rank) => rank !== null && rank >= best.score).length)} of all ${noun}s.`
       : "No threshold has that precision on these labels.";
   }
