@@ -4,7 +4,8 @@ import httpx
 import pytest
 from playwright.sync_api import Browser
 
-from tests.explorer.states import STATES, THEMES, WIDTHS, Place
+from tests.explorer.picture_states import STATES
+from tests.explorer.states import THEMES, WIDTHS, Place
 from tests.explorer.test_page import violations
 
 BEYOND = """() => {
