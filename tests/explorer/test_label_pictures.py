@@ -130,7 +130,7 @@ def test_labels_are_saved_and_loaded_by_file(
     bring(panel, *as_files(levels))
     expect(panel.locator(".tally")).to_be_empty()
     loading, problem = panel.get_by_label("Load labels"), panel.page.locator("#picture-labels-problem")
-    loading.set_input_files(file("labels.csv", b"file,label\nnew/p1.png,anomaly\nnew/q.png,normal\n"))
+    loading.set_input_files(file("labels.csv", b"file,label\nnew/p1.png,anomaly\nnew/q.png,normal\np2.png,\n"))
     expect(problem).to_have_text("1 of 2 labels name no picture here: new/q.png.")
     expect(panel.locator(".tally")).to_contain_text("1 picture is labelled, 1 as an anomaly.")
     expect(panel.locator("[data-name='p1.png'] .mark")).to_have_text("anomaly")

@@ -21,6 +21,7 @@ export function readLabels(text) {
   const labels = new Map();
   for (const cells of lines) {
     const [row, label] = [key, "label"].map((name) => cells[names.indexOf(name)]?.trim() ?? "");
+    if (label === "") continue; // It still needs a look.
     const anomalous = KINDS[label.toLowerCase()];
     if (anomalous === undefined) throw new SyntaxError(`The label ${JSON.stringify(label)} is neither normal nor anomaly.`);
     if (labels.has(row) && labels.get(row) !== anomalous) throw new SyntaxError(`${key} ${row} is labelled both normal and anomaly.`);
