@@ -6,12 +6,15 @@ import io
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from service.bundle import TabularInput, TextFormat
 from service.errors import FileError
 from service.readers.files import Source, TextBytes, open_file, open_text, reading
+
+if TYPE_CHECKING:
+    from _csv import Reader  # Public under no name.
 
 DELIMITERS = (",", ";", "\t", "|", "^", "~", "\x01", "\x1f")
 SAMPLE = 2**22
@@ -157,8 +160,7 @@ def _all_records(path: Source, text: TextFormat) -> Iterator[tuple[int, list[str
     """Read all records but empty lines."""
     with reading(path), open_text(path, text.encoding) as file:
         decoded = io.TextIOWrapper(file, python_encoding(text.encoding), errors="surrogateescape", newline="")
-        csv.field_size_limit(LARGESTCELL)
-        reader = csv.reader(decoded, delimiter=text.delimiter, strict=True)
+        reader = _divide(decoded, text.delimiter, strict=True)
         line = 1
         try:
             for record in reader:
@@ -167,6 +169,12 @@ def _all_records(path: Source, text: TextFormat) -> Iterator[tuple[int, list[str
                 line = reader.line_num + 1
         except csv.Error as error:
             raise FileError(f"{path}, line {line}: {_in_words(str(error), text)}") from error
+
+
+def _divide(lines: Iterable[str], delimiter: str, *, strict: bool = False) -> "Reader":
+    """Read records, whose cells may be long: the limit is one of the process, and begins at 131,072 characters."""
+    csv.field_size_limit(LARGESTCELL)
+    return csv.reader(lines, delimiter=delimiter, strict=strict)
 
 
 def _in_words(problem: str, text: TextFormat) -> str:
@@ -287,7 +295,7 @@ def _find_delimiter(text: str, like: TabularInput | None) -> str:
     """
 
     def fit(delimiter: str) -> tuple[int, float, int]:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        reader = _divide(io.StringIO(text, newline=""), delimiter)
         found = [record for _, record in zip(range(_SAMPLED_RECORDS), reader, strict=False) if record]
         start, width = _find_header(found, delimiter)
         if width < 2:
@@ -308,7 +316,7 @@ def _find_division(text: str, delimiter: str) -> str | None:
     """Say what seems to divide lines that no delimiter does: the same in the header and in all lines."""
     lines = [line for line in text.splitlines()[:_SAMPLED_RECORDS] if line.strip()]
     if len(lines) > 1 and all(line[0] == line.rstrip()[-1] == '"' for line in lines):
-        found = list(csv.reader(lines))
+        found = list(_divide(lines, ","))
         for mark in DELIMITERS if all(len(record) == 1 for record in found) else ():
             if found[0][0].count(mark) and len({record[0].count(mark) for record in found}) == 1:
                 return f"each line stands in quotation marks as a whole, with {mark!r} within; remove these marks"

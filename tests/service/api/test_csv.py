@@ -8,6 +8,8 @@ import httpx
 import pytest
 
 from service.bundle import TabularInput, TextFormat, write_bundle
+from service.readers.files import TextBytes
+from service.readers.text import find_format
 from tests.conftest import Serve
 from tests.service.http_client import CSV, Array, assert_problem, post, table
 from tests.service.toy_bundles import table_files
@@ -49,6 +51,12 @@ def test_a_text_is_read_as_records_are(several: httpx.Client) -> None:
         assert send(several, text, f"/{path}").content == expected.content
         assert send(several, text.replace(",", ";").replace("1.5", "1.50"), f"/{path}").content == expected.content
     assert send(several, text.encode("utf-16"), "/elbo").content == expected.content
+
+
+def test_the_first_text_of_a_process_may_have_a_long_cell() -> None:
+    csv.field_size_limit(2**17)  # As it is when Python starts.
+    long = TextBytes(b"age;colour\n" + b"1" * 2**18 + b";blue\n")
+    assert find_format(long).delimiter == ";"
 
 
 def test_a_long_text_is_read_beside_the_event_loop(several: httpx.Client) -> None:
