@@ -34,7 +34,8 @@ def why_none(p: np.ndarray[Any, Any], fdr: float, held_out: int) -> str:
     if not rows:
         return "no row is called anomalous: none has a p-value"
     least = f"no row is called anomalous: with {held_out:,} held-out rows no p-value is below {smallest:.2g}"
-    needed, found = math.ceil(rows * smallest / fdr), int(np.count_nonzero(p <= smallest))
+    needed, found = rows * smallest / fdr, int(np.count_nonzero(p <= smallest))
     if needed > rows:
         return f"{least}; at fdr={fdr:g} no row can be called: it takes a larger fdr or more held-out rows"
-    return f"{least}; at fdr={fdr:g} and {rows:,} rows at least {needed:,} must be that strange, and {found:,} are"
+    strange = f"at least {math.ceil(needed):,} must be that strange, and {found:,} are"
+    return f"{least}; at fdr={fdr:g} and {rows:,} rows {strange}"

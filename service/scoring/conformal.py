@@ -58,12 +58,12 @@ def why_none(p: npt.NDArray[np.float64], fdr: float, held_out: int) -> str:
     if not rows:
         return "no row has a p-value"
     least = f"with {held_out:,} held-out rows no p-value is below {smallest:.2g}"
-    needed = math.ceil(rows * smallest / fdr)
+    needed = rows * smallest / fdr
     if needed > rows:
         return f"{least}; at q = {fdr:g} no row can be called: it takes a larger q or more held-out rows"
     found = int(np.count_nonzero(p <= smallest))
     return (
-        f"{least}; at q = {fdr:g} and {_count(rows)} at least {_count(needed)} must be that strange, "
+        f"{least}; at q = {fdr:g} and {_count(rows)} at least {_count(math.ceil(needed))} must be that strange, "
         f"and {found:,} {'is' if found == 1 else 'are'}"
     )
 

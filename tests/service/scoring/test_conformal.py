@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from scipy.stats import false_discovery_control
 
 from service.bundle import BOUNDS, SCORES
-from service.scoring import discoveries, p_values, percentiles, scores
+from service.client import discoveries as discoveries_of_the_client
+from service.scoring import discoveries, p_values, percentiles, scores, why_none
 
 FEW_VALUES = st.integers(-3, 3).map(float)  # Few, so that ties are common.
 ANY_VALUES = st.floats(allow_nan=False, allow_infinity=False)
@@ -101,3 +102,9 @@ def test_percentiles_lie_in_a_straight_line_between_scores() -> None:
     assert percentiles(np.arange(201.0)) == pytest.approx(np.arange(0.0, 202.0, 2.0))
     assert percentiles(np.array([1.0, 2.0])) == pytest.approx(np.linspace(1, 2, 101))
     assert percentiles(np.array([7.0])) == [7.0] * 101
+
+
+def test_no_rate_is_too_small_to_say_why_no_row_is_called() -> None:
+    p = np.array([0.01])
+    assert "no row can be called" in why_none(p, 5e-324, 99)
+    assert "no row can be called" in discoveries_of_the_client.why_none(p, 5e-324, 99)
