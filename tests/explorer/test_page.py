@@ -50,6 +50,11 @@ def test_there_is_no_way_to_other_files(digits: httpx.Client) -> None:
         assert digits.get(path).status_code == 404
 
 
+@pytest.mark.parametrize("part", ["bytes=0-0", "bytes=9-1", "bytes=999999999-", "lines=0-1"])
+def test_files_are_sent_whole(digits: httpx.Client, part: str) -> None:
+    assert digits.get("/explorer/app.js", headers={"Range": part}).status_code == 200
+
+
 def test_the_page_can_be_turned_off(serve: Serve) -> None:
     with serve("--no-explorer", "--engine-threads", "1") as client:
         assert client.get("/").status_code == 404
