@@ -25,7 +25,7 @@ from service.codecs.instances import mark_cells
 from service.codecs.rows import MARKING, Marks
 from service.errors import FileError, InvalidError
 from service.readers import parse_table
-from service.readers.files import find_below, is_local, reading, without_empty
+from service.readers.files import find_below, is_local, reading, refuse_pipe, without_empty
 from service.readers.tables import TABLE_SUFFIXES, is_table, open_table
 
 ARRAYS = (".npy", ".npz")
@@ -156,6 +156,7 @@ def _files(path: str, *, images: bool) -> list[str]:
         if not system.isdir(bare):
             if not system.exists(bare):
                 raise FileError(f"{path}: is not there")
+            refuse_pipe(system, bare)
             return [path]
         found = find_below(system, bare)
         hidden, root = "." if images else "._", len(bare.rstrip("/"))

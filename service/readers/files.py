@@ -53,12 +53,13 @@ def find_files(path: str) -> list[str]:
             root, found = bare.rstrip("/"), find_below(system, bare)
             files = [file for file in sorted(found) if not _HIDDEN.search(file[len(root) :])]
         elif system.exists(bare):
-            if is_local(system) and not Path(bare).is_file():
-                raise FileError(f"{path}: a pipe or a device, which can be read only once; write it to a file first")
+            refuse_pipe(system, bare)
             return [path]
         elif re.search(r"[*?\[]", bare):
             found = system.glob(bare, detail=True)
             files = sorted(file for file, details in found.items() if details["type"] != "directory")
+            for file in files:
+                refuse_pipe(system, file)
         else:
             raise FileError(f"{path}: no such file or folder")
         if not files:
@@ -72,8 +73,22 @@ def is_local(system: fsspec.AbstractFileSystem) -> bool:
     return "file" in (system.protocol if isinstance(system.protocol, tuple) else (system.protocol,))
 
 
+def refuse_pipe(system: fsspec.AbstractFileSystem, path: str) -> None:
+    """Refuse what is there and no plain file.
+
+    Raises:
+        FileError: It is a pipe or a device, which may have no end.
+    """
+    if is_local(system) and Path(path).exists() and not Path(path).is_file():
+        raise FileError(f"{path}: a pipe or a device, which can be read only once; write it to a file first")
+
+
 def find_below(system: fsspec.AbstractFileSystem, folder: str) -> dict[str, Mapping[str, Any]]:
-    """Find all files below a folder, with their details by path. Links to folders are followed, each folder once."""
+    """Find all files below a folder, with their details by path. Links to folders are followed, each folder once.
+
+    Raises:
+        FileError: See `refuse_pipe`.
+    """
     found: dict[str, Mapping[str, Any]] = {}
     root = os.path.realpath(folder)
     seen, waiting = {root}, [folder]
@@ -85,6 +100,8 @@ def find_below(system: fsspec.AbstractFileSystem, folder: str) -> dict[str, Mapp
                     seen.add(target)
                     waiting.append(file)
             else:
+                if details["type"] == "other":  # Or a link to a file.
+                    refuse_pipe(system, file)
                 found[file] = details
     return found
 

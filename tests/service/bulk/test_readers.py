@@ -3,6 +3,7 @@
 import gzip
 import io
 import itertools
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -255,6 +256,15 @@ def test_what_cannot_be_read_is_refused_before_anything_is(tmp_path: Path) -> No
     assert wrong(tmp_path / "empty", TABLE) == ": a folder without files"
     with pytest.raises(FileError, match=r"^nosuch://x/rows.npy: cannot be read: Protocol not known: nosuch"):
         open_inputs(["nosuch://x/rows.npy"], TABLE)
+
+
+@pytest.mark.parametrize("data", [TABLE, IMAGES], ids=["table", "pictures"])
+@pytest.mark.parametrize("place", ["", "*.csv", "pipe.csv", "zero.png"])
+def test_what_may_have_no_end_is_refused(tmp_path: Path, data: ImageInput | TabularInput, place: str) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    with pytest.raises(FileError, match=r"a pipe or a device|is not there"):
+        open_inputs([str(tmp_path / place)], data)
 
 
 def test_files_beside_pictures_are_named_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
