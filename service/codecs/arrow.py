@@ -85,7 +85,7 @@ def _read_values(table: pa.Table, field: str) -> list[Any]:
             return list(table.column(0).to_pylist())
         records = pa.table({name: _in_json(column) for name, column in columns.items() if name not in unread})
         return [record | unread for record in records.to_pylist()]
-    except (ValueError, pa.ArrowException) as error:
+    except (ValueError, ArithmeticError, pa.ArrowException) as error:  # The second: decimals without end.
         raise MalformedError(f"not a readable Arrow stream: {error}") from error
 
 

@@ -101,6 +101,11 @@ def run_length() -> pa.Array:
     return pa.RunEndEncodedArray.from_arrays(pa.array([ROWS], pa.int64()), pa.array([1.0]))
 
 
+def decimal() -> pa.Array:
+    """A number with more places than any number has."""
+    return pa.Array.from_buffers(pa.decimal128(38, 2**30), 1, [None, pa.py_buffer(bytes(16))])
+
+
 BODIES: dict[str, tuple[str, Callable[[], bytes], int]] = {
     "npy of terabytes": (NPY, lambda: npy("(1000000000000, 8, 8)"), 400),
     "npy of more than there are numbers": (NPY, lambda: npy(f"({10**30}, 8, 8)"), 400),
@@ -126,6 +131,7 @@ BODIES: dict[str, tuple[str, Callable[[], bytes], int]] = {
     "IDX of no picture of any size": (FILE, lambda: b"\0\0\x08\x03" + bytes(4) + b"\xff" * 8, 400),
     "Arrow dates after the calendar": (ARROW, lambda: arrow(pa.array([2**31 - 1], pa.int32()).view(pa.date32())), 422),
     "Arrow dates in lists": (ARROW, lambda: arrow(pa.array([[2**40]], pa.list_(pa.timestamp("s")))), 422),
+    "Arrow decimals beyond all places": (ARROW, lambda: arrow(decimal()), 400),
     "PNG of a gigapixel": ("image/png", lambda: png(20_000), 413),
     "JPEG of many scans": ("image/jpeg", lambda: scans(900), 413),
     "JSON of deep arrays": (JSON, lambda: b'{"instances":' + b"[" * 10**6, 400),
