@@ -13,6 +13,7 @@ from service.bundle.files import (
 from service.bundle.folder import MAX_BYTES, MAX_FILES, BundleFolder
 from service.bundle.graphs import BOUNDS, Graph, Tensor, graph_contract
 from service.bundle.inputs import (
+    MAX_AFFIXES,
     MISSING,
     CategoricalColumn,
     Category,
@@ -51,6 +52,7 @@ __all__ = [
     "FORMAT_VERSION",
     "GOLDEN",
     "MANIFEST",
+    "MAX_AFFIXES",
     "MAX_BYTES",
     "MAX_FILES",
     "MAX_MANIFEST_BYTES",

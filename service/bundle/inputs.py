@@ -37,7 +37,13 @@ MAX_VALUES = 2**22
 """Values of one instance, such as a picture of 2048 × 2048 pixels: each has a name."""
 
 MAX_SIGNS = 1000
-"""Texts that stand for a missing cell, or signs beside the numbers of a column: each request looks for all of them."""
+"""Texts that stand for a missing cell: each request looks for all of them."""
+
+MAX_AFFIXES = 200
+"""Signs beside the numbers of a column, as many as there are currencies: each cell is looked through for all."""
+
+ShortText = Annotated[str, Field(max_length=1000)]
+"""A name of a column, which answers repeat for each row, or a text for a missing cell."""
 
 Category = bool | Annotated[int, Field(ge=-(2**63), lt=2**63)] | float | str
 """A category's value; JSON is written with no longer whole numbers."""
@@ -147,11 +153,11 @@ class NumericColumn(Record):
     """
 
     type: Literal["numeric"] = "numeric"
-    name: str
+    name: ShortText
     decimal: Literal[".", ","] = "."
     thousands: Literal["", ",", ".", " ", "'"] = ""
-    affixes: tuple[str, ...] = Field(
-        default=(), max_length=MAX_SIGNS, description="Signs before or after numbers, such as € or %."
+    affixes: tuple[Annotated[str, Field(max_length=20)], ...] = Field(
+        default=(), max_length=MAX_AFFIXES, description="Signs before or after numbers, such as € or %."
     )
     time: TimeFormat | None = None
     period: float | None = Field(default=None, gt=0, description="Numbers that differ by it are alike: 24 hours.")
@@ -164,7 +170,7 @@ class CategoricalColumn(Record):
     """A column of one of a fixed set of values; a binary column is one with two categories."""
 
     type: Literal["categorical"] = "categorical"
-    name: str
+    name: ShortText
     categories: tuple[Category, ...] = Field(min_length=1, description="Category i enters the graphs as the number i.")
     other: str | None = Field(default=None, description="The category that stands for all values that are none.")
     derived: Derived | None = None
@@ -203,7 +209,7 @@ class TabularInput(Record):
     kind: Literal["tabular"] = "tabular"
     columns: tuple[Column, ...] = Field(min_length=1)
     dropped: tuple[str, ...] = Field(default=(), description="Columns of the training file that the model is without.")
-    missing: tuple[str, ...] = Field(
+    missing: tuple[ShortText, ...] = Field(
         default=MISSING, max_length=MAX_SIGNS, description="Texts, in any case, that stand for a missing cell."
     )
     text: TextFormat | None = Field(default=None, description="Of the training file, where that was text.")

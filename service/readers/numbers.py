@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from service.bundle import NumericColumn
+from service.bundle import MAX_AFFIXES, NumericColumn
 
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^[+-]?(?i:inf(inity)?|nan)$"
 CURRENCY = "$€£¥₹₽₩₺₫₴₪₦₱฿¢₿₡₲₵₸₾"
@@ -119,7 +119,10 @@ def parse_numbers(texts: pa.Array, column: NumericColumn) -> tuple[pa.Array, pa.
 
 
 def affixes(texts: Iterable[str]) -> tuple[str, ...]:
-    """Find the signs that stand before or after numbers in these texts, sorted; else the one unit after most."""
+    """Find the signs that stand before or after numbers in these texts, sorted; else the one unit after most.
+
+    There are none where they are too many: number plates, as ABC 123, are no amounts of money.
+    """
     texts = list(texts)
     found = set()
     pattern = re.compile(rf"[+\-\u2212(]?\s*({AFFIX})?\s*[+-]?[\d.,][\d.,'\u2019\s\u00a0\u202f\u2009]*\s*({AFFIX})?\)?")
@@ -127,7 +130,7 @@ def affixes(texts: Iterable[str]) -> tuple[str, ...]:
         if match := pattern.fullmatch(text):
             found |= {sign for sign in match.groups() if sign}
     if found:
-        return tuple(sorted(found))
+        return tuple(sorted(found)) if len(found) <= MAX_AFFIXES else ()
     units = Counter(match[1] for text in texts if (match := _UNIT.fullmatch(text)))
     return tuple(unit for unit, count in units.items() if count >= _MOSTLY * len(texts))
 

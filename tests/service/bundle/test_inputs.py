@@ -1,6 +1,7 @@
 """What a manifest says of columns holds for each request, so that none of it may be wrong or take long."""
 
 import tracemalloc
+from functools import partial
 
 import numpy as np
 import orjson
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 
 from service.bundle import CategoricalColumn, ImageInput, NumericColumn, TabularInput, TextFormat
 from service.bundle.graphs import graph_contract
-from service.bundle.inputs import MAX_SIGNS, TrainingRange
+from service.bundle.inputs import MAX_AFFIXES, MAX_SIGNS, TrainingRange
 
 NUMBERS = st.floats(-1e6, 1e6, allow_subnormal=False)
 
@@ -47,13 +48,18 @@ def test_encodings_are_those_of_texts(encoding: str) -> None:
         TextFormat(encoding=encoding)
 
 
-def test_lists_that_each_request_goes_through_are_short() -> None:
-    column, many = NumericColumn(name="age", affixes=("€",) * MAX_SIGNS), ("€",) * (MAX_SIGNS + 1)
-    TabularInput(columns=(column,), missing=("?",) * MAX_SIGNS)
+def test_what_each_request_goes_through_is_short() -> None:
+    column = NumericColumn(name="a" * 1000, affixes=("€" * 20,) * MAX_AFFIXES)
+    TabularInput(columns=(column,), missing=("?" * 1000,) * MAX_SIGNS)
     with pytest.raises(ValidationError, match="at most 1000 items"):
-        TabularInput(columns=(column,), missing=many)
-    with pytest.raises(ValidationError, match="at most 1000 items"):
-        NumericColumn(name="age", affixes=many)
+        TabularInput(columns=(column,), missing=("?",) * (MAX_SIGNS + 1))
+    with pytest.raises(ValidationError, match="at most 200 items"):
+        NumericColumn(name="age", affixes=("€",) * (MAX_AFFIXES + 1))
+    with pytest.raises(ValidationError, match="at most 20 characters"):
+        NumericColumn(name="age", affixes=("€" * 21,))
+    for kind in (NumericColumn, partial(CategoricalColumn, categories=("red",))):
+        with pytest.raises(ValidationError, match="at most 1000 characters"):
+            kind(name="a" * 1001)
 
 
 def test_categories_can_be_written_as_json() -> None:

@@ -2,15 +2,27 @@
 
 import datetime as dt
 import decimal
+import itertools
 import math
+import string
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from service.bundle import MISSING, CategoricalColumn, Column, Derived, NumericColumn, TabularInput, TimeFormat
+from service.bundle import (
+    MAX_AFFIXES,
+    MISSING,
+    CategoricalColumn,
+    Column,
+    Derived,
+    NumericColumn,
+    TabularInput,
+    TimeFormat,
+)
 from service.readers import parse_column, parse_table
+from service.readers.numbers import affixes
 from service.readers.times import render_time
 
 NAN = math.nan
@@ -125,3 +137,9 @@ def test_times_are_rendered_as_text_that_is_read_back() -> None:
     assert render_time(-3600.0, TimeFormat(order="elapsed")) == "-1 days 23:00:00"
     assert parse_column(["-1 days 23:00:00"], time("elapsed"), MISSING)[0] == [-3600]
     assert render_time(NAN, column.time) is None
+
+
+def test_number_plates_are_no_amounts() -> None:
+    plates = [f"{''.join(letters)} 123" for letters in itertools.product(string.ascii_uppercase[:7], repeat=3)]
+    assert affixes(plates[:MAX_AFFIXES]) == tuple(plate[:3] for plate in plates[:MAX_AFFIXES])
+    assert affixes(plates) == ()
