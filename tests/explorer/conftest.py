@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import httpx
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Locator, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Playwright, expect, sync_playwright
 
 from service.bundle import CategoricalColumn, ImageInput, NumericColumn, TabularInput, read_bundle, write_bundle
 from service.storage import DEFAULT_REPOSITORY
@@ -64,6 +64,8 @@ class Visit:
         if address.scheme not in {"data", "blob"} and f"{address.scheme}://{address.netloc}" != self.origin:
             self.complain(f"asked {url}")
 
+
+expect.set_options(timeout=15_000)  # As for actions: on busy cores the first large body waits for a process to start.
 
 Open = Callable[..., Page]
 
