@@ -34,6 +34,9 @@ SLOWEST = 2**20
 MAX_REASON = 1000
 """Characters of the reason for which a version is refused."""
 
+MAX_REFUSED = 500
+"""Versions, and folders that are none, that are listed as refused; each answer of `/models` has all of them."""
+
 logger = logging.getLogger("service")
 
 
@@ -81,7 +84,7 @@ class ModelLoader:
         self._observe = observe
         self.registry = ModelRegistry({}, None)
         self._refusals: dict[BundleRef, _Refusal] = {}
-        self._misnamed: Mapping[str, Sequence[str]] = {}
+        self._misnamed: list[tuple[str, str]] = []
         self._leaving: set[asyncio.Task[None]] = set()
         models: dict[BundleRef, Model] = {}
         failures: dict[BundleRef, tuple[Fingerprint, Exception]] = {}
@@ -171,10 +174,8 @@ class ModelLoader:
         except TimeoutError:
             trial.close()  # Its thread may still be in it.
             self._refuse(ref, fingerprint, NotReadyError(f"{ref}: is not loaded within {seconds:.0f} seconds"))
-            self._publish(served)
         except Exception as error:  # Memory, files or a device may be wanting; what serves must go on.
             self._refuse(ref, fingerprint, error)
-            self._publish(served)
         else:
             self._refusals.pop(ref, None)
             self._start(model)
@@ -197,10 +198,10 @@ class ModelLoader:
         self._refusals[ref] = refusal
 
     def _refuse_misnamed(self, found: Mapping[str, Sequence[str]]) -> None:
-        for name, folders in found.items():
-            for folder in {*folders} - {*self._misnamed.get(name, ())}:
-                logger.error("%s/%s %s", _printable(name), _printable(folder), MISNAMED)
-        self._misnamed = found
+        misnamed = [(name, folder) for name, folders in found.items() for folder in folders][:MAX_REFUSED]
+        for name, folder in {*misnamed} - {*self._misnamed}:
+            logger.error("%s/%s %s", _printable(name), _printable(folder), MISNAMED)
+        self._misnamed = misnamed
 
     def _without_folder(self, text: str) -> str:
         folder = self._storage.folder
@@ -213,10 +214,10 @@ class ModelLoader:
         for ref in sorted(models):
             by_name.setdefault(ref.name, {})[ref.version] = models[ref]
         refused: dict[str, dict[str, str]] = {}
-        for ref in sorted(self._refusals):
+        for ref in sorted(self._refusals)[:MAX_REFUSED]:
             refused.setdefault(_printable(ref.name), {})[str(ref.version)] = self._refusals[ref].reason
-        for name, folders in self._misnamed.items():
-            refused.setdefault(_printable(name), {}).update({_printable(folder): MISNAMED for folder in folders})
+        for name, folder in self._misnamed:
+            refused.setdefault(_printable(name), {})[_printable(folder)] = MISNAMED
         default = next(iter(by_name)) if len(by_name) == 1 else self._default_model
         if self.registry.default and default is None:
             logger.warning("several models and no default among them: paths that name none are refused from now on")

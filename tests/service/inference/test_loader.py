@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from service.api.app import create_app
+from service.bundle import MANIFEST
 from service.engine import EngineFactory
 from service.errors import NotFoundError, NotReadyError
 from service.inference import Limits, ModelLoader
@@ -150,6 +151,22 @@ def test_a_bad_version_does_not_keep_the_good_from_starting(folder: Path) -> Non
     async def scenario(loader: ModelLoader) -> None:
         assert loader.registry.names() == {NAME: [1]}
         assert "not a manifest" in loader.registry.refused[NAME]["2"]
+
+    with_repository(folder, scenario)
+
+
+def test_not_all_of_very_many_are_listed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.inference.loader.MAX_REFUSED", 3)
+    for version in (*range(2, 9), *(f"wrong{number}" for number in range(9))):
+        (folder / NAME / str(version)).mkdir()
+        (folder / NAME / str(version) / MANIFEST).write_text("{")
+    publish(folder, 9)
+
+    async def scenario(loader: ModelLoader) -> None:
+        for _ in range(2):
+            assert loader.registry.names() == {NAME: [1, 9]}
+            assert [*loader.registry.refused[NAME]] == ["2", "3", "4", "wrong0", "wrong1", "wrong2"]
+            await loader.refresh()
 
     with_repository(folder, scenario)
 
