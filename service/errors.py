@@ -186,3 +186,8 @@ def writable(text: str, most: int) -> str:
     """
     cut = text if len(text) <= most else f"{text[:most]} ..."
     return cut.encode(errors="backslashreplace").decode()
+
+
+def printable(text: str) -> str:
+    """A text from a file, for logs and terminals: without what steers a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -15,7 +15,7 @@ from service.bulk import job
 from service.bulk.batches import Input
 from service.bulk.one_file import is_one_file, refuse_existing, write_file
 from service.bulk.readers import open_inputs, read_from
-from service.bulk.strangest import strangest_rows
+from service.bulk.strangest import plain, strangest_rows
 from service.bulk.writer import PartWriter
 from service.bundle import Bundle, read_bundle
 from service.cli import HelpPage
@@ -131,7 +131,7 @@ def _answer(given: argparse.Namespace, query: ElboQuery, console: Console) -> No
             parts.add(batch)
             for problem in batch.column(PROBLEM).drop_null().to_pylist()[: MOST_SHOWN - len(shown)]:
                 shown.append(problem)
-                console.print(problem, style="yellow", markup=False, highlight=False)
+                console.print(plain(problem), style="yellow", highlight=False)
             progress.advance(bar, batch.num_rows)
 
         try:

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 from rich.table import Table
+from rich.text import Text
 
 from service.bulk.writer import PartWriter
 from service.codecs.strangest import CELLS, say
+from service.errors import printable
 
 TOP = 10
 """Rows that are shown at the end of a run."""
@@ -40,10 +42,16 @@ def strangest_rows(parts: PartWriter, keep: Sequence[str]) -> Table | None:
     table = Table(title="The strangest rows", title_justify="left")
     for name in shown:  # On a narrow terminal the cells are wrapped, not the keys of the rows.
         is_number = pa.types.is_floating(top.schema.field(name).type)
-        table.add_column(name, justify="right" if is_number else "left", no_wrap=name != "file", overflow="fold")
+        table.add_column(plain(name), justify="right" if is_number else "left", no_wrap=name != "file", overflow="fold")
     if explained := cells[0] in rows[0]:
         table.add_column("strangest cells", overflow="fold")
     for row in rows:
-        values = ["" if row[name] is None else say(row[name]) for name in shown]
-        table.add_row(*values, *(["\n".join(filter(None, map(row.get, cells)))] if explained else []))
+        values = ["" if row[name] is None else plain(say(row[name])) for name in shown]
+        said = (plain(cell) for name in cells if (cell := row.get(name)))
+        table.add_row(*values, *([Text("\n").join(said)] if explained else []))
     return table
+
+
+def plain(text: str) -> Text:
+    """A text from a file for a terminal: brackets in it are no style, and nothing in it steers the terminal."""
+    return Text(printable(text))

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import rankdata
 
+from service.bulk.strangest import plain
 from service.bulk.whole import open_model, read_whole
 from service.bundle import Array, Bundle, read_bundle
 from service.cli import CommandOptions, parse
@@ -151,5 +152,5 @@ def _differing(first: Scored, second: Scored, rows: Array, ranks: Array) -> Tabl
     for place in np.argsort(-np.abs(ranks[0] - ranks[1]), kind="stable")[:SHOWN].tolist():
         row = int(rows[place])
         p = (f"{one.p_value[row]:.3g}" for one in (first, second))
-        table.add_row(first.keys[row], *(f"{rank[place]:,.0f}" for rank in ranks), *p)
+        table.add_row(plain(first.keys[row]), *(f"{rank[place]:,.0f}" for rank in ranks), *p)
     return table

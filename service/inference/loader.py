@@ -16,7 +16,7 @@ from functools import partial
 
 from service.bundle import MANIFEST, MISNAMED, Bundle, TrustedKeys, read_bundle, read_digest
 from service.engine import EngineFactory
-from service.errors import BundleError, DeviceError, LowerboundError, NotReadyError, StorageError
+from service.errors import BundleError, DeviceError, LowerboundError, NotReadyError, StorageError, printable
 from service.inference.limits import Limits
 from service.inference.model import Model
 from service.inference.observer import Observer
@@ -254,5 +254,4 @@ class ModelLoader:
 
 def _printable(text: str) -> str:
     """A text from a bundle or its folder for logs and answers: not too long, and without what steers a terminal."""
-    short = text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}…"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in short)
+    return printable(text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}…")

@@ -174,6 +174,15 @@ def test_a_wrong_row_is_marked_and_the_run_goes_on(tmp_path: Path, table_bundle:
     assert [strict["elbo"][i] for i in (0, 4)] == [table["elbo"][i] for i in (0, 4)]
 
 
+def test_no_cell_or_name_styles_or_steers_the_terminal(tmp_path: Path, explaining_table: Path) -> None:
+    (tmp_path / "rows.csv").write_text("[/i],age,colour\n[/b]\x1b[2J,1.5,red\n[red],old\x1b[2J,blue\n")
+    status, errors = bulk(explaining_table, tmp_path / "rows.csv", tmp_path / "scores.csv", "--keep", "[/i]")
+    assert status == 0, errors
+    for shown in ("[/i]", "[/b]\\x1b[2J", "'old\\x1b[2J' is not a number"):
+        assert shown in errors
+    assert "\x1b" not in errors
+
+
 def test_one_file_for_people(tmp_path: Path, explaining_table: Path) -> None:
     """Row numbers, columns kept, the strangest cells and rows, and discoveries among all rows, in one file."""
     ids = [f"payment-of-may-{i}" for i in range(1, 6)]
