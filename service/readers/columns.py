@@ -244,7 +244,12 @@ class _CategoryLookup:
             return CellProblem(row, self._column.name, TOO_LARGE)
         shown = ", ".join(repr(category) for category in self._column.categories[:8])
         more = ", ..." if len(self._column.categories) > 8 else ""
-        detail = f"{value!r} is not a known category; known are {shown}{more}"
+        given = (
+            repr(float(value)).removesuffix(".0")  # Whole numbers in plain lists come as floats.
+            if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**64
+            else repr(value)
+        )
+        detail = f"{given} is not a known category; known are {shown}{more}"
         return CellProblem(row, self._column.name, detail, unseen=True)
 
     def _is_infinite(self, value: object) -> bool:

@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.service.http_client import ARROW, JSON, NPY, Array, assert_problem, npy, table
@@ -41,6 +41,8 @@ broken_rows = st.one_of(
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@example(row=[0, 0], place=0, unseen="error")
+@example(row=[0, 2**60], place=0, unseen="error")
 @given(row=broken_rows, place=st.integers(0, len(GOOD)), unseen=st.sampled_from(["error", "mark", "missing"]))
 def test_whatever_is_wrong_with_a_row_the_others_answer_as_without_it(
     several: httpx.Client, row: Any, place: int, unseen: str
