@@ -26,8 +26,8 @@ serve: .venv/serve/done
 train: .venv/train/done
 	.venv/train/bin/lowerbound train $(RECIPE) $(if $(DATA),--data "$(DATA)") $(ARGS)
 
-# Two processes; tests of one file share servers and models. A cluster's own processes take both cores.
-SIDE_BY_SIDE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Tests of one file share servers and models. A cluster's own processes take both cores.
+SIDE_BY_SIDE := --dist loadfile --no-loadscope-reorder
 
 test: .venv/test/done .venv/test/browser
 	.venv/test/bin/ruff check .
@@ -35,7 +35,7 @@ test: .venv/test/done .venv/test/browser
 	.venv/test/bin/mypy
 	.venv/test/bin/hadolint Dockerfile
 	.venv/test/bin/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
-	.venv/test/bin/python -m pytest -m "not slow" $(SIDE_BY_SIDE) --ignore tests/service/ray_serve $(ARGS)
+	.venv/test/bin/python -m pytest -m "not slow" --numprocesses 3 $(SIDE_BY_SIDE) --ignore tests/service/ray_serve $(ARGS)
 	.venv/test/bin/python -m pytest -m "not slow" tests/service/ray_serve
 
 # Long tests that take both cores, or hold a server under load to its time limits, run one after the other.
@@ -43,7 +43,7 @@ ALONE := tests/service/ray_serve tests/service/bulk/test_on_ray.py tests/service
 	tests/service/deploy/test_monitoring.py tests/service/server
 
 test-all: test
-	.venv/test/bin/python -m pytest -m slow $(SIDE_BY_SIDE) $(ALONE:%=--ignore %)
+	.venv/test/bin/python -m pytest -m slow --numprocesses 2 $(SIDE_BY_SIDE) $(ALONE:%=--ignore %)
 	.venv/test/bin/python -m pytest -m slow $(ALONE)
 
 coverage: .venv/test/done .venv/test/browser

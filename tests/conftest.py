@@ -110,7 +110,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the tests that train begin: they take longest, and two processes are to end at the same time."""
+    """Let the tests that train begin: they take longest, and all processes are to end at the same time."""
     items.sort(key=lambda item: "training" not in item.path.parts)
 
 

@@ -228,6 +228,7 @@ def test_samples_could_exist(people_client: httpx.Client) -> None:
             assert min(r[name] for r in known if r[name]) <= row[name] <= max(r[name] for r in known if r[name])
 
 
+@pytest.mark.slow
 def test_a_run_is_exported_as_it_was_published(
     people_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
