@@ -40,7 +40,6 @@ TAKES = {
 }
 ACCEPTED = accepted()
 EVERY = pytest.mark.parametrize(("name", "kind"), ACCEPTED)
-SEEDS = (0, 1)
 
 
 def randomised(name: str, kind: str, seed: int) -> tuple[Likelihood, Kind, Tensor]:
