@@ -33,7 +33,7 @@ IDLE = 60.0
 _PIECE = 2**18
 """Bytes of each of the pieces of what comes back in pieces."""
 
-_NICENESS = 5
+_NICENESS = 10
 """Lets the event loop and the engine go first where processors are few."""
 
 

@@ -35,7 +35,7 @@ LIKE = 8
 
 _STOPPED = "this model is being stopped"
 
-_NICENESS = 5
+_NICENESS = 10
 """The process for large bodies has this niceness, and so have the threads for large jobs."""
 
 
