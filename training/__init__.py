@@ -4,8 +4,8 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# Before PyTorch is imported. By default its threads wait for each other without sleeping, for longer than others let
-# them have a core: on busy cores each operation of an epoch then takes a time slice.
+# Before PyTorch is imported. By default its threads wait for each other without sleeping, for longer than other work
+# lets them have a core. On busy cores each operation of an epoch then takes a time slice.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 if TYPE_CHECKING:

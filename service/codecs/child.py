@@ -121,7 +121,7 @@ class ChildProcess:
                 connection.close()
             try:
                 process, connection = self._process, self._socket = self._start()
-            except OSError as error:  # Of descriptors, processes or memory there are no more.
+            except OSError as error:  # Descriptors, processes or memory are used up.
                 self._process = self._socket = None
                 raise NotReadyError(f"no process can be started to read large bodies: {error.strerror}") from error
         try:

@@ -94,7 +94,7 @@ def names_of(cells: pa.ChunkedArray) -> list[str]:
 
 
 def _find_files(labels: dict[str, bool], files: Iterable[str], path: Path) -> dict[str, bool]:
-    """Labels by the whole names of the files that they mean; those that mean none keep theirs.
+    """Labels by the whole names of the files that they mean; a label that means none keeps its own name.
 
     A browser tells the last part of a path alone: 7.png is new/7.png.
     """
