@@ -52,7 +52,7 @@ def facts(inputs: CardInputs) -> dict[str, Cell]:
     shown: dict[str, Cell] = {label: Number(metrics[name]) for name, label in names.items() if name in metrics}
     for level in LEVELS[:2]:
         if threshold(inputs.default_calibration, level) is not None:
-            share = float(np.mean(inputs.default_p_values[inputs.normal] <= level / 100))
+            share = float(np.mean(inputs.default_p_values <= level / 100))
             shown[f"false alarms at {level} %"] = percent(share)
     return shown
 

@@ -72,15 +72,13 @@ def curves(series: Mapping[str, Sequence[float]], unit: str, best: int) -> bytes
     return _chart(draw)
 
 
-def scores(
-    held_out: Array, rows: Mapping[str, Array], thresholds: Mapping[int, float | None], name: str, unit: str
-) -> bytes:
-    """Histograms of scores, (n,) each, as densities, and the thresholds by level in percent.
+def scores(held_out: Array, test: Array, thresholds: Mapping[int, float | None], name: str, unit: str) -> bytes:
+    """Histograms of calibration and test rows' scores, (n,) each, as densities; the thresholds by level in percent.
 
     The axis ends a little beyond what is held out and the last threshold; how many rows lie farther is said.
     """
     reached = [value for value in thresholds.values() if value is not None]
-    low = min(float(np.min(values, initial=np.inf, where=np.isfinite(values))) for values in (held_out, *rows.values()))
+    low = min(float(np.min(values, initial=np.inf, where=np.isfinite(values))) for values in (held_out, test))
     high = max([float(np.quantile(held_out, 0.995)), *reached])
     high += 0.15 * (high - low) or 1.0
     edges = np.linspace(low, high, 41)
@@ -90,10 +88,9 @@ def scores(
 
     def draw(axes: Axes) -> None:
         axes.stairs(density(held_out), edges, fill=True, color="#c8c8c8", label=f"calibration rows, {len(held_out):,}")
-        for (group, values), (colour, dashes) in zip(rows.items(), SERIES, strict=False):
-            beyond = int(np.sum(~(values <= high)))
-            label = f"{group}, {len(values):,}" + (f" ({beyond:,} farther right)" if beyond else "")
-            axes.stairs(density(values), edges, color=colour, linestyle=dashes, linewidth=1.2, label=label)
+        beyond = int(np.sum(~(test <= high)))
+        label = f"test rows, {len(test):,}" + (f" ({beyond:,} farther right)" if beyond else "")
+        axes.stairs(density(test), edges, color=BLUE, linewidth=1.2, label=label)
         axes.set_ylim(0, 1.35 * axes.get_ylim()[1])
         for (percent, value), height in zip(thresholds.items(), (0.46, 0.58, 0.7), strict=True):
             if value is not None:
@@ -175,19 +172,6 @@ def scatter(clouds: Mapping[str, Array], xlabel: str, ylabel: str) -> bytes:
         axes.set(xlabel=xlabel, ylabel=ylabel)
         # Above the points, which may be anywhere.
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, ncols=3, markerscale=1.5)
-
-    return _chart(draw)
-
-
-def rates(lines: Mapping[str, tuple[Array, Array]], xlabel: str, ylabel: str, chance: tuple[float, float]) -> bytes:
-    """Curves in the unit square, each (x, y); `chance` is what knowing nothing gives at x = 0 and at x = 1."""
-
-    def draw(axes: Axes) -> None:
-        axes.plot((0, 1), chance, color=GREY, linewidth=1, label="chance")
-        for (name, (x, y)), (colour, dashes) in zip(lines.items(), SERIES, strict=False):
-            axes.plot(x, y, dashes, color=colour, label=name)
-        axes.set(xlabel=xlabel, ylabel=ylabel, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-        axes.legend(loc="best")
 
     return _chart(draw)
 

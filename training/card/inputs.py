@@ -1,7 +1,7 @@
 """The inputs of the card, and the engine's answers for it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -37,10 +37,6 @@ class CardInputs:
     """The numbers of the test rows in the data, counted from 0, (N,)."""
     scores: Mapping[str, Array]
     """Calibrated scores of the test rows, the default one among them, (N,); no number where a row is too far off."""
-    labels: Array | None = None
-    """Which test rows are known anomalies, bool (N,), at least one of each kind; None if unknown."""
-    baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """Figures of other methods on the same rows, by method and name of the figure."""
 
     @cached_property
     def p_values(self) -> dict[str, Array]:
@@ -63,15 +59,10 @@ class CardInputs:
         """The sorted held-out default scores, nats (n,)."""
         return self.calibration[self.manifest.default_score]
 
-    @cached_property
-    def normal(self) -> Array:
-        """Which test rows may be taken for normal ones, bool (N,)."""
-        return np.ones(len(self.test), bool) if self.labels is None else ~self.labels
-
-    @cached_property
+    @property
     def usual(self) -> Array:
-        """Numbers of the test rows that stand for the normal ones in figures over many rows, at most `MOST_ROWS`."""
-        return np.flatnonzero(self.normal)[:MOST_ROWS]
+        """Numbers of the test rows that stand for all in figures over many rows, at most `MOST_ROWS`."""
+        return np.arange(min(len(self.test), MOST_ROWS))
 
     def ranked(self, num: int) -> Array:
         """Numbers of `num` test rows at even steps from the lowest default score to the highest."""
@@ -115,12 +106,11 @@ class CardInputs:
         return np.asarray(mean.mean() + deviation * np.linspace(-3, 3, steps))
 
     def describe(self, row: int, kl: float) -> str:
-        """A test row of this KL in one line: where it stands in the data, its default score and p-value, its label."""
+        """A test row of this KL in one line: where it stands in the data, its default score and p-value."""
         score = self.manifest.default_score
-        known = "" if self.labels is None else ", labelled an anomaly" if self.labels[row] else ", labelled normal"
         median = np.median(self.explained["latent_kl"].sum(1))
         return (
-            f"Row {self.row_numbers[row]} of the data{known}: {score} {self.scores[score][row]:.4g}, "
+            f"Row {self.row_numbers[row]} of the data: {score} {self.scores[score][row]:.4g}, "
             f"p\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{self.p_values[score][row]:.2g}; "
             f"KL {kl:.3g} nats (median {median:.3g})"
         )

@@ -1,8 +1,7 @@
 """Inputs of model cards, the cards made of them, and the documents that a browser would make of these."""
 
 import io
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
 from html.parser import HTMLParser
@@ -118,16 +117,6 @@ def golden(engine: OnnxEngine, graphs: dict[str, Graph], x: Array, base_samples:
         inputs = by_row | shared
         tensors |= {f"{name}.{key}": array for key, array in (inputs | engine.run(name, inputs)).items()}
     return tensors
-
-
-@cache
-def labelled(inputs: CardInputs) -> CardInputs:
-    """The same rows, every fifth of them called an anomaly, and figures of a rival."""
-    labels = np.arange(len(inputs.test)) % 5 == 0
-    return replace(inputs, labels=labels, baselines={HOSTILE: {"AUROC": 0.75}, "kNN": {"AUROC": 0.5, "AP": 0.25}})
-
-
-CASES: dict[str, Callable[[CardInputs], CardInputs]] = {"unlabelled": lambda inputs: inputs, "labelled": labelled}
 
 
 @cache

@@ -69,6 +69,6 @@ def colour_inputs() -> CardInputs:
 
 
 @pytest.fixture(scope="session", params=["digits_inputs", "table_inputs", "colour_inputs"])
-def unlabelled(request: pytest.FixtureRequest) -> CardInputs:
-    inputs: CardInputs = request.getfixturevalue(request.param)
-    return inputs
+def inputs(request: pytest.FixtureRequest) -> CardInputs:
+    found: CardInputs = request.getfixturevalue(request.param)
+    return found

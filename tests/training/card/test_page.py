@@ -15,28 +15,17 @@ from service.bundle import (
     write_bundle,
 )
 from service.errors import BundleError
-from tests.training.card.cards import EPOCHS, EVERYWHERE, HOSTILE, Page, Untrained, card, labelled, pixels
+from tests.training.card.cards import EPOCHS, EVERYWHERE, HOSTILE, Page, Untrained, card, pixels
 from training.card import CardInputs, write_card
 from training.card.page import PAGE, Number
 
 IMAGES = ("digits_inputs", "colour_inputs")
 
 
-def test_the_card_is_whole_and_alone(unlabelled: CardInputs) -> None:
-    assert_whole_and_alone(unlabelled)
-
-
-@pytest.mark.parametrize("name", ["table_inputs", *(pytest.param(n, marks=pytest.mark.slow) for n in IMAGES)])
-def test_a_card_with_labels_is_whole_and_alone(request: pytest.FixtureRequest, name: str) -> None:
-    assert_whole_and_alone(labelled(request.getfixturevalue(name)))
-
-
-def assert_whole_and_alone(inputs: CardInputs) -> None:
+def test_the_card_is_whole_and_alone(inputs: CardInputs) -> None:
     files = card(inputs)
     page = Page(files)
-    assert sorted(page.sections) == sorted(
-        [*EVERYWHERE, *(["detection", "baselines"] if inputs.labels is not None else [])]
-    )
+    assert sorted(page.sections) == sorted(EVERYWHERE)
     anchors = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
     assert anchors == [f"#{section}" for section in page.sections]
 
@@ -61,7 +50,7 @@ def assert_whole_and_alone(inputs: CardInputs) -> None:
 
 @pytest.mark.parametrize("name", ["table_inputs", *(pytest.param(n, marks=pytest.mark.slow) for n in IMAGES)])
 def test_the_same_inputs_give_the_same_bytes(request: pytest.FixtureRequest, name: str) -> None:
-    inputs = labelled(request.getfixturevalue(name))
+    inputs = request.getfixturevalue(name)
     files = card(inputs)
     assert files == write_card(replace(inputs))
     for file, data in files.items():
@@ -69,20 +58,19 @@ def test_the_same_inputs_give_the_same_bytes(request: pytest.FixtureRequest, nam
             assert not Image.open(io.BytesIO(data)).info.keys() & {"Software", "date:create", "Creation Time"}
 
 
-def test_the_figures_are_the_manifest_s(unlabelled: CardInputs) -> None:
-    page = Page(card(unlabelled))
-    assert page.data["figures"] == list(unlabelled.manifest.metrics.values())
-    assert [row[0] for row in page.rows["figures"][1:]] == list(unlabelled.manifest.metrics)
-    assert page.data[""][0] == unlabelled.manifest.metrics["test_elbo"]
+def test_the_figures_are_the_manifest_s(inputs: CardInputs) -> None:
+    page = Page(card(inputs))
+    assert page.data["figures"] == list(inputs.manifest.metrics.values())
+    assert [row[0] for row in page.rows["figures"][1:]] == list(inputs.manifest.metrics)
+    assert page.data[""][0] == inputs.manifest.metrics["test_elbo"]
     shown = page.rows["figures"][1][1].strip().replace("−", "-").replace(",", "")
-    assert float(shown) == pytest.approx(unlabelled.manifest.metrics["test_elbo"], rel=1e-5)
-    assert f"{unlabelled.manifest.name}, version {unlabelled.manifest.version}" in page.text
+    assert float(shown) == pytest.approx(inputs.manifest.metrics["test_elbo"], rel=1e-5)
+    assert f"{inputs.manifest.name}, version {inputs.manifest.version}" in page.text
 
 
 def test_hostile_names_are_text(table_inputs: CardInputs) -> None:
-    files = card(labelled(table_inputs))
+    files = card(table_inputs)
     page = Page(files)
-    assert [row[0] for row in page.rows["baselines"][1:]] == [HOSTILE, "kNN"]
     assert HOSTILE in [row[0] for row in page.rows["reconstructions"]]
     assert any(HOSTILE in row[1] for row in page.rows["samples"])
     assert b"<script" not in files[PAGE]
