@@ -74,13 +74,6 @@ def _gaussian(sigma: Callable[[Array, State], tuple[Array, Array]]) -> Callable[
     return log_density
 
 
-def _student_t(params: Array, x: Array, kind: Kind, state: State) -> Array:
-    location, scale = _moments(kind, list(range(len(x))))
-    degrees = 1 + np.log1p(np.exp(state["free_degrees"]))
-    deviation = FLOOR + np.exp(state["free_log_sigma"])
-    return np.asarray(stats.t(degrees, location + scale * params, scale * deviation).logpdf(x))
-
-
 def _asinh(params: Array, x: Array, kind: Kind, state: State) -> Array:
     low, centre, high = np.nanpercentile(kind.rows, (25, 50, 75), axis=0)
     width = 3 * (high - low) / 1.349
@@ -101,10 +94,6 @@ FLOOR = 0.01
 
 def _learned(params: Array, state: State) -> tuple[Array, Array]:
     return params, FLOOR + np.exp(state["free_log_sigma"])
-
-
-def _optimal(params: Array, state: State) -> tuple[Array, Array]:
-    return params, np.sqrt(state["mean_square"])
 
 
 def _fixed(params: Array, state: State) -> tuple[Array, Array]:
@@ -174,17 +163,14 @@ def _mixed(numbers: Callable[..., Array], size: int) -> Callable[..., Array]:
 LOG_DENSITIES: dict[str, Callable[..., Array]] = {
     "gaussian": _gaussian(_learned),
     "gaussian_shared": _gaussian(_learned),
-    "gaussian_optimal": _gaussian(_optimal),
     "gaussian_heteroscedastic": _gaussian(_heteroscedastic),
     "gaussian_fixed": _gaussian(_fixed),
-    "student_t": _student_t,
     "bernoulli": _bernoulli,
     "continuous_bernoulli": _continuous_bernoulli,
     "discretized_logistic": _discretized_logistic,
     "categorical": _categorical,
     "mixed": _mixed(_gaussian(_learned), 1),
     "mixed_heteroscedastic": _mixed(_gaussian(_heteroscedastic), 2),
-    "mixed_student_t": _mixed(_student_t, 1),
     "mixed_asinh": _mixed(_asinh, 1),
 }
 """Log p(x_d|z), (grid, D), NaN where x is missing, for parameters (grid, num_params), a row x (D,), its kind of data

@@ -315,7 +315,6 @@ def test_a_broken_row_is_named_and_nothing_is_written(tmp_path: Path) -> None:
         (("table", "--data", "absent.csv"), "absent.csv: no such file or folder"),
         (("table",), "needs a path"),
         (("digits", "--model.likelihood", "bernoulli"), "black or white"),
-        (("digits", "--model.architecture", "residual_mlp", "--model.widths", "[8,9]"), "one width"),
         (("digits", "--fit.epochs", "none"), "fit.epochs"),
     ],
 )

@@ -33,20 +33,6 @@ class Gated(nn.Module):
         return h * torch.sigmoid(gate)
 
 
-class Residual(nn.Module):
-    """h + W₂ silu(W₁ silu(h)); starts as the identity."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        last = nn.Linear(width, width)
-        self.inner = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU(), last)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-
-    def forward(self, h: Tensor) -> Tensor:
-        return h + self.inner(h)
-
-
 def gated_mlp(
     data: ImageInput | TabularInput, num_features: int, num_params: int, latent_size: int, widths: Sequence[int]
 ) -> tuple[nn.Sequential, nn.Sequential]:
@@ -81,21 +67,6 @@ def skip_mlp(
     """As `gated_mlp`, each network beside a linear one: what probabilistic PCA can do needs no hidden units."""
     encoder, decoder = gated_mlp(data, num_features, num_params, latent_size, widths)
     return Skip(num_features, encoder), Skip(latent_size, decoder)
-
-
-def residual_mlp(
-    data: ImageInput | TabularInput, num_features: int, num_params: int, latent_size: int, widths: Sequence[int]
-) -> tuple[nn.Module, nn.Module]:
-    """One residual block for each entry of `widths`, which must all be the same."""
-    if len(set(widths)) != 1:
-        raise ArchitectureError(f"residual blocks all have one width, not {list(widths)}")
-
-    def blocks(inputs: int, outputs: int) -> nn.Module:
-        width = widths[0]
-        body = [Residual(width) for _ in widths]
-        return nn.Sequential(nn.Linear(inputs, width), *body, nn.SiLU(), nn.Linear(width, outputs))
-
-    return blocks(num_features, 2 * latent_size), blocks(latent_size, num_params)
 
 
 def convolutional(
@@ -173,6 +144,5 @@ Architecture = Callable[
 ARCHITECTURES: dict[str, Architecture] = {
     "gated_mlp": gated_mlp,
     "skip_mlp": skip_mlp,
-    "residual_mlp": residual_mlp,
     "convolutional": convolutional,
 }

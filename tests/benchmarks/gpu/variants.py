@@ -31,7 +31,7 @@ LIKELIHOODS: dict[str, ImageInput | TabularInput] = {
     "gaussian_shared": IMAGE,
     "bernoulli": BINARISED,
     "discretized_logistic": IMAGE,
-    "mixed_student_t": TABLE,
+    "mixed": TABLE,
 }
 
 

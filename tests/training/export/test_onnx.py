@@ -29,7 +29,6 @@ BASE_SAMPLES = noise.base_samples(0, 16, L)
 FIRST = {
     "discretized_logistic": "colour levels",
     "gaussian_shared": "continuous image",
-    "gaussian_optimal": "numbers",
     "gaussian_heteroscedastic": "numbers",
     "continuous_bernoulli": "continuous image",
     "categorical": "grey levels",
@@ -40,11 +39,9 @@ FIRST = {
 ARCHITECTURE = {
     "discretized_logistic": "convolutional",
     "bernoulli": "convolutional",
-    "mixed": "residual_mlp",
     "mixed_asinh": "skip_mlp",
-    "mixed_student_t": "skip_mlp",
 }
-PRIOR = {"mixed_asinh": "mixture", "mixed_student_t": "mixture", "bernoulli": "mixture"}
+PRIOR = {"mixed_asinh": "mixture", "bernoulli": "mixture"}
 QUICK = {"mixed_asinh"}
 """What is exported in every run of the tests; each likelihood takes half a minute."""
 

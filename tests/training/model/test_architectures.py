@@ -93,11 +93,6 @@ def test_convolutions_need_images(kind: str) -> None:
         vae("convolutional", "mixed", kind)
 
 
-def test_residual_blocks_have_one_width() -> None:
-    with pytest.raises(ArchitectureError, match=r"one width, not \[8, 9\]"):
-        vae("residual_mlp", "gaussian", "numbers", widths=(8, 9))
-
-
 def test_the_seed_decides_the_weights() -> None:
     recipe = ModelRecipe(widths=(4,), latent_size=L, likelihood="gaussian")
     example = KINDS["numbers"]

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from scipy import integrate, special, stats
+from scipy import integrate, special
 from torch import Tensor
 
 from service.bundle import CategoricalColumn, ImageInput, TabularInput
@@ -15,27 +15,23 @@ from tests.training.kinds import KINDS, Kind, accepted, make
 from training.model import LIKELIHOODS
 from training.model.likelihoods import Likelihood, LikelihoodError
 from training.model.likelihoods.categorical import Categorical
-from training.model.likelihoods.gaussian import Gaussian, GaussianFixed, GaussianOptimal, GaussianShared, resolution
-from training.model.likelihoods.mixed import MixedAsinh, MixedStudentT
+from training.model.likelihoods.gaussian import Gaussian, GaussianFixed, GaussianShared, resolution
+from training.model.likelihoods.mixed import MixedAsinh
 from training.model.likelihoods.pixels import ContinuousBernoulli
-from training.model.likelihoods.student_t import StudentT, log_gamma
 
 Array = npt.NDArray[Any]
 IMAGES = {"binary image", "grey levels", "colour levels", "continuous image"}
 TAKES = {
     "gaussian": IMAGES | {"numbers"},
     "gaussian_shared": IMAGES | {"numbers"},
-    "gaussian_optimal": IMAGES | {"numbers"},
     "gaussian_heteroscedastic": IMAGES | {"numbers"},
     "gaussian_fixed": IMAGES | {"numbers"},
-    "student_t": IMAGES | {"numbers"},
     "bernoulli": {"binary image"},
     "continuous_bernoulli": IMAGES,
     "discretized_logistic": {"binary image", "grey levels", "colour levels"},
     "categorical": {"binary image", "grey levels", "colour levels", "categories"},
     "mixed": {"numbers", "categories", "mixed table"},
     "mixed_heteroscedastic": {"numbers", "categories", "mixed table"},
-    "mixed_student_t": {"numbers", "categories", "mixed table"},
     "mixed_asinh": {"numbers", "categories", "mixed table"},
 }
 ACCEPTED = accepted()
@@ -91,32 +87,6 @@ def grid(likelihood: Likelihood, data: ImageInput | TabularInput, drawn: Array) 
     return np.linspace(drawn.min() - 2 * reach, drawn.max() + 2 * reach, 10_001)
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("degrees", [1.1, 1.5, 3.0, 30.0, 1000.0])
-def test_student_t_is_scipy_s(degrees: float) -> None:
-    example = KINDS["numbers"]
-    likelihood = StudentT(example.data, example.rows)
-    likelihood.free_degrees.fill_(math.log(math.expm1(degrees - 1)) if degrees < 30 else degrees - 1)
-    params = torch.tensor([[0.3, -1.0, 2.0]])
-    location, scale = likelihood.location.numpy(), likelihood.scale.numpy()
-    sigma = scale * np.exp(likelihood.normal(params)[1].numpy())
-    truth = stats.t(degrees, location + scale * params[0].numpy(), sigma)
-    x = location + scale * np.array([[0.0, 0.5, -40.0], [1e4, -3.0, 2.0], [0.3, -1.0, 2.0]])
-    found = likelihood.log_prob(params, torch.from_numpy(x)).numpy()
-    np.testing.assert_allclose(found, truth.logpdf(x), rtol=2e-6, atol=2e-5)
-    drawn = draws(likelihood, params[0], 3, cells=400)
-    for i in range(3):
-        probabilities = (np.arange(len(drawn)) + 0.5) / len(drawn)
-        reached = stats.t(degrees, truth.args[1][i], sigma[i]).cdf(np.sort(drawn[:, i]))
-        assert np.abs(reached - probabilities).max() < 0.01
-
-
-def test_log_gamma_is_scipy_s() -> None:
-    x = np.concatenate([np.linspace(0.5, 12, 500), np.geomspace(12, 1e5, 100)])
-    found = log_gamma(torch.from_numpy(x).double()).numpy()
-    np.testing.assert_allclose(found, special.gammaln(x), rtol=1e-9, atol=3e-8)
-
-
 def test_every_likelihood_takes_the_data_that_it_is_of() -> None:
     assert {name: {kind for likelihood, kind in ACCEPTED if likelihood == name} for name in LIKELIHOODS} == TAKES
 
@@ -143,10 +113,6 @@ def test_sums_to_one_and_its_mean_and_draws_are_its_own(name: str, kind: str, se
                 assert means[i] == probabilities.argmax()
         else:
             points = grid(likelihood, example.data, drawn[:, i])
-            if isinstance(likelihood, StudentT | MixedStudentT):
-                # Tails as far as float64 goes: equal steps of arctan, which are the quantiles of ν = 1.
-                centre, width = np.median(drawn[:, i]), np.subtract(*np.quantile(drawn[:, i], [0.75, 0.25]))
-                points = centre + width * np.tan(np.linspace(-1.5705, 1.5705, 100_001))
             if isinstance(likelihood, MixedAsinh):
                 # Equal steps of u: the tails are those of e^u.
                 centre, width = np.median(drawn[:, i]), np.subtract(*np.quantile(drawn[:, i], [0.75, 0.25]))
@@ -280,7 +246,7 @@ def test_resolution(column: Array, step: float) -> None:
     assert resolution(column.astype(np.float64)) == pytest.approx(step, rel=1e-2, abs=0)
 
 
-LEARNED = ["gaussian", "gaussian_shared", "gaussian_optimal", "gaussian_heteroscedastic"]
+LEARNED = ["gaussian", "gaussian_shared", "gaussian_heteroscedastic"]
 
 
 def collapsed(name: str, data: ImageInput | TabularInput, rows: Array) -> tuple[Likelihood, Tensor]:
@@ -335,56 +301,6 @@ def test_a_constant_column_has_a_finite_density() -> None:
     log_prob = likelihood.log_prob(torch.zeros(80, 3), torch.from_numpy(rows))
     assert log_prob.isfinite().all()
     assert likelihood.mean(torch.zeros(3))[1] == pytest.approx(3.5)
-
-
-def optimal(kind: str, seed: int) -> tuple[GaussianOptimal, Tensor, Tensor]:
-    """A likelihood in training, decoder outputs (80, 2, D) and rows (80, 1, D)."""
-    likelihood, example = make("gaussian_optimal", kind)
-    assert isinstance(likelihood, GaussianOptimal)
-    generator = torch.Generator().manual_seed(seed)
-    params = torch.randn(80, 2, likelihood.num_params, generator=generator).requires_grad_()
-    return likelihood.train(), params, torch.from_numpy(example.rows).flatten(1)[:, None]
-
-
-@pytest.mark.parametrize("kind", ["numbers", "continuous image"])
-def test_the_optimal_sigma_is_the_batch_s_own(kind: str) -> None:
-    likelihood, params, x = optimal(kind, 0)
-    squares = ((x - likelihood.location) / likelihood.scale - params) ** 2
-    best = squares.nanmean()
-    observed = ~squares.isnan()
-    log_likelihood = likelihood.log_prob(params, x).double().sum()
-    # −D/2 log MSE and constants, one for each observed cell.
-    expected = -0.5 * observed.sum() * (best.log() + 1 + math.log(2 * math.pi))
-    expected -= (observed * likelihood.scale.log()).sum()
-    torch.testing.assert_close(log_likelihood, expected, rtol=1e-6, atol=0)
-    (gradient,) = torch.autograd.grad(log_likelihood, params)
-    # The gradient is that at a constant σ, which the optimum has none in.
-    (other,) = torch.autograd.grad(-0.5 * squares[observed].sum() / best.detach(), params)
-    torch.testing.assert_close(gradient[observed], other[observed], rtol=1e-4, atol=1e-5)
-    assert (gradient[~observed] == 0).all()
-    # No other σ makes the batch more likely: the learned one at its best comes to the same.
-    for factor in (0.99, 1.01):
-        fixed = -0.5 * observed.sum() * (best.log() + 2 * math.log(factor) + factor**-2 + math.log(2 * math.pi))
-        assert fixed - (observed * likelihood.scale.log()).sum() < log_likelihood
-
-
-def test_evaluation_has_the_running_mean_of_the_optimal_sigma() -> None:
-    likelihood, params, x = optimal("numbers", 1)
-    squares = ((x - likelihood.location) / likelihood.scale - params) ** 2
-    batches = range(0, 80, 16)
-    for i in batches:
-        likelihood.log_prob(params[i : i + 16], x[i : i + 16])
-    likelihood.log_prob(params[:2], torch.full((2, 1, 3), math.nan, dtype=torch.float64))
-    mean = torch.stack([squares[i : i + 16].nanmean() for i in batches]).mean()
-    np.testing.assert_allclose(sigma(likelihood), mean.sqrt().detach(), rtol=1e-5)
-    state = {name: tensor.clone() for name, tensor in likelihood.state_dict().items()}
-    likelihood.eval()
-    assert torch.equal(likelihood.log_prob(params, x)[:5], likelihood.log_prob(params[:5], x[:5]))
-    assert all(torch.equal(tensor, state[name]) for name, tensor in likelihood.state_dict().items())
-    likelihood.train()
-    for _ in range(700):  # Steps before the last few hundred are forgotten.
-        likelihood.log_prob(params[:16], x[:16])
-    np.testing.assert_allclose(sigma(likelihood), squares[:16].nanmean().sqrt().detach(), rtol=1e-3)
 
 
 def test_the_continuous_bernoulli_is_its_formula_on_both_sides_of_a_half() -> None:

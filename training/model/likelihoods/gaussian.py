@@ -152,49 +152,6 @@ class GaussianShared(Gaussian):
         return 1
 
 
-class GaussianOptimal(_GaussianAboveFloor):
-    """N(x̂, σ²) with the best σ for all features, computed instead of learned (Rybkin et al. 2021, "optimal σ-VAE").
-
-    In training σ² is the mean squared error of the batch itself, σ*² = argmax log N(x; x̂, σ²) = MSE(x, x̂), over its
-    rows, draws and observed features in units of the scale, so that the mean log-likelihood of a row is −D/2 log MSE
-    plus a constant. Each feature keeps its floor.
-
-    Otherwise, and so in exported graphs, σ² is the running mean of what training had: over all batches up to
-    1/`AVERAGING_RATE` of them, over the latest ones after that. It is kept with the weights. (Of several processes each
-    computes its own.)
-    """
-
-    AVERAGING_RATE = 0.01
-    """Weight of the latest batch in the running mean, at least."""
-
-    mean_square: Tensor
-    steps: Tensor
-
-    def __init__(self, data: ImageInput | TabularInput, rows: npt.NDArray[Any]) -> None:
-        super().__init__(data, rows)
-        self.register_buffer("mean_square", torch.tensor(math.exp(2 * self.start)))
-        self.register_buffer("steps", torch.tensor(0))
-
-    def normal(self, params: Tensor) -> tuple[Tensor, Tensor]:
-        return params, self._log_sigma(self.mean_square)
-
-    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        if not self.training:
-            return super().log_prob(params, x)
-        residual, missing = self.residual(params, x)
-        observed = (~missing).expand_as(residual)
-        mean_square = torch.where(observed, residual, 0.0).square().sum() / observed.sum().clamp(min=1)
-        seen = observed.any()
-        self.steps += seen
-        mean = torch.lerp(self.mean_square, mean_square.detach(), (1 / self.steps).clamp(min=self.AVERAGING_RATE))
-        self.mean_square.copy_(torch.where(seen, mean, self.mean_square))
-        return self.log_density(residual, missing, self._log_sigma(mean_square))
-
-    def _log_sigma(self, mean_square: Tensor) -> Tensor:
-        # The maximum comes before the logarithm, whose gradient at an error of 0 would be no number.
-        return 0.5 * torch.maximum(mean_square, torch.exp(2 * self.log_floor)).log()
-
-
 class GaussianHeteroscedastic(_GaussianAboveFloor):
     """N(x̂, σ²) with a σ for each feature of each instance: the decoder gives x̂ and, above the floor, log σ.
 

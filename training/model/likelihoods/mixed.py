@@ -13,7 +13,6 @@ from training.model.likelihoods.asinh import AsinhGaussian
 from training.model.likelihoods.categorical import Categorical
 from training.model.likelihoods.gaussian import Gaussian, GaussianHeteroscedastic
 from training.model.likelihoods.likelihood import Likelihood, LikelihoodError
-from training.model.likelihoods.student_t import StudentT
 
 
 class Mixed(Likelihood):
@@ -80,12 +79,6 @@ class MixedHeteroscedastic(Mixed):
     """As `Mixed`, with a σ for each number of each instance."""
 
     numeric = GaussianHeteroscedastic
-
-
-class MixedStudentT(Mixed):
-    """As `Mixed`, with Student's t for each number."""
-
-    numeric = StudentT
 
 
 class MixedAsinh(Mixed):
