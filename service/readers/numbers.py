@@ -80,10 +80,12 @@ def to_plain(texts: pa.Array, column: NumericColumn) -> pa.Array:
         column: Says how numbers are written.
     """
     texts = pc.replace_substring_regex(with_usual_digits(texts), "^[\u2212-]\\s*", "-")
-    texts = pc.replace_substring_regex(texts, r"^\((.*)\)$", r"-\1")
+    affix = "|".join(map(re.escape, column.affixes))
+    # Accountants write a negative amount as (5), $ (5) or (5) €.
+    bracketed = rf"^(?:{affix})?{_SPACE}\((.*)\){_SPACE}(?:{affix})?$"
+    texts = pc.replace_substring_regex(texts, bracketed, r"-\1")
     texts = pc.replace_substring_regex(texts, r"^([^+-].*\d)\s*-$", r"-\1")
     if column.affixes:
-        affix = "|".join(map(re.escape, column.affixes))
         number = rf"^([+-]?){_SPACE}(?:{affix})?{_SPACE}([+-]?\S.*?){_SPACE}(?:{affix})?$"
         texts = pc.replace_substring_regex(texts, number, r"\1\2")
     if column.thousands:
@@ -125,7 +127,8 @@ def affixes(texts: Iterable[str]) -> tuple[str, ...]:
     """
     texts = list(texts)
     found = set()
-    pattern = re.compile(rf"[+\-\u2212(]?\s*({AFFIX})?\s*[+-]?[\d.,][\d.,'\u2019\s\u00a0\u202f\u2009]*\s*({AFFIX})?\)?")
+    digits = r"[\d.,][\d.,'\u2019\s\u00a0\u202f\u2009]*"
+    pattern = re.compile(rf"[+\-\u2212(]?\s*({AFFIX})?\s*[+(-]?{digits}\)?\s*({AFFIX})?\)?")
     for text in texts:
         if match := pattern.fullmatch(text):
             found |= {sign for sign in match.groups() if sign}

@@ -85,6 +85,8 @@ COMMA = NumericColumn(name="a", decimal=",", thousands=".")
         (lambda n: f'"R$ {n},{n}5"', COMMA.model_copy(update={"affixes": ("R$",)}), "numbers, as R$ 0,05"),
         (lambda n: f'"{n},{n}5 руб."', COMMA.model_copy(update={"affixes": ("руб.",)}), "numbers, as 0,05 руб."),
         (lambda n: f"Rs. {n / 8}", NumericColumn(name="a", affixes=("Rs.",), thousands=","), "numbers, as Rs. 0.0"),
+        (lambda n: f"$({n})" if n % 3 else f"${n}", NumericColumn(name="a", affixes=("$",)), "numbers, as $0"),
+        (lambda n: f"({n}) €" if n % 3 else f"{n} €", NumericColumn(name="a", affixes=("€",)), "numbers, as 0 €"),
         (lambda n: f"{n}%", NumericColumn(name="a", affixes=("%",)), "numbers, as 0%"),
         (lambda n: f"{n / 8} kg", NumericColumn(name="a", affixes=("kg",), thousands=","), "numbers, as 0.0 kg"),
         (lambda n: f"{n / 8}\u00a0€", NumericColumn(name="a", affixes=("€",), thousands=","), "numbers, as 0.0\u00a0€"),
