@@ -27,6 +27,7 @@ _SAMPLED_RECORDS = 200
 CELL = re.compile(r"[+-]?\d+[.,]\d+|\d{4}-\d\d-\d\d.*")
 """A text that is rather a cell than a name."""
 
+_AMOUNT = re.compile(rf"[+-]?\d+([.,]\d+)*|{CELL.pattern}")
 _AMONG_DIGITS = re.compile(rb"(?<=\d)\xa0(?=\d)|(?<=\d)[ \xa0]?\x80|\x80(?=[ \xa0]?\d)")
 """The blank between thousands, and the sign of the euro, in Windows-1252: no letters of another alphabet."""
 
@@ -35,6 +36,10 @@ _SEP = re.compile(r'\ufeff?"?sep=(.)"?\s*$', re.MULTILINE)
 
 _SHOWN = 3
 """Wrong rows that an error names."""
+
+_WORDS = re.compile(r"\w")
+_TITLED, _LINE_BEFORE, _UNLIKE_HEADER = 0.5, 0.95, 0.25
+"""Factors of a delimiter's fit: for lines before its header, for each of them, and for a first row unlike it."""
 
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -190,7 +195,7 @@ def _find_header(found: Sequence[Sequence[str]], delimiter: str) -> tuple[int, i
     """Find the header's number among the first records, and its width.
 
     It is the first record that has more than one cell, where most have; before it may stand a title, alone or padded
-    with delimiters.
+    with delimiters, or several lines of fewer cells, as an account and its balance.
     """
     start = 1 if found and "".join(found[0]).strip() in {"sep=", f"sep={delimiter}"} else 0
     widths = Counter(len(record) for record in found[start:] if any(cell.strip() for cell in record))
@@ -202,7 +207,11 @@ def _find_header(found: Sequence[Sequence[str]], delimiter: str) -> tuple[int, i
         below = found[number + 1] if number + 1 < len(found) else ()
         # A record above cells is a header, though it may name only the first column.
         padded = alone and (usual > 2 or len(record) < usual) and not any(map(CELL.fullmatch, below))
-        if usual < 2 or not (len(record) < usual - 1 or padded):
+        # The header of rows that end with a delimiter is one cell shorter than they are.
+        title = len(record) < usual and (
+            len(below) < usual or (number > start and not any(map(_AMOUNT.fullmatch, below)))
+        )
+        if usual < 2 or not (len(record) < usual - 1 or padded or title):
             return number, len(record)
     return start, len(found[start]) if start < len(found) else 0
 
@@ -291,7 +300,8 @@ def _find_encoding(path: Source, sample: bytes, likely: TextFormat | None, *, wh
 def _find_delimiter(text: str, like: TabularInput | None) -> str:
     """Choose by the wanted names, then by how many records have as many cells as the header, then by that number.
 
-    Lines before the header count against a delimiter: the commas of `1,5;2,5` do not divide the header `a;b`.
+    Lines before the header count against a delimiter: the commas of `1,5;2,5` do not divide the header `a;b`. So does
+    a first row that is unlike the header, as where `Balance:;1.234,56` stands a line above the header.
     """
 
     def fit(delimiter: str) -> tuple[int, float, int]:
@@ -301,10 +311,15 @@ def _find_delimiter(text: str, like: TabularInput | None) -> str:
         if width < 2:
             return 0, 0.0, 0
         header = {name.strip() for name in found[start]}
-        # The last record of a sample may be cut.
-        alike = [len(record) == width for record in found[start + 1 : -1] or found[start + 1 :]]
+        # The last record of a sample may be cut, and a line may divide the header from the rows.
+        rows = [record for record in found[start + 1 : -1] or found[start + 1 :] if _WORDS.search("".join(record))]
+        alike = [len(record) == width for record in rows]
         share = sum(alike) / len(alike) if alike else 1.0
-        return sum(name in header for name in names), share / (1 + start), width
+        if start:
+            share *= _TITLED * _LINE_BEFORE**start
+        if alike and not alike[0]:
+            share *= _UNLIKE_HEADER
+        return sum(name in header for name in names), share, width
 
     names = like.given if like else ()
     likely = (like.text.delimiter,) if like and like.text else ()

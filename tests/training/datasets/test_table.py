@@ -172,6 +172,19 @@ def test_lines_around_a_table_are_none_of_it(start: str, end: str, tmp_path: Pat
     np.testing.assert_array_equal(dataset.rows, whole.rows)
 
 
+@pytest.mark.parametrize("balance", ["1.234,56", "1234"])
+@pytest.mark.parametrize("first", ["Account:;DE1\n", "Balance:;1,5\nAccount:;DE1\n"])
+def test_lines_of_an_account_above_a_table_are_none_of_it(first: str, balance: str, tmp_path: Path) -> None:
+    body = "".join(f"{n % 28 + 1:02}.03.2026;{'xy'[n % 2]};{n},{n % 9}5\n" for n in range(40))
+    text = f"{first}From:;01.03.2026\nTo:;28.03.2026\nBalance of 28.03.2026:;{balance}\n\nday;kind;amount\n{body}"
+    dataset = Table().load(write(tmp_path / "t.csv", text))
+    assert dataset.input.features == ("day", "kind", "amount")
+    assert dataset.rows[:, 2].tolist() == [n + (n % 9 * 10 + 5) / 100 for n in range(40)]
+    assert dataset.notes == (
+        f"the header is line {6 + first.count(chr(10)) - 1}; what is before it is no part of the table",
+    )
+
+
 @pytest.mark.parametrize("end", ["\n\x1a", "\r\n\x1a", "\x1a"])
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
 def test_the_mark_by_which_dos_ends_a_file_is_none_of_it(pack: Any, end: str, tmp_path: Path) -> None:
