@@ -57,11 +57,19 @@ _SECONDS = (946_684_800, 4_102_444_800)
 _DAYS = (36_526, 73_051)
 """The same as Excel counts days, from 1900."""
 
-SENTINELS = r"^-?9+(\.[09]*)?$|^-1(\.0*)?$"
+SENTINELS = r"^-?(9+[6-9]|77+|88+)(\.[09]*)?$|^-[1-9](\.0*)?$"
+"""Surveys write 97 for a refusal, 98 or 88 for an answer that nobody knows, 99 or -9 for none."""
+
+ENDS = 3
+"""Most different ones in a column."""
+
 _SMALL = 10
 """Only larger sentinels are known by their distance."""
 
 _SWITCH = frozenset({"true", "false", "yes", "no", "y", "n", "t", "f", "1", "0", "on", "off"})
+
+AsMissing = Callable[..., str]
+"""Says how to make these texts missing cells."""
 
 _KINDS = 3
 """Texts of which `total` may be one beside `partial`."""
@@ -112,24 +120,46 @@ def _are_dates(numbers: npt.NDArray[np.int64]) -> bool:
     return bool(((year >= 1900) & (year < 2100) & (month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)).all())
 
 
-def doubt_sentinel(words: Iterable[str], cells: pa.Array, as_missing: Callable[[str], str]) -> str | None:
-    """Point out a repeated -1 or -9 below 0 alone, or a number of nines, such as -999, far from the other numbers.
+def doubt_sentinel(words: Iterable[str], cells: pa.Array, as_missing: AsMissing) -> str | None:
+    """Point out repeated numbers below 0 alone, such as -9 and -8, or such as -999, far from the other numbers.
 
     Args:
         words: The numbers that `SENTINELS` takes, or more.
         cells: All numbers, (N,).
-        as_missing: Says how to make such a text a missing cell.
+        as_missing: Says how to make such texts missing cells.
     """
     values = np.array(cells.drop_null().to_numpy(), np.float64)
-    for word in words:
-        mark = float(word)
-        others = values[(values != mark) & np.isfinite(values)]
-        if (values == mark).sum() > 1 and len(np.unique(others)) > 2:  # Beside 0 and 1, -1 is a direction.
-            low, high = others.min(), others.max()
-            if abs(mark) > _SMALL and max(mark - high, low - mark) > high - low:
-                return f"has {word}, far from all other numbers; if it is a missing cell{as_missing(word)}"
-            if mark < 0 <= low:
-                return f"has {word}, the only number below 0; if it is a missing cell{as_missing(word)}"
+    values = values[np.isfinite(values)]
+    marks = {word: float(word) for word in sorted(words, key=float)}
+    usual = values[~np.isin(values, list(marks.values()))]
+    low, high = usual.min(initial=np.inf), usual.max(initial=-np.inf)
+    below = [word for word, mark in marks.items() if mark < low]
+    above = [word for word, mark in marks.items() if mark > high]
+    for group in (below, above, *([word] for word in marks)):
+        if group and (place := _stand_apart(np.array([marks[word] for word in group]), values)):
+            several = len(group) > 1
+            where, it_is = (
+                place.format(s="s" * several),
+                "they are missing cells" if several else "it is a missing cell",
+            )
+            return f"has {', '.join(group)}, {where}; if {it_is}{as_missing(*group)}"
+    return None
+
+
+def _stand_apart(marks: npt.NDArray[np.float64], values: npt.NDArray[np.float64]) -> str | None:
+    """Where a few different numbers stand among all, if each of them is repeated and they are apart from the others."""
+    alike = np.isin(values, marks)
+    others = values[~alike]
+    few = len(marks) <= ENDS and all((values == mark).sum() > 1 for mark in marks)
+    if not few or len(np.unique(others)) <= 2:  # Beside 0 and 1, -1 is a direction.
+        return None
+    low, high = others.min(), others.max()
+    gap = max(marks.min() - high, low - marks.max())
+    if (np.abs(marks) > _SMALL).all() and gap > high - low:
+        return "far from all other numbers"
+    # Temperatures of -2 and -1 are as near to 0 as to each other.
+    if marks.max() < 0 <= low and (len(marks) == 1 or gap > np.ptp(marks)):
+        return "the only number{s} below 0"
     return None
 
 
@@ -137,7 +167,7 @@ def doubt_far_date(
     dates: pa.Array,
     moments: npt.NDArray[np.float64],
     counts: npt.NDArray[np.int64],
-    as_missing: Callable[[str], str],
+    as_missing: AsMissing,
 ) -> str | None:
     """Point out a repeated date, such as 9999-12-31, farther from the other ones than three times their range.
 

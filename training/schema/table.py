@@ -14,7 +14,7 @@ from service.bundle import NumericColumn, TimeFormat
 from service.readers.columns import decimals, decoded, is_text
 from service.readers.times import is_time, seconds
 from training.schema.decisions import Decision, Options, Problem, categorical, left_out, refused, unless_constant
-from training.schema.doubts import SENTINELS, doubt_far_date, doubt_sentinel
+from training.schema.doubts import ENDS, SENTINELS, doubt_far_date, doubt_sentinel
 from training.schema.numbers import infer_numbers, with_label_note
 from training.schema.texts import infer_texts
 
@@ -79,16 +79,17 @@ def infer_column(name: str, cells: pa.ChunkedArray, options: Options) -> Decisio
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         decision = infer_numbers(name, cells, declared, NumericColumn(name=name), str(kind))
         if declared is None and decision.note is None and isinstance(decision.column, NumericColumn):
-            # A sentinel is the least or the largest number.
+            # Sentinels are the least or the largest numbers.
             numbers = cells.cast(pa.float64(), safe=False)
-            ends = pc.min_max(numbers.filter(pc.is_finite(numbers))).as_py().values()
+            found = np.unique(_to_numpy(numbers.filter(pc.is_finite(numbers))))
+            ends = dict.fromkeys((*found[:ENDS], *found[-ENDS:]))
             words = [word for word in (f"{end:.17g}" for end in ends) if re.search(SENTINELS, word)]
             decision = replace(decision, note=doubt_sentinel(words, numbers, _as_null))
         return decision
     return refused(name, Problem(f"{kind} is neither numbers, texts nor dates", "drop", name))
 
 
-def _as_null(_: str) -> str:
+def _as_null(*_: str) -> str:
     """How to make a number or a date a missing cell in a file with types."""
     return ", write null there"
 

@@ -1,6 +1,8 @@
 """Decisions about columns of texts: what they spell, or which categories they are."""
 
+import json
 import re
+import shlex
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -251,8 +253,8 @@ class _Texts:
         return int(pc.index(found, value=True).as_py())
 
 
-def _as_missing(mark: str) -> str:
-    return f""": --dataset.missing '["usual", "{mark}"]'"""
+def _as_missing(*marks: str) -> str:
+    return f": --dataset.missing {shlex.quote(json.dumps(['usual', *marks], ensure_ascii=False))}"
 
 
 def _any_match(texts: pa.Array, pattern: str) -> bool:

@@ -58,6 +58,17 @@ from training.datasets.table import Table, TableError
             "has -9, the only number below 0; if it is a missing cell: --dataset.m",
         ),
         (lambda n: -99 if n % 7 == 0 else 3000 + 100 * n, "has -99, the only number below 0; if it is a missing cell"),
+        (
+            lambda n: -8 - n % 2 if n % 7 == 0 else 20 + n,
+            "has -9, -8, the only numbers below 0; if they are missing cells",
+        ),
+        (lambda n: 997 + n % 3 if n % 7 == 0 else 20 + n, "has 997, 998, 999, far from all other numbers; if they are"),
+        (
+            lambda n: 77 + 11 * (n % 2) if n % 7 == 0 else n % 9,
+            "has 77, 88, far from all other numbers; if they are mi",
+        ),
+        (lambda n: n % 9 - 3, None),
+        (lambda n: 97 + n % 3 if n % 7 == 0 else 20 + 2 * n, None),
         (lambda n: -1 if n % 7 == 0 else n % 9 - 4, None),
         (lambda n: n % 3 - 1, None),
         (lambda n: 9 if n % 7 == 0 else 20 + n % 3, None),
@@ -107,6 +118,7 @@ def test_doubts_are_told(cell: Any, note: str | None, tmp_path: Path) -> None:
             [-999 if n % 7 == 0 else 20 + n for n in range(40)],
             "has -999, far from all other numbers; if it is a missing",
         ),
+        ([998 + n % 2 if n % 7 == 0 else 20 + n for n in range(40)], "has 998, 999, far from all other numbers"),
         ([99.0 if n % 7 == 0 else n / 80 for n in range(40)], "has 99, far from all other numbers; if it is a missing"),
         (
             [None if n == 1 else -1 if n % 7 == 0 else n for n in range(40)],
@@ -127,7 +139,7 @@ def test_doubts_of_columns_with_types_are_told(cells: Any, note: str | None, tmp
     path = write_parquet(tmp_path / "t.parquet", a=cells, b=[n % 5 for n in range(40)])
     notes = Table().load(path).notes
     assert len(notes) == (note is not None)
-    assert all(text.startswith(f"'a' {note}") and text.endswith("cell, write null there") for text in notes)
+    assert all(text.startswith(f"'a' {note}") and text.endswith(", write null there") for text in notes)
 
 
 def test_times_that_are_counted_are_known_by_their_names(tmp_path: Path) -> None:
