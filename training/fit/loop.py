@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from training.fit.diagnostics import Diagnostics, diagnose
+from training.fit.diagnostics import diagnose
 from training.fit.disk import replace_file, to_disk
 from training.fit.exemplars import set_exemplars
 from training.fit.options import FitRecipe
@@ -223,25 +223,22 @@ def _evaluate(
         sums += torch.stack(totals)
     sums = accelerator.reduce(sums)
     elbo, log_likelihood, kl, log_evidence = (sums[1:] / sums[0]).tolist()
-    found = _diagnose(vae, rows[:DIAGNOSED].to(accelerator.device), recipe.seed)
     return {
         "held_out_elbo": elbo,
         "held_out_log_likelihood": log_likelihood,
         "held_out_kl": kl,
         "held_out_log_evidence": log_evidence,
-        "active_units": found.active_units,
-        "mutual_information": found.mutual_information,
-        "marginal_kl": found.marginal_kl,
+        **_diagnose(vae, rows[:DIAGNOSED].to(accelerator.device), recipe.seed),
     }
 
 
 @torch.no_grad()
-def _diagnose(vae: VAE, rows: Tensor, seed: int) -> Diagnostics:
+def _diagnose(vae: VAE, rows: Tensor, seed: int) -> dict[str, Any]:
     mean, log_variance = vae.posterior(rows)
     noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(seed)).to(mean.device)[:, None]
     z = vae.draws(mean, log_variance, noise)
     latent_kl = vae.prior.kl(mean, log_variance, z, log_normal(noise, log_variance))
-    return diagnose(mean, log_variance, z[:, 0], latent_kl)
+    return diagnose(mean, log_variance, noise[:, 0], latent_kl)
 
 
 def _save_checkpoint(accelerator: Accelerator, run: Path, progress: Progress) -> None:
