@@ -14,6 +14,7 @@ from service.bundle.folder import MAX_BYTES, MAX_FILES, BundleFolder
 from service.bundle.graphs import BOUNDS, Graph, Tensor, graph_contract
 from service.bundle.inputs import (
     MAX_AFFIXES,
+    MAX_TEXT,
     MISSING,
     CategoricalColumn,
     Category,
@@ -56,6 +57,7 @@ __all__ = [
     "MAX_BYTES",
     "MAX_FILES",
     "MAX_MANIFEST_BYTES",
+    "MAX_TEXT",
     "MISNAMED",
     "MISSING",
     "MISSING_CELLS",

@@ -42,7 +42,8 @@ MAX_SIGNS = 1000
 MAX_AFFIXES = 200
 """Signs beside the numbers of a column, as many as there are currencies: each cell is looked through for all."""
 
-ShortText = Annotated[str, Field(max_length=1000)]
+MAX_TEXT = 1000
+ShortText = Annotated[str, Field(max_length=MAX_TEXT)]
 """A name of a column, which answers repeat for each row, or a text for a missing cell."""
 
 Category = bool | Annotated[int, Field(ge=-(2**63), lt=2**63)] | float | str

@@ -11,6 +11,7 @@ import pyarrow as pa
 from pydantic import ConfigDict, Field, PositiveInt
 
 from service.bundle import (
+    MAX_TEXT,
     MISSING,
     CategoricalColumn,
     Column,
@@ -32,6 +33,9 @@ Cells = npt.NDArray[np.float64]
 
 USUAL = "usual"
 """In the option `missing`: all usual markers."""
+
+_SHOWN = 200
+"""Characters of a column's name in an error."""
 
 
 class TableError(DataError):
@@ -165,10 +169,14 @@ class Table(Excluding):
             without[""] = "columns without a name and without a value"
         repeated = {name: count for name in names if name not in without and (count := files.names.count(name)) > 1}
         lacking = {name: path for name, path in files.lacking.items() if name not in without}
-        inferred = [name for name in names if name not in without | complete | repeated | lacking]
+        inferred = [n for n in names if n not in without | complete | repeated | lacking and len(n) <= MAX_TEXT]
         found = {decision.name: decision for decision in infer_table(inferred, read, options)}
         found |= {name: Decision(name, column, "as the schema says") for name, column in complete.items()}
         found |= {name: Decision(name, None, reason) for name, reason in without.items()}
+        for name in names:
+            if name not in without and len(name) > MAX_TEXT:
+                detail = f"its name has {len(name):,} characters; give it one of at most {MAX_TEXT:,}"
+                found[name] = refused(name, Problem(detail, "drop", name))
         for name, count in repeated.items():
             detail = f"{count} columns are named so; give them other names"
             found[name] = refused(name, Problem(detail, "drop", name))
@@ -195,7 +203,7 @@ class Table(Excluding):
             if (problem := decision.problem) is None:
                 continue
             where = (
-                f"{files.path}, column {decision.name!r}"
+                f"{files.path}, column {decision.name[:_SHOWN]!r}"
                 if problem.row is None
                 else files.place(int(rows[problem.row]), decision.name)
             )
