@@ -30,6 +30,8 @@ MISSING = (
         "\\n",
     ),
     *("#n/a", "#na", "#null!", "#div/0!", "#value!", "#ref!", "#name?", "#num!"),
+    # As C's library writes NaN on Windows.
+    *("1.#qnan", "-1.#qnan", "1.#ind", "-1.#ind"),
 )
 """The usual texts for a missing cell, in any case."""
 

@@ -112,6 +112,7 @@ COMMA = NumericColumn(name="a", decimal=",", thousands=".")
         (lambda n: 70000 - n, None, "numbers the rows: 69961 to 70000"),
         (lambda n: ["none", "plus", "NA"][n % 3], texts("none", "plus"), "texts; missing where 'NA'"),
         (lambda n: r"\N" if n == 9 else n % 9, NumericColumn(name="a"), r"numbers; missing where '\\N'"),
+        (lambda n: "-1.#IND" if n == 4 else n % 9, NumericColumn(name="a"), "numbers; missing where '-1.#IND'"),
         (lambda n: "EUR", None, "constant: 'EUR' in every row"),
         (lambda n: "x" if n % 3 else "", None, "constant: 'x' in every row that has a value"),
         (lambda n: 7, None, "constant: 7 in every row"),
