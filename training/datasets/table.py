@@ -27,7 +27,7 @@ from training.datasets.exclusions import Excluding, kept_rows
 from training.datasets.schema_file import read_schema
 from training.datasets.source import DataError, Dataset, Excluded, allocate, as_labels, chunks, refusing
 from training.datasets.table_files import TableFiles
-from training.schema import Decision, Options, Problem, doubt_rows, find_stray_rows, infer_table, refused
+from training.schema import Decision, Options, Problem, doubt_rows, find_stray_rows, fold_notes, infer_table, refused
 
 Cells = npt.NDArray[np.float64]
 
@@ -100,7 +100,7 @@ class Table(Excluding):
         reasons = {decision.name: decision.reason for decision in decisions}
         notes = (
             *files.notes(data, told=self.encoding is not None),
-            *(f"{d.name!r} {d.note}" for d in decisions if d.note),
+            *fold_notes(decisions),
         )
         return self._read(files, data, keep, reasons, notes, training=True)
 
@@ -242,7 +242,7 @@ class Table(Excluding):
                 if decision.name in self.cyclic:
                     columns += self._derived(files, decision)
         if not columns:
-            why = "; ".join(f"{decision.name!r}: {decision.reason}" for decision in decisions[:10])
+            why = "; ".join(f"{d.name!r} {d.note}" if d.note else f"{d.name!r}: {d.reason}" for d in decisions[:10])
             raise DataError(f"{files.path}: no column is left ({why})")
         dropped = tuple(decision.name for decision in decisions if decision.column is None)
         return TabularInput(columns=tuple(columns), dropped=dropped, missing=self._markers, text=files.tables[0].text)

@@ -6,13 +6,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from service.bundle import CategoricalColumn, TabularInput
+from service.bundle import CategoricalColumn, Category, NumericColumn, TabularInput
 from service.errors import FileError, suggest
 from service.readers.columns import is_missing, trimmed
 from service.readers.tables import TableFile, TextFile
 from service.readers.text import CELL, find_letters
 from training.datasets.source import DataError
 
+_LETTER = re.compile(r"[^\W\d_]")
 _QUOTED = re.compile(r"""'.*'|".*"|‘.*’|“.*”""")
 
 
@@ -109,7 +110,10 @@ class TableFiles:
             yield f'the header has {quoted[0]} with its marks: only " quotes cells, without a blank before it'
         if table.head.line > 1:
             yield f"the header is line {table.head.line}; what is before it is no part of the table"
-        values = {column.name: column.categories for column in data.columns if isinstance(column, CategoricalColumn)}
+        values: dict[str, Collection[Category]] = {}
+        # Letters above numbers are a name, so that the letters beside them are names, too.
+        if not any(isinstance(column, NumericColumn) and _LETTER.search(column.name) for column in data.columns):
+            values = {col.name: col.categories for col in data.columns if isinstance(col, CategoricalColumn)}
         if cells := [name for name in table.names if CELL.fullmatch(name) or name in values.get(name, ())]:
             yield f"the header may be a row, with {cells[0]!r}: a file without a header needs one"
 

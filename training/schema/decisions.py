@@ -1,5 +1,7 @@
 """Decisions about a column of a file, and the user's options for the file."""
 
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -7,6 +9,12 @@ import pyarrow as pa
 
 from service.bundle import MISSING, CategoricalColumn, Category, Column
 from service.readers.numbers import FORMATS, Format
+
+_TOLD = 3
+"""Notes that are alike and told in full."""
+
+_NAMED = 20
+"""Columns that a note names."""
 
 Declared = Literal["numeric", "categorical"]
 
@@ -81,6 +89,26 @@ class Decision:
     problem: Problem | None = None
     note: str | None = None
     decimal: Literal[".", ",", "either"] | None = None
+
+
+def fold_notes(decisions: Iterable[Decision]) -> Iterator[str]:
+    """All notes, but of many alike only the first ones, and the names of the other columns.
+
+    A wide table may have a thousand of one kind. Notes are alike where they differ in names and numbers.
+    """
+    alike: dict[str, list[str]] = {}
+    for decision in decisions:
+        if decision.note:
+            kind = re.sub(r"\S*[\d'\"=]\S*", "", decision.note.replace(decision.name, "''"))
+            told = alike.setdefault(kind, [])
+            told.append(decision.name)
+            if len(told) <= _TOLD:
+                yield f"{decision.name!r} {decision.note}"
+    for names in alike.values():
+        if others := names[_TOLD:]:
+            shown = ", ".join(map(repr, others[:_NAMED])) + (", ..." if len(others) > _NAMED else "")
+            columns = f"{len(others):,} more columns" if len(others) > 1 else "one more column"
+            yield f"what is said of {names[0]!r} is true of {columns}: {shown}"
 
 
 def left_out(name: str, reason: str) -> Decision:

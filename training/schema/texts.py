@@ -147,7 +147,20 @@ class _Texts:
         """The decision, with what the user should look at; codes of digits are beyond doubt."""
         if _any_match(self.distinct, f"{_CODE}|{_LONG}"):
             return decision
-        return replace(decision, note=doubt_texts(words, left_out=decision.column is None))
+        note = doubt_texts(words, left_out=decision.column is None)
+        return replace(decision, note=note or (self._doubt_numbers() if decision.column else None))
+
+    def _doubt_numbers(self) -> str | None:
+        """Whether a text or two among more numbers may stand for missing ones, as `no answer` beside 1 to 5."""
+        number = _to_bool(parse_numbers(self.distinct, NumericColumn(name=self.name))[1])
+        others = sorted(self.distinct.filter(pa.array(~number)).to_pylist())
+        if not 0 < len(others) <= min(_MARKERS, number.sum() - 1) or number.sum() < _MARKERS:
+            return None
+        shown, are = (
+            ", ".join(map(repr, others)),
+            "they are missing cells" if len(others) > 1 else "it is a missing cell",
+        )
+        return f"is used as categories, though all but {shown} are numbers; if {are}{_as_missing(*others)}"
 
     def _find_times(self) -> tuple[NumericColumn | None, npt.NDArray[np.bool_], bool]:
         """The rule of dates that reads the most texts, which those are, and whether it is ambiguous."""

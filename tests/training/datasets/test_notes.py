@@ -84,6 +84,16 @@ from training.datasets.table import Table, TableError
             "has 'TRUE', 'False', '1', '0' for yes and no: they count as diff",
         ),
         (lambda n: ["Y", "N", "U"][n % 3], None),
+        (
+            lambda n: "no answer" if n % 5 == 0 else n % 6,
+            "is used as categories, though all but 'no answer' are numbers; if it is a missing cell: --dataset.missing",
+        ),
+        (
+            lambda n: ["k.A.", "keine"][n % 2] if n % 5 == 0 else n % 6,
+            "is used as categories, though all but 'k.A.', 'keine' are numbers; if they are missing cells",
+        ),
+        (lambda n: ["low", "high", "1", "2", "3"][n % 5], "is used as categories, though all but 'high', 'low' are nu"),
+        (lambda n: ["low", "high", "1", "2"][n % 4], None),
         (lambda n: f"{n}.5±0.1", "is left out, though it looks like numbers, as '0.5±0.1'"),
         (lambda n: 1767225600 + 86400 * (n % 39), None),
         (lambda n: ["Total", "Partial", "None"][n % 3], None),
@@ -271,6 +281,23 @@ def test_labels_are_pointed_out_and_excluded(tmp_path: Path) -> None:
     text = rows(a=lambda n: n / 3, bought=lambda n: "Y" if n == 7 else "N")
     (note,) = Table().load(write(tmp_path / "t.csv", text)).notes
     assert note == "'bought' looks like a label: Y in 2.5% of the rows: --dataset.exclude bought=Y"
+
+
+def test_notes_that_are_alike_are_told_together(tmp_path: Path) -> None:
+    found: dict[str, Any] = {f"is_{i}": lambda n, i=i: int(n == i) for i in range(30)}
+    notes = Table().load(write(tmp_path / "t.csv", rows(a=lambda n: n / 3, zip=lambda n: 10 + n % 9, **found))).notes
+    assert len(notes) == 5
+    assert notes[1].startswith("'is_0' looks like a label: 1 in 2.5% of the rows: --dataset.exclude is_0=1")
+    assert notes[4].startswith("what is said of 'is_0' is true of 27 more columns: 'is_3', 'is_4', 'is_5'")
+    assert notes[4].endswith("'is_22', ...")
+
+
+def test_letters_above_numbers_are_a_header(tmp_path: Path) -> None:
+    text = rows(a=lambda n: n / 3, w=lambda n: "wxyz"[n % 4])
+    assert Table().load(write(tmp_path / "t.csv", text)).notes == ()
+    assert Table().load(write(tmp_path / "t.csv", text.replace("a,", "7,", 1))).notes == (
+        "the header may be a row, with 'w': a file without a header needs one",
+    )
 
 
 def test_a_text_says_how_it_was_read_where_that_may_be_wrong(tmp_path: Path) -> None:

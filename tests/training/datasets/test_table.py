@@ -355,12 +355,12 @@ def test_all_problems_are_told_at_once_with_what_solves_them(tmp_path: Path) -> 
         ("a,b,a\n1,2,3\n", "column 'a': 2 columns are named so; give them other names; drop the column"),
         ("a,,b\n1,2,3\n4,5,6\n7,9,8\n", "column 2 has no name"),
         ("a,,\n1,2.5,3.5\n4,5.5,6.5\n", "column '': 2 columns are named so"),
-        ("a,b\n1,?\n1,NA\n", "no column is left ('a': constant: 1 in every row; 'b': every cell is missing)"),
         ("x" * 1001 + ",b\n" + "1,2\n2,3\n", "its name has 1,001 characters; give it one of at most 1,000; drop the"),
         (
             "a\n" + "".join(f"ca. {n}.5\n" for n in range(40)),
             "no column is left ('a' is left out, though it looks like numbers, as 'ca. 0.5': write each as 1234.5",
         ),
+        ("a,b\n1,?\n1,NA\n", "no column is left ('a': constant: 1 in every row; 'b': every cell is missing)"),
     ],
 )
 def test_bad_text_tables(content: str | bytes, reason: str, tmp_path: Path) -> None:
