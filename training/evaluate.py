@@ -106,7 +106,7 @@ def evaluate(options: Evaluation) -> Report:
         EvaluationError: The bundle does not say how it was trained, the data is not what it was trained on, or the
             labels are all alike.
         BundleError: It is no bundle that can be served.
-        DataError: The data cannot be read, or has no such labels.
+        FileError: The data cannot be read, or has no such labels.
     """
     bundle = read_bundle(options.bundle)
     manifest = bundle.manifest

@@ -15,9 +15,10 @@ from rich.table import Column, Table
 
 from service.bundle import NumericColumn, TabularInput
 from service.cli import CommandLine, problems
+from service.errors import FileError
 from service.readers.times import render_time
 from service.storage import Location
-from training.datasets import AnySource, DataError, Dataset, SplitRecipe, download, split
+from training.datasets import AnySource, Dataset, SplitRecipe, download, split
 from training.datasets.schema_file import write_schema
 from training.datasets.source import chunks
 from training.datasets.table import Table as TableSource
@@ -51,7 +52,7 @@ def look(recipe: str, arguments: Sequence[str], console: Console) -> Dataset | N
 
     Raises:
         RecipeError: There is no such recipe, or a field is wrong.
-        DataError: The data cannot be used. The command that would train is shown, where one is known.
+        FileError: The data cannot be used. The command that would train is shown, where one is known.
     """
     file, values = read_values(recipe)
     try:
@@ -67,7 +68,7 @@ def look(recipe: str, arguments: Sequence[str], console: Console) -> Dataset | N
             command = remedied(recipe, arguments, error.remedies)
             console.print(f"this would train:\n{command}", markup=False)
             many = len(error.problems)
-            raise DataError(f"{many} problem{'' if many == 1 else 's'} with the data") from error
+            raise FileError(f"{many} problem{'' if many == 1 else 's'} with the data") from error
         raise
     show(dataset, console)
     if (

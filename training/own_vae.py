@@ -12,7 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from service.bundle import ImageInput, ModelName, NumericColumn, TabularInput
-from training.datasets import DataError, Dataset, Splits, array_dataset, described
+from service.errors import FileError
+from training.datasets import Dataset, Splits, array_dataset, described
 from training.model import LIKELIHOODS, VAE
 from training.model.likelihoods import Likelihood, LikelihoodError
 from training.model.likelihoods.gaussian import Gaussian
@@ -63,7 +64,7 @@ def export_vae(
         The bundle's folder, or its URL.
 
     Raises:
-        DataError: The rows or the name are not as above, or the networks do not fit them.
+        FileError: The rows or the name are not as above, or the networks do not fit them.
         LikelihoodError: The rows have no such likelihood, or its name is none of `NAMED`.
         ExportError: A graph does not compute what PyTorch computes; nothing is written.
     """
@@ -71,9 +72,9 @@ def export_vae(
     try:
         TypeAdapter(ModelName).validate_python(name)
     except ValidationError as error:
-        raise DataError(f"name: {name!r}; give small letters, digits, - and _") from error
+        raise FileError(f"name: {name!r}; give small letters, digits, - and _") from error
     if len(held_out) < _FEWEST:
-        raise DataError(f"held_out: {len(held_out)} rows; give at least {_FEWEST}, at best some hundreds")
+        raise FileError(f"held_out: {len(held_out)} rows; give at least {_FEWEST}, at best some hundreds")
     rows = dataset.rows[: len(data)]
     decoder.eval()
     features = _Features(dataset.input, rows)
@@ -145,11 +146,11 @@ class _Encoder(nn.Module):
         """L, by the answer to a row of so many features.
 
         Raises:
-            DataError: The answer is no mean and log-variance.
+            FileError: The answer is no mean and log-variance.
         """
         shape = tuple(self(torch.zeros(2, features)).shape)
         if len(shape) != 2 or shape[0] != 2 or shape[1] % 2:
-            raise DataError(f"encoder: gives {shape} for 2 rows; give mean and log-variance, (2, L) each")
+            raise FileError(f"encoder: gives {shape} for 2 rows; give mean and log-variance, (2, L) each")
         return shape[1] // 2
 
 
@@ -176,17 +177,17 @@ def _check_decoder(decoder: nn.Module, latent_size: int, num_params: int) -> Non
     """Refuse a decoder that gives other numbers than the likelihood takes."""
     shape = tuple(decoder(torch.zeros(2, latent_size)).shape)
     if shape[0] != 2 or math.prod(shape) != 2 * num_params:
-        raise DataError(f"decoder: gives {shape} for 2 rows; the likelihood takes {num_params} numbers a row")
+        raise FileError(f"decoder: gives {shape} for 2 rows; the likelihood takes {num_params} numbers a row")
 
 
 def _dataset(data: Any, held_out: Any) -> Dataset:
     names = [str(name) for name in getattr(data, "columns", ())]
     of_others = [str(name) for name in getattr(held_out, "columns", names)]
     if names and of_others != names:
-        raise DataError(f"held_out: the columns {', '.join(of_others)}; give {', '.join(names)}, as data has them")
+        raise FileError(f"held_out: the columns {', '.join(of_others)}; give {', '.join(names)}, as data has them")
     dataset, others = _rows("data", data), _rows("held_out", held_out)
     if others.input != dataset.input:
-        raise DataError(f"held_out: {described(others.input)}, where data holds {described(dataset.input)}")
+        raise FileError(f"held_out: {described(others.input)}, where data holds {described(dataset.input)}")
     rows = np.concatenate([dataset.rows, others.rows])
     if not names or not isinstance(dataset.input, TabularInput):
         return replace(dataset, rows=rows)
@@ -196,7 +197,7 @@ def _dataset(data: Any, held_out: Any) -> Dataset:
 def _rows(argument: str, rows: Any) -> Dataset:
     array = np.asarray(rows)
     if array.dtype.kind not in "biuf":
-        raise DataError(f"{argument}: cells of dtype {array.dtype}; give the numbers that the encoder takes")
+        raise FileError(f"{argument}: cells of dtype {array.dtype}; give the numbers that the encoder takes")
     return array_dataset(argument, array)
 
 

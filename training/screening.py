@@ -86,7 +86,7 @@ def screen(recipe: Recipe, dataset: Dataset, path: Path, console: Console) -> No
         console: Tells how far it is.
 
     Raises:
-        DataError: There are too few distinct rows.
+        FileError: There are too few distinct rows.
         OSError: The file or the runs cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -79,7 +79,7 @@ def export_run(run: Path, data: Location | None, out: Location, console: Console
 
     Raises:
         RecipeError: It is no run with a finished epoch, or the data is not the run's.
-        DataError: The data cannot be read.
+        FileError: The data cannot be read.
         ExportError: A graph does not compute what PyTorch computes.
         BundleError: Another process has written the same version meanwhile.
         StorageError: `out` is a URL that cannot be reached.

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from training.datasets import DataError
+from service.errors import FileError
 from training.first_look import look
 
 
@@ -15,5 +15,5 @@ from training.first_look import look
 def test_too_few_rows_are_refused_at_the_first_look(lines: list[str], why: str, tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("\n".join(["a,b", *(f"{line},{line}" for line in lines)]), "utf-8")
-    with pytest.raises(DataError, match=f"{why} for 4 parts"):
+    with pytest.raises(FileError, match=f"{why} for 4 parts"):
         look("table", ["--data", str(path), "--dataset.columns", "a=numeric", "--split.seed", "1"], Console(quiet=True))

@@ -14,9 +14,9 @@ from torch import nn
 
 from service.bundle import read_bundle
 from service.engine import OnnxEngine
+from service.errors import FileError
 from service.scoring import p_values
 from training import export_vae
-from training.datasets import DataError
 from training.model.likelihoods import LikelihoodError
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "your-own-vae.md"
@@ -71,7 +71,7 @@ def test_frames_that_differ_are_refused() -> None:
         (frame[["a", "b"]], frame[["b", "a"]], "held_out: the columns b, a; give a, b, as data has them"),
         (frame, frame, "data: cells of dtype object; give the numbers that the encoder takes"),
     ):
-        with pytest.raises(DataError) as caught:
+        with pytest.raises(FileError) as caught:
             export_vae(nn.Linear(2, 2), nn.Linear(1, 2), likelihood="gaussian", data=data, held_out=held_out)
         assert str(caught.value) == problem
 
@@ -94,7 +94,7 @@ def test_what_does_not_fit_is_named_before_the_export(
     encoder: nn.Module, decoder: nn.Module, options: dict[str, Any], problem: str
 ) -> None:
     rows = {"data": np.random.default_rng(0).normal(size=(40, 3)), "held_out": np.zeros((9, 3))}
-    with pytest.raises(DataError, match=problem):
+    with pytest.raises(FileError, match=problem):
         export_vae(encoder, decoder, likelihood="gaussian", **(rows | options))
 
 
@@ -111,14 +111,14 @@ def test_a_wrong_array_is_called_by_its_argument(wrong: np.ndarray, problem: str
     right = np.random.default_rng(0).normal(size=(40, 3))
     for argument in ("data", "held_out"):
         rows = {"data": right, "held_out": right, argument: wrong}
-        with pytest.raises(DataError, match="^" + re.escape(f"{argument}: {problem}")):
+        with pytest.raises(FileError, match="^" + re.escape(f"{argument}: {problem}")):
             export_vae(nn.Linear(3, 4), nn.Linear(2, 3), likelihood="gaussian", **rows)
 
 
 def test_held_out_rows_are_of_the_kind_of_the_data() -> None:
     rows = {"data": np.zeros((9, 2, 2), np.uint8), "held_out": np.zeros((9, 2, 3), np.uint8)}
     problem = r"held_out: uint8 images of shape \(2, 3\) in \[0, 255\], where data holds uint8 images of shape \(2, 2\)"
-    with pytest.raises(DataError, match=problem):
+    with pytest.raises(FileError, match=problem):
         export_vae(nn.Linear(3, 4), nn.Linear(2, 3), likelihood="gaussian", **rows)
 
 

@@ -12,7 +12,7 @@ from training.datasets.download import download
 from training.datasets.idx import Idx
 from training.datasets.image_folder import ImageFolder
 from training.datasets.numpy_arrays import NumpyArrays, array_dataset
-from training.datasets.source import DataError, Dataset, Source, described
+from training.datasets.source import Dataset, Source, described
 from training.datasets.splits import Indices, SplitRecipe, Splits, split
 from training.datasets.table import Table
 
@@ -26,7 +26,6 @@ DATASETS: dict[str, type[Source]] = {
 __all__ = [
     "DATASETS",
     "AnySource",
-    "DataError",
     "Dataset",
     "Indices",
     "NumpyArrays",

@@ -6,7 +6,8 @@ from typing import Literal
 import numpy as np
 
 from service.bundle import ImageInput
-from training.datasets.source import DataError, Dataset, Source
+from service.errors import FileError
+from training.datasets.source import Dataset, Source
 
 
 class Digits(Source):
@@ -16,7 +17,7 @@ class Digits(Source):
 
     def load(self, path: Path | None) -> Dataset:
         if path is not None:
-            raise DataError(f"{path}: the digits come with scikit-learn and are read from no path")
+            raise FileError(f"{path}: the digits come with scikit-learn and are read from no path")
         from sklearn.datasets import load_digits  # noqa: PLC0415 - takes seconds
 
         rows = load_digits().images.astype(np.uint8)

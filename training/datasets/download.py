@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fsspec.core import url_to_fs
 
-from training.datasets.source import DataError
+from service.errors import FileError
 
 
 @contextmanager
@@ -15,7 +15,7 @@ def download(place: Path | str | None) -> Iterator[Path | None]:
     """The path of the data: of what lies at a URL a copy's, a file or a folder, which is removed afterwards.
 
     Raises:
-        DataError: It cannot be copied. Whatever else is raised of that kind meanwhile names the URL, not the copy.
+        FileError: It cannot be copied. Whatever else is raised of that kind meanwhile names the URL, not the copy.
     """
     if place is None or isinstance(place, Path):
         yield place
@@ -27,8 +27,8 @@ def download(place: Path | str | None) -> Iterator[Path | None]:
             system, path = url_to_fs(url)
             system.get(path, str(copy), recursive=True)
         except Exception as error:  # Every driver has its own kinds, and those of its HTTP library.
-            raise DataError(f"{url}: cannot be read: {error or type(error).__name__}") from error
+            raise FileError(f"{url}: cannot be read: {error or type(error).__name__}") from error
         try:
             yield copy
-        except DataError as error:
-            raise DataError(str(error).replace(str(copy), url)) from error
+        except FileError as error:
+            raise FileError(str(error).replace(str(copy), url)) from error

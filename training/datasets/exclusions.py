@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
+from service.errors import FileError
 from service.readers.columns import trimmed
 from service.readers.labels import ROW, read_anomalies
-from training.datasets.source import DataError, Dataset, Excluded, Source, allocate, refusing
+from training.datasets.source import Dataset, Excluded, Source, allocate
 from training.datasets.table_files import TableFiles
 
 
@@ -33,19 +34,18 @@ class Excluding(Source):
         """The dataset with its labelled anomalies for evaluation alone.
 
         Raises:
-            DataError: The labels cannot be read, or name none of the rows, or all.
+            FileError: The labels cannot be read, or name none of the rows, or all.
         """
         if (labels := self.exclude_labels) is None:
             return dataset
         by_number = dataset.names is None
         names = dataset.names or tuple(map(str, range(1, len(dataset.rows) + 1)))
-        with refusing():
-            key, anomalies = read_anomalies(labels, names)
+        key, anomalies = read_anomalies(labels, names)
         anomalous = np.isin(names, anomalies)
         if by_number != (key == ROW) or not anomalous.any():
-            raise DataError(f"{labels}: none of its {len(anomalies):,} anomalies is a row of {place}, by {key!r}")
+            raise FileError(f"{labels}: none of its {len(anomalies):,} anomalies is a row of {place}, by {key!r}")
         if anomalous.all():
-            raise DataError(f"{labels}: leaves no row of {place}")
+            raise FileError(f"{labels}: leaves no row of {place}")
         numbers, excluded = np.flatnonzero(~anomalous), np.flatnonzero(anomalous)
         kept = allocate((len(numbers), *dataset.rows.shape[1:]), dataset.rows.dtype)
         np.take(dataset.rows, numbers, 0, kept, "clip")  # The default makes a copy in memory first.
@@ -67,8 +67,8 @@ def kept_rows(files: TableFiles, conditions: Sequence[str], labels: Path | None)
         labels: A file that names anomalies among the rows.
 
     Raises:
-        DataError: A condition is of another form; or one, or the labels, hold for no row, or leave none.
-        FileError: The labels cannot be read.
+        FileError: A condition is of another form; or one, or the labels, hold for no row, or leave none; or the labels
+            cannot be read.
     """
     keep = np.ones(files.num_rows, bool)
     for condition in conditions:
@@ -76,14 +76,14 @@ def kept_rows(files: TableFiles, conditions: Sequence[str], labels: Path | None)
     if labels is not None:
         keep &= ~_labelled(files, labels)
     if not keep.any() and files.num_rows:
-        raise DataError(f"exclude: {', '.join([*conditions, *([str(labels)] if labels else [])])} leaves no row")
+        raise FileError(f"exclude: {', '.join([*conditions, *([str(labels)] if labels else [])])} leaves no row")
     return keep
 
 
 def _rows_where(files: TableFiles, condition: str) -> npt.NDArray[np.bool_]:
     name, sign, value = condition.partition("=")
     if not sign:
-        raise DataError(f"exclude: {condition!r} is not of the form column=value")
+        raise FileError(f"exclude: {condition!r} is not of the form column=value")
     files.check([name], "exclude")
     texts = trimmed(files.read(name).cast(pa.string()))
     encoded = texts.combine_chunks().dictionary_encode()
@@ -91,7 +91,7 @@ def _rows_where(files: TableFiles, condition: str) -> npt.NDArray[np.bool_]:
     same = [i for i, text in enumerate(distinct) if _same(text, value)]
     if not same:
         shown = ", ".join(map(repr, distinct[:8])) + (", ..." if len(distinct) > 8 else "")
-        raise DataError(f"{files.path}: exclude: no row has {condition}; {name!r} is one of {shown}")
+        raise FileError(f"{files.path}: exclude: no row has {condition}; {name!r} is one of {shown}")
     return np.isin(encoded.indices.fill_null(-1).to_numpy(), same)
 
 
@@ -100,14 +100,14 @@ def _labelled(files: TableFiles, labels: Path) -> npt.NDArray[np.bool_]:
     key, anomalies = read_anomalies(labels)
     if key == ROW:
         if len(files.tables) > 1:
-            raise DataError(f"{labels}: numbers of rows, where {files.path} has several files; label by another column")
+            raise FileError(f"{labels}: numbers of rows, where {files.path} has several files; label by another column")
         names = pa.array(map(str, range(1, files.num_rows + 1)))
     else:
         files.check([key], "exclude_labels")
         names = trimmed(files.read(key).cast(pa.string())).combine_chunks()
     found = pc.is_in(names, value_set=pa.array(anomalies, names.type)).to_numpy(zero_copy_only=False)
     if not found.any():
-        raise DataError(f"{labels}: none of its {len(anomalies):,} anomalies is a row of {files.path}, by {key!r}")
+        raise FileError(f"{labels}: none of its {len(anomalies):,} anomalies is a row of {files.path}, by {key!r}")
     return np.asarray(found, np.bool_)
 
 

@@ -8,8 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from service.errors import FileError
 from service.readers.arrays import read_idx
-from training.datasets.source import DataError, Dataset, Source, image_dataset, reading, require_path
+from service.readers.files import reading
+from training.datasets.source import Dataset, Source, image_dataset, require_path
 
 SEED = 777
 
@@ -40,13 +42,13 @@ def _load(path: Path) -> Dataset:
         return image_dataset(path, _read(path))
     train, test = _find(path, "train"), _find(path, "t10k")
     if train is None:
-        raise DataError(f"{path}: holds no train-images-idx3-ubyte or train-images-idx3-ubyte.gz")
+        raise FileError(f"{path}: holds no train-images-idx3-ubyte or train-images-idx3-ubyte.gz")
     rows = _read(train)
     if test is None:
         return image_dataset(train, rows)
     official = _read(test)
     if official.shape[1:] != rows.shape[1:]:
-        raise DataError(f"{test}: images of shape {official.shape[1:]}; {train.name} has {rows.shape[1:]}")
+        raise FileError(f"{test}: images of shape {official.shape[1:]}; {train.name} has {rows.shape[1:]}")
     return image_dataset(path, np.concatenate([rows, official]), num_test=len(official))
 
 
@@ -66,5 +68,5 @@ def _find(folder: Path, part: str) -> Path | None:
 
 
 def _read(path: Path) -> npt.NDArray[Any]:
-    with reading(path):
+    with reading(str(path)):
         return read_idx(path.read_bytes())

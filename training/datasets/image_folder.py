@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.progress import track
 
 from service.bundle import ImageInput, PictureReading
-from service.errors import RequestError
+from service.errors import FileError, RequestError
 from service.readers.files import find_below
 from service.readers.pictures import Picture
 from training.datasets.exclusions import Excluding
-from training.datasets.source import DataError, Dataset, allocate, chunks, require_path
+from training.datasets.source import Dataset, allocate, chunks, require_path
 
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 
@@ -71,7 +71,7 @@ class ImageFolder(Excluding):
         folder = require_path(path)
         if folder.is_file():
             unpack = "; unpack it first" if folder.suffix.lower() in _ARCHIVES else ""
-            raise DataError(f"{folder}: is one file; give a folder of pictures{unpack}")
+            raise FileError(f"{folder}: is one file; give a folder of pictures{unpack}")
         system, root = url_to_fs(str(folder))
         found = (Path(file).relative_to(root) for file in find_below(system, root))
         files = sorted(folder / file for file in found if _is_visible(file))
@@ -84,7 +84,7 @@ class ImageFolder(Excluding):
             except (RequestError, OSError) as error:
                 problems[file] = _reason(error)
         if not headers:
-            raise DataError(f"{folder}: holds no picture that can be read. {_summary(problems, folder)}".rstrip())
+            raise FileError(f"{folder}: holds no picture that can be read. {_summary(problems, folder)}".rstrip())
         data = self._schema(folder, headers)
         rows = allocate((len(headers), *data.shape), np.uint8)
         read = 0
@@ -95,7 +95,7 @@ class ImageFolder(Excluding):
             except (RequestError, OSError) as error:
                 problems[file] = _reason(error)
         if problems and (self.strict or not read):
-            raise DataError(
+            raise FileError(
                 f"{folder}: {len(problems):,} of {len(files):,} files cannot be read. {_summary(problems, folder)}"
             )
         notes = _notes({file: header for file, header in headers.items() if file not in problems}, data, rows[:read])
@@ -108,14 +108,14 @@ class ImageFolder(Excluding):
         """What all pictures become.
 
         Raises:
-            DataError: They have several sizes, and no size was told; says the command that trains.
+            FileError: They have several sizes, and no size was told; says the command that trains.
         """
         sizes = Counter(header.size for header in headers.values())
         if self.size is None and len(sizes) > 1:
             middle = tuple(median(size[side] for size in sizes.elements()) for side in (0, 1))
             told = self.model_dump(exclude_defaults=True) | {"size": _smaller(middle)}
             options = " ".join(f"--dataset.{name} {shlex.quote(str(value))}" for name, value in told.items())
-            raise DataError(
+            raise FileError(
                 f"{folder}: pictures of {len(sizes)} sizes (height × width): "
                 f"{_first([f'{n:,} of {h} × {w}' for (h, w), n in sizes.most_common()])}. Resize them all: "
                 f"lowerbound train images --data {shlex.quote(str(folder))} {options}"

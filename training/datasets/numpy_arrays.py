@@ -8,17 +8,17 @@ import numpy as np
 import numpy.typing as npt
 
 from service.bundle import NumericColumn, TabularInput
+from service.errors import FileError
 from service.readers.arrays import read_npz
+from service.readers.files import reading
 from training.datasets import source
 from training.datasets.exclusions import Excluding
 from training.datasets.source import (
-    DataError,
     Dataset,
     allocate,
     as_labels,
     chunks,
     image_dataset,
-    reading,
     require_path,
 )
 from training.schema import inexact
@@ -55,14 +55,14 @@ def array_dataset(place: Path | str, array: npt.NDArray[Any]) -> Dataset:
     """The rows of an array, as `NumpyArrays` describes them; `place` is what errors name.
 
     Raises:
-        DataError: The array is neither a table nor images.
+        FileError: The array is neither a table nor images.
     """
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
-        raise DataError(f"{place}: dtype {array.dtype} is not of real numbers of at most 64 bits; {_SAVE}")
+        raise FileError(f"{place}: dtype {array.dtype} is not of real numbers of at most 64 bits; {_SAVE}")
     if not array.ndim or not array.size:
-        raise DataError(f"{place}: shape {array.shape} holds nothing")
+        raise FileError(f"{place}: shape {array.shape} holds nothing")
     if not 2 <= array.ndim <= 4:
-        raise DataError(
+        raise FileError(
             f"{place}: shape {array.shape} is neither a table (rows, columns) nor images {SHAPES}; reshape it"
         )
     if array.dtype.kind == "f":
@@ -72,25 +72,27 @@ def array_dataset(place: Path | str, array: npt.NDArray[Any]) -> Dataset:
 
 def _read(path: Path, array_name: str | None = None) -> npt.NDArray[Any]:
     """The one array of a file, or the one of an `.npz` file that is asked for."""
-    with reading(path):
+    with reading(str(path)):
         match path.suffix.lower():
             case ".npy" if array_name:
-                raise DataError(f"{path}: a .npy file holds one array; keep rows and {array_name!r} in an .npz file")
+                raise FileError(f"{path}: a .npy file holds one array; keep rows and {array_name!r} in an .npz file")
             case ".npy":
                 if path.stat().st_size > source.IN_MEMORY:
                     return _mapped(path)
                 with path.open("rb") as file:
                     try:
                         array: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
-                    except ValueError as error:
-                        raise DataError(f"{path}: cannot be read: {_in_words(str(error))}") from error
+                    except OSError:
+                        raise
+                    except Exception as error:  # Python's parser reads the header, and raises a dozen kinds.
+                        raise FileError(f"{path}: cannot be read: {_in_words(str(error))}") from error
                     if file.read(1):
-                        raise DataError(f"{path}: {TRAILING}")
+                        raise FileError(f"{path}: {TRAILING}")
                 return array
             case ".npz":
                 with path.open("rb") as file:
                     return read_npz(file, array_name)
-    raise DataError(f"{path}: neither .npy nor .npz; the recipe table reads CSV and Parquet, images reads pictures")
+    raise FileError(f"{path}: neither .npy nor .npz; the recipe table reads CSV and Parquet, images reads pictures")
 
 
 def _in_words(problem: str) -> str:
@@ -100,7 +102,7 @@ def _in_words(problem: str) -> str:
 def _mapped(path: Path) -> npt.NDArray[Any]:
     array = np.lib.format.open_memmap(path, mode="r")
     if array.offset + array.nbytes < path.stat().st_size:
-        raise DataError(f"{path}: {TRAILING}")
+        raise FileError(f"{path}: {TRAILING}")
     return array
 
 
@@ -110,7 +112,7 @@ def _table(place: Path | str, array: npt.NDArray[Any]) -> Dataset:
     rows = _rows(array, np.float64)
     observed = np.any([~np.isnan(rows[part]).all(axis=0) for part in chunks(rows)], axis=0)
     if (empty := np.flatnonzero(~observed)).size:
-        raise DataError(f"{place}: column {empty[0]} has no value in any row; leave it out")
+        raise FileError(f"{place}: column {empty[0]} has no value in any row; leave it out")
     return Dataset(TabularInput(columns=tuple(NumericColumn(name=f"x{i}") for i in range(rows.shape[1]))), rows)
 
 
@@ -149,9 +151,9 @@ def _has_other_nans(values: npt.NDArray[Any]) -> bool:
 def _refuse(
     place: Path | str, array: npt.NDArray[Any], wrong: Callable[[npt.NDArray[Any]], npt.NDArray[np.bool_]], reason: str
 ) -> None:
-    """Raise a DataError that names the first place, if any, that is wrong."""
+    """Raise a FileError that names the first place, if any, that is wrong."""
     for part in chunks(array):
         if (where := wrong(array[part])).any():
             row, *inside = np.unravel_index(np.argmax(where), where.shape)
             index = (part.start + row, *inside)
-            raise DataError(f"{place}: [{', '.join(map(str, index))}] = {array[index]} {reason}")
+            raise FileError(f"{place}: [{', '.join(map(str, index))}] = {array[index]} {reason}")

@@ -12,7 +12,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from service.bundle import Column, TabularInput
-from training.datasets.source import DataError
+from service.errors import FileError
 
 _COLUMN = TypeAdapter[Column](Column)
 _HEAD = """\
@@ -40,23 +40,23 @@ def read_schema(path: Path) -> Told:
     """Read a schema file.
 
     Raises:
-        DataError: It is no such file; names the column and the field.
+        FileError: It is no such file; names the column and the field.
     """
     try:
         document = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise FileError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     entries = document.get("columns") if isinstance(document, dict) else None
     if not isinstance(entries, list) or not entries:
-        raise DataError(f"{path}: must have a list of columns")
+        raise FileError(f"{path}: must have a list of columns")
     names: list[str] = []
     complete: list[Column] = []
     declared: dict[str, Literal["numeric", "categorical"]] = {}
     for entry in entries:
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-            raise DataError(f"{path}: column {len(names) + 1} has no name that is text; write it in quotes")
+            raise FileError(f"{path}: column {len(names) + 1} has no name that is text; write it in quotes")
         if entry["name"] in names:
-            raise DataError(f"{path}: column {entry['name']!r} is listed twice")
+            raise FileError(f"{path}: column {entry['name']!r} is listed twice")
         names.append(entry["name"])
         fields = {key: value for key, value in entry.items() if key != "why"}
         if fields.keys() == {"name", "type"} and fields["type"] in {"numeric", "categorical"}:
@@ -67,7 +67,7 @@ def read_schema(path: Path) -> Told:
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"]))
-            raise DataError(f"{path}, column {entry['name']!r}: {field}: {first['msg']}") from error
+            raise FileError(f"{path}, column {entry['name']!r}: {field}: {first['msg']}") from error
     return Told(tuple(names), tuple(complete), declared)
 
 

@@ -1,4 +1,4 @@
-"""Data sources: each gives a `Dataset`, all its rows with their schema, or a `DataError`."""
+"""Data sources: each gives a `Dataset`, all its rows with their schema, or a `FileError`."""
 
 import hashlib
 import math
@@ -6,7 +6,6 @@ import os
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from service.bundle import ImageInput, TabularInput
-from service.errors import FileError, LowerboundError, RequestError
+from service.errors import FileError
 
 IN_MEMORY = 2**30
 """Bytes of rows that are kept in memory; more stay on the disk, and are read as they are needed."""
@@ -27,10 +26,6 @@ CHUNK = 2**26
 
 _RANGES: Any = {"columns": {"__all__": {"training_range"}}}
 """What a schema says of its training rows."""
-
-
-class DataError(LowerboundError):
-    """A data file that can't be used. The message names the file and, where they apply, the row and the column."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,21 +84,21 @@ class Source(BaseModel, ABC):
         """Read the data at `path`, which is None for a source that needs no file.
 
         Raises:
-            DataError: The data is absent, damaged, or not what this source reads.
+            FileError: The data is absent, damaged, or not what this source reads.
         """
 
     def load_rows(self, path: Path | None, data: ImageInput | TabularInput) -> Dataset:
         """Read other data as rows of a model.
 
         Raises:
-            DataError: As `load`; or they are no rows of that model.
+            FileError: As `load`; or they are no rows of that model.
         """
         dataset = self.load(path)
         absent = [name for name in data.features if name not in dataset.input.features]
         if absent and data.kind == dataset.input.kind == "tabular":
-            raise DataError(f"{path}: no column {absent[0]!r}, which the model takes")
+            raise FileError(f"{path}: no column {absent[0]!r}, which the model takes")
         if dataset.input.model_dump(exclude=_RANGES) != data.model_dump(exclude=_RANGES):
-            raise DataError(f"{path}: {described(dataset.input)}, where the model takes {described(data)}")
+            raise FileError(f"{path}: {described(dataset.input)}, where the model takes {described(data)}")
         return dataset
 
     def for_other_rows(self) -> Self:
@@ -114,9 +109,9 @@ class Source(BaseModel, ABC):
         """Read which of the rows that `load` gives are anomalies, (N,): the 0s and 1s kept there under `name`.
 
         Raises:
-            DataError: This kind of data has no labels, or none of that name, or others than 0 and 1.
+            FileError: This kind of data has no labels, or none of that name, or others than 0 and 1.
         """
-        raise DataError(f"data of the kind {self.kind!r} has no labels")
+        raise FileError(f"data of the kind {self.kind!r} has no labels")
 
 
 def described(data: ImageInput | TabularInput) -> str:
@@ -130,12 +125,12 @@ def require_path(path: Path | None) -> Path:
     """Return the path, for a source that can't do without.
 
     Raises:
-        DataError: There is none, or nothing lies there.
+        FileError: There is none, or nothing lies there.
     """
     if path is None:
-        raise DataError("this kind of data needs a path")
+        raise FileError("this kind of data needs a path")
     if not path.exists():
-        raise DataError(f"{path}: no such file or folder")
+        raise FileError(f"{path}: no such file or folder")
     return path
 
 
@@ -143,7 +138,7 @@ def allocate(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """An array to be filled: in memory, or in a file that goes with it where it has more than `IN_MEMORY` bytes.
 
     Raises:
-        DataError: The disk has no room in its folder for temporary files.
+        FileError: The disk has no room in its folder for temporary files.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if size <= IN_MEMORY:
@@ -154,7 +149,7 @@ def allocate(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
             os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
             folder = tempfile.gettempdir()
-            raise DataError(f"{folder}: no room for {size:,} bytes of rows: {error.strerror}") from error
+            raise FileError(f"{folder}: no room for {size:,} bytes of rows: {error.strerror}") from error
         return np.memmap(file, dtype, "r+", shape=shape)
 
 
@@ -165,41 +160,18 @@ def chunks(rows: npt.NDArray[Any]) -> Iterator[slice]:
         yield slice(start, start + size)
 
 
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn every error of a reader for a damaged file into a `DataError` that names the file."""
-    try:
-        yield
-    except DataError:
-        raise
-    except RequestError as error:
-        raise DataError(f"{path}: {error.detail}") from error
-    except Exception as error:  # The decoders raise a dozen kinds for damaged files.
-        # The text of an OSError may repeat the path; a decoder's own has no strerror.
-        raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
-
-
-@contextmanager
-def refusing() -> Iterator[None]:
-    """Turn errors of files into errors of data."""
-    try:
-        yield
-    except FileError as error:
-        raise DataError(str(error)) from error
-
-
 def as_labels(path: Path, name: str, values: npt.NDArray[Any], num_rows: int) -> npt.NDArray[np.bool_]:
     """Labels from an array of 0s and 1s (or booleans) of shape (N,) or (N, 1).
 
     Raises:
-        DataError: It is of another shape, or holds other values.
+        FileError: It is of another shape, or holds other values.
     """
     if values.shape not in ((num_rows,), (num_rows, 1)):
-        raise DataError(f"{path}: {name!r} of shape {values.shape} is not one label for each of {num_rows} rows")
+        raise FileError(f"{path}: {name!r} of shape {values.shape} is not one label for each of {num_rows} rows")
     values = values.reshape(-1)
     if (wrong := ~np.isin(values, (0, 1))).any():
         row = int(np.argmax(wrong))
-        raise DataError(f"{path}: {name}[{row}] = {values[row]} is neither 0 (normal) nor 1 (anomalous)")
+        raise FileError(f"{path}: {name}[{row}] = {values[row]} is neither 0 (normal) nor 1 (anomalous)")
     return values.astype(np.bool_)
 
 
@@ -207,11 +179,11 @@ def image_dataset(place: Path | str, rows: npt.NDArray[Any], high: float = 255, 
     """Images (N, height, width) or (N, height, width, channels), uint8 or float32, whose values lie in [0, high].
 
     Raises:
-        DataError: The array has another number of dimensions, a size of zero, or neither 1 nor 3 channels.
+        FileError: The array has another number of dimensions, a size of zero, or neither 1 nor 3 channels.
     """
     if rows.ndim not in (3, 4) or not rows.size:
-        raise DataError(f"{place}: shape {rows.shape} is not (rows, height, width) or (rows, height, width, channels)")
+        raise FileError(f"{place}: shape {rows.shape} is not (rows, height, width) or (rows, height, width, channels)")
     if rows.ndim == 4 and rows.shape[3] not in (1, 3):
-        raise DataError(f"{place}: shape {rows.shape} has {rows.shape[3]} channels; channels come last and are 1 or 3")
+        raise FileError(f"{place}: shape {rows.shape} has {rows.shape[3]} channels; channels come last and are 1 or 3")
     schema = {"shape": rows.shape[1:], "dtype": rows.dtype.name, "low": 0, "high": high}
     return Dataset(ImageInput.model_validate(schema), rows, num_test)

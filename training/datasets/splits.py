@@ -9,7 +9,8 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
 from service.bundle import manifest
-from training.datasets.source import DataError, Dataset
+from service.errors import FileError
+from training.datasets.source import Dataset
 
 SORTED = 2**28
 """Bytes of all rows that are sorted at once."""
@@ -75,7 +76,7 @@ def split(dataset: Dataset, recipe: SplitRecipe) -> Splits:
     for validation and calibration are then of the other rows.
 
     Raises:
-        DataError: There are fewer distinct rows than parts, or all rows that are left for the training are identical.
+        FileError: There are fewer distinct rows than parts, or all rows that are left for the training are identical.
     """
     num_rows = len(dataset.rows) - dataset.num_test
     fractions = [recipe.validation, recipe.calibration, *([] if dataset.num_test else [recipe.test])]
@@ -90,7 +91,7 @@ def split(dataset: Dataset, recipe: SplitRecipe) -> Splits:
     rest = np.sort(np.concatenate([first, last]))
     _, representative, group_of_rest = np.unique(group[rest], return_index=True, return_inverse=True)
     if len(representative) < 2:
-        raise DataError(f"the {len(rest)} rows for training and validation are identical; {_MORE}")
+        raise FileError(f"the {len(rest)} rows for training and validation are identical; {_MORE}")
     validation, train = _in_order(group_of_rest, np.argsort(rank[rest[representative]]), np.array([len(first)]))
     official = np.arange(num_rows, len(dataset.rows))
     return Splits(
@@ -106,7 +107,7 @@ def divide(rows: npt.NDArray[Any], fractions: npt.NDArray[np.float64], seed: int
     """Row numbers for each fraction of the (N, ...) rows and, last, for the remainder; identical rows stay together.
 
     Raises:
-        DataError: There are fewer distinct rows than parts.
+        FileError: There are fewer distinct rows than parts.
     """
     group = _enough_groups(rows, len(fractions) + 1)
     order = np.random.default_rng(seed).permutation(group.max() + 1)
@@ -116,10 +117,10 @@ def divide(rows: npt.NDArray[Any], fractions: npt.NDArray[np.float64], seed: int
 def _enough_groups(rows: npt.NDArray[Any], parts: int) -> npt.NDArray[np.int64]:
     """As `_groups`, of at least as many distinct rows as parts."""
     if len(rows) < parts:
-        raise DataError(f"{len(rows)} rows are too few for {parts} parts; {_MORE}")
+        raise FileError(f"{len(rows)} rows are too few for {parts} parts; {_MORE}")
     group = _groups(rows)
     if (distinct := int(group.max()) + 1) < parts:
-        raise DataError(f"{distinct} distinct rows are too few for {parts} parts; {_MORE}")
+        raise FileError(f"{distinct} distinct rows are too few for {parts} parts; {_MORE}")
     return group
 
 

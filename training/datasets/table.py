@@ -20,12 +20,13 @@ from service.bundle import (
     NumericColumn,
     TabularInput,
 )
+from service.errors import FileError
 from service.readers import TOO_LARGE, parse_column
 from service.readers.tables import open_tables
 from service.readers.times import WEEKDAYS, derive
 from training.datasets.exclusions import Excluding, kept_rows
 from training.datasets.schema_file import read_schema
-from training.datasets.source import DataError, Dataset, Excluded, allocate, as_labels, chunks, refusing
+from training.datasets.source import Dataset, Excluded, allocate, as_labels, chunks
 from training.datasets.table_files import TableFiles
 from training.schema import Decision, Options, Problem, doubt_rows, find_stray_rows, fold_notes, infer_table, refused
 
@@ -38,7 +39,7 @@ _SHOWN = 200
 """Characters of a column's name in an error."""
 
 
-class TableError(DataError):
+class TableError(FileError):
     """A table with problems, all of them.
 
     Attributes:
@@ -92,11 +93,10 @@ class Table(Excluding):
     write_schema: Path | None = Field(default=None, exclude=True, description="Write the schema there, and stop.")
 
     def load(self, path: Path | None) -> Dataset:
-        with refusing():
-            files = self._open(path)
-            keep = kept_rows(files, self.exclude, self.exclude_labels)
-            decisions = self._decide(files, keep)
-            data = self._schema(files, decisions)
+        files = self._open(path)
+        keep = kept_rows(files, self.exclude, self.exclude_labels)
+        decisions = self._decide(files, keep)
+        data = self._schema(files, decisions)
         reasons = {decision.name: decision.reason for decision in decisions}
         notes = (
             *files.notes(data, told=self.encoding is not None),
@@ -107,28 +107,26 @@ class Table(Excluding):
     def load_rows(self, path: Path | None, data: ImageInput | TabularInput) -> Dataset:
         """Cells are read by the rules of the model's columns; nothing is inferred."""
         if not isinstance(data, TabularInput):
-            raise DataError(f"{path}: a table, where the model takes images")
-        with refusing():
-            files = self._open(path, data)
-            return self._read(files, data, kept_rows(files, self.exclude, self.exclude_labels), {}, ())
+            raise FileError(f"{path}: a table, where the model takes images")
+        files = self._open(path, data)
+        return self._read(files, data, kept_rows(files, self.exclude, self.exclude_labels), {}, ())
 
     def load_labels(self, path: Path | None, name: str) -> npt.NDArray[np.bool_]:
         """Labels are a column."""
-        with refusing():
-            files = self._open(path)
-            files.check([name], "label")
-            cells = files.read(name)
-            values, problems = parse_column(cells, CategoricalColumn(name=name, categories=(False, True)), ("",))
-            if problems:
-                values, problems = parse_column(cells, NumericColumn(name=name), ("",))
-            if problems:
-                raise DataError(f"{files.place(problems[0].row, name)}: {problems[0].detail}, and no label of 0 or 1")
-            keep = kept_rows(files, self.exclude, self.exclude_labels)
-            return as_labels(Path(files.path), name, values[keep], int(keep.sum()))
+        files = self._open(path)
+        files.check([name], "label")
+        cells = files.read(name)
+        values, problems = parse_column(cells, CategoricalColumn(name=name, categories=(False, True)), ("",))
+        if problems:
+            values, problems = parse_column(cells, NumericColumn(name=name), ("",))
+        if problems:
+            raise FileError(f"{files.place(problems[0].row, name)}: {problems[0].detail}, and no label of 0 or 1")
+        keep = kept_rows(files, self.exclude, self.exclude_labels)
+        return as_labels(Path(files.path), name, values[keep], int(keep.sum()))
 
     def _open(self, path: Path | None, like: TabularInput | None = None) -> TableFiles:
         if path is None:
-            raise DataError("this kind of data needs a path")
+            raise FileError("this kind of data needs a path")
         return TableFiles(str(path), open_tables(str(path), self.delimiter, self.encoding, like))
 
     def _decide(self, files: TableFiles, keep: npt.NDArray[np.bool_]) -> list[Decision]:
@@ -145,7 +143,7 @@ class Table(Excluding):
         files.check(self.columns, "columns", without)
         files.check(self.cyclic, "cyclic", without)
         if not files.num_rows:
-            raise DataError(f"{files.path}: no rows")
+            raise FileError(f"{files.path}: no rows")
 
         mask = None if keep.all() else pa.array(keep)
         rows = np.flatnonzero(keep)
@@ -243,7 +241,7 @@ class Table(Excluding):
                     columns += self._derived(files, decision)
         if not columns:
             why = "; ".join(f"{d.name!r} {d.note}" if d.note else f"{d.name!r}: {d.reason}" for d in decisions[:10])
-            raise DataError(f"{files.path}: no column is left ({why})")
+            raise FileError(f"{files.path}: no column is left ({why})")
         dropped = tuple(decision.name for decision in decisions if decision.column is None)
         return TabularInput(columns=tuple(columns), dropped=dropped, missing=self._markers, text=files.tables[0].text)
 
@@ -251,7 +249,7 @@ class Table(Excluding):
         """The columns that a column of dates gives beside itself, without constant ones."""
         column = decision.column
         if not isinstance(column, NumericColumn) or column.time is None or column.time.order == "elapsed":
-            raise DataError(f"cyclic: {decision.name!r} is no column of dates ({decision.reason})")
+            raise FileError(f"cyclic: {decision.name!r} is no column of dates ({decision.reason})")
         moments, _ = parse_column(files.read(column.name), column, self._markers)
         parts: tuple[Column, ...] = (
             NumericColumn(name=f"{column.name}.hour", period=24, derived=Derived(source=column.name, part="hour")),

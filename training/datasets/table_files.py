@@ -11,7 +11,6 @@ from service.errors import FileError, suggest
 from service.readers.columns import is_missing, trimmed
 from service.readers.tables import TableFile, TextFile
 from service.readers.text import CELL, find_letters
-from training.datasets.source import DataError
 
 _LETTER = re.compile(r"[^\W\d_]")
 _QUOTED = re.compile(r"""'.*'|".*"|‘.*’|“.*”""")
@@ -121,14 +120,14 @@ class TableFiles:
         """Refuse names that no column has, except names of columns that the model is without.
 
         Raises:
-            DataError: Names the option, and the nearest names.
+            FileError: Names the option, and the nearest names.
         """
         known = [name for name in self.names if name not in (without or {})]
         for name in asked:
             if name not in known:
                 shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
                 why = f" ({without[name]})" if without and name in without else suggest(name, known)
-                raise DataError(f"{self.path}: {option}: no column {name!r} among {shown}{why}")
+                raise FileError(f"{self.path}: {option}: no column {name!r} among {shown}{why}")
 
     def _rows(self, table: TableFile) -> int:
         return int(self._texts[table.path].num_rows) if table.path in self._texts else table.count()

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from sklearn.datasets import load_digits
 
 from service.bundle import ImageInput, NumericColumn, TabularInput
+from service.errors import FileError
 from service.readers.arrays import read_idx
-from training.datasets import DataError
 
 Array = npt.NDArray[Any]
 
@@ -108,7 +108,7 @@ def tables(folder: Path) -> Experiment:
     """Every `.npz` file of a folder: X, (N, columns), and y, 1 for anomalies."""
     files = {path.stem: path for path in sorted(folder.glob("*.npz"))}
     if not files:
-        raise DataError(f"{folder}: holds no .npz file")
+        raise FileError(f"{folder}: holds no .npz file")
 
     def make(case: str, seed: int, contamination: float) -> Task:
         with np.load(files[case], allow_pickle=False) as archive:
@@ -127,7 +127,7 @@ def read_folder(folder: Path) -> tuple[Array, Array, Array, Array]:
     names = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
     found = [min(folder.glob(f"{name}*"), default=None) for name in names]
     if None in found:
-        raise DataError(f"{folder}: holds no {names[found.index(None)]}")
+        raise FileError(f"{folder}: holds no {names[found.index(None)]}")
     first, second, third, fourth = (read_idx(path.read_bytes()) for path in found if path)
     return first, second, third, fourth
 

@@ -10,14 +10,13 @@ import pytest
 import torch
 
 from service.bundle import ImageInput
-from service.errors import LowerboundError
+from service.errors import FileError, LowerboundError
 from tests.benchmarks.detection import __main__ as command_line
 from tests.benchmarks.detection import nll, tasks
 from tests.benchmarks.detection.cells import Cells
 from tests.benchmarks.detection.false_alarms import false_alarms
 from tests.benchmarks.detection.methods import fit_and_score
 from tests.benchmarks.detection.report import Row, contamination_table, detection_table
-from training.datasets import DataError
 from training.evaluation.detection import detection_figures
 from training.model.build import build
 from training.recipes import Recipe
@@ -97,7 +96,7 @@ def test_the_recipe_finds_a_digit_left_out(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no \.npz"):
+    with pytest.raises(FileError, match=r"no \.npz"):
         tasks.tables(tmp_path)
 
 
@@ -197,7 +196,7 @@ def test_a_table_without_its_data_is_refused(
     for table in ("tables", "shift"):
         assert run(monkeypatch, table, "--keep", str(tmp_path)) == 1
         assert f"{table} needs --" in capsys.readouterr().err
-    assert issubclass(DataError, LowerboundError)
+    assert issubclass(FileError, LowerboundError)
 
 
 def row(case: str, method: str, seed: int, auroc: float, share: float = 0.0) -> Row:

@@ -14,7 +14,8 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from service.bundle import CategoricalColumn, NumericColumn, TabularInput
-from training.datasets import AnySource, DataError, Dataset, Source
+from service.errors import FileError
+from training.datasets import AnySource, Dataset, Source
 from training.datasets.table import Table
 
 PARTS = ("train", "validation", "calibration", "test")
@@ -72,7 +73,7 @@ def source_of(kind: str, **options: Any) -> Source:
 
 
 def message(source: Source, path: Path | None) -> str:
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(FileError) as caught:
         source.load(path)
     return str(caught.value)
 

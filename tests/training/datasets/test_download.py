@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from service.errors import FileError
 from tests.training.datasets.files import FILES, source_of, write
-from training.datasets import DataError, Table, download
+from training.datasets import Table, download
 
 
 @pytest.mark.parametrize(("kind", "make"), FILES.items())
@@ -26,7 +27,7 @@ def test_data_at_a_url_is_what_it_is_on_this_machine(
 def test_what_is_wrong_names_the_url(tmp_path: Path) -> None:
     url = write(tmp_path / "t.csv", "a,b\n1,2\n2,3,4\n").as_uri()
     with (
-        pytest.raises(DataError, match=f"^{url}, row 2: line 3 has 3 cells"),
+        pytest.raises(FileError, match=f"^{url}, row 2: line 3 has 3 cells"),
         download(url) as path,
     ):
         Table().load(path)
@@ -37,5 +38,5 @@ def test_what_is_wrong_names_the_url(tmp_path: Path) -> None:
     [("file:///nowhere/t.csv", "/nowhere/t.csv"), ("nosuch://t.csv", "Protocol not known"), ("gs://b/t.csv", "gcsfs")],
 )
 def test_what_cannot_be_copied_is_named(url: str, said: str) -> None:
-    with pytest.raises(DataError, match=f"^{url}: cannot be read: .*{said}"), download(url):
+    with pytest.raises(FileError, match=f"^{url}: cannot be read: .*{said}"), download(url):
         pass

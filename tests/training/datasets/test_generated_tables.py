@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 
 from service.bulk.readers import open_inputs, read_from
+from service.errors import FileError
 from tests.training.datasets.generated_tables import NUM_TABLES, generate, write
-from training.datasets import DataError, Dataset
+from training.datasets import Dataset
 from training.datasets.table import Table, TableError
 
 
-def load(path: Path, options: dict[str, Any]) -> tuple[Dataset | None, DataError | None]:
+def load(path: Path, options: dict[str, Any]) -> tuple[Dataset | None, FileError | None]:
     try:
         return Table.model_validate(options).load(path), None
-    except DataError as error:
+    except FileError as error:
         return None, error
 
 

@@ -9,8 +9,9 @@ from PIL import Image
 
 from service.bulk.readers import open_inputs, read_from
 from service.bundle import ImageInput, PictureReading
+from service.errors import FileError
 from tests.training.datasets.files import images, message, write, write_folder
-from training.datasets import DataError, Dataset
+from training.datasets import Dataset
 from training.datasets.image_folder import ImageFolder
 
 
@@ -88,10 +89,10 @@ def test_labelled_anomalies_are_kept_for_evaluation(tmp_path: Path) -> None:
         ("4.png,anomaly\n", "none of its 1 anomalies is a row of .*pictures, by 'file'"),
         ("a/1.png,1\na/2.png,1\nb/1.png,1\nb/3.png,1\n", "leaves no row of"),
     ):
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(FileError, match=said):
             load(text)
     labels.write_text("row,label\n1,anomaly\n")
-    with pytest.raises(DataError, match=r"none of its 1 anomalies is a row of .*, by 'row'"):
+    with pytest.raises(FileError, match=r"none of its 1 anomalies is a row of .*, by 'row'"):
         source.load(tmp_path / "pictures")
 
 

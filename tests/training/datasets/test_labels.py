@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from service.errors import FileError
 from tests.training.datasets.files import write
-from training.datasets import DataError
 from training.datasets.numpy_arrays import NumpyArrays
 from training.datasets.table import Table
 
@@ -25,10 +25,10 @@ def test_labels_of_an_npz_file(tmp_path: Path) -> None:
         ("short", "'short' of shape (3,) is not one label for each of 4 rows"),
         ("z", "holds no 'z' but X, y"),
     ):
-        with pytest.raises(DataError, match=re.escape(reason)):
+        with pytest.raises(FileError, match=re.escape(reason)):
             NumpyArrays().load_labels(tmp_path / "x.npz", name)
     np.save(tmp_path / "x.npy", rows)
-    with pytest.raises(DataError, match=r"keep rows and 'y' in an \.npz file"):
+    with pytest.raises(FileError, match=r"keep rows and 'y' in an \.npz file"):
         NumpyArrays().load_labels(tmp_path / "x.npy", "y")
 
 
@@ -38,9 +38,9 @@ def test_labels_of_a_table(labels: Any, tmp_path: Path) -> None:
     path = write(tmp_path / "x.csv", "\n".join(["size,odd,kind", *lines]))
     assert Table().load_labels(path, "odd").tolist() == [False, True, False, False, True]
     assert Table(exclude=("kind=a",)).load_labels(path, "odd").tolist() == [True, False]
-    with pytest.raises(DataError, match=r"row 1 .line 2., column 'kind': 'a' is not a number, and no label of 0 or 1"):
+    with pytest.raises(FileError, match=r"row 1 .line 2., column 'kind': 'a' is not a number, and no label of 0 or 1"):
         Table().load_labels(path, "kind")
-    with pytest.raises(DataError, match="label: no column 'od' among size, odd, kind; did you mean 'odd'"):
+    with pytest.raises(FileError, match="label: no column 'od' among size, odd, kind; did you mean 'odd'"):
         Table().load_labels(path, "od")
 
 
@@ -55,7 +55,7 @@ def test_labelled_anomalies_of_an_array_are_kept_for_evaluation(tmp_path: Path) 
     np.testing.assert_array_equal(dataset.excluded.rows, rows[[1]])
     assert source.load_labels(path, "y").tolist() == [False, False, True]
     labels.write_text("id,label\n2,anomaly\n")
-    with pytest.raises(DataError, match=r"none of its 1 anomalies is a row of .*x.npz, by 'id'"):
+    with pytest.raises(FileError, match=r"none of its 1 anomalies is a row of .*x.npz, by 'id'"):
         source.load(path)
 
 
@@ -82,5 +82,5 @@ def test_labelled_anomalies_are_kept_for_evaluation(tmp_path: Path) -> None:
         ("id,nr,label\np5,1,anomaly\n", "must have the columns 'label' and one other"),
     ):
         labels.write_text(text)
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(FileError, match=said):
             source.load(path)

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from service.errors import FileError
 from tests.training.datasets.files import images, message, source_of, write_folder, write_parquet, write_table
-from training.datasets import DataError, SplitRecipe, source, split, splits
+from training.datasets import SplitRecipe, source, split, splits
 from training.datasets.numpy_arrays import NumpyArrays
 
 
@@ -128,7 +129,7 @@ def test_a_full_disk_is_named() -> None:
     _, most = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, most))
     try:
-        with pytest.raises(DataError, match=rf"^{tempfile.gettempdir()}: no room for 8,000 bytes of rows: "):
+        with pytest.raises(FileError, match=rf"^{tempfile.gettempdir()}: no room for 8,000 bytes of rows: "):
             source.allocate((1000,), np.float64)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from service.bundle import TabularInput
-from training.datasets import DataError
+from service.errors import FileError
 from training.datasets.schema_file import write_schema
 from training.datasets.table import Table
 
@@ -59,6 +59,6 @@ def test_a_corrected_type_is_found_about_again(tmp_path: Path) -> None:
 def test_a_wrong_schema_names_the_column(tmp_path: Path, text: str, named: str) -> None:
     data, path, _ = written(tmp_path)
     path.write_text(text)
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(FileError) as caught:
         Table(kind="table", schema=path).load(data)
     assert named in str(caught.value)

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from service.bundle import ImageInput
+from service.errors import FileError
 from tests.training.datasets.files import FILES, message, source_of
-from training.datasets import DATASETS, DataError, Dataset
+from training.datasets import DATASETS, Dataset
 from training.schema import inexact
 
 
@@ -61,7 +62,7 @@ def test_damaged_files_raise_nothing_but_data_errors(kind: str, tmp_path: Path) 
         path.write_bytes(damaged if trial % 2 else damaged[: rng.integers(len(whole))])
         try:
             source_of(kind).load(path)
-        except DataError as error:
+        except FileError as error:
             assert str(path) in str(error)  # noqa: PT017
 
 

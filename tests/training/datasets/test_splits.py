@@ -12,10 +12,11 @@ from hypothesis.extra import numpy as hnp
 from pydantic import ValidationError
 
 from service.bundle import NumericColumn, TabularInput, read_bundle
+from service.errors import FileError
 from service.scoring import p_values
 from service.storage import DEFAULT_REPOSITORY
 from tests.training.datasets.files import PARTS
-from training.datasets import DataError, Dataset, SplitRecipe, Splits, split
+from training.datasets import Dataset, SplitRecipe, Splits, split
 from training.recipes import Recipe
 
 
@@ -31,7 +32,7 @@ def parts(splits: Splits) -> list[npt.NDArray[np.int64]]:
 def refusal(rows: npt.NDArray[np.float64], recipe: SplitRecipe) -> str:
     try:
         split(table(rows), recipe)
-    except DataError as error:
+    except FileError as error:
         return str(error)
     return ""
 
@@ -112,9 +113,9 @@ def test_an_official_test_set_stays_whole() -> None:
 
 
 def test_too_few_rows() -> None:
-    with pytest.raises(DataError, match="3 rows are too few for 4 parts"):
+    with pytest.raises(FileError, match="3 rows are too few for 4 parts"):
         split(table(np.arange(3.0)[:, None]), SplitRecipe())
-    with pytest.raises(DataError, match="2 rows are too few for 3 parts"):
+    with pytest.raises(FileError, match="2 rows are too few for 3 parts"):
         split(table(np.arange(9.0)[:, None], num_test=7), SplitRecipe())
     assert [len(part) for part in parts(split(table(np.arange(4.0)[:, None]), SplitRecipe()))] == [1, 1, 1, 1]
 

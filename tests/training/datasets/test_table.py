@@ -15,8 +15,8 @@ import pytest
 from rich.console import Console
 
 from service.bundle import CategoricalColumn, NumericColumn, TabularInput, TimeFormat
+from service.errors import FileError
 from tests.training.datasets.files import categories, columns, message, refused, rows, write, write_parquet
-from training.datasets import DataError
 from training.datasets.digits import Digits
 from training.datasets.table import Table, TableError
 from training.first_look import describe, remedied
@@ -417,7 +417,7 @@ def test_other_rows_are_read_by_the_rules_of_the_model(tmp_path: Path) -> None:
     other = write(tmp_path / "other.csv", "b;more;a\ny;1;1.000,25\nz;2;3\n")
     np.testing.assert_array_equal(Table().load_rows(other, trained.input).rows, [[1000.25, 1], [3, 2]])
     write(other, "b;a\ny;1.5\n\nw;2\n")
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(FileError) as caught:
         Table().load_rows(other, trained.input)
     assert "other.csv, row 1 (line 2), column 'a': '1.5' is not a number (1 such cells)" in str(caught.value)
     assert "other.csv, row 2 (line 4), column 'b': 'w' is not a known category" in str(caught.value)
