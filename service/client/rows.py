@@ -46,8 +46,11 @@ def read_rows(rows: Any) -> Rows:
         InvalidError: A column of a frame whose cells are of kinds that no Arrow column holds together.
     """
     match _library(rows):
-        case "numpy" if rows.dtype == object:  # Numbers and texts, as a frame's `to_numpy` gives them.
-            return replace(_records(rows.tolist(), "instances"), same_kind=to_arrays)
+        case "numpy" if rows.dtype == object or rows.dtype.names:  # As a frame's `to_numpy` or `to_records` gives them.
+            values = (
+                [{name: row[name] for name in row.dtype.names} for row in rows] if rows.dtype.names else rows.tolist()
+            )
+            return replace(_records(values, "instances"), same_kind=to_arrays)
         case "numpy":
             return Rows(rows, NPY, _save, to_arrays)
         case "pandas" | "polars" if len(getattr(rows, "shape", ())) < 2:
@@ -126,7 +129,7 @@ def _library(rows: Any) -> str:
 def _from_pandas(frame: Any) -> pa.Table:
     try:
         return pa.Table.from_pandas(frame, preserve_index=False)
-    except (pa.ArrowException, TypeError, ValueError) as error:
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise InvalidError("; ".join(map(str, error.args))) from error
 
 
@@ -143,20 +146,33 @@ def _to_polars(answer: pa.Table) -> Any:
 
 
 def _in_json(value: Any) -> Any:
-    """A value in JSON's terms: NaN is null, NumPy's numbers and arrays, dates and decimals are what they stand for."""
+    """A value in JSON's terms: records, lists and arrays of cells."""
     match value:
         case Mapping():
             return {str(key): _in_json(member) for key, member in value.items()}
         case list() | tuple():
             return [_in_json(member) for member in value]
-        case float():
-            return None if math.isnan(value) else value
-        case np.ndarray() | np.generic():
+        case np.ndarray() if value.dtype.kind in "mM":
+            return [_in_json(member) for member in value]
+        case np.ndarray() | np.generic() if value.dtype.kind not in "mM":
             return _in_json(value.tolist())
-        case decimal.Decimal():
-            return _in_json(float(value))
-        case _:
-            return value.isoformat() if isinstance(value, dt.date | dt.time) else value
+    return _cell(value)
+
+
+def _cell(value: Any) -> Any:
+    """A cell in JSON's terms: NaN is null, durations are seconds, dates and decimals are what they stand for."""
+    if isinstance(value, np.datetime64):
+        return str(value)  # Its number counts in a unit that JSON does not name.
+    if isinstance(value, np.timedelta64):
+        value = float(value / np.timedelta64(1, "s"))
+    elif isinstance(value, dt.timedelta):
+        value = value.total_seconds()
+    elif isinstance(value, decimal.Decimal):
+        value = float(value)
+    # pandas' own mark of a missing cell is known by its name where pandas is not.
+    if type(value).__name__ == "NAType" or (isinstance(value, float) and math.isnan(value)):
+        return None
+    return value.isoformat() if isinstance(value, dt.date | dt.time) else value
 
 
 def _save(array: np.ndarray[Any, Any]) -> bytes:

@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime as dt
+import json
 import re
 import socket
 import threading
@@ -28,6 +29,7 @@ from lowerbound import (
     UnauthorizedError,
     UnreachableError,
 )
+from lowerbound.rows import read_rows
 
 from service.bundle import Array
 from service.scoring.conformal import discoveries
@@ -99,6 +101,43 @@ def test_columns_that_are_not_the_models_may_hold_anything(client: Client, expec
         client.score(frame, extra="error")
     with pytest.raises(InvalidError, match="column age"):
         client.score(frame.assign(age=[1, "two", 3, 4]))
+
+
+def test_cells_of_records_go_as_they_are_read() -> None:
+    row = {
+        "nanoseconds": np.datetime64("2026-01-05T13:04:00.5", "ns"),
+        "day": np.datetime64("2026-01-05"),
+        "no time": np.datetime64("NaT"),
+        "times": np.array(["2026-01-05"], "datetime64[us]"),
+        "minutes": dt.timedelta(minutes=2),
+        "lapse": np.timedelta64(1500, "ms"),
+        "no lapse": np.timedelta64("NaT"),
+        "missing": pd.NA,
+        "count": np.uint64(2**63),
+    }
+    assert json.loads(read_rows([row]).encode([row]))["instances"] == [
+        {
+            "nanoseconds": "2026-01-05T13:04:00.500000000",
+            "day": "2026-01-05",
+            "no time": "NaT",
+            "times": ["2026-01-05T00:00:00.000000"],
+            "minutes": 120.0,
+            "lapse": 1.5,
+            "no lapse": None,
+            "missing": None,
+            "count": 2**63,
+        }
+    ]
+
+
+def test_arrays_with_fields_are_rows_of_columns(client: Client, expected: dict[str, list[float]]) -> None:
+    frame = pd.DataFrame(RECORDS)
+    answer = client.score(frame.to_records(index=False))
+    np.testing.assert_array_equal(answer["elbo"], expected["elbo"])
+    numbers = np.array([(1.5, "red")], [("age", "f8"), ("colour", "U4")])
+    assert client.score(numbers)["elbo"] == expected["elbo"][:1]
+    more = np.array([(1.5, "red", 2**64)], [("age", "O"), ("colour", "O"), ("more", "O")])
+    assert client.score(more)["elbo"] == expected["elbo"][:1]
 
 
 def test_arrays_of_numbers_and_texts(client: Client, expected: dict[str, list[float]]) -> None:
@@ -219,6 +258,8 @@ def test_errors_have_kinds(people: str, serve: Serve, tmp_path: Path) -> None:
             client.score(pd.DataFrame({"age": [1.0, "old"], "colour": ["red", "red"]}, dtype=object))
         with pytest.raises(InvalidError, match="not JSON serializable"):
             client.score([{"age": object(), "colour": "red"}])
+        with pytest.raises(InvalidError, match="too large"):
+            client.score(pd.DataFrame({"age": [2**64 - 1, None], "colour": ["red", "red"]}, dtype=object))
         odd = [{"age": Decimal("1.5"), "colour": "red", "day": dt.date(2026, 1, 1)}]
         assert client.score(odd)[0]["elbo"] == client.score(RECORDS[:1])[0]["elbo"]
     keys = tmp_path / "keys"
