@@ -4,17 +4,15 @@
     Parquet                                 a table's columns by name; images as fixed-size lists, `instances`
     CSV and its like, plain, .gz or .zst    with a header: a table's columns by name
     pictures                                one instance each; a folder's are one input, in the order of their names
-    a folder                                files of the kinds above, at any depth
+    a folder, or a pattern as rows-*.csv    files of the kinds above, at any depth
 
 Paths are local, or URLs of a file system that fsspec knows.
 """
 
 import logging
-import re
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
-from fsspec.core import url_to_fs
 
 from service.bulk.arrays import Npy, Whole
 from service.bulk.batches import FIELD, Batch, Input, parse_batch
@@ -25,7 +23,7 @@ from service.codecs.instances import mark_cells
 from service.codecs.rows import MARKING, Marks
 from service.errors import FileError, InvalidError
 from service.readers import parse_table
-from service.readers.files import find_below, is_local, reading, refuse_pipe, without_empty
+from service.readers.files import find_files
 from service.readers.tables import TABLE_SUFFIXES, is_table, open_table
 
 ARRAYS = (".npy", ".npz")
@@ -51,7 +49,7 @@ def open_inputs(paths: Sequence[str], data: ImageInput | TabularInput, keep: Seq
     found: list[Input] = []
     for path in paths:
         images = isinstance(data, ImageInput)
-        files = _files(path, images=images)
+        files = find_files(path, pictures=images)
         rows = [file for file in files if _holds_rows(file, images=images)]
         kinds = {file: kind_of(file) for file in files if file not in rows}
         pictures = [file for file, kind in kinds.items() if kind == "picture"]
@@ -147,21 +145,3 @@ class Table:
         if values is None:
             raise FileError(f"{self.path}: {FIELD} must be fixed-size lists of numbers")
         return parse_batch(values, self._data, self.path, start)
-
-
-def _files(path: str, *, images: bool) -> list[str]:
-    """The file, or those below the folder that are no hidden ones, in the order of their names."""
-    with reading(path):
-        system, bare = url_to_fs(path)
-        if not system.isdir(bare):
-            if not system.exists(bare):
-                raise FileError(f"{path}: is not there")
-            refuse_pipe(system, bare)
-            return [path]
-        found = find_below(system, bare)
-        hidden, root = "." if images else "._", len(bare.rstrip("/"))
-        visible = [file for file in sorted(found) if not re.search(rf"(^|/)[{re.escape(hidden)}]", file[root:])]
-        if not visible:
-            raise FileError(f"{path}: a folder without files")
-        files = visible if images else without_empty(visible, found)
-        return files if is_local(system) else [system.unstrip_protocol(file) for file in files]

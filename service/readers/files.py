@@ -10,7 +10,7 @@ import io
 import os
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,6 @@ from fsspec.core import url_to_fs
 
 from service.errors import FileError, RequestError
 
-_HIDDEN = re.compile(r"(^|/)[._]")
 _END_MARK = b"\x1a"
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
@@ -41,8 +40,10 @@ Source = str | TextBytes
 """A text file: its path, or its bytes."""
 
 
-def find_files(path: str) -> list[str]:
+def find_files(path: str, *, pictures: bool = False) -> list[str]:
     """Find the file, the visible files below a folder, or the files that a pattern fits, in the order of their names.
+
+    Among pictures only names with a dot are hidden, and files of no bytes are damaged pictures.
 
     Raises:
         FileError: There are none.
@@ -51,7 +52,8 @@ def find_files(path: str) -> list[str]:
         system, bare = url_to_fs(path)
         if system.isdir(bare):
             root, found = bare.rstrip("/"), find_below(system, bare)
-            files = [file for file in sorted(found) if not _HIDDEN.search(file[len(root) :])]
+            hidden = re.compile(r"(^|/)\." if pictures else r"(^|/)[._]")
+            files = [file for file in sorted(found) if not hidden.search(file[len(root) :])]
         elif system.exists(bare):
             refuse_pipe(system, bare)
             return [path]
@@ -64,7 +66,8 @@ def find_files(path: str) -> list[str]:
             raise FileError(f"{path}: no such file or folder")
         if not files:
             raise FileError(f"{path}: no files there")
-        files = without_empty(files, found)
+        if not pictures:  # Spark writes parts without rows as files of no bytes.
+            files = [file for file in files if found[file]["size"] != 0] or files
         return files if is_local(system) else [system.unstrip_protocol(file) for file in files]
 
 
@@ -104,11 +107,6 @@ def find_below(system: fsspec.AbstractFileSystem, folder: str) -> dict[str, Mapp
                     refuse_pipe(system, file)
                 found[file] = details
     return found
-
-
-def without_empty(files: Sequence[str], details: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Leave out files of no bytes, as Spark writes parts without rows, unless there are no others."""
-    return [file for file in files if details[file]["size"] != 0] or list(files)
 
 
 @contextmanager

@@ -228,7 +228,7 @@ def test_a_file_that_is_cut_off_ends_the_run_and_leaves_nothing_half(tmp_path: P
     ("model", "flags", "message"),
     [
         ("absent", [], "absent: cannot be read: No such file"),
-        (DIGITS, [], "absent.npy: is not there"),
+        (DIGITS, [], "absent.npy: no such file or folder"),
         (DIGITS, ["--refine", "-1"], "error: refine: Input should be greater than or equal to 0"),
     ],
 )

@@ -251,9 +251,9 @@ def test_what_cannot_be_read_is_refused_before_anything_is(tmp_path: Path) -> No
         open_inputs([str(tmp_path)], TABLE)
     (tmp_path / "rows.gz").write_bytes(gzip.compress(b"age")[:10] + b"\xff" * 9)
     assert wrong(tmp_path / "rows.gz", IMAGES).startswith(": cannot be read")
-    assert wrong(tmp_path / "absent.npy", TABLE) == ": is not there"
+    assert wrong(tmp_path / "absent.npy", TABLE) == ": no such file or folder"
     (tmp_path / "empty").mkdir()
-    assert wrong(tmp_path / "empty", TABLE) == ": a folder without files"
+    assert wrong(tmp_path / "empty", TABLE) == ": no files there"
     with pytest.raises(FileError, match=r"^nosuch://x/rows.npy: cannot be read: Protocol not known: nosuch"):
         open_inputs(["nosuch://x/rows.npy"], TABLE)
 
@@ -263,8 +263,17 @@ def test_what_cannot_be_read_is_refused_before_anything_is(tmp_path: Path) -> No
 def test_what_may_have_no_end_is_refused(tmp_path: Path, data: ImageInput | TabularInput, place: str) -> None:
     os.mkfifo(tmp_path / "pipe.csv")
     (tmp_path / "zero.png").symlink_to("/dev/zero")
-    with pytest.raises(FileError, match=r"a pipe or a device|is not there"):
+    with pytest.raises(FileError, match=r"a pipe or a device|no such file or folder"):
         open_inputs([str(tmp_path / place)], data)
+
+
+def test_a_pattern_names_files(tmp_path: Path) -> None:
+    for name in ("rows-2.csv", "rows-1.csv", "other.csv"):
+        write_text(tmp_path / name)
+    assert [source.path for source in open_inputs([str(tmp_path / "rows-*.csv")], TABLE)] == [
+        str(tmp_path / "rows-1.csv"),
+        str(tmp_path / "rows-2.csv"),
+    ]
 
 
 def test_files_beside_pictures_are_named_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
