@@ -9,7 +9,6 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from threading import Thread
-from types import TracebackType
 from typing import Any, Self
 
 import pyarrow as pa
@@ -52,9 +51,7 @@ class Cluster:
             raise DeviceError(f"no Ray cluster at {self._address}: {error}") from error
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         ray.shutdown()
 
     def answer(

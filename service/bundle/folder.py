@@ -11,7 +11,6 @@ import stat
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from service.errors import BundleError
@@ -46,7 +45,7 @@ class BundleFolder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         os.close(self._descriptor)
 
     def read(self, name: str, most: int, size: int | None = None) -> bytes:

@@ -29,17 +29,13 @@ def decompress(body: bytes, encoding: str, limit: int) -> bytes:
 
     Args:
         body: As it came.
-        encoding: `gzip`, `deflate`, or `identity`, which leaves the body alone.
+        encoding: `gzip` or `deflate`.
         limit: Most bytes to make.
 
     Raises:
-        EncodingError: Another coding than gzip or deflate.
         MalformedError: The bytes are damaged, cut off, or followed by others.
         TooLargeError: There are more than `limit`.
     """
-    check_encoding(encoding)
-    if encoding in {"", "identity"}:
-        return body
     stream = zlib.decompressobj(_WINDOW_BITS[encoding])
     try:
         plain = stream.decompress(body, limit + 1)

@@ -5,7 +5,6 @@ and others. Its packages are an extra of this project: this module is imported o
 """
 
 import contextlib
-from types import TracebackType
 from typing import Self
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -43,9 +42,7 @@ class Spans:
         self._tracer = self._provider.get_tracer("lowerbound")
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         with contextlib.suppress(TimeoutError):
             await in_thread(self._provider.shutdown, PATIENCE)
 
