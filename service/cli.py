@@ -26,7 +26,7 @@ from pydantic_settings import (
 )
 
 from service import __version__
-from service.errors import LowerboundError
+from service.errors import LowerboundError, printable
 
 S = TypeVar("S", bound=BaseSettings)
 
@@ -185,7 +185,7 @@ def _help() -> str:
 def _tell(text: str) -> None:
     """Write to standard error; of several training processes only the first one does."""
     if os.environ.get("RANK", "0") == "0":
-        print(text, file=sys.stderr)
+        print("\n".join(map(printable, text.split("\n"))), file=sys.stderr)
 
 
 if __name__ == "__main__":

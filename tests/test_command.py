@@ -39,6 +39,14 @@ def test_an_unknown_command_is_refused_with_the_known_ones(arguments: list[str],
     assert "commands:\n  serve " in done.stderr
 
 
+def test_no_name_in_an_error_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", "no\x1b[2J", "no\x1b[2J.csv", "scores.csv"]) == 1
+    assert main(["\x1b[2J"]) == 2
+    shown = capsys.readouterr().err
+    assert "error: no\\x1b[2J" in shown
+    assert "\x1b" not in shown
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_help_of_a_command_begins_with_its_usage_purpose_and_examples(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

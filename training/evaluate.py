@@ -14,14 +14,14 @@ import numpy as np
 from pydantic import Field
 from pydantic_settings import CliImplicitFlag, CliPositionalArg, SettingsConfigDict
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table
+from rich.text import Text
 
 from service.bundle import BOUNDS, Array, Bundle, Category, ImageInput, TabularInput, read_bundle
 from service.cli import CommandOptions, parse
 from service.codecs.rendering import render_records
 from service.engine import Device, Engine, OnnxEngine
-from service.errors import LowerboundError
+from service.errors import LowerboundError, printable
 from service.scoring import MAX_DRAWS, HeldOutScores, noise, scores
 from service.storage import Location
 from training.datasets import Dataset, Source, download, split
@@ -294,7 +294,7 @@ def tables(report: Report) -> list[Table]:
                 for name, nats in row["nats"].items()
             )
             p = "none" if row["p_value"] is None else f"{row['p_value']:.4f}"
-            strangest.add_row(str(row["row"]), f"{row['score']:.2f}", p, escape(blamed))
+            strangest.add_row(str(row["row"]), f"{row['score']:.2f}", p, Text(printable(blamed)))
         shown.append(strangest)
     return shown
 

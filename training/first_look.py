@@ -10,12 +10,12 @@ import numpy as np
 from pydantic import ValidationError
 from pydantic_settings import CliApp, SettingsConfigDict
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table
+from rich.text import Text
 
 from service.bundle import NumericColumn, TabularInput
 from service.cli import CommandLine, problems
-from service.errors import FileError
+from service.errors import FileError, printable
 from service.readers.times import render_time
 from service.storage import Location
 from training.datasets import AnySource, Dataset, SplitRecipe, download, split
@@ -64,9 +64,10 @@ def look(recipe: str, arguments: Sequence[str], console: Console) -> Dataset | N
             dataset = asked.dataset.load(path)
     except TableError as error:
         if error.remedies:
-            console.print(str(error), style="red", markup=False)
+            for problem in error.problems:
+                console.print(printable(problem), style="red", markup=False)
             command = remedied(recipe, arguments, error.remedies)
-            console.print(f"this would train:\n{command}", markup=False)
+            console.print(f"this would train:\n{printable(command)}", markup=False)
             many = len(error.problems)
             raise FileError(f"{many} problem{'' if many == 1 else 's'} with the data") from error
         raise
@@ -96,7 +97,7 @@ def show(dataset: Dataset, console: Console) -> None:
     if dataset.excluded is not None:
         console.print(f"{len(dataset.excluded.rows):,} rows are excluded, and kept for evaluation")
     for note in dataset.notes:
-        console.print(f"note: {note}", style="yellow", markup=False)
+        console.print(f"note: {printable(note)}", style="yellow", markup=False)
 
 
 def describe(dataset: Dataset) -> Table:
@@ -125,9 +126,17 @@ def describe(dataset: Dataset) -> Table:
         else:
             values = f"{low:g} … {high:g}"
         why = f"from {column.derived.source}" if column.derived else dataset.reasons.get(column.name, "")
-        view.add_row(escape(column.name), kind, escape(values), f"{share:.1%}" if share else "", escape(why))
+        view.add_row(
+            Text(printable(column.name)),
+            kind,
+            Text(printable(values)),
+            f"{share:.1%}" if share else "",
+            Text(printable(why)),
+        )
     for name in dataset.input.dropped:
-        view.add_row(escape(name), "left out", "", "", escape(dataset.reasons.get(name, "")), style="dim")
+        view.add_row(
+            Text(printable(name)), "left out", "", "", Text(printable(dataset.reasons.get(name, ""))), style="dim"
+        )
     return view
 
 

@@ -1,5 +1,6 @@
 """The first look at the data: what is refused before torch is imported."""
 
+import io
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,22 @@ from rich.console import Console
 
 from service.errors import FileError
 from training.first_look import look
+
+
+def test_no_name_or_cell_steers_the_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "rows\x1b[1m.csv"
+    output = io.StringIO()
+    console = Console(file=output, width=200)
+    lines = ["[/x]\x1b]0;y\x07,a\x1b[2J", *(f"{'bc['[n % 3]}red]\x1b[2J,{n / 7}" for n in range(40))]
+    path.write_text("\n".join(lines), "utf-8")
+    look("table", ["--data", str(path)], console)
+    lines[8] = "b,x\x1b[2J"
+    path.write_text("\n".join(lines), "utf-8")
+    with pytest.raises(FileError):
+        look("table", ["--data", str(path)], console)
+    assert "\x1b" not in output.getvalue()
+    for text in ("[/x]\\x1b]0;y\\x07", "[red]\\x1b[2J", "rows\\x1b[1m.csv, row 8"):
+        assert text in output.getvalue()
 
 
 @pytest.mark.parametrize(
