@@ -92,6 +92,8 @@ def regular_array(body: bytes, field: str) -> Array | None:
     try:
         document: Any = simdjson.Parser().parse(body)
         array = document[field]
+        if not isinstance(array, simdjson.Array):
+            return None
         shape, lists = _regular_shape(array)
         if len(document) != 1 or lists != body.count(b"["):
             return None

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
@@ -48,6 +48,7 @@ def test_every_codec_is_listed_by_its_type() -> None:
 
 
 @given(values=VALUES)
+@example(values="[")  # As many brackets in the body as there are lists in a list.
 def test_json_reads_what_is_written(values: Any) -> None:
     for ascii_only in (True, False):
         body = json.dumps({"instances": values}, ensure_ascii=ascii_only).encode()
