@@ -12,6 +12,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.server.crowd import Crowd
+from service.server.head import RefusedError, check_head
 from service.server.transport import AnswerTransport
 
 MAX_HEADERS = 100
@@ -28,14 +29,7 @@ MIN_RATE = 2**10
 LINGER = 1.0
 """Seconds for a client to read the last answer, to send more before that, or to wait after closing its own side."""
 
-_HOST = re.compile(rb"([\w.~!$&'()*+,;=%-]*|\[[\da-fA-F:.]+\])(:\d*)?")
-"""RFC 3986, section 3.2: `uri-host [ ":" port ]`."""
-
 _AUTHORITY = re.compile(rb"[^/]*//([^/?#]*)")
-
-
-class _RefusedError(Exception):
-    """The connection refuses the request. Arguments: status and detail of the answer."""
 
 
 class Connection(HttpToolsProtocol):
@@ -85,6 +79,8 @@ class Connection(HttpToolsProtocol):
         if self._running is not None and self._task is not None:
             self._running.disconnected = True
             self._task.cancel()
+            if not self._begun:
+                self.tasks.discard(self._task)
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Answer a client that has closed its own side, if the answer comes soon: most such clients have left."""
@@ -142,13 +138,13 @@ class Connection(HttpToolsProtocol):
         self.url += url
         self._head += len(url)
         if self._head > MAX_FRAME:
-            raise _RefusedError(414, f"more than {MAX_FRAME:,} bytes of target")
+            raise RefusedError(414, f"more than {MAX_FRAME:,} bytes of target")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._head += len(name) + len(value)
         headers = self.headers
         if self._head > MAX_FRAME or len(headers) == MAX_HEADERS:
-            raise _RefusedError(431, f"more than {MAX_HEADERS} header fields, or {MAX_FRAME:,} bytes of them")
+            raise RefusedError(431, f"more than {MAX_HEADERS} header fields, or {MAX_FRAME:,} bytes of them")
         headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
@@ -173,35 +169,22 @@ class Connection(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def _check_head(self) -> None:
-        """Refuse what RFC 9112 forbids and the parser lets through.
+        """Refuse what RFC 9112 forbids and the parser lets through, and what there is no room for.
 
         Raises:
-            _RefusedError: With the status that the RFC names.
+            RefusedError: With the status that the RFC names.
         """
-        version, fields = self.parser.get_http_version(), dict(self.headers)
-        host = fields.get(b"host")
-        coding = fields.get(b"transfer-encoding", b"").lower()
         if self._surplus:
             most = self._settings.max_connections
-            raise _RefusedError(503, f"{most} connections are open, and no more are served")
-        if version not in {"1.0", "1.1"}:
-            raise _RefusedError(505, f"HTTP/{version} is not spoken; send HTTP/1.1")
+            raise RefusedError(503, f"{most} connections are open, and no more are served")
         if len(self.pipeline) == MAX_PIPELINED:
-            raise _RefusedError(429, f"{MAX_PIPELINED} requests of this connection wait for their answers")
-        if host is None and version == "1.1":
-            raise _RefusedError(400, "there is no header field `Host`; send one")
+            raise RefusedError(429, f"{MAX_PIPELINED} requests of this connection wait for their answers")
+        version, fields = self.parser.get_http_version(), dict(self.headers)
+        check_head(version, self.parser.get_method(), fields)
         if len(fields) < len(self.headers) and [name for name, _ in self.headers].count(b"host") > 1:
-            raise _RefusedError(400, "there are several header fields `Host`; send one")
-        if host is not None and not _HOST.fullmatch(host):
-            raise _RefusedError(400, "`Host` is neither a name nor an address")
-        if coding and version == "1.0":
-            raise _RefusedError(400, "HTTP/1.0 has no `Transfer-Encoding`")
-        if coding not in {b"", b"chunked"}:
-            raise _RefusedError(501, "of the transfer codings only `chunked` is understood")
-        if self.parser.get_method() == b"CONNECT":
-            raise _RefusedError(501, "CONNECT is not supported")
-        expected = fields.get(b"expect", b"").lower()
-        self.expect_100_continue = expected == b"100-continue" and version != "1.0"
+            raise RefusedError(400, "there are several header fields `Host`; send one")
+        if (expected := fields.get(b"expect")) is not None:
+            self.expect_100_continue = expected.lower() == b"100-continue" and version != "1.0"
 
     def on_body(self, body: bytes) -> None:
         self._body += len(body)
@@ -221,20 +204,14 @@ class Connection(HttpToolsProtocol):
         self._running = cycle
         self._begun = False
         self._task = self.loop.create_task(cycle.run_asgi(partial(self._run, cycle, app)))
-        self._task.add_done_callback(self.tasks.discard)
         self.tasks.add(self._task)
 
     async def _run(self, cycle: RequestResponseCycle, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_last(message: Message) -> None:
-            if cycle.waiting_for_100_continue:
-                cycle.keep_alive = False  # The client need not send its body.
-            await send(message)
-
-        self._begun = True
+        task, self._begun = self._task, True
         if "refusal" in scope["state"]:
             app = self._answer_refusal
         try:
-            await app(scope, receive, send_last if cycle.waiting_for_100_continue else send)
+            await app(scope, receive, _sending_last(cycle, send) if cycle.waiting_for_100_continue else send)
         except asyncio.CancelledError:
             if not cycle.disconnected and not cycle.response_started:
                 cycle.keep_alive = False
@@ -243,6 +220,8 @@ class Connection(HttpToolsProtocol):
             elif not cycle.disconnected:
                 cycle.disconnected = True
                 self.transport.close()
+        finally:
+            self.tasks.discard(task)  # A callback of the task would take another turn of the loop.
 
     def on_response_complete(self) -> None:
         if self._running is not None:
@@ -344,7 +323,18 @@ class Connection(HttpToolsProtocol):
             self.transport.write_eof()
 
 
+def _sending_last(cycle: RequestResponseCycle, send: Send) -> Send:
+    """Close after the answer where the client still waits to be told to continue, and so need not send its body."""
+
+    async def send_last(message: Message) -> None:
+        if cycle.waiting_for_100_continue:
+            cycle.keep_alive = False
+        await send(message)
+
+    return send_last
+
+
 def _refusal(error: httptools.HttpParserError) -> tuple[int, str]:
     """Status and detail of the answer; the parser puts its own error around one that it was stopped by."""
     cause = error.__context__
-    return cause.args if isinstance(cause, _RefusedError) else (400, str(error))
+    return cause.args if isinstance(cause, RefusedError) else (400, str(error))
