@@ -25,15 +25,15 @@ class TimeLimit:
         self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._due[asyncio.current_task()] = loop.time() + self._seconds
+        self._loop = loop = asyncio.get_running_loop()
+        self._due[asyncio.current_task(loop)] = loop.time() + self._seconds
         if self._timer is None:
             self._timer = loop.call_later(self._seconds, self._end, loop)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)
         was_ended = self._due.pop(task, None) is None
         if was_ended and task is not None and not task.uncancel() and kind is asyncio.CancelledError:
             raise _deadline(self._seconds) from error

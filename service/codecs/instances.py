@@ -160,15 +160,15 @@ def _check_array(array: Array, shape: tuple[int, ...], name: str) -> Array:
         raise InvalidError("must be an array of instances, not a number", name)
     if not len(array):
         raise InvalidError("must hold at least one instance", name)
+    if array.shape[1:] == shape:
+        return array
     for axis, size in enumerate(shape, start=1):
         place = name + "[0]" * axis
         if axis == array.ndim:
             raise InvalidError(f"must be an array of {size} values, not a number", place)
         if array.shape[axis] != size:
             raise InvalidError(f"must have {size} values, not {array.shape[axis]}", place)
-    if array.ndim > len(shape) + 1:
-        raise InvalidError("must be a number, not an array", name + "[0]" * (len(shape) + 1))
-    return array
+    raise InvalidError("must be a number, not an array", name + "[0]" * (len(shape) + 1))
 
 
 def _check_pixels(pixels: Array, data: ImageInput, marked: dict[int, InvalidError] | None) -> Array:

@@ -182,7 +182,8 @@ class Batcher:
         """
         if self._stopped:
             raise NotReadyError(_STOPPED)
-        job = Job(work)
+        loop = asyncio.get_running_loop()  # Asks the kernel for the process's number, so once.
+        job = Job(work, loop.create_future())
         cost = job.num_rows * work.draws
         self._outstanding += cost
         self._open.add(job)
@@ -195,7 +196,7 @@ class Batcher:
         self._newcomers = True
         if not self._gathering:
             self._gathering = True
-            asyncio.get_running_loop().call_soon(self._gather)
+            loop.call_soon(self._gather)
         try:
             return await job.future
         finally:

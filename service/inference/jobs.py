@@ -57,15 +57,20 @@ class Report(NamedTuple):
 
 
 class Job:
-    """A work on its way: what has been handed out, what has come back."""
+    """A work on its way: what has been handed out, what has come back.
 
-    def __init__(self, work: Work) -> None:
+    Args:
+        work: The work.
+        future: Gets every output of the work's graph.
+    """
+
+    def __init__(self, work: Work, future: asyncio.Future[dict[str, Array]]) -> None:
         self.work = work
         self.num_rows = self.outstanding = work.num_rows
         self.handed_out = 0
         self.submitted = time.monotonic()
         self.answer: dict[str, Array] = {}
-        self.future: asyncio.Future[dict[str, Array]] = asyncio.get_running_loop().create_future()
+        self.future = future
 
     def store(self, start: int, rows: int, piece: dict[str, Array]) -> None:
         """Keep the answer of as many rows from `start` on; called by several threads at once."""

@@ -65,8 +65,9 @@ class RequestContext:
     async def answer(self, content: Content, headers: Iterable[Header]) -> None:
         """Answer with status 200; a large answer piece by piece, as the client takes it."""
         size = len(content) if isinstance(content, bytes) else sum(map(len, content))
-        length = (b"content-length", b"%d" % size)
-        await self.send({"type": "http.response.start", "status": 200, "headers": [*headers, length]})
+        self.status = 200
+        fields = [*headers, (b"content-length", b"%d" % size), (REQUEST_ID_KEY, self.request_id)]
+        await self.asgi_send({"type": "http.response.start", "status": 200, "headers": fields})
         if size > _PIECE or isinstance(content, list):
             content = await self._send_most(content)
         await self.asgi_send({"type": "http.response.body", "body": content})
