@@ -16,7 +16,6 @@ from sklearn.ensemble import IsolationForest
 from sklearn.neighbors import NearestNeighbors
 
 from service.bundle import ImageInput, TabularInput
-from service.errors import LowerboundError
 from training.model.features import encoder_features
 
 Array = npt.NDArray[Any]
@@ -25,19 +24,12 @@ EXPLAINED = 0.9
 """Share of the variance that the principal components explain."""
 
 
-class BaselineError(LowerboundError):
-    """A baseline that cannot be had here. The message says what is missing."""
-
-
 class Baseline(ABC):
     """A detector.
 
     Args:
         rows: Training rows, (N, F), float64.
         seed: Of whatever is random in it.
-
-    Raises:
-        BaselineError: A package is not installed.
     """
 
     @abstractmethod
@@ -103,34 +95,21 @@ class Forest(Baseline):
         return -np.asarray(self.forest.score_samples(rows))
 
 
-class PyodVAE(Baseline):
-    """The VAE of PyOD with its own defaults: the distance of a row from one random reconstruction."""
-
-    def __init__(self, rows: Array, seed: int) -> None:
-        try:
-            from pyod.models.vae import VAE  # noqa: PLC0415 - an optional package
-        except ImportError as error:
-            raise BaselineError("PyOD is not installed; the extra `benchmark` has it") from error
-        self.model = VAE(random_state=seed, verbose=0).fit(rows)
-
-    def score(self, rows: Array) -> Array:
-        return np.asarray(self.model.decision_function(rows))
-
-
 BASELINES: dict[str, type[Baseline]] = {
     "Σz²": SumOfSquares,
     "probabilistic PCA": ProbabilisticPCA,
     "kNN": NearestNeighbours,
     "isolation forest": Forest,
-    "PyOD VAE": PyodVAE,
 }
 
 
-def baseline_scores(name: str, data: ImageInput | TabularInput, train: Array, rows: Array, seed: int) -> Array:
-    """Fit the baseline of this name and score rows.
+def baseline_scores(
+    baseline: type[Baseline], data: ImageInput | TabularInput, train: Array, rows: Array, seed: int
+) -> Array:
+    """Fit a baseline and score rows.
 
     Args:
-        name: One of `BASELINES`.
+        baseline: As of `BASELINES`.
         data: What kind of data.
         train: Raw training rows, (N, *data.shape).
         rows: Raw rows to score, (n, *data.shape).
@@ -138,11 +117,8 @@ def baseline_scores(name: str, data: ImageInput | TabularInput, train: Array, ro
 
     Returns:
         Shape (n,), larger for the more anomalous; infinite where a row is beyond all numbers.
-
-    Raises:
-        BaselineError: A package is not installed.
     """
     features = encoder_features(data, train).eval()
     with torch.no_grad():
         seen, new = (features(torch.from_numpy(part)).double().numpy() for part in (train, rows))
-    return np.nan_to_num(BASELINES[name](seen, seed).score(new), nan=math.inf, posinf=math.inf)
+    return np.nan_to_num(baseline(seen, seed).score(new), nan=math.inf, posinf=math.inf)

@@ -31,8 +31,7 @@ from service.errors import LowerboundError
 from tests.benchmarks.detection import nll, report, tasks
 from tests.benchmarks.detection.cells import Cell, Cells, hardware
 from tests.benchmarks.detection.false_alarms import false_alarms
-from tests.benchmarks.detection.methods import METHODS, OURS, score
-from training.evaluation.baselines import BaselineError
+from tests.benchmarks.detection.methods import METHODS, OURS, AbsentError, score
 from training.evaluation.detection import detection_figures
 from training.recipes import Recipe
 
@@ -108,7 +107,7 @@ def _detection(given: argparse.Namespace, corrections: list[str], cells: Cells, 
                     cell = _measure(experiment, case, seed, share, method, recipe, cells.folder(key))
                     cells.add(key, cell)
                 rows.append(report.Row(experiment.name, case, method, seed, share, cell))
-            except BaselineError as error:
+            except AbsentError as error:
                 absent[method] = str(error)
             progress.advance(bar)
     return _written(given, experiments, recipes, rows, absent)

@@ -12,7 +12,7 @@ from service.bundle import ImageInput, TabularInput
 from service.bundle.graphs import graph_contract
 from service.scoring import noise, scores
 from tests.benchmarks.detection.tasks import Array, Task
-from training.evaluation.baselines import BASELINES, baseline_scores
+from training.evaluation.baselines import BASELINES, Baseline, baseline_scores
 from training.evaluation.score_selection import choose, sensitivities
 from training.export.single_pass_scores import SinglePassScores
 from training.fit.loop import fit
@@ -20,9 +20,30 @@ from training.model.build import build
 from training.recipes import Recipe
 
 OURS = "Lowerbound"
-METHODS = (OURS, *BASELINES)
 ROW_DRAWS = 4096
 """Rows × draws that are computed at once."""
+
+
+class AbsentError(Exception):
+    """A method whose package is not installed. The message says which."""
+
+
+class PyodVAE(Baseline):
+    """The VAE of PyOD with its own defaults: the distance of a row from one random reconstruction."""
+
+    def __init__(self, rows: Array, seed: int) -> None:
+        try:
+            from pyod.models.vae import VAE  # noqa: PLC0415 - an optional package
+        except ImportError as error:
+            raise AbsentError("PyOD is not installed; the extra `benchmark` has it") from error
+        self.model = VAE(random_state=seed, verbose=0).fit(rows)
+
+    def score(self, rows: Array) -> Array:
+        return np.asarray(self.model.decision_function(rows))
+
+
+RIVALS: dict[str, type[Baseline]] = {**BASELINES, "PyOD VAE": PyodVAE}
+METHODS = (OURS, *RIVALS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,10 +55,14 @@ class Scored:
 
 
 def score(method: str, recipe: Recipe, task: Task, rows: Array, seed: int, run: Path) -> Scored:
-    """Fit a method of `METHODS` on the task's training rows, and score rows (n, *shape)."""
+    """Fit a method of `METHODS` on the task's training rows, and score rows (n, *shape).
+
+    Raises:
+        AbsentError: Its package is not installed.
+    """
     if method == OURS:
         return fit_and_score(recipe, task.data, task.train, rows, seed, run)
-    return Scored({method: baseline_scores(method, task.data, task.train, rows, seed)}, method)
+    return Scored({method: baseline_scores(RIVALS[method], task.data, task.train, rows, seed)}, method)
 
 
 def fit_and_score(
