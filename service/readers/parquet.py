@@ -4,7 +4,8 @@ Arrow's threads would keep the bytes of a file of Python's a moment longer than 
 moment, the thread that gives them back aborts the process.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import IO
 
 import pyarrow as pa
@@ -19,3 +20,18 @@ def open_parquet(file: IO[bytes]) -> pyarrow.parquet.ParquetFile:
 def read_parquet(file: IO[bytes], columns: Sequence[str] | None = None) -> pa.Table:
     """Read all rows, with all columns or those of these names that there are."""
     return open_parquet(file).read(columns, use_threads=False)
+
+
+def pandas_columns(metadata: Mapping[bytes, bytes]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of columns that are pandas' index, and of those that were categories.
+
+    There are none where another program wrote what pandas would not.
+    """
+    try:
+        told = json.loads(metadata.get(b"pandas", b"{}"))
+        index = tuple(name for name in told.get("index_columns", ()) if isinstance(name, str))
+        columns = told.get("columns", ())
+        categories = tuple(column["name"] for column in columns if column.get("pandas_type") == "categorical")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return (), ()
+    return index, categories

@@ -26,7 +26,7 @@ from service.bundle import TabularInput, TextFormat
 from service.errors import FileError, suggest
 from service.readers.columns import is_text
 from service.readers.files import Source, find_files, open_file, open_text, reading
-from service.readers.parquet import open_parquet
+from service.readers.parquet import open_parquet, pandas_columns
 from service.readers.text import check_records, find_format, find_line, read_head, wrong_records
 
 TABLE_SUFFIXES = (".parquet", ".csv", ".tsv", ".psv", ".txt")
@@ -126,10 +126,7 @@ class ParquetFile(TableFile):
         with reading(path), fsspec.open(path, "rb") as file, open_parquet(file) as parquet:
             schema = parquet.schema_arrow
             self._rows = parquet.metadata.num_rows
-        pandas = schema.pandas_metadata or {}
-        self.index = tuple(name for name in pandas.get("index_columns", ()) if isinstance(name, str))
-        columns = pandas.get("columns", ())
-        self.categories = tuple(column["name"] for column in columns if column["pandas_type"] == "categorical")
+        self.index, self.categories = pandas_columns(schema.metadata or {})
         self.names = [*schema.names, *(name for name in self._partition if name not in schema.names)]
         self._partition = {name: value for name, value in self._partition.items() if name not in schema.names}
 
@@ -144,6 +141,11 @@ class ParquetFile(TableFile):
             start -= ends[first - 1] if first else 0
             batches = file.iter_batches(rows, range(first, len(groups)), columns, use_threads=False)
             for batch in batches:
+                for name, cells in zip(batch.schema.names, batch.columns, strict=True):
+                    try:
+                        cells.validate(full=True)  # Nothing else looks at texts' encoding.
+                    except pa.ArrowInvalid as error:
+                        raise FileError(f"{self.path}, column {name!r}: {error}; write the column anew") from error
                 if start < batch.num_rows:
                     yield batch.slice(start)
                 start = max(0, start - batch.num_rows)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 from rich.console import Console
 
@@ -253,6 +254,16 @@ def test_categories_of_pandas(tmp_path: Path) -> None:
     np.testing.assert_array_equal(Table().load_rows(tmp_path / "t.parquet", dataset.input).rows, dataset.rows)
 
 
+@pytest.mark.parametrize(
+    "told",
+    [b"", b"{", b"[" * 10**5, b"\xff", b"3", b"[1]", b'{"index_columns": 5}', b'{"columns": [{"name": "a"}, {}, 3]}'],
+)
+def test_what_other_programs_write_for_pandas_is_no_fault(told: bytes, tmp_path: Path) -> None:
+    table = pa.table({"a": np.arange(90) / 4, "b": ["x", "y", "z"] * 30}).replace_schema_metadata({b"pandas": told})
+    pq.write_table(table, tmp_path / "t.parquet")
+    assert Table().load(tmp_path / "t.parquet").input.features == ("a", "b")
+
+
 def test_parts_and_pandas_indexes(tmp_path: Path) -> None:
     frame = pd.DataFrame({"a": np.arange(90) / 4, "b": ["x", "y", "z"] * 30})
     for part, kind in enumerate("pqr"):
@@ -390,6 +401,12 @@ def test_bad_parquet_tables(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "t.parquet", a=[1, None, 2, -(2**53) - 1])
     assert "row 4, column 'a': float64 cannot hold -9007199254740993" in message(Table(), path)
     assert len(categories(Table(columns={"a": "categorical"}).load(path), "a")) == 3
+    texts = pa.Array.from_buffers(
+        pa.string(), 3, [None, pa.py_buffer(np.arange(4, dtype=np.int32)), pa.py_buffer(b"a\xffb")]
+    )
+    text = message(Table(), write_parquet(path, a=texts))
+    assert text == f"{path}, column 'a': Invalid UTF8 sequence at string index 1; write the column anew"
+    path = write_parquet(tmp_path / "t.parquet", a=[1, None, 2, -(2**53) - 1])
     assert "t.parquet: cannot be read" in message(Table(), write(path, path.read_bytes()[:-9]))
     packed = gzip.compress(b"a\n1\n2\n")
     assert "t.csv.gz: cannot be read" in refused(tmp_path / "t.csv.gz", packed[:-4])
