@@ -91,7 +91,7 @@ def show(dataset: Dataset, console: Console) -> None:
     if isinstance(dataset.input, TabularInput):
         if text := dataset.input.text:
             console.print(f"text in {text.encoding}, divided by {text.delimiter!r}", markup=False)
-        console.print(describe(dataset))
+        console.print(describe(dataset, dataset.input))
     else:
         console.print(f"images of shape {dataset.input.shape}")
     if dataset.excluded is not None:
@@ -100,20 +100,14 @@ def show(dataset: Dataset, console: Console) -> None:
         console.print(f"note: {printable(note)}", style="yellow", markup=False)
 
 
-def describe(dataset: Dataset) -> Table:
-    """Show a table's schema: every column's type, range or categories, share of missing cells, and the reason.
-
-    Raises:
-        TypeError: The dataset is of images.
-    """
-    if not isinstance(dataset.input, TabularInput):
-        raise TypeError("only tables have columns to describe")
+def describe(dataset: Dataset, data: TabularInput) -> Table:
+    """Show a table's schema: every column's type, range or categories, share of missing cells, and the reason."""
     view = Table("column", "type", "values", Column("missing", justify="right"), "why")
     parts = [dataset.rows[part] for part in chunks(dataset.rows)]
     # NaN, a missing cell, is the least and the most only of nothing else.
     least, most = (edge.reduce([edge.reduce(part) for part in parts]) for edge in (np.fmin, np.fmax))
     missing = np.sum([np.isnan(part).sum(0) for part in parts], 0) / len(dataset.rows)
-    for column, low, high, share in zip(dataset.input.columns, least, most, missing, strict=True):
+    for column, low, high, share in zip(data.columns, least, most, missing, strict=True):
         kind: str = column.type
         if not isinstance(column, NumericColumn):
             shown = ", ".join(
@@ -133,7 +127,7 @@ def describe(dataset: Dataset) -> Table:
             f"{share:.1%}" if share else "",
             Text(printable(why)),
         )
-    for name in dataset.input.dropped:
+    for name in data.dropped:
         view.add_row(
             Text(printable(name)), "left out", "", "", Text(printable(dataset.reasons.get(name, ""))), style="dim"
         )

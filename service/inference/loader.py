@@ -88,7 +88,7 @@ class ModelLoader:
         self._leaving: set[asyncio.Task[None]] = set()
         models: dict[BundleRef, Model] = {}
         failures: dict[BundleRef, tuple[Fingerprint, Exception]] = {}
-        with Trial(limits.engine_timeout) as trial:
+        with contextlib.closing(Trial(limits.engine_timeout)) as trial:
             for ref, fingerprint in storage.list_bundles().items():
                 try:
                     models[ref] = self._load(ref, fingerprint, trial)
@@ -147,7 +147,7 @@ class ModelLoader:
         self._refuse_misnamed(misnamed)
         served = {BundleRef(model.manifest.name, model.manifest.version): model for model in self.registry}
         self._refusals = {ref: refusal for ref, refusal in self._refusals.items() if ref in found}
-        with Trial(self._limits.engine_timeout) as trial:
+        with contextlib.closing(Trial(self._limits.engine_timeout)) as trial:
             for ref, fingerprint in found.items():
                 if ref in served and served[ref].bundle.digest == fingerprint.digest:
                     self._refusals.pop(ref, None)

@@ -11,7 +11,7 @@ import sys
 from multiprocessing import Pipe
 from pathlib import Path
 from threading import Timer
-from typing import Any, Self
+from typing import Any
 
 import service
 from service.bundle import MAX_BYTES
@@ -41,12 +41,6 @@ class Trial:
         self._seconds = seconds
         self._process: subprocess.Popen[bytes] | None = None
         self._closed = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """End the process, and start no other; what is being tried is refused."""

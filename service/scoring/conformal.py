@@ -5,14 +5,11 @@ Every score is a function of one row; larger is more anomalous.
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from service.bundle import SCORES
-
-Array = npt.NDArray[Any]
+from service.bundle import SCORES, Array
 
 
 def scores(columns: Mapping[str, Array]) -> dict[str, Array]:

@@ -32,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr, ndtri
 
-from service.scoring.conformal import Array
+from service.bundle import Array
 
 FALSE_ALARMS = 0.01
 """α: the probability of ever reaching a capital of 1/α where nothing drifts is at most this."""

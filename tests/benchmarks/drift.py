@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from service.bundle import Array
 from service.scoring import FALSE_ALARMS, Martingale
-from service.scoring.conformal import Array
 
 ALARM = math.log(1 / FALSE_ALARMS)
 PATIENCE = 20_000

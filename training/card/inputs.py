@@ -140,11 +140,7 @@ class CardInputs:
         seed, shape = self.manifest.seed, (PRIOR_DRAWS, self.manifest.latent_size)
         if "prior" not in self.manifest.graphs:
             return noise.standard_normal(seed, shape)
-        normal, uniform = (tensor.shape[1:] for tensor in self.manifest.graphs["prior"].inputs)
-        random = {
-            "normal": noise.standard_normal(seed, (PRIOR_DRAWS, *map(int, normal))),
-            "uniform": noise.uniform(seed, (PRIOR_DRAWS, *map(int, uniform)), 1),
-        }
+        random = {"normal": noise.standard_normal(seed, shape), "uniform": noise.uniform(seed, (PRIOR_DRAWS, 1), 1)}
         return self.engine.run("prior", random)["z"]
 
     @cached_property

@@ -6,19 +6,15 @@ categories, missing cells filled in, pixels from 0 to 1. Every score is larger f
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
 from sklearn.neighbors import NearestNeighbors
 
-from service.bundle import ImageInput, TabularInput
+from service.bundle import Array, ImageInput, TabularInput
 from training.model.features import encoder_features
-
-Array = npt.NDArray[Any]
 
 EXPLAINED = 0.9
 """Share of the variance that the principal components explain."""

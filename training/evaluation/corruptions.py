@@ -6,15 +6,13 @@ things. Mirror images are left out, too: for much that is measured they are no a
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from service.bundle import ImageInput, TabularInput
+from service.bundle import Array, ImageInput, TabularInput
 
-Array = npt.NDArray[Any]
 Corruption = Callable[[Array, np.random.Generator], Array]
 
 

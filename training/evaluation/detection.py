@@ -1,12 +1,9 @@
 """How well scores tell anomalies from normal rows. Scores are larger for the more anomalous row."""
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-Array = npt.NDArray[Any]
+from service.bundle import Array
 
 LEVELS = (0.01, 0.05, 0.1)
 """False-alarm rates at which detection is reported."""

@@ -18,9 +18,8 @@ from rich.console import Console
 from service.bundle import CategoricalColumn, NumericColumn, TabularInput, TimeFormat
 from service.errors import FileError
 from tests.training.datasets.files import categories, columns, message, refused, rows, write, write_parquet
-from training.datasets.digits import Digits
 from training.datasets.table import Table, TableError
-from training.first_look import describe, remedied
+from training.first_look import remedied, show
 
 PEOPLE = """\
 age, income,sex,member,smoker,rooms,born
@@ -440,16 +439,14 @@ def test_other_rows_are_read_by_the_rules_of_the_model(tmp_path: Path) -> None:
     assert "other.csv, row 2 (line 4), column 'b': 'w' is not a known category" in str(caught.value)
 
 
-def test_describe(tmp_path: Path) -> None:
+def test_the_schema_is_shown(tmp_path: Path) -> None:
     content = "n,[bold],same\n" + "".join(f"{n},k{n % 7},x\n" for n in range(9)) + ",k1,x\n"
     console = Console(width=120)
     with console.capture() as capture:
-        console.print(describe(Table().load(write(tmp_path / "t.csv", content))))
+        show(Table().load(write(tmp_path / "t.csv", content)), console)
     lines = [line.split("│")[1:-1] for line in capture.get().splitlines() if line.startswith("│")]
     assert [[cell.strip() for cell in line] for line in lines] == [
         ["n", "numeric", "0 … 8", "10.0%", "numbers"],
         ["[bold]", "categorical", "k0, k1, k2, k3, k4, … (7 in all)", "", "texts"],
         ["same", "left out", "", "", "constant: 'x' in every row"],
     ]
-    with pytest.raises(TypeError):
-        describe(Digits().load(None))
