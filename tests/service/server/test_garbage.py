@@ -77,3 +77,28 @@ async def _until(number: int) -> bool:
             return True
         await asyncio.sleep(0.01)
     return False
+
+
+def test_a_client_that_leaves_at_once_leaves_no_task(tmp_path: Path) -> None:
+    publish(tmp_path, 1)
+    crowd = Crowd()
+
+    class Left(Connection):
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            assert crowd.tasks
+            self.connection_lost(None)  # Before the task runs.
+
+    async def main() -> None:
+        app = create_app(Settings(models=tmp_path, engine_threads=1))
+        config = Config(app, http=Left, log_config=None, proxy_headers=False, interface="asgi3")
+        config.load()
+        make = partial(Left, config, crowd, {})
+        async with await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0) as server:
+            _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            writer.write(LIVE)
+            await asyncio.sleep(0.2)
+            writer.close()
+
+    uvloop.run(main())
+    assert not crowd.tasks
