@@ -124,6 +124,7 @@ def problems(error: ValidationError) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a subcommand; returns the exit status: 1 for an error, 2 for an unknown command, 130 after Ctrl-C."""
+    _open_standard_streams()
     try:
         try:
             return _find_and_run(arguments)
@@ -134,6 +135,18 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again as it exits.
         return 1
+
+
+def _open_standard_streams() -> None:
+    """Lead the standard streams that the caller has closed nowhere.
+
+    The next files or sockets would take their numbers. What libraries tell of errors would then be written into scores,
+    and the event loop of the service would abort at its end.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # The lowest free number is this one.
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - open to the end
 
 
 def _find_and_run(arguments: list[str] | None) -> int:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from service import __version__
@@ -75,10 +76,12 @@ def test_a_reader_of_the_output_may_end_early(arguments: list[str], unbuffered: 
     assert done.stderr == b""
 
 
-def test_it_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
+@pytest.mark.parametrize("closed", ["", "<&- >&-"])
+def test_it_serves_until_it_is_told_to_stop(closed: str, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with log.open("w") as output:
-        process = subprocess.Popen([COMMAND, "serve", "--port", "0"], stderr=output, env=ENVIRONMENT)
+        command = ["sh", "-c", f'exec "$@" {closed}', "sh", COMMAND, "serve", "--port", "0"]
+        process = subprocess.Popen(command, stderr=output, env=ENVIRONMENT)
     try:
         wait_until(lambda: "running on" in log.read_text(), 60)
         process.send_signal(signal.SIGTERM)
@@ -86,6 +89,19 @@ def test_it_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+def test_closed_streams_are_no_fault_and_no_file_takes_their_place(tmp_path: Path) -> None:
+    def run(closed: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+        command = ["sh", "-c", f'exec "$@" {closed}', "sh", COMMAND, *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False, timeout=120)
+
+    assert run(">&-", "--version").stderr == ""
+    digits = [str(DEFAULT_REPOSITORY / "digits" / "1"), tmp_path / "x.npy"]
+    np.save(digits[1], np.zeros((3, 8, 8), np.uint8))
+    for name, closed in (("open", ""), ("closed", "<&- >&- 2>&-")):
+        assert run(closed, "score", *digits, tmp_path / f"{name}.csv").returncode == 0
+    assert (tmp_path / "closed.csv").read_bytes() == (tmp_path / "open.csv").read_bytes()
 
 
 def test_variables_of_other_programs_are_no_options(monkeypatch: pytest.MonkeyPatch) -> None:
