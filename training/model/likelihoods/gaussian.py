@@ -46,7 +46,9 @@ class GaussianFixed(Likelihood):
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
         mean, log_sigma = self.normal(params)
-        return self.log_density(*self.residual(mean, x), log_sigma)
+        residual, missing = self.residual(mean, x)
+        constant = log_sigma + (0.5 * LOG_2PI + self.scale.log()).float()
+        return self.observed(-0.5 * (residual * torch.exp(-log_sigma)) ** 2 - constant, missing)
 
     def log_likelihood(self, params: Tensor, x: Tensor) -> Tensor:
         """The sum of `log_prob`, whose constants are added for each row, not for each draw.
@@ -76,11 +78,6 @@ class GaussianFixed(Likelihood):
         missing = y.isnan()
         # Filled in before the arithmetic: a NaN would reach the gradient even where it is masked afterwards.
         return self.observed(y, missing) - mean, missing
-
-    def log_density(self, residual: Tensor, missing: Tensor, log_sigma: Tensor) -> Tensor:
-        """Log p(x_d|z), (..., D)."""
-        constant = log_sigma + (0.5 * LOG_2PI + self.scale.log()).float()
-        return self.observed(-0.5 * (residual * torch.exp(-log_sigma)) ** 2 - constant, missing)
 
     def observed(self, values: Tensor, missing: Tensor) -> Tensor:
         """The values (..., D), but 0 where x is missing, as no pixel is."""
