@@ -55,7 +55,7 @@ class RemoteStore:
 
     Raises:
         ExtraError: Its driver is not installed.
-        StorageError: There is no such file system.
+        StorageError: There is no such file system, or it cannot list files.
     """
 
     def __init__(self, url: str) -> None:
@@ -66,6 +66,8 @@ class RemoteStore:
             raise ExtraError(f"{url}: {error}") from error
         except ValueError as error:
             raise StorageError(f"{url}: {error}") from error
+        if url.startswith(("http:", "https:")):  # Its driver lists nothing where a server cannot be reached.
+            raise StorageError(f"{url}: a web server does not list its files; give a folder or a store, as s3://bucket")
         self._root = root.rstrip("/")
         self.misnamed: Mapping[str, Sequence[str]] = {}
 

@@ -284,7 +284,11 @@ def test_a_cache_that_cannot_be_written_is_named(there: Path) -> None:
 
 @pytest.mark.parametrize(
     ("url", "kind", "said"),
-    [("nosuch://bucket", StorageError, "Protocol not known"), ("gs://bucket", ExtraError, "install gcsfs")],
+    [
+        ("nosuch://bucket", StorageError, "Protocol not known"),
+        ("gs://bucket", ExtraError, "install gcsfs"),
+        ("http://127.0.0.1:9/models", StorageError, "does not list its files"),
+    ],
 )
 def test_urls_without_a_driver_are_refused(url: str, kind: type[LowerboundError], said: str, tmp_path: Path) -> None:
     with pytest.raises(kind, match=f"^{url}: .*{said}"):
