@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from decimal import Decimal
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,27 @@ def test_a_busy_service_is_asked_again(serve: Serve, x: Array) -> None:
             client.score(pixels, num_draws=32)
     assert len(answer["elbo"]) == 500
     assert 'reason="overloaded"' in refused
+
+
+@pytest.mark.parametrize(("retry_after", "patience", "error"), [("0", 0.9, NotFoundError), ("9", 5, OverloadedError)])
+def test_a_busy_service_says_when_to_ask_again(retry_after: str, patience: float, error: type[Exception]) -> None:
+    statuses = iter((429, 404))
+
+    class Busy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(next(statuses))
+            self.send_header("Retry-After", retry_after)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Busy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with Client(f"http://127.0.0.1:{server.server_port}", patience=patience) as client, pytest.raises(error):
+            client.sample()
+        server.shutdown()
 
 
 def test_a_connection_that_breaks_is_made_once_more(people: str) -> None:

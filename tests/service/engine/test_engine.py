@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from service.bundle import GOLDEN, WEIGHTS, Bundle, read_bundle, write_arrays
 from service.bundle.arrays import read_arrays
 from service.bundle.graphs import graph_contract
-from service.engine import EngineFactory, OnnxEngine, golden_error
+from service.engine import RELATIVE_TOLERANCE, EngineFactory, OnnxEngine, golden_error
 from service.errors import BundleError
 from service.inference import ModelLoader
 from service.storage import LocalStore
@@ -164,6 +164,12 @@ def test_every_golden_answer_is_what_the_default_bundle_computes(digits_bundle: 
     answer = engine.run(graph, {tensor.name: golden[tensor.name] for tensor in contract.inputs})
     for tensor in contract.outputs:
         np.testing.assert_allclose(answer[tensor.name], golden[tensor.name], rtol=1e-5, atol=1e-3)
+
+
+def test_the_golden_error_is_that_of_the_worst_row(digits_bundle: Bundle) -> None:
+    elbo = digits_bundle.golden["elbo"]["elbo"].copy()
+    elbo[1] += 2 * (digits_bundle.manifest.tolerance + RELATIVE_TOLERANCE * abs(elbo[1]))
+    assert golden_error({"elbo": elbo}, digits_bundle) == pytest.approx(2)
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])

@@ -1,15 +1,21 @@
 """Clients that are slow, too many or gone: the service gives them up, and keeps no other client waiting."""
 
+import asyncio
 import contextlib
+import socket
 import time
 from collections.abc import Iterator
 from functools import partial
 
 import orjson
 import pytest
+from fastapi import FastAPI
+from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
-from service.server.connection import MAX_PIPELINED
+from service.server.connection import MAX_PIPELINED, Connection
+from service.server.crowd import Crowd
+from service.settings import Settings
 from tests.conftest import Serve, wait_until
 from tests.service.sockets import BODY, LIVE, ROW, Client, asked, port_of, post, work
 
@@ -44,6 +50,26 @@ def test_slow_senders_are_given_up(impatient: int, promptly: bytes) -> None:
         assert orjson.loads(body)["detail"] == "not received in time"
         assert client.closed()
         assert 1 < time.monotonic() - started < 5
+
+
+def test_a_request_has_its_time_from_the_first_byte_on() -> None:
+    async def scenario() -> float:
+        loop = asyncio.get_running_loop()
+        app = FastAPI()
+        app.state.settings, app.state.refuse, app.state.draining = Settings(read_timeout=10), None, False
+        config = Config(app, proxy_headers=False)
+        config.load()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            make = partial(Connection, config, Crowd(), {}, loop)
+            transport, connection = await loop.connect_accepted_socket(make, ours)
+            connection.data_received(b"G")
+            left = connection.deadline - loop.time()
+            transport.close()
+            await asyncio.sleep(0)
+        return left
+
+    assert 0 < asyncio.run(scenario()) <= 10
 
 
 def test_slow_bodies_of_chunks_are_given_up(impatient: int) -> None:

@@ -1,5 +1,6 @@
 """Bundles at a URL: downloaded once, verified, never half-read; what is out of reach goes on being served."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -275,6 +276,18 @@ def test_many_take_turns(there: Path, tmp_path: Path) -> None:
         thread.join()
     assert len(outcomes) == 6 * 5 * 2
     assert len(set(outcomes)) == 2
+
+
+def test_nobody_else_is_in_the_folder_meanwhile(mirror: CachedStore) -> None:
+    mirror.list_bundles()
+    waiting = threading.Thread(target=mirror.list_bundles)
+    with (mirror.folder / ".lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)  # Keeps out only those who would be alone.
+        waiting.start()
+        waiting.join(0.3)
+        waited = waiting.is_alive()
+    waiting.join()
+    assert waited
 
 
 def test_a_cache_that_cannot_be_written_is_named(there: Path) -> None:

@@ -39,6 +39,14 @@ def test_epochs_differ_and_can_be_repeated() -> None:
     assert not torch.equal(epoch(rows, 1).sum(0), epoch(rows, 2).sum(0))
 
 
+def test_another_seed_gives_another_order_and_other_noise() -> None:
+    rows = torch.arange(20.0).reshape(10, 2)
+    recipes = [FitRecipe(batch_size=10, seed=seed) for seed in (0, 1)]
+    first, second = (next(epoch_batches(rows, 2, 1, 1, recipe, Accelerator())) for recipe in recipes)
+    assert not torch.equal(first[0], second[0])
+    assert not torch.equal(first[1], second[1])
+
+
 def test_rows_that_are_not_drawn_stay_as_they_are() -> None:
     schema = ImageInput(shape=(1, 4), dtype="uint8", low=0, high=255)
     dataset = Dataset(schema, np.arange(40, dtype=np.uint8).reshape(10, 1, 4))
