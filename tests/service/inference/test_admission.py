@@ -80,7 +80,8 @@ def test_large_jobs_are_computed_at_a_lower_priority() -> None:
         for task in (work(*range(9)), work(1), work(*range(9))):
             await batcher.submit(replace(task, finish=finish))
         usual = os.getpriority(os.PRIO_PROCESS, 0)
-        assert [each - usual for each in niceness] == [10, 10, 0, 10, 10]
+        lower = min(usual + 10, 19)  # There is nothing lower.
+        assert niceness == [lower, lower, usual, lower, lower]
 
     with_batcher(scenario)
 
