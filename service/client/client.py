@@ -17,6 +17,7 @@ from .errors import (
     InvalidError,
     LowerboundError,
     OverloadedError,
+    ServiceError,
     TooLargeError,
     UnreachableError,
     error_of,
@@ -72,7 +73,10 @@ class AsyncClient:
             LowerboundError: The request fails; each kind of failure has a class of its own.
         """
         response = await self._request("GET", "/model", {})
-        answer: dict[str, Any] = response.json()
+        try:
+            answer: dict[str, Any] = response.json()
+        except ValueError as error:
+            raise _fault(response, "no JSON") from error
         return answer
 
     async def score(self, rows: Any, *, progress: bool = False, **parameters: Unpack[ScoreParameters]) -> Any:
@@ -198,7 +202,10 @@ class AsyncClient:
             await self._answer_part(path, rows, start, start + half, query, done)
             await self._answer_part(path, rows, start + half, stop, query, done)
             return
-        done[start] = _renumber(_table(response), start)
+        answer = _table(response)
+        if answer.num_rows != stop - start:
+            raise _fault(response, f"{answer.num_rows:,} rows to {stop - start:,}")
+        done[start] = _renumber(answer, start)
 
     async def _request(
         self,
@@ -217,8 +224,10 @@ class AsyncClient:
         broken = False
         while True:
             try:
-                response = await self._http.request(method, path, params=given, content=body, headers=headers)
-            except httpx.TimeoutException as error:
+                # A service may give up just at its own limit, and says so; but no answer may trickle in without end.
+                async with asyncio.timeout(2 * self._options.timeout):
+                    response = await self._http.request(method, path, params=given, content=body, headers=headers)
+            except (httpx.TimeoutException, TimeoutError) as error:
                 raise DeadlineError(f"no answer within {self._options.timeout:g} seconds") from error
             except httpx.TransportError as error:
                 if broken:
@@ -295,8 +304,18 @@ class Client:
 
 
 def _table(response: httpx.Response) -> pa.Table:
-    with pa.ipc.open_stream(response.content) as stream:
-        return stream.read_all()
+    try:
+        with pa.ipc.open_stream(response.content) as stream:
+            return stream.read_all()
+    except (pa.ArrowException, OSError) as error:  # A proxy's page, say.
+        kind = response.headers.get("Content-Type", "nothing").partition(";")[0]
+        raise _fault(response, f"{kind} where Arrow was asked for") from error
+
+
+def _fault(response: httpx.Response, found: str) -> ServiceError:
+    """The error of an answer that no service of this kind gives."""
+    detail = f"{response.url.copy_with(query=None)} answers {found}; is a Lowerbound service there?"
+    return ServiceError(detail, None, response.status_code, response.headers.get("X-Request-ID"))
 
 
 def _renumber(answer: pa.Table, first_row: int) -> pa.Table:

@@ -5,7 +5,7 @@ import re
 
 import httpx
 
-_ROW = re.compile(r"\b(instances|latents)\[(\d+)\]")
+_ROW = re.compile(r"\b(instances|latents)\[(\d{1,18})\]")
 
 
 class LowerboundError(Exception):
@@ -85,8 +85,8 @@ def error_of(response: httpx.Response, first_row: int = 0) -> LowerboundError:
     """
     try:
         problem = json.loads(response.content)
-        detail, location = problem["detail"], problem.get("location")
-    except (ValueError, KeyError, TypeError):  # A proxy's page, say.
+        detail, location = str(problem["detail"]), str(problem.get("location") or "")
+    except (ValueError, KeyError, TypeError, RecursionError):  # A proxy's page, say.
         detail, location = response.text[:500] or response.reason_phrase, None
     kind = _KINDS.get(response.status_code, ServiceError)
     place = renumber(location, first_row) if location else None

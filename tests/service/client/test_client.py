@@ -1,14 +1,16 @@
 """`lowerbound.Client` against real servers: rows of every kind, many of them, and services that are busy or gone."""
 
 import asyncio
+import contextlib
 import datetime as dt
 import json
 import re
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from decimal import Decimal
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from lowerbound import (
     NoDiscoveryWarning,
     NotFoundError,
     OverloadedError,
+    ServiceError,
     TooLargeError,
     UnauthorizedError,
     UnreachableError,
@@ -292,6 +295,75 @@ def test_errors_have_kinds(people: str, serve: Serve, tmp_path: Path) -> None:
             client.model()
         with Client(url, key="sixteen-letters-or-more") as client:
             assert client.sample(1)["instances"].shape == (1, 8, 8)
+
+
+def stream(rows: int) -> bytes:
+    table, sink = pa.table({"elbo": np.zeros(rows)}), pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "body", "said"),
+    [
+        (200, "text/html; charset=utf-8", b"<html>Sign in</html>", "answers text/html where Arrow was asked for; is a"),
+        (200, "application/json", b"", "answers application/json where Arrow was asked for"),
+        (200, "application/vnd.apache.arrow.stream", stream(3)[:-20], "where Arrow was asked for"),
+        (200, "application/vnd.apache.arrow.stream", stream(3), "answers 3 rows to 4; is a Lowerbound service there?"),
+        (502, "application/json", b"[" * 10**5, "[[["),
+        (502, "application/json", b'{"detail": null, "location": 5}', "5: None"),
+    ],
+)
+def test_what_answers_in_place_of_the_service_is_named(status: int, kind: str, body: bytes, said: str) -> None:
+    with Answering(status, kind, body) as url, Client(url) as client:
+        with pytest.raises(ServiceError, match=re.escape(said)) as caught:
+            client.score(RECORDS)
+        assert caught.value.status == status
+        with pytest.raises(ServiceError, match="no JSON" if status == 200 else re.escape(said)):
+            client.model()
+
+
+def test_no_answer_trickles_in_without_end() -> None:
+    with (
+        Answering(200, "application/json", b"x" * 1000, pause=0.05) as url,
+        Client(url, timeout=0.2) as client,
+        pytest.raises(DeadlineError, match=r"no answer within 0\.2 seconds"),
+    ):
+        client.score(RECORDS)
+
+
+class Answering:
+    """A server that gives each request the same answer, byte by byte where there is a pause."""
+
+    def __init__(self, status: int, kind: str, body: bytes, pause: float = 0) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                with contextlib.suppress(OSError):
+                    for place in range(0, len(body), 1 if pause else len(body)):
+                        self.wfile.write(body[place : place + 1] if pause else body)
+                        time.sleep(pause)
+
+            do_POST = do_GET  # noqa: N815 - of the base class
+
+            def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - of the base class
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+
+    def __enter__(self) -> str:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def __exit__(self, *error: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
 
 
 def test_asyncio(people: str, expected: dict[str, list[float]]) -> None:
