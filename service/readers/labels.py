@@ -72,7 +72,9 @@ def read_file(path: Path) -> pa.Table:
     with reading(str(path)):
         if not path.is_dir() and isinstance(file := open_table(str(path)), TextFile):
             return file.whole().rename_columns(file.names)
-        return pyarrow.parquet.read_table(path)
+        table = pyarrow.parquet.read_table(path)
+        table.validate(full=True)  # Nothing else looks at texts' encoding.
+        return table
 
 
 def texts(table: pa.Table, name: str, path: Path) -> list[str]:

@@ -37,7 +37,6 @@ _SEP = re.compile(r'\ufeff?"?sep=(.)"?\s*$', re.MULTILINE)
 _SHOWN = 3
 """Wrong rows that an error names."""
 
-_WORDS = re.compile(r"\w")
 _TITLED, _LINE_BEFORE, _UNLIKE_HEADER = 0.5, 0.95, 0.25
 """Factors of a delimiter's fit: for lines before its header, for each of them, and for a first row unlike it."""
 
@@ -87,6 +86,7 @@ def find_format(
     likely = like.text if like else None
     encoding = encoding or _find_encoding(path, sample, likely, whole=len(sample) < SAMPLE)
     try:
+        "".encode(encoding)  # Others unpack.
         text = codecs.getincrementaldecoder(python_encoding(encoding))().decode(sample)
     except (UnicodeError, LookupError) as error:
         raise FileError(f"{path}: not {encoding} ({error}); {_tell_encoding(path)}") from error
@@ -300,8 +300,8 @@ def _find_encoding(path: Source, sample: bytes, likely: TextFormat | None, *, wh
 def _find_delimiter(text: str, like: TabularInput | None) -> str:
     """Choose by the wanted names, then by how many records have as many cells as the header, then by that number.
 
-    Lines before the header count against a delimiter: the commas of `1,5;2,5` do not divide the header `a;b`. So does
-    a first row that is unlike the header, as where `Balance:;1.234,56` stands a line above the header.
+    Lines before the header count against it, as the commas of `1,5;2,5` do not divide the header `a;b`, and so does a
+    first row unlike the header, as where `Balance:;1.234,56` stands above that.
     """
 
     def fit(delimiter: str) -> tuple[int, float, int]:
@@ -311,8 +311,8 @@ def _find_delimiter(text: str, like: TabularInput | None) -> str:
         if width < 2:
             return 0, 0.0, 0
         header = {name.strip() for name in found[start]}
-        # The last record of a sample may be cut, and a line may divide the header from the rows.
-        rows = [record for record in found[start + 1 : -1] or found[start + 1 :] if _WORDS.search("".join(record))]
+        # The last record may be cut, and a line may divide the header from the rows.
+        rows = [record for record in found[start + 1 : -1] or found[start + 1 :] if "".join(record).strip("-+=_ ")]
         alike = [len(record) == width for record in rows]
         share = sum(alike) / len(alike) if alike else 1.0
         if start:

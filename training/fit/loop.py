@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from service.errors import LowerboundError
 from training.fit.diagnostics import diagnose
 from training.fit.disk import replace_file, to_disk
 from training.fit.exemplars import set_exemplars
@@ -73,6 +74,10 @@ class Epoch:
         }
 
 
+class DivergedError(LowerboundError):
+    """The training took steps so large that the bound is no number."""
+
+
 @dataclass
 class Progress:
     """Where a run stands; kept beside each checkpoint."""
@@ -91,8 +96,14 @@ class Progress:
         done = len(self.history)
         return done >= self.recipe.epochs or (self.best is not None and done - self.best.epoch >= self.recipe.patience)
 
+    @property
+    def diverged(self) -> bool:
+        """The weights are not numbers, and have never been good."""
+        return self.best is not None and self._bound(self.best) == -math.inf
+
     def _bound(self, epoch: Epoch) -> float:
-        return epoch.held_out_elbo if self.recipe.objective == "elbo" else epoch.held_out_log_evidence
+        bound = epoch.held_out_elbo if self.recipe.objective == "elbo" else epoch.held_out_log_evidence
+        return -math.inf if math.isnan(bound) else bound
 
 
 def fit(
@@ -152,6 +163,8 @@ def _fit(
             seconds = time.perf_counter() - started
             figures = Epoch(epoch, seconds, kl_weight, loss, log_likelihood, kl, **held_out_figures)
             progress.history.append(figures)
+            if progress.diverged:
+                raise DivergedError(f"no bound is finite after epoch {epoch}: lower fit.learning_rate")
             if accelerator.is_main_process:
                 if progress.best is figures:
                     replace_file(run / BEST, lambda path: save_file(vae.state_dict(), path))

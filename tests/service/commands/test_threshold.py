@@ -49,6 +49,14 @@ def test_labels_say_how_good_the_calls_are_and_where_the_threshold_lies(
     ]
 
 
+def test_texts_that_are_not_utf_8_are_named(scores: Path, tmp_path: Path) -> None:
+    texts = [pa.py_buffer(np.arange(3, dtype=np.int32)), pa.py_buffer(b"a\xff")]
+    path = tmp_path / "labels.parquet"
+    pyarrow.parquet.write_table(pa.table({"id": pa.Array.from_buffers(pa.string(), 2, [None, *texts])}), path)
+    with pytest.raises(FileError, match=r"labels\.parquet: cannot be read: .*Invalid UTF8 sequence"):
+        main([str(scores), str(path), "--key", "id"])
+
+
 def test_labels_are_read_as_tables_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scores = tmp_path / "scores.csv"
     ids = ["0017", "17", '"=""018"""', "7"]

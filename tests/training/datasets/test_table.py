@@ -379,6 +379,12 @@ def test_bad_text_tables(content: str | bytes, reason: str, tmp_path: Path) -> N
     assert reason in text
 
 
+@pytest.mark.parametrize("encoding", ["zlib", "hex", "rot13", "nonsense"])
+def test_an_encoding_that_is_none_of_texts_is_named(encoding: str, tmp_path: Path) -> None:
+    found = refused(tmp_path / "t.csv", "a,b\n1,2\n", encoding=encoding)
+    assert f"t.csv: not {encoding} (" in found
+
+
 def test_another_file_beside_a_table_is_named_with_a_pattern_for_the_others(tmp_path: Path) -> None:
     write(tmp_path / "a.csv", "a\n1\n")
     write(tmp_path / "README.md", "Rows of March")

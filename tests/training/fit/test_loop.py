@@ -23,7 +23,7 @@ from tests.training.conftest import ARGUMENTS, EPOCHS, SOURCE, TRAIN, L, new_vae
 from tests.training.kinds import C, D
 from training.fit import Epoch, FitRecipe
 from training.fit.diagnostics import ACTIVE
-from training.fit.loop import BEST, METRICS, fit
+from training.fit.loop import BEST, METRICS, DivergedError, fit
 from training.fit.rows import StoredRows
 from training.model import VAE, ModelRecipe
 from training.model.build import build
@@ -93,6 +93,11 @@ def test_early_stopping_keeps_the_best_weights(tmp_path: Path) -> None:
     saved = load_file(tmp_path / BEST)
     assert saved.keys() == vae.state_dict().keys()
     assert all(torch.equal(saved[name], tensor) for name, tensor in vae.state_dict().items())
+
+
+def test_steps_that_are_far_too_large_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DivergedError, match=r"no bound is finite after epoch 1: lower fit\.learning_rate"):
+        train(tmp_path, rows=64, epochs=3, batch_size=8, learning_rate=1e30)
 
 
 @pytest.mark.parametrize(("warmup", "weights"), [(0, [1, 1, 1]), (2, [0.5, 1, 1]), (4, [0.25, 0.5, 0.75])])
