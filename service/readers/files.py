@@ -22,6 +22,9 @@ from fsspec.core import url_to_fs
 
 from service.errors import FileError, RequestError
 
+_HIDDEN = r"\.|~\$|(thumbs\.db|desktop\.ini)$"
+"""How the names of files begin that no one sees, or that Excel and Windows keep beside others."""
+
 _END_MARK = b"\x1a"
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
@@ -43,7 +46,7 @@ Source = str | TextBytes
 def find_files(path: str, *, pictures: bool = False) -> list[str]:
     """Find the file, the visible files below a folder, or the files that a pattern fits, in the order of their names.
 
-    Among pictures only names with a dot are hidden, and files of no bytes are damaged pictures.
+    Among pictures names with an underscore are visible, and files of no bytes are damaged pictures.
 
     Raises:
         FileError: There are none.
@@ -52,7 +55,7 @@ def find_files(path: str, *, pictures: bool = False) -> list[str]:
         system, bare = url_to_fs(path)
         if system.isdir(bare):
             root, found = bare.rstrip("/"), find_below(system, bare)
-            hidden = re.compile(r"(^|/)\." if pictures else r"(^|/)[._]")
+            hidden = re.compile(rf"(^|/)({'' if pictures else '_|'}{_HIDDEN})", re.IGNORECASE)
             files = [file for file in sorted(found) if not hidden.search(file[len(root) :])]
         elif system.exists(bare):
             refuse_pipe(system, bare)

@@ -32,6 +32,9 @@ from service.readers.text import check_records, find_format, find_line, read_hea
 TABLE_SUFFIXES = (".parquet", ".csv", ".tsv", ".psv", ".txt")
 COMPRESSED = (".gz", ".zst")
 PARQUET = b"PAR1"
+_NAMED = 5
+"""Files that an error names."""
+
 LARGEST_RECORD = 2**24
 """Bytes of a text file that are read at once; no row may be longer."""
 
@@ -303,9 +306,9 @@ def open_tables(
     """
     files = find_files(path)
     if len(files) > 1 and (foreign := [file for file in files if not is_table(file)]):
-        known = ", ".join(TABLE_SUFFIXES)
+        named, known = ", ".join(foreign[:_NAMED]), ", ".join(TABLE_SUFFIXES)
         raise FileError(
-            f"{foreign[0]}: no table, beside {len(files) - 1} others; its name ends in none of {known}; "
+            f"{named}: no table, beside {len(files) - len(foreign)} others; a table's name ends in one of {known}; "
             f"{_apart(path, files)}"
         )
     tables = [open_table(file, delimiter, encoding, like) for file in files]

@@ -379,6 +379,13 @@ def test_bad_text_tables(content: str | bytes, reason: str, tmp_path: Path) -> N
     assert reason in text
 
 
+def test_files_that_windows_and_excel_keep_are_no_parts(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv", rows(a=lambda n: n / 3, b=lambda n: n % 5))
+    for name in ("Thumbs.db", "desktop.ini", "~$a.csv", ".DS_Store", "_SUCCESS"):
+        write(tmp_path / name, "\0")
+    assert len(Table().load(tmp_path).rows) == 40
+
+
 @pytest.mark.parametrize("encoding", ["zlib", "hex", "rot13", "nonsense"])
 def test_an_encoding_that_is_none_of_texts_is_named(encoding: str, tmp_path: Path) -> None:
     found = refused(tmp_path / "t.csv", "a,b\n1,2\n", encoding=encoding)
@@ -388,8 +395,9 @@ def test_an_encoding_that_is_none_of_texts_is_named(encoding: str, tmp_path: Pat
 def test_another_file_beside_a_table_is_named_with_a_pattern_for_the_others(tmp_path: Path) -> None:
     write(tmp_path / "a.csv", "a\n1\n")
     write(tmp_path / "README.md", "Rows of March")
+    write(tmp_path / "a.csv.bak", "a\n1\n")
     found = message(Table(), tmp_path)
-    assert "README.md: no table, beside 1 others" in found
+    assert f"{tmp_path / 'README.md'}, {tmp_path / 'a.csv.bak'}: no table, beside 1 others; a table's name" in found
     assert found.endswith(f"by a pattern such as '{tmp_path}/part-*.csv'")
 
 
