@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from service.bundle import read_bundle
 from service.cli import main
+from service.engine import OnnxEngine
 from service.scoring import noise
 from tests.conftest import Serve
 from tests.training.conftest import ARGUMENTS, run, run_here
@@ -152,6 +153,16 @@ def test_a_surprise_is_what_the_expected_value_gains(people_client: httpx.Client
     earns = {"clerk": 30_000, "nurse": 45_000, "pilot": 90_000}[str(records[0]["work"])]
     assert answer["feature_expected"][0]["income"] == pytest.approx(earns, rel=0.15)
     assert answer["feature_expected"][0]["work"] in {"clerk", "nurse", "pilot"}
+
+
+def test_the_held_out_scores_are_those_of_the_calibration_rows(people_folder: Path) -> None:
+    bundle = read_bundle(people_folder / "models" / "people" / "1")
+    recipe = Recipe.read("table", ["--data", str(people_folder / "people.csv")])
+    dataset = recipe.dataset.load(recipe.data)
+    rows = dataset.rows[split(dataset, recipe.split).calibration]
+    engine = OnnxEngine(bundle.manifest.graphs, bundle.files, "cpu")
+    bounds = engine.run("elbo", {"x": rows, "noise": bundle.calibration["noise"]})
+    np.testing.assert_array_equal(bundle.calibration["negative_elbo"], np.sort(-bounds["elbo"]))
 
 
 def test_p_values_of_fresh_normal_rows_are_uniform(people_client: httpx.Client) -> None:
