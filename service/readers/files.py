@@ -71,7 +71,10 @@ def find_files(path: str, *, pictures: bool = False) -> list[str]:
             raise FileError(f"{path}: no files there")
         if not pictures:  # Spark writes parts without rows as files of no bytes.
             files = [file for file in files if found[file]["size"] != 0] or files
-        return files if is_local(system) else [system.unstrip_protocol(file) for file in files]
+        if not is_local(system):
+            return [system.unstrip_protocol(file) for file in files]
+        # The file system makes paths absolute, and pictures have names of their own.
+        return files if pictures or "://" in path or Path(path).is_absolute() else [os.path.relpath(f) for f in files]
 
 
 def is_local(system: fsspec.AbstractFileSystem) -> bool:

@@ -19,6 +19,7 @@ from PIL import Image
 from service.bulk.readers import open_inputs, read_from
 from service.bundle import Array, CategoricalColumn, ImageInput, NumericColumn, TabularInput
 from service.errors import FileError
+from service.readers.files import find_files
 
 ROWS = 100
 IMAGES = ImageInput(shape=(4, 3), dtype="uint8", low=0, high=16)
@@ -124,6 +125,17 @@ def test_pictures_are_named_as_their_folder_is_given(tmp_path: Path, monkeypatch
         (source,) = open_inputs([str(path)], IMAGES)
         names = [name for batch in source.read(95, 2) for name in batch.names or []]
         assert names == [str(prefix / name) for name in ("095.png", "096", "097.png", "098", "099.png")]
+
+
+def test_parts_are_named_as_their_folder_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for part in ("kind=x/1.csv", "kind=y/2.csv"):
+        path = tmp_path / "rows" / part
+        path.parent.mkdir(parents=True)
+        write_text(path)
+    monkeypatch.chdir(tmp_path)
+    for given in ("rows", "./rows/", "rows/*/*.csv"):
+        assert find_files(given) == ["rows/kind=x/1.csv", "rows/kind=y/2.csv"]
+    assert find_files(str(tmp_path / "rows"))[0] == f"{tmp_path}/rows/kind=x/1.csv"
 
 
 def test_files_follow_one_another(tmp_path: Path) -> None:
