@@ -50,6 +50,10 @@ class TableFeatures(nn.Module):
     """
 
     numeric: Tensor
+    cyclic: Tensor
+    turns: Tensor
+    coded: Tensor
+    in_order: Tensor
     with_missing: Tensor
     location: Tensor
     scale: Tensor
@@ -68,6 +72,16 @@ class TableFeatures(nn.Module):
         self.categorical = {
             i: len(column.categories) for i, column in enumerate(data.columns) if isinstance(column, CategoricalColumn)
         }
+        # Those of one size are encoded together: operations for each of a thousand columns take minutes to export.
+        sizes = [*self.categorical.values()]
+        by_size = sorted(range(len(sizes)), key=sizes.__getitem__)
+        self.blocks = [(sizes.count(size), size) for size in sorted(set(sizes))]
+        self._keep("coded", torch.tensor([*self.categorical], dtype=torch.int64)[by_size])
+        columns = np.repeat(by_size, [sizes[i] for i in by_size])
+        self._keep("in_order", torch.from_numpy(np.argsort(columns, kind="stable")))
+        self._keep("cyclic", torch.tensor([*self.periods], dtype=torch.int64))
+        turns = [2 * math.pi / period for period in self.periods.values()]
+        self._keep("turns", torch.tensor(turns, dtype=torch.float64))
         self._keep("with_missing", torch.tensor(np.flatnonzero(np.isnan(rows).any(axis=0))))
         self.num_features = (
             len(numeric) + 2 * len(self.periods) + sum(self.categorical.values()) + len(self.with_missing)
@@ -86,15 +100,23 @@ class TableFeatures(nn.Module):
         if len(self.numeric):
             standard = (self._scaled(x.index_select(1, self.numeric)) - self.location) / self.scale
             parts.append(torch.where(standard.isnan(), 0.0, standard).clamp(-CLIP, CLIP).float())
-        for i, period in self.periods.items():
-            phase = 2 * math.pi / period * x[:, i, None]
-            parts += [torch.where(phase.isnan(), 0.0, wave).float() for wave in (phase.sin(), phase.cos())]
-        for i, size in self.categorical.items():
-            # NaN equals no code, so a missing category is all zeros.
-            parts.append((x[:, i, None] == torch.arange(size, dtype=x.dtype, device=x.device)).float())
+        if self.periods:
+            phase = self.turns * x.index_select(1, self.cyclic)
+            waves = [torch.where(phase.isnan(), 0.0, wave).float() for wave in (phase.sin(), phase.cos())]
+            parts.append(torch.stack(waves, -1).flatten(1))
+        if self.categorical:
+            parts.append(self._one_hot(x.index_select(1, self.coded)).index_select(1, self.in_order))
         if len(self.with_missing):
             parts.append(x.index_select(1, self.with_missing).isnan().float())
         return torch.cat(parts, dim=1)
+
+    def _one_hot(self, codes: Tensor) -> Tensor:
+        parts = []
+        for block, (_, size) in zip(codes.split([columns for columns, _ in self.blocks], 1), self.blocks, strict=True):
+            # NaN equals no code, so a missing category is all zeros.
+            chosen = block[..., None] == torch.arange(size, dtype=codes.dtype, device=codes.device)
+            parts.append(chosen.float().flatten(1))
+        return torch.cat(parts, 1)
 
     def units(self) -> Tensor:
         """One unit of each column's scale, in data units, (columns,): 1 for codes of categories and cyclic numbers."""

@@ -1,13 +1,16 @@
 """What the encoder sees of raw data."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from service.bundle import CategoricalColumn, ImageInput, NumericColumn, TabularInput
 from training.model.features import CLIP, ImageFeatures, TableFeatures
+from training.model.likelihoods.categorical import Categorical
 from training.model.scales import AsinhScale, moments
 
 NAN = math.nan
@@ -87,6 +90,38 @@ def test_only_categories() -> None:
     data = TabularInput(columns=(COLUMNS.columns[0],))
     features = TableFeatures(data, np.array([[0.0], [1.0]]))
     assert features(torch.tensor([[1.0], [NAN]], dtype=torch.float64)).tolist() == [[0, 1, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("likelihood", [False, True])
+def test_more_categories_take_no_more_operations(likelihood: bool) -> None:
+    counted = [_operations(columns, likelihood) for columns in (6, 60)]
+    assert counted[0] == counted[1]
+
+
+def _operations(columns: int, likelihood: bool) -> int:
+    """How many operations the encoder's inputs, or the density, of so many columns of 2 and 3 categories take."""
+    named = tuple(CategoricalColumn(name=str(i), categories=("x", "y", "z")[: 2 + i % 2]) for i in range(columns))
+    data, rows = TabularInput(columns=named), np.zeros((4, columns))
+    with _Counted() as counted:
+        if likelihood:
+            density = Categorical(data, rows)
+            counted.operations = 0
+            density.log_prob(torch.zeros(4, density.num_params), torch.from_numpy(rows))
+        else:
+            features = TableFeatures(data, rows)
+            counted.operations = 0
+            features(torch.from_numpy(rows))
+    return counted.operations
+
+
+class _Counted(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.operations += 1
+        return func(*args, **(kwargs or {}))
 
 
 def test_the_end_of_a_day_is_near_its_beginning() -> None:

@@ -1,8 +1,8 @@
 """A softmax over a fixed set of values for each feature."""
 
-from itertools import groupby
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
@@ -18,6 +18,10 @@ class Categorical(Likelihood):
     order here: where there are many, `DiscretizedLogistic` needs far fewer numbers.
     """
 
+    features: Tensor
+    order: Tensor
+    params: Tensor
+
     def __init__(self, data: ImageInput | TabularInput, rows: npt.NDArray[Any]) -> None:
         super().__init__(data, rows)
         self.lowest, self.ordered = 0.0, isinstance(data, ImageInput)
@@ -30,9 +34,17 @@ class Categorical(Likelihood):
             sizes = [len(column.categories) for column in data.columns if isinstance(column, CategoricalColumn)]
             if len(sizes) < len(data.columns):
                 raise LikelihoodError("a categorical needs categories; tables with numbers have the likelihood mixed")
-        # Neighbours with as many values are computed together: all pixels of an image, runs of a table's columns.
-        self.blocks = [(len(list(group)), size) for size, group in groupby(sizes)]
+        # Features with as many values are computed together: all pixels of an image, or columns of a table.
+        self.blocks = [(sizes.count(size), size) for size in sorted(set(sizes))]
         self.num_params = sum(sizes)
+        by_size = sorted(range(len(sizes)), key=sizes.__getitem__)
+        self.is_sorted = by_size == sorted(by_size)
+        if not self.is_sorted:
+            ends = np.cumsum(sizes)
+            params = np.concatenate([np.arange(ends[i] - sizes[i], ends[i]) for i in by_size])
+            self.register_buffer("features", torch.tensor(by_size))
+            self.register_buffer("order", self.features.argsort())
+            self.register_buffer("params", torch.from_numpy(params))
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
         parts = []
@@ -40,14 +52,14 @@ class Categorical(Likelihood):
             # A missing cell equals no value and so adds nothing.
             chosen = (values[..., None] == self._values(logits)).float()
             parts.append((chosen * torch.log_softmax(logits, -1)).sum(-1))
-        return torch.cat(parts, -1)
+        return self._joined(parts)
 
     def mean(self, params: Tensor) -> Tensor:
         if self.ordered:
             parts = [(torch.softmax(logits, -1) * self._values(logits)).sum(-1) for logits in self._logits(params)]
         else:
             parts = [logits.argmax(-1).double() for logits in self._logits(params)]
-        return torch.cat(parts, -1)
+        return self._joined(parts)
 
     def sample(self, params: Tensor, normal: Tensor, uniform: Tensor) -> Tensor:
         parts = []
@@ -56,16 +68,23 @@ class Categorical(Likelihood):
             cumulative = torch.softmax(logits, -1).cumsum(-1)
             code = (u[..., None] > cumulative).float().sum(-1).clamp(max=logits.shape[-1] - 1)
             parts.append(self.lowest + code)
-        return torch.cat(parts, -1)
+        return self._joined(parts)
 
     def _features(self, x: Tensor) -> tuple[Tensor, ...]:
         """(..., D) → (..., n) for each block of n features."""
+        x = x if self.is_sorted else x.index_select(-1, self.features)
         return x.split([features for features, _ in self.blocks], -1)
 
     def _logits(self, params: Tensor) -> list[Tensor]:
         """(..., num_params) → (..., n, size) for each block of n features of so many values."""
+        params = params if self.is_sorted else params.index_select(-1, self.params)
         parts = params.split([features * size for features, size in self.blocks], -1)
         return [part.unflatten(-1, block) for part, block in zip(parts, self.blocks, strict=True)]
+
+    def _joined(self, parts: list[Tensor]) -> Tensor:
+        """(..., n) for each block of n features → (..., D)."""
+        joined = torch.cat(parts, -1)
+        return joined if self.is_sorted else joined.index_select(-1, self.order)
 
     def _values(self, logits: Tensor) -> Tensor:
         return self.lowest + torch.arange(logits.shape[-1], dtype=torch.float32, device=logits.device)
