@@ -12,7 +12,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.server.crowd import Crowd
-from service.server.head import RefusedError, check_head
+from service.server.head import RefusedError, check_head, refusal
 from service.server.transport import AnswerTransport
 
 MAX_HEADERS = 100
@@ -97,6 +97,7 @@ class Connection(HttpToolsProtocol):
         if self._closed:  # Most clients send all before they read.
             self.deadline = min(self.loop.time() + LINGER, self._last)
         if self._deaf:
+            self._read_slowly(len(data))
             return
         if self._in_head or self._in_body:
             latest = self.loop.time() + self._settings.read_timeout
@@ -105,10 +106,22 @@ class Connection(HttpToolsProtocol):
         try:
             self._feed(data)
         except httptools.HttpParserError as error:
-            self._refuse(*_refusal(error))
+            self._refuse(*refusal(error))
         else:
             if self._received > MAX_FRAME + 2 * self._body:
                 self._refuse(431, f"more than {MAX_FRAME:,} bytes beside the body")
+            elif self._in_body and self.cycle.response_complete:
+                self._read_slowly(len(data))
+
+    def _read_slowly(self, size: int) -> None:
+        """Let the others go on before more is read of what no request wants; a socket may have megabytes of it."""
+        if not self.transport.is_closing():
+            self.transport.pause_reading()
+            self.loop.call_at(self._crowd.next_read(self.loop.time(), size), self._read_on)
+
+    def _read_on(self) -> None:
+        if not self.transport.is_closing() and not self.flow.read_paused:
+            self.transport.resume_reading()
 
     def _feed(self, data: bytes) -> None:
         """Parse the data. A request for another protocol is ignored, as RFC 9110, section 7.8, allows."""
@@ -332,9 +345,3 @@ def _sending_last(cycle: RequestResponseCycle, send: Send) -> Send:
         await send(message)
 
     return send_last
-
-
-def _refusal(error: httptools.HttpParserError) -> tuple[int, str]:
-    """Status and detail of the answer; the parser puts its own error around one that it was stopped by."""
-    cause = error.__context__
-    return cause.args if isinstance(cause, RefusedError) else (400, str(error))

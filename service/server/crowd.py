@@ -6,6 +6,9 @@ from typing import Protocol, cast
 
 from uvicorn.server import ServerState
 
+UNWANTED = 2**27
+"""Bytes a second that are read of what no request wants, as the rest of a refused body, of all connections together."""
+
 
 class Member(Protocol):
     """A connection."""
@@ -27,6 +30,12 @@ class Crowd(ServerState):
     def __init__(self) -> None:
         super().__init__()
         self._by_deadline: list[tuple[float, Member]] = []
+        self._next_read = 0.0
+
+    def next_read(self, now: float, size: int) -> float:
+        """When a connection may read on that has just read so many bytes that no request wants."""
+        self._next_read = max(self._next_read, now) + size / UNWANTED
+        return self._next_read
 
     def make_room(self, newest: Member) -> bool:
         """Close the connection that is closest to its deadline, if one has a deadline."""

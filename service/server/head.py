@@ -3,6 +3,8 @@
 import re
 from collections.abc import Mapping
 
+import httptools
+
 _HOST = re.compile(rb"([\w.~!$&'()*+,;=%-]*|\[[\da-fA-F:.]+\])(:\d*)?")
 """RFC 3986, section 3.2: `uri-host [ ":" port ]`."""
 
@@ -36,3 +38,9 @@ def check_head(version: str, method: bytes, fields: Mapping[bytes, bytes]) -> No
             raise RefusedError(501, "of the transfer codings only `chunked` is understood")
     if method == b"CONNECT":
         raise RefusedError(501, "CONNECT is not supported")
+
+
+def refusal(error: httptools.HttpParserError) -> tuple[int, str]:
+    """Status and detail of the answer; the parser puts its own error around one that it was stopped by."""
+    cause = error.__context__
+    return cause.args if isinstance(cause, RefusedError) else (400, str(error))

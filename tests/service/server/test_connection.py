@@ -10,6 +10,7 @@ import numpy as np
 import orjson
 import pytest
 
+from service.server.crowd import UNWANTED
 from tests.conftest import run_server, wait_until
 from tests.service.sockets import BODY, LIVE, ROW, Client, port_of, post, work
 
@@ -18,6 +19,9 @@ CHUNKED = post(b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
 
 TOO_LARGE = post(b"", b"Connection: close").replace(b"Content-Length: 0", b"Content-Length: 999999999")
 """The head of a request whose body is refused, and its connection closed."""
+
+_IN_BUFFERS = 2**26
+"""Bytes that the sockets of a connection hold at most, beside what the service reads."""
 
 until = partial(wait_until, seconds=10)
 
@@ -347,3 +351,22 @@ def test_what_surrounds_chunks_is_limited(patient: int, frame: bytes) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             client.send(frame)
         assert client.answer()[0] == 431
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        b"GET / HTTP/9.9\r\nHost: a\r\n\r\n",
+        b"POST /elbo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000000000\r\n\r\n",
+    ],
+    ids=["head", "body"],
+)
+def test_what_no_request_wants_is_read_no_faster_than_the_rest(patient: int, refused: bytes) -> None:
+    piece = bytes(2**20)
+    with Client(patient) as client:
+        client.send(refused)
+        sent, began = 0, time.monotonic()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            while time.monotonic() < began + 1:
+                sent += client.socket.send(piece)
+        assert 2**22 < sent < UNWANTED * (time.monotonic() - began) + _IN_BUFFERS
