@@ -193,7 +193,7 @@ def test_rows_that_the_service_finds_too_many_are_cut_again(serve: Serve, x: Arr
 
 
 def test_rows_that_take_the_service_too_long_are_cut_again(serve: Serve, x: Array) -> None:
-    pixels = np.concatenate([x] * 40)
+    pixels = np.concatenate([x] * 120)
     with serve("--timeout", "1") as server, Client(str(server.base_url), concurrency=1) as client:
         answer = client.score(pixels, num_draws=512)
         counted = samples(server.get("/metrics").text)
@@ -345,7 +345,7 @@ class Answering:
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 with contextlib.suppress(OSError):
-                    for place in range(0, len(body), 1 if pause else len(body)):
+                    for place in range(0, len(body), 1 if pause else len(body) or 1):
                         self.wfile.write(body[place : place + 1] if pause else body)
                         time.sleep(pause)
 
