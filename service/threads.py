@@ -8,6 +8,10 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+NICENESS = 10
+"""Of threads for large jobs and of the process for large bodies, so that small requests go first where processors are
+few."""
+
 
 async def in_thread(function: Callable[[], T], seconds: float | None = None) -> T:
     """Run the function in a thread of its own, and return or raise its outcome.

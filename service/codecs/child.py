@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from service.errors import NotReadyError, TooLargeError
-from service.threads import in_thread, start_thread
+from service.threads import NICENESS, in_thread, start_thread
 
 T = TypeVar("T")
 
@@ -32,9 +32,6 @@ IDLE = 60.0
 
 _PIECE = 2**18
 """Bytes of each of the pieces of what comes back in pieces."""
-
-_NICENESS = 10
-"""Lets the event loop and the engine go first where processors are few."""
 
 
 class LongBytes:
@@ -165,7 +162,7 @@ def main(descriptor: int, memory: int) -> None:
             if not started:  # The modules of the function are loaded by now, and do not count.
                 started = True
                 _limit_memory(memory)
-                os.nice(_NICENESS)
+                os.nice(NICENESS)
             answer: tuple[bool, Any]
             try:
                 answer = True, _shared(function(*arguments))

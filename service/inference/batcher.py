@@ -26,6 +26,7 @@ from service.engine import Engine
 from service.errors import EngineLostError, NotReadyError, OverloadedError
 from service.inference.jobs import Job, JobQueue, Piece, Report, Work
 from service.inference.use import Admission
+from service.threads import NICENESS
 
 _SMOOTHING = 0.1
 """Weight of the newest batch in the running mean of the computing rate."""
@@ -34,9 +35,6 @@ LIKE = 8
 """Requests whose costs differ by no larger factor are of like size."""
 
 _STOPPED = "this model is being stopped"
-
-_NICENESS = 10
-"""The process for large bodies has this niceness, and so have the threads for large jobs."""
 
 
 class _EngineThread(Thread):
@@ -80,7 +78,7 @@ class Batcher:
         self._max_batch = max_batch
         self._max_queue = max_queue
         self._small = JobQueue(0)
-        self._large = JobQueue(_NICENESS)
+        self._large = JobQueue(NICENESS)
         self._taking = Lock()
         self._admitted: dict[int, int] = {}  # Requests by their cost.
         self._outstanding = 0
