@@ -23,7 +23,7 @@ def read_parquet(file: IO[bytes], columns: Sequence[str] | None = None) -> pa.Ta
 
 
 def pandas_columns(metadata: Mapping[bytes, bytes]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The names of columns that are pandas' index, and of those that were categories.
+    """Find the names of pandas' index columns, and of the columns that were categories.
 
     There are none where another program wrote what pandas would not.
     """

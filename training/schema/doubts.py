@@ -58,7 +58,7 @@ _DAYS = (36_526, 73_051)
 """The same as Excel counts days, from 1900."""
 
 SENTINELS = r"^-?(9+[6-9]|77+|88+)(\.[09]*)?$|^-[1-9](\.0*)?$"
-"""Surveys write 97 for a refusal, 98 or 88 for an answer that nobody knows, 99 or -9 for none."""
+"""Codes of surveys: 97 for a refusal, 98 or 88 for "don't know", 99 or -9 for no answer."""
 
 ENDS = 3
 """Most different ones in a column."""
@@ -147,7 +147,7 @@ def doubt_sentinel(words: Iterable[str], cells: pa.Array, as_missing: AsMissing)
 
 
 def _stand_apart(marks: npt.NDArray[np.float64], values: npt.NDArray[np.float64]) -> str | None:
-    """Where a few different numbers stand among all, if each of them is repeated and they are apart from the others."""
+    """Say how a few numbers stand apart from all others, if each of them is repeated."""
     alike = np.isin(values, marks)
     others = values[~alike]
     few = len(marks) <= ENDS and all((values == mark).sum() > 1 for mark in marks)
