@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from service.bundle import CategoricalColumn, ImageInput, NumericColumn, TabularInput
 from training.model.scales import AsinhScale, moments
+from training.model.sizes import by_size
 
 CLIP = 10.0
 """Standard deviations beyond which the encoder cannot tell outliers apart."""
@@ -72,13 +73,9 @@ class TableFeatures(nn.Module):
         self.categorical = {
             i: len(column.categories) for i, column in enumerate(data.columns) if isinstance(column, CategoricalColumn)
         }
-        # Those of one size are encoded together: operations for each of a thousand columns take minutes to export.
-        sizes = [*self.categorical.values()]
-        by_size = sorted(range(len(sizes)), key=sizes.__getitem__)
-        self.blocks = [(sizes.count(size), size) for size in sorted(set(sizes))]
-        self._keep("coded", torch.tensor([*self.categorical], dtype=torch.int64)[by_size])
-        columns = np.repeat(by_size, [sizes[i] for i in by_size])
-        self._keep("in_order", torch.from_numpy(np.argsort(columns, kind="stable")))
+        columns, values, self.blocks = by_size([*self.categorical.values()])
+        self._keep("coded", torch.tensor([*self.categorical], dtype=torch.int64)[columns])
+        self._keep("in_order", torch.from_numpy(values.argsort()))
         self._keep("cyclic", torch.tensor([*self.periods], dtype=torch.int64))
         turns = [2 * math.pi / period for period in self.periods.values()]
         self._keep("turns", torch.tensor(turns, dtype=torch.float64))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from service.bundle import CategoricalColumn, ImageInput, TabularInput
 from training.model.likelihoods.likelihood import Likelihood, LikelihoodError
+from training.model.sizes import by_size
 
 
 class Categorical(Likelihood):
@@ -34,15 +35,11 @@ class Categorical(Likelihood):
             sizes = [len(column.categories) for column in data.columns if isinstance(column, CategoricalColumn)]
             if len(sizes) < len(data.columns):
                 raise LikelihoodError("a categorical needs categories; tables with numbers have the likelihood mixed")
-        # Features with as many values are computed together: all pixels of an image, or columns of a table.
-        self.blocks = [(sizes.count(size), size) for size in sorted(set(sizes))]
+        features, params, self.blocks = by_size(sizes)
         self.num_params = sum(sizes)
-        by_size = sorted(range(len(sizes)), key=sizes.__getitem__)
-        self.is_sorted = by_size == sorted(by_size)
+        self.is_sorted = bool((np.diff(features) > 0).all())
         if not self.is_sorted:
-            ends = np.cumsum(sizes)
-            params = np.concatenate([np.arange(ends[i] - sizes[i], ends[i]) for i in by_size])
-            self.register_buffer("features", torch.tensor(by_size))
+            self.register_buffer("features", torch.from_numpy(features))
             self.register_buffer("order", self.features.argsort())
             self.register_buffer("params", torch.from_numpy(params))
 
