@@ -38,7 +38,8 @@ class Json:
         return document[field]
 
     def encode(self, columns: Columns) -> bytes:
-        return orjson.dumps(columns, _contiguous, orjson.OPT_SERIALIZE_NUMPY)
+        # orjson itself writes contiguous arrays alone.
+        return orjson.dumps(columns, np.ascontiguousarray, orjson.OPT_SERIALIZE_NUMPY)
 
 
 def read_json(body: bytes, *, constants: bool = False) -> Any:
@@ -120,11 +121,6 @@ def _regular_shape(array: Any) -> tuple[list[int], int]:
         if not isinstance(level[0][0], simdjson.Array):
             return shape, lists
         level = list(itertools.chain.from_iterable(level))
-
-
-def _contiguous(values: Array) -> Array:
-    """What orjson asks for where it cannot write an array as it lies in memory."""
-    return np.ascontiguousarray(values)
 
 
 def _refuse_constant(name: str) -> None:
