@@ -112,41 +112,25 @@ def write_answer(
     outputs: list[dict[str, object]] = []
     blobs: list[bytes] = []
     for name, array in arrays.items():
-        kind, shape, data, blob = _values(array) if isinstance(array, np.ndarray) else _texts(array)
-        output: dict[str, object] = {"name": name, "datatype": kind, "shape": shape}
+        values = array if isinstance(array, np.ndarray) else np.array([text or "" for text in array], object)
+        kind = "BYTES" if values.dtype.kind == "O" else datatype(values.dtype.name)
+        output: dict[str, object] = {"name": name, "datatype": kind, "shape": values.shape}
         if name in binary:
-            blobs.append(blob())
+            blobs.append(_to_bytes(values, kind))
             output["parameters"] = {"binary_data_size": len(blobs[-1])}
         else:
-            output["data"] = data()
+            output["data"] = values.astype(values.dtype.newbyteorder("="), copy=False).ravel()
         outputs.append(output)
-    document = orjson.dumps({**header, "outputs": outputs}, option=orjson.OPT_SERIALIZE_NUMPY)
+    # orjson itself writes arrays of numbers alone.
+    document = orjson.dumps({**header, "outputs": outputs}, np.ndarray.tolist, orjson.OPT_SERIALIZE_NUMPY)
     return b"".join([document, *blobs]), len(document) if blobs else None
 
 
-_Output = tuple[str, tuple[int, ...], Callable[[], object], Callable[[], bytes]]
-"""An output's datatype and shape, and its values for JSON and in binary."""
-
-
-def _values(array: Array) -> _Output:
-    kind = datatype(array.dtype.name)
-    return (
-        kind,
-        array.shape,
-        lambda: np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(-1),
-        lambda: array.astype(DATATYPES[kind], copy=False).tobytes(),
-    )
-
-
-def _texts(texts: Sequence[str | None]) -> _Output:
-    shown = [text or "" for text in texts]
-    blobs = [text.encode() for text in shown]
-    return (
-        "BYTES",
-        (len(shown),),
-        lambda: shown,
-        lambda: b"".join(len(blob).to_bytes(4, "little") + blob for blob in blobs),
-    )
+def _to_bytes(values: Array, kind: str) -> bytes:
+    if kind != "BYTES":
+        return values.astype(DATATYPES[kind], copy=False).tobytes()
+    texts = [text.encode() for text in values]
+    return b"".join(len(text).to_bytes(4, "little") + text for text in texts)
 
 
 def _wanted(header: InferRequest) -> dict[str, bool | None]:
