@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from service.errors import LowerboundError
+from service.small_files import read_small_file
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -22,10 +23,10 @@ def read_values(name: str) -> tuple[str, dict[str, Any]]:
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(read_small_file(path))
     except FileNotFoundError as error:
         raise RecipeError(f"no recipe {name!r}; there are {', '.join(names())}, or give a .yaml file") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise RecipeError(f"{path}: cannot be read: {error}") from error
     if not isinstance(values, dict):
         raise RecipeError(f"{path}: must be a mapping of fields")

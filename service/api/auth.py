@@ -12,6 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import KeysError, UnauthorizedError
+from service.small_files import read_small_file
 
 ENVIRONMENT = "LOWERBOUND_API_KEYS"
 """Keys come by this variable or by a file, never by the command line, which every user of a machine can read."""
@@ -41,7 +42,7 @@ def read_keys(file: Path | None) -> frozenset[bytes]:
     }
     if file is not None:
         try:
-            lines = file.read_text("utf-8", errors="replace").splitlines()
+            lines = read_small_file(file).decode(errors="replace").splitlines()
         except OSError as error:
             raise KeysError(f"{file}: cannot be read: {error.strerror}") from error
         in_file = {f"{file}, line {i}": line.partition("#")[0].strip() for i, line in enumerate(lines, 1)}

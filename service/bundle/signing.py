@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
 from service.errors import BundleError, KeysError
+from service.small_files import read_small_file
 
 SIGNATURE = "manifest.sig"
 SIGNATURE_BYTES = 64
@@ -75,6 +76,6 @@ def _read_public(file: Path) -> Ed25519PublicKey:
 
 def _read(file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        return read_small_file(file)
     except OSError as error:
         raise KeysError(f"{file}: cannot be read: {error.strerror}") from error

@@ -127,6 +127,7 @@ def test_unknown_flags_are_refused(argument: str, capsys: pytest.CaptureFixture[
         ("", "must be a mapping"),
         ("name: [unclosed\n", "cannot be read"),
         ("name: !!python/object/apply:os.getcwd []\n", "cannot be read"),
+        ("name: 2020-02-30\n", "cannot be read: day is out of range"),
     ],
 )
 def test_broken_files_are_refused_by_field(text: str, reason: str, tmp_path: Path) -> None:
@@ -143,6 +144,9 @@ def test_unknown_recipes_are_answered_with_the_known(tmp_path: Path) -> None:
     tmp_path.joinpath("folder.yaml").mkdir()
     with pytest.raises(RecipeError, match="cannot be read"):
         Recipe.read(str(tmp_path / "folder.yaml"), [])
+    tmp_path.joinpath("endless.yaml").symlink_to("/dev/zero")
+    with pytest.raises(RecipeError, match=r"cannot be read: .*at most 4,194,304 bytes are read"):
+        Recipe.read(str(tmp_path / "endless.yaml"), [])
 
 
 def test_the_environment_decides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,4 +69,4 @@ def _find(folder: Path, part: str) -> Path | None:
 
 def _read(path: Path) -> npt.NDArray[Any]:
     with reading(str(path)):
-        return read_idx(path.read_bytes())
+        return read_idx(require_path(path).read_bytes())

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from service.bundle import Column, TabularInput
 from service.errors import FileError
+from service.small_files import read_small_file
 
 _COLUMN = TypeAdapter[Column](Column)
 _HEAD = """\
@@ -43,8 +44,8 @@ def read_schema(path: Path) -> Told:
         FileError: It is no such file; names the column and the field.
     """
     try:
-        document = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        document = yaml.safe_load(read_small_file(path))
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise FileError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     entries = document.get("columns") if isinstance(document, dict) else None
     if not isinstance(entries, list) or not entries:

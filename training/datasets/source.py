@@ -13,10 +13,12 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+from fsspec.core import url_to_fs
 from pydantic import BaseModel, ConfigDict
 
 from service.bundle import ImageInput, TabularInput
 from service.errors import FileError
+from service.readers.files import refuse_pipe
 
 IN_MEMORY = 2**30
 """Bytes of rows that are kept in memory; more stay on the disk, and are read as they are needed."""
@@ -125,12 +127,14 @@ def require_path(path: Path | None) -> Path:
     """Return the path, for a source that can't do without.
 
     Raises:
-        FileError: There is none, or nothing lies there.
+        FileError: There is none, or nothing lies there, or a pipe or a device.
     """
     if path is None:
         raise FileError("this kind of data needs a path")
     if not path.exists():
         raise FileError(f"{path}: no such file or folder")
+    if not path.is_dir():
+        refuse_pipe(*url_to_fs(str(path)))
     return path
 
 

@@ -196,6 +196,11 @@ def test_keys_that_are_none_are_refused(tmp_path: Path, monkeypatch: pytest.Monk
     assert key not in str(refusal.value)
 
 
+def test_keys_without_end_are_refused() -> None:
+    with pytest.raises(KeysError, match="/dev/zero: cannot be read: at most 4,194,304 bytes are read"):
+        read_keys(Path("/dev/zero"))
+
+
 @pytest.mark.parametrize("text", [None, "", "\n\n", f"# {OLD}\n"])
 def test_a_file_without_a_key_opens_nothing(tmp_path: Path, refused: Refused, text: str | None) -> None:
     if text is not None:

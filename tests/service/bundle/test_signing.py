@@ -1,5 +1,6 @@
 """With `--trusted-keys`, a bundle is served only with a signature of its manifest by someone trusted."""
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -137,6 +138,7 @@ def test_keys_that_cannot_be_used_are_refused(ada: Signer, tmp_path: Path, refus
         (tmp_path / "text", "no private key in PEM"),
         (tmp_path / "curve.pem", "a private key, but not of Ed25519"),
         (tmp_path / "nothing", "cannot be read: No such file"),
+        (Path("/dev/zero"), "cannot be read: at most 4,194,304 bytes are read"),
     ]:
         with pytest.raises(KeysError, match=f"{key.name}: {said}"):
             sign(b"", key)
@@ -145,6 +147,7 @@ def test_keys_that_cannot_be_used_are_refused(ada: Signer, tmp_path: Path, refus
         (tmp_path / "text", "no public key in PEM"),
         (tmp_path / "curve.public.pem", "a public key, but not of Ed25519"),
         (tmp_path / "nothing", "cannot be read: No such file"),
+        (Path("/dev/zero"), "cannot be read: at most 4,194,304 bytes are read"),
     ]:
         with pytest.raises(KeysError, match=f"{key.name}: {said}"):
             TrustedKeys([key])
@@ -163,3 +166,13 @@ def test_only_what_is_whole_is_signed(
     assert "nothing: cannot be read" in said
     assert "elbo.onnx: 0 bytes; the manifest says" in said
     assert not (table_bundle / SIGNATURE).exists()
+
+
+def test_a_key_may_come_by_a_pipe(ada: Signer) -> None:
+    reader, writer = os.pipe()
+    os.write(writer, ada.private.read_bytes())
+    os.close(writer)
+    try:
+        assert sign(b"manifest", Path(f"/dev/fd/{reader}")) == sign(b"manifest", ada.private)
+    finally:
+        os.close(reader)

@@ -77,3 +77,9 @@ def test_bad_idx_folders(tmp_path: Path) -> None:
     text = message(Idx(), tmp_path)
     assert "t10k-images-idx3-ubyte" in text
     assert "(5, 5)" in text
+
+
+def test_files_without_end_are_refused(tmp_path: Path) -> None:
+    assert "/dev/zero: a pipe or a device" in message(Idx(), Path("/dev/zero"))
+    (tmp_path / "train-images-idx3-ubyte").symlink_to("/dev/zero")
+    assert "train-images-idx3-ubyte: a pipe or a device" in message(Idx(), tmp_path)

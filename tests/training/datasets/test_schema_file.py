@@ -47,6 +47,8 @@ def test_a_corrected_type_is_found_about_again(tmp_path: Path) -> None:
     ("text", "named"),
     [
         ("columns: [", "cannot be read"),
+        ("columns: 2020-02-30", "cannot be read: day is out of range"),
+        ("#" * 2**23, "cannot be read: at most 4,194,304 bytes are read"),
         ("- city", "must have a list of columns"),
         ("columns: [{type: numeric}]", "column 1 has no name"),
         ("columns: [{name: 2020, type: numeric}]", "write it in quotes"),
