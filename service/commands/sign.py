@@ -1,12 +1,13 @@
 """`lowerbound sign BUNDLE`: sign a bundle, for services that require a signature."""
 
+import hashlib
 import sys
 from pathlib import Path
 
 from pydantic import Field
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
-from service.bundle import MANIFEST, SIGNATURE, read_bundle
+from service.bundle import MANIFEST, MAX_MANIFEST_BYTES, SIGNATURE, BundleFolder, read_bundle
 from service.bundle.signing import sign
 from service.cli import CommandOptions, parse
 
@@ -35,8 +36,10 @@ def main(arguments: list[str]) -> None:
         OSError: The signature cannot be written.
     """
     options = parse(Signing, arguments)
-    read_bundle(options.bundle)
-    signature = sign((options.bundle / MANIFEST).read_bytes(), options.key)
+    with BundleFolder(options.bundle) as folder:
+        manifest = folder.read(MANIFEST, MAX_MANIFEST_BYTES)
+    read_bundle(options.bundle, digest=hashlib.sha256(manifest).hexdigest())
+    signature = sign(manifest, options.key)
     file = options.bundle / SIGNATURE
     temporary = file.with_name(f".{SIGNATURE}.new")
     temporary.write_bytes(signature)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
@@ -20,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from service.bundle import MANIFEST, SIGNATURE, TrustedKeys, read_bundle
+from service.bundle import MANIFEST, SIGNATURE, Bundle, TrustedKeys, read_bundle
 from service.bundle.signing import sign
 from service.cli import main
 from service.errors import BundleError, KeysError
@@ -176,3 +177,16 @@ def test_a_key_may_come_by_a_pipe(ada: Signer) -> None:
         assert sign(b"manifest", Path(f"/dev/fd/{reader}")) == sign(b"manifest", ada.private)
     finally:
         os.close(reader)
+
+
+def test_what_was_checked_is_signed(table_bundle: Path, ada: Signer, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked = (table_bundle / MANIFEST).read_bytes()
+
+    def change_after(*arguments: Any, **keywords: Any) -> Bundle:
+        bundle = read_bundle(*arguments, **keywords)
+        (table_bundle / MANIFEST).write_bytes(b"{}")
+        return bundle
+
+    monkeypatch.setattr("service.commands.sign.read_bundle", change_after)
+    assert main(["sign", str(table_bundle), "--key", str(ada.private)]) == 0
+    TrustedKeys([ada.public]).check(checked, (table_bundle / SIGNATURE).read_bytes(), table_bundle)
