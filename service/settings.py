@@ -9,6 +9,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 
 from service.cli import CommandOptions
 from service.engine import Device, Precision
+from service.inference.limits import MAX_ENGINE_THREADS
 from service.observability.logs import Format
 from service.scoring import MAX_DRAWS
 from service.storage import DEFAULT_REPOSITORY, Location
@@ -66,10 +67,11 @@ class Settings(CommandOptions):
         default=None, ge=1, description="Limit in MiB for the intermediate results of one graph on a GPU."
     )
     engine_cache: Path | None = Field(default=None, description="Folder for engines that TensorRT has compiled.")
-    workers: int = Field(default=1, ge=1, description="Number of processes, each with its own engines.")
+    workers: int = Field(default=1, ge=1, le=1024, description="Number of processes, each with its own engines.")
     engine_threads: int | None = Field(
         default=None,
         ge=1,
+        le=MAX_ENGINE_THREADS,
         description="Batches that a process computes at the same time. Default: cores divided by workers, on a GPU 4.",
     )
     max_batch: int | None = Field(

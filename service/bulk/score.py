@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -22,6 +23,7 @@ from service.cli import HelpPage
 from service.codecs.rows import PROBLEM
 from service.engine import PROVIDERS, Device, EngineFactory, Kind, Precision, choose
 from service.errors import ExtraError, FileError
+from service.inference.limits import MAX_ENGINE_THREADS
 from service.scoring import ElboQuery
 from service.scoring.conformal import discoveries, why_none
 
@@ -90,17 +92,23 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--device", choices=get_args(Device), default="auto", help="device to compute on")
     parser.add_argument("--precision", choices=get_args(Precision), default="float32", help="lowest precision of a GPU")
     parser.add_argument(
-        "--max-batch", type=int, help="limit of rows x draws in one engine call (default: 512, on a GPU 32768)"
+        "--max-batch", type=_from_one, help="limit of rows x draws in one engine call (default: 512, on a GPU 32768)"
     )
     parser.add_argument(
         "--engine-threads",
-        type=int,
+        type=partial(_from_one, most=MAX_ENGINE_THREADS),
         help="batches that an engine computes at the same time (default: all cores, on a GPU 4)",
     )
     parser.add_argument(
         "--cluster", metavar="ADDRESS", help="address of a Ray cluster to compute on; auto: the one of this machine"
     )
     return parser.parse_args(arguments)
+
+
+def _from_one(text: str, most: int = 2**31) -> int:
+    if not (text.isdecimal() and 1 <= int(text) <= most):
+        raise argparse.ArgumentTypeError(f"{text}: a whole number from 1 to {most:,}")
+    return int(text)
 
 
 def _answer(given: argparse.Namespace, query: ElboQuery, console: Console) -> None:

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from service.errors import TooLargeError
 
+MAX_ENGINE_THREADS = 1024
+"""More than any machine has cores; each is two threads of the process."""
+
 
 @dataclass(frozen=True)
 class Limits:

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from service.bundle import Array
+from service.cli import main
 from service.storage import DEFAULT_REPOSITORY
 from tests import warm
 from tests.conftest import Serve
@@ -240,6 +241,15 @@ def test_what_cannot_be_done_is_said_in_a_line(
     assert message in errors
     assert "Traceback" not in errors
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "flag", ["--engine-threads=0", "--engine-threads=-1", "--engine-threads=1025", "--max-batch=0"]
+)
+def test_sizes_that_are_none_are_refused(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["score", str(DIGITS), "x.npy", "out", flag])
+    assert "a whole number from 1 to " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("output", ["out", "out.csv", "out.parquet"])

@@ -18,6 +18,10 @@ from tests.service.conftest import Refused
             ("--port", "99999", "--engine-threads", "0"),
             "65535; engine_threads: Input should be greater than or equal to 1",
         ),
+        (
+            ("--workers", "100000", "--engine-threads", "100000"),
+            "1024; engine_threads: Input should be less than or equal to 1024",
+        ),
     ],
 )
 def test_wrong_settings_are_named(refused: Refused, arguments: tuple[str, ...], named: str) -> None:
