@@ -9,6 +9,9 @@ from tempfile import TemporaryDirectory
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """The environment variable that names the processes' common folder."""
 
+PREFIX = "lowerbound-metrics-"
+"""How the names of such folders begin."""
+
 ROOM = 16 * 2**20
 """Bytes that must be free where processes share metrics."""
 
@@ -24,7 +27,7 @@ def shared_folder() -> Iterator[Callable[[], None]]:
         prometheus_client reads the environment when it is imported, so this process is not affected.
     """
     try:
-        folder = TemporaryDirectory(prefix="lowerbound-metrics-")
+        folder = TemporaryDirectory(prefix=PREFIX)
     except OSError as error:
         logger.warning("there is no folder for metrics of several processes (%s): each shows its own", error)
         yield lambda: None

@@ -20,7 +20,7 @@ import pytest
 from service.bundle import Bundle
 from service.observability.metrics import INTERVAL
 from service.observability.multiprocess import FOLDER
-from tests.conftest import samples, wait_until
+from tests.conftest import run_server, samples, wait_until
 from tests.service.bundle_versions import publish
 from tests.service.load import ONE
 from tests.service.processes import Workers, ignores, is_serving, start
@@ -301,3 +301,12 @@ def test_all_stop_together(workers: Workers) -> None:
     assert workers.parent.wait(timeout=60) == 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     assert not Path(folder).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", ["1", "2"])
+@pytest.mark.parametrize("name", [FOLDER, FOLDER.lower()])
+def test_metrics_of_another_program_do_not_matter(tmp_path: Path, name: str, number: str) -> None:
+    variables = {name: str(tmp_path / "missing"), "PYTHONPATH": str(Path.cwd())}
+    with run_server("--workers", number, log=tmp_path / "log", **variables) as client:
+        assert "lowerbound_http_requests_total" in client.get("/metrics").text
