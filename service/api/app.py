@@ -15,7 +15,7 @@ from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.auth import is_loopback, read_keys, with_auth
-from service.api.browsers import BrowserMiddleware, default_hosts
+from service.api.browsers import LOOPBACK_NAMES, BrowserMiddleware
 from service.api.budget import LARGEST_ANSWERS, LARGEST_BODIES, ByteBudget
 from service.api.openapi import complete_openapi, named, versioned
 from service.api.problem_details import RequestMiddleware, answer_with_problems, refuse
@@ -83,6 +83,7 @@ def create_app(settings: Settings) -> FastAPI:
         KeysError: The API keys, or those of who signs bundles, cannot be used.
         StorageError: The bundles cannot be reached.
     """
+    on_loopback = is_loopback(settings.host)
     keys = read_keys(settings.api_keys_file)
     trusted = TrustedKeys(settings.trusted_keys) if settings.trusted_keys else None
     provider = PROVIDERS[choose(settings.device)]
@@ -107,7 +108,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        if not keys and not is_loopback(settings.host):
+        if not keys and not on_loopback:
             logger.warning(
                 "listening on %s without API keys: every client that reaches it may send requests", settings.host
             )
@@ -157,7 +158,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(RequestMiddleware, timeout=settings.timeout, telemetry=telemetry)
     app.guarded = BrowserMiddleware(
         with_auth(app.dispatch, keys, settings.cors_origins, answered),
-        settings.allowed_hosts or default_hosts(on_loopback=is_loopback(settings.host)),
+        settings.allowed_hosts or (LOOPBACK_NAMES if on_loopback else ("*",)),
         settings.cors_origins,
         answered,
     )

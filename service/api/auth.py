@@ -92,13 +92,8 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def page_headers(policy: str = "default-src 'self'") -> dict[str, str]:
-    """The headers of a page for people: what a browser may do with it.
-
-    Args:
-        policy: Where scripts, styles and all else may come from: unless told, from the service's own files, so that
-            no code within the page runs.
-    """
+def page_headers(policy: str) -> dict[str, str]:
+    """The headers of a page for people; the policy says where scripts, styles and all else may come from."""
     fixed = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
     return {
         "Content-Security-Policy": f"{policy}; {fixed}",

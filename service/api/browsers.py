@@ -9,7 +9,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.errors import ForbiddenError
 
 _SAFE = {"GET", "HEAD", "OPTIONS"}
-_LOOPBACK = ("localhost", ".localhost")
+LOOPBACK_NAMES = ("localhost", ".localhost")
+"""The names that the service answers to on an address of this machine, unless told."""
 
 
 class BrowserMiddleware:
@@ -69,11 +70,6 @@ class BrowserMiddleware:
         raise ForbiddenError(
             f"pages of {origin} may not send this; --cors-origins names those that may", "header.Origin"
         )
-
-
-def default_hosts(*, on_loopback: bool) -> tuple[str, ...]:
-    """The names that the service answers to unless told: those of this machine, or all on an outside address."""
-    return _LOOPBACK if on_loopback else ("*",)
 
 
 def _name(host: bytes) -> str:

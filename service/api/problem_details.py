@@ -7,7 +7,6 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
-from functools import cache
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request
@@ -134,10 +133,7 @@ async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
 
 def answer_with_problems(app: FastAPI) -> None:
     """Leave FastAPI's invalid requests to the envelope, and give its other errors the shape of all."""
-
-    @app.exception_handler(RequestValidationError)
-    async def _(request: Request, error: RequestValidationError) -> JSONResponse:
-        raise error
+    del app.exception_handlers[RequestValidationError]
 
     @app.exception_handler(HTTPException)
     async def _(request: Request, error: HTTPException) -> JSONResponse:
@@ -152,7 +148,6 @@ def given_id(headers: Mapping[bytes, bytes]) -> bytes | None:
     return value if value is not None and _REQUEST_ID.fullmatch(value) else None
 
 
-@cache
 def _reason(kind: str) -> str:
     """`too_large` for `TooLargeError`, and so on."""
     return re.sub(r"\B([A-Z])", r"_\1", kind.removesuffix("Error")).lower()
