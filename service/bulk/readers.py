@@ -123,7 +123,7 @@ class Table:
         self.seeks = self._file.seeks
 
     def count(self) -> int:
-        return self._file.count()
+        return self._file.num_rows
 
     def read(self, start: int, rows: int) -> Iterator[Batch]:
         row = start

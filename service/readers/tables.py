@@ -60,17 +60,22 @@ class TableFile(ABC):
     text: TextFormat | None = None
     wrong: Mapping[int, str] = MappingProxyType({})
 
-    def __init__(self, path: Source) -> None:
+    def __init__(self, path: Source, stored: list[str]) -> None:
         self.path = path
         parts = re.findall(r"(?:^|/)([^/=]+)=([^/]*)(?=/)", str(path))
-        self._partition = {unquote(name): unquote(value) for name, value in parts}
+        partition = {unquote(name): unquote(value) for name, value in parts}
+        self._stored = stored
+        self._partition = {name: value for name, value in partition.items() if name not in stored}
+        self.names = [*stored, *self._partition]
 
-    @abstractmethod
-    def count(self) -> int:
+    @cached_property
+    def num_rows(self) -> int:
         """How many rows there are. A text file is read once for that."""
+        with reading(self.path):
+            return sum(batch.num_rows for batch in self._read(self._stored[:1], 0, 0))
 
     @abstractmethod
-    def _stored(self, columns: Sequence[str], start: int, rows: int) -> Iterator[pa.RecordBatch]:
+    def _read(self, columns: Sequence[str], start: int, rows: int) -> Iterator[pa.RecordBatch]:
         """Those columns of the file itself."""
 
     def batches(self, columns: Sequence[str], start: int = 0, rows: int = 2**16) -> Iterator[pa.RecordBatch]:
@@ -82,7 +87,7 @@ class TableFile(ABC):
         self.check(columns)
         inside = [name for name in columns if name not in self._partition]
         with reading(self.path):
-            for whole in self._stored(inside or self._inside[:1], start, rows):
+            for whole in self._read(inside or self._stored[:1], start, rows):
                 for first in range(0, whole.num_rows, rows):
                     batch = whole.slice(first, rows)
                     arrays = [self._constant(n, batch.num_rows) if n in self._partition else batch[n] for n in columns]
@@ -110,10 +115,6 @@ class TableFile(ABC):
         shown = ", ".join(self.names[:20])
         return f"there are {shown}{', ...' if len(self.names) > 20 else ''}"
 
-    @property
-    def _inside(self) -> list[str]:
-        return [name for name in self.names if name not in self._partition]
-
     def _constant(self, name: str, rows: int) -> pa.Array:
         value = self._partition[name]
         return pa.array([None if value == "__HIVE_DEFAULT_PARTITION__" else value] * rows, pa.string())
@@ -125,18 +126,13 @@ class ParquetFile(TableFile):
     seeks: ClassVar[bool] = True
 
     def __init__(self, path: str) -> None:
-        super().__init__(path)
         with reading(path), fsspec.open(path, "rb") as file, open_parquet(file) as parquet:
             schema = parquet.schema_arrow
-            self._rows = parquet.metadata.num_rows
+            self.num_rows = parquet.metadata.num_rows
+        super().__init__(path, schema.names)
         self.index, self.categories = pandas_columns(schema.metadata or {})
-        self.names = [*schema.names, *(name for name in self._partition if name not in schema.names)]
-        self._partition = {name: value for name, value in self._partition.items() if name not in schema.names}
 
-    def count(self) -> int:
-        return int(self._rows)
-
-    def _stored(self, columns: Sequence[str], start: int, rows: int) -> Iterator[pa.RecordBatch]:
+    def _read(self, columns: Sequence[str], start: int, rows: int) -> Iterator[pa.RecordBatch]:
         with fsspec.open(self.path, "rb") as opened, open_parquet(opened) as file:
             groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
             ends = list(itertools.accumulate(groups))
@@ -166,20 +162,9 @@ class TextFile(TableFile):
     text: TextFormat
 
     def __init__(self, path: Source, text: TextFormat) -> None:
-        super().__init__(path)
         self.text = text
         self.head = read_head(path, text)
-        stored = self.head.names
-        self._partition = {name: value for name, value in self._partition.items() if name not in stored}
-        self.names = [*stored, *self._partition]
-
-    @cached_property
-    def _count(self) -> int:
-        with reading(self.path):
-            return sum(batch.num_rows for batch in self._stored(self._inside[:1], 0, 0))
-
-    def count(self) -> int:
-        return self._count
+        super().__init__(path, self.head.names)
 
     def whole(self) -> pa.Table:
         """Read all columns of all rows; they are named by their numbers, because names may repeat.
@@ -188,7 +173,7 @@ class TextFile(TableFile):
             FileError: Rows have more or fewer cells than the header.
         """
         with reading(self.path):
-            numbers = [str(number) for number in range(len(self.head.names))]
+            numbers = [str(number) for number in range(len(self._stored))]
             batches = list(self._numbered(numbers))
             if self.wrong:
                 check_records(self.path, self.text)
@@ -197,7 +182,7 @@ class TextFile(TableFile):
             table = table.append_column(str(self.names.index(name)), self._constant(name, table.num_rows))
         return table
 
-    def _stored(self, columns: Sequence[str], start: int, rows: int) -> Iterator[pa.RecordBatch]:
+    def _read(self, columns: Sequence[str], start: int, rows: int) -> Iterator[pa.RecordBatch]:
         numbers = [str(self.names.index(name)) for name in columns]
         row = 0
         for batch in _with_wrong_rows(self._numbered(numbers), self, numbers):
@@ -226,7 +211,7 @@ class TextFile(TableFile):
                     pyarrow.csv.ReadOptions(
                         use_threads=False,
                         block_size=LARGEST_RECORD,
-                        column_names=[str(number) for number in range(len(self.head.names))],
+                        column_names=[str(number) for number in range(len(self._stored))],
                         skip_rows=self.head.line - 1,
                         skip_rows_after_names=1,
                         encoding=self.text.encoding,

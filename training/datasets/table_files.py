@@ -130,4 +130,4 @@ class TableFiles:
                 raise FileError(f"{self.path}: {option}: no column {name!r} among {shown}{why}")
 
     def _rows(self, table: TableFile) -> int:
-        return int(self._texts[table.path].num_rows) if table.path in self._texts else table.count()
+        return int(self._texts[table.path].num_rows) if table.path in self._texts else table.num_rows
