@@ -1,6 +1,7 @@
 """Tables: CSV and its like, and Parquet, in one file or many, with their schema inferred or told."""
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -131,7 +132,7 @@ class Table(Excluding):
 
     def _decide(self, files: TableFiles, keep: npt.NDArray[np.bool_]) -> list[Decision]:
         """Decide about every column of the files, in their order."""
-        without = {**dict.fromkeys(self.drop, "dropped, as asked")}
+        without = dict.fromkeys(self.drop, "dropped, as asked")
         without |= {name: "pandas' index" for name in files.index if name not in self.columns}
         without |= {condition.partition("=")[0]: "says which rows are excluded" for condition in self.exclude}
         told = read_schema(self.schema_file) if self.schema_file else None
@@ -165,24 +166,25 @@ class Table(Excluding):
         names = list(dict.fromkeys(files.names))
         if files.names.count("") > 1 and files.is_empty("", self._markers):
             without[""] = "columns without a name and without a value"
-        repeated = {name: count for name in names if name not in without and (count := files.names.count(name)) > 1}
-        lacking = {name: path for name, path in files.lacking.items() if name not in without}
-        inferred = [n for n in names if n not in without | complete | repeated | lacking and len(n) <= MAX_TEXT]
+        wrong = {
+            name: f"its name has {len(name):,} characters; give it one of at most {MAX_TEXT:,}"
+            for name in names
+            if len(name) > MAX_TEXT
+        }
+        wrong |= {
+            name: f"{count} columns are named so; give them other names"
+            for name, count in Counter(files.names).items()
+            if count > 1
+        }
+        wrong |= {name: f"{path} has no such column" for name, path in files.lacking.items()}
+        inferred = [name for name in names if name not in without | complete | wrong]
         found = {decision.name: decision for decision in infer_table(inferred, read, options)}
         found |= {name: Decision(name, column, "as the schema says") for name, column in complete.items()}
+        found |= {name: refused(name, Problem(detail, "drop", (name,))) for name, detail in wrong.items()}
         found |= {name: Decision(name, None, reason) for name, reason in without.items()}
-        for name in names:
-            if name not in without and len(name) > MAX_TEXT:
-                detail = f"its name has {len(name):,} characters; give it one of at most {MAX_TEXT:,}"
-                found[name] = refused(name, Problem(detail, "drop", name))
-        for name, count in repeated.items():
-            detail = f"{count} columns are named so; give them other names"
-            found[name] = refused(name, Problem(detail, "drop", name))
-        for name, path in lacking.items():
-            found[name] = refused(name, Problem(f"{path} has no such column", "drop", name))
         if "" in found and found[""].column:
             number = files.names.index("") + 1
-            found[""] = refused("", Problem(f"column {number} has no name; give it one", "drop", ""))
+            found[""] = refused("", Problem(f"column {number} has no name; give it one", "drop", ("",)))
         self._refuse(files, [found[name] for name in names], rows)
         return [found[name] for name in names]
 
@@ -208,29 +210,17 @@ class Table(Excluding):
             if decision.name in stray:
                 texts.append(f"{where}: {stray[decision.name]}")
                 continue
-            option, value = self._remedy(decision.name, problem)
-            before = remedies.get(option, getattr(self, option))
+            before = remedies.get(problem.option, getattr(self, problem.option))
+            value = problem.value
             if isinstance(before, dict):
-                remedies[option] = before | value
+                value = before | value
             elif isinstance(before, tuple):
-                remedies[option] = tuple(dict.fromkeys([*before, *value]))
-            else:
-                remedies[option] = value
+                value = tuple(dict.fromkeys([*before, *value]))
+            remedies[problem.option] = value
             texts.append(f"{where}: {problem.detail}; {_ADVICE[problem.option]}")
         if texts:
             # No option removes a line of the file.
             raise TableError(texts, {} if stray else remedies)
-
-    def _remedy(self, name: str, problem: Problem) -> tuple[str, Any]:
-        match problem.option:
-            case "columns":
-                return "columns", {name: problem.value}
-            case "missing":
-                return "missing", problem.value.split("\0")
-            case "day_first":
-                return "day_first", True
-            case "drop":
-                return "drop", [name]
 
     def _schema(self, files: TableFiles, decisions: list[Decision]) -> TabularInput:
         columns: list[Column] = []

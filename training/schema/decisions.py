@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -60,13 +60,13 @@ class Problem:
     Attributes:
         detail: What is wrong.
         option: The option that solves it, as `drop`.
-        value: Its value for this column.
+        value: Its value for this column; those of several are put together.
         row: The first wrong cell's, from 0, if it is about one.
     """
 
     detail: str
     option: Literal["drop", "columns", "missing", "day_first"]
-    value: str
+    value: Any
     row: int | None = None
 
 

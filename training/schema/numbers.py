@@ -56,7 +56,7 @@ def infer_numbers(
     if whole and (bad := inexact(cells.fill_null(0).to_numpy())).any():
         row = int(np.argmax(bad))
         detail = f"float64 cannot hold {cells[row]} exactly"
-        return refused(name, Problem(detail, "columns", "categorical", row))
+        return refused(name, Problem(detail, "columns", {name: "categorical"}, row))
     note = None if declared or amounts else doubt_number(name, cells if numbers is None else numbers)
     decision = Decision(name, column, reason, note=note)
     return unless_constant(decision, len(distinct), cells, declared, len(cells) - len(present))

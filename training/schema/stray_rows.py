@@ -26,7 +26,7 @@ def find_stray_rows(decisions: Sequence[Decision], last: int) -> dict[str, str]:
         last: The last row, from 0.
     """
     wrong: Mapping[str, tuple[int, Sequence[str]]] = {
-        d.name: (d.problem.row, d.problem.value.split("\0"))
+        d.name: (d.problem.row, d.problem.value)
         for d in decisions
         if d.problem and d.problem.option == "missing" and d.problem.row is not None
     }

@@ -86,7 +86,7 @@ def infer_column(name: str, cells: pa.ChunkedArray, options: Options) -> Decisio
             words = [word for word in (f"{end:.17g}" for end in ends) if re.search(SENTINELS, word)]
             decision = replace(decision, note=doubt_sentinel(words, numbers, _as_null))
         return decision
-    return refused(name, Problem(f"{kind} is neither numbers, texts nor dates", "drop", name))
+    return refused(name, Problem(f"{kind} is neither numbers, texts nor dates", "drop", (name,)))
 
 
 def _as_null(*_: str) -> str:

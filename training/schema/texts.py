@@ -171,7 +171,7 @@ class _Texts:
     def _as_times(self, column: NumericColumn, *, ambiguous: bool) -> Decision:
         if ambiguous:
             detail = f"day and month could be exchanged in every date, as in {self.distinct[0]}"
-            return refused(self.name, Problem(detail, "day_first", "true"))
+            return refused(self.name, Problem(detail, "day_first", True))
         order = column.time.order if column.time else "ymd"
         reason = _TIMES.get(order) or f"dates, as {self.distinct[0]}"
         note = None
@@ -187,8 +187,8 @@ class _Texts:
         if len(column.affixes) > 1 and self.declared is None:
             other = next(sign for sign in column.affixes if sign not in self.distinct[0].as_py())
             row = self._first(pc.match_substring(self.distinct, other))
-            signs = " and ".join(column.affixes)
-            return refused(self.name, Problem(f"amounts in {signs}, which are no one unit", "columns", "numeric", row))
+            detail = f"amounts in {' and '.join(column.affixes)}, which are no one unit"
+            return refused(self.name, Problem(detail, "columns", {self.name: "numeric"}, row))
         if self.declared is None:
             if _any_match(self.distinct, _CODE):
                 return None
@@ -237,14 +237,14 @@ class _Texts:
             # As missing cells they would be lost, and they may be the largest.
             unit = " and ".join(column.affixes)
             detail = f"{foreign[0]!r} is not in {unit}, as most of the column is; write all cells in one unit"
-            return refused(self.name, Problem(detail, "drop", self.name, row))
+            return refused(self.name, Problem(detail, "drop", (self.name,), row))
         others = f", nor are {len(words) - 1} other texts" if len(words) > 1 else ""
         detail = f"{self.texts[row].as_py()!r} is not {noun}{others}, as most of the column is"
         if len(words) > 5:
-            return refused(self.name, Problem(detail, "drop", self.name, row))
+            return refused(self.name, Problem(detail, "drop", (self.name,), row))
         first = self.texts[row].as_py()
         words = [first, *sorted(word for word in words if word != first)]
-        return refused(self.name, Problem(detail, "missing", "\0".join(words), row))
+        return refused(self.name, Problem(detail, "missing", words, row))
 
     def _with_thousands(self, column: NumericColumn) -> NumericColumn:
         """Let larger numbers than the file's be written with a separator, where its decimal sign is known."""
