@@ -95,6 +95,6 @@ async def call(child: ChildProcess, quick: bool, function: Callable[..., T], *ar
     return function(*arguments) if quick else await child.run(function, *arguments)
 
 
-def served_graphs(model: Model) -> list[str]:
-    """The names of the graphs of a model that are models to the protocol."""
-    return [graph for graph in _SERVED if graph in model.manifest.graphs]
+def served_graphs(model: Model) -> list[Graph]:
+    """The graphs of a model that are models to the protocol."""
+    return [Graph(model, graph) for graph in _SERVED if graph in model.manifest.graphs]

@@ -74,12 +74,10 @@ async def named(
     request: Request, name: Annotated[str, Path(description="NAME, or NAME.GRAPH as NAME.encoder.")]
 ) -> Graph:
     """The graph that the path names."""
-    prefix, dot, suffix = name.partition(".")
-    model, graph = find_model(request, prefix or name), suffix if dot else "elbo"
-    if graph not in served_graphs(model) or Graph(model, graph).name != name:
-        known = ", ".join(Graph(model, graph).name for graph in served_graphs(model))
-        raise NotFoundError(f"no model {name!r} is served; there are {known}")
-    return Graph(model, graph)
+    served = {graph.name: graph for graph in served_graphs(find_model(request, name.partition(".")[0] or name))}
+    if name not in served:
+        raise NotFoundError(f"no model {name!r} is served; there are {', '.join(served)}")
+    return served[name]
 
 
 async def versioned(version: Annotated[str, Path(description="Its version.")]) -> None:
@@ -113,8 +111,8 @@ async def ready(request: Request) -> ServerReady:
 async def all_statistics(request: Request) -> Statistics:
     """Statistics of every model since the start, under /v2 or not, over all processes."""
     totals = await _totals(request)
-    served = [Graph(model, graph) for model in request.app.state.loader.registry for graph in served_graphs(model)]
-    return Statistics(model_stats=[_statistics(totals, graph) for graph in served])
+    models = request.app.state.loader.registry
+    return Statistics(model_stats=[_statistics(totals, graph) for model in models for graph in served_graphs(model)])
 
 
 @graphs.get("")
