@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from service.bundle import CategoricalColumn, Category, Column, NumericColumn, TabularInput
 from service.readers.numbers import parse_numbers
-from service.readers.times import derive, is_time, parse_times, seconds
+from service.readers.times import derive_columns, is_time, parse_times, seconds
 
 Cells = Any
 """A column: an Arrow array, chunked or not, or a list of what JSON has (numbers, texts, booleans, None)."""
@@ -72,9 +72,7 @@ def parse_table(columns: Mapping[str, Cells], data: TabularInput) -> tuple[Value
         if column.derived is None:
             x[:, i], found = parse_column(columns[column.name], column, data.missing)
             problems += found
-    for i, column in enumerate(data.columns):
-        if column.derived is not None:
-            x[:, i] = derive(x[:, data.features.index(column.derived.source)], column.derived)
+    derive_columns(x, data)
     return x, sorted(problems, key=lambda problem: problem.row)
 
 

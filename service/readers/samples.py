@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.bundle import NumericColumn, TabularInput
-from service.readers.times import derive
+from service.readers.times import derive_columns
 
 
 def possible_rows(x: npt.NDArray[np.float64], data: TabularInput) -> npt.NDArray[np.float64]:
@@ -24,7 +24,5 @@ def possible_rows(x: npt.NDArray[np.float64], data: TabularInput) -> npt.NDArray
     for i, column in enumerate(data.columns):
         if isinstance(column, NumericColumn) and column.training_range:
             rows[:, i] = column.training_range.nearest(rows[:, i])
-    for i, column in enumerate(data.columns):
-        if column.derived:
-            rows[:, i] = derive(rows[:, data.features.index(column.derived.source)], column.derived)
+    derive_columns(rows, data)
     return rows

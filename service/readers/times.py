@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from service.bundle import Derived, TimeFormat
+from service.bundle import Derived, TabularInput, TimeFormat
 
 Order = Literal["ymd", "dmy", "mdy", "clock", "elapsed"]
 
@@ -200,6 +200,13 @@ def derive(moments: npt.NDArray[np.float64], derived: Derived) -> npt.NDArray[np
     if derived.part == "hour":
         return (moments % 86400) / 3600
     return (moments // 86400 + 3) % 7  # 1 January 1970 was a Thursday.
+
+
+def derive_columns(x: npt.NDArray[np.float64], data: TabularInput) -> None:
+    """Fill the columns of rows, (N, columns), that are derived from others."""
+    for i, column in enumerate(data.columns):
+        if column.derived is not None:
+            x[:, i] = derive(x[:, data.features.index(column.derived.source)], column.derived)
 
 
 def render_time(value: float, time: TimeFormat) -> str | None:

@@ -24,7 +24,7 @@ from service.bundle import (
 from service.errors import FileError
 from service.readers import TOO_LARGE, parse_column
 from service.readers.tables import open_tables
-from service.readers.times import WEEKDAYS, derive
+from service.readers.times import WEEKDAYS, derive, derive_columns
 from training.datasets.exclusions import Excluding, kept_rows
 from training.datasets.schema_file import read_schema
 from training.datasets.source import Dataset, Excluded, allocate, as_labels, chunks
@@ -278,7 +278,6 @@ class Table(Excluding):
         columns, problems, infinite = list(data.columns), [], []
         for i, column in enumerate(data.columns):
             if column.derived is not None:
-                by_column[i] = derive(by_column[data.features.index(column.derived.source)], column.derived)
                 continue
             by_column[i], found = parse_column(files.read(column.name), column, data.missing)
             if training and (large := [problem for problem in found if problem.detail == TOO_LARGE]):
@@ -292,6 +291,7 @@ class Table(Excluding):
                 )
         if problems:
             raise TableError(problems, {})
+        derive_columns(by_column.T, data)
         if training:
             notes += tuple(doubt_rows(columns, by_column, files.place))
         kept, excluded = np.flatnonzero(keep), np.flatnonzero(~keep)
