@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from service.bundle import Array
 from service.errors import InvalidError, MalformedError, TooLargeError
-from service.readers.columns import decimals, decoded
+from service.readers.columns import decimals, decoded, is_text
 from service.readers.times import is_time, seconds
 
 MAX_VALUES = 2**24
@@ -154,12 +154,10 @@ def _count(values: Any, place: str, times: bool) -> int:
     elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         inside = [values.values]
     elif not (
-        pa.types.is_integer(kind)
+        is_text(kind)
+        or pa.types.is_integer(kind)
         or pa.types.is_floating(kind)
         or pa.types.is_boolean(kind)
-        or pa.types.is_string(kind)
-        or pa.types.is_large_string(kind)
-        or pa.types.is_string_view(kind)
         or pa.types.is_binary(kind)
         or pa.types.is_large_binary(kind)
         or (times and is_time(kind))
