@@ -58,13 +58,7 @@ def decode(body: bytes, media_type: str, field: str) -> object:
 
 
 def decode_if_quick(body: bytes | LongBytes, media_type: str, field: str, *, mark: bool = False) -> object:
-    """The values in a body, or `SLOW`.
-
-    Args:
-        body: As it was sent, decompressed; a `LongBytes` where it is longer than all that is quick.
-        media_type: One of `READERS`, or for instances of `ALL_READERS`.
-        field: The name of the values, where the format has names.
-        mark: Whether each wrong row is put down, which takes longer.
+    """The values in a body, or `SLOW`; to `mark` each wrong row takes longer.
 
     Raises:
         RequestError: See `Reader.decode`.
@@ -150,15 +144,7 @@ def _is_quick_table(values: object, data: TabularInput) -> bool:
 def make_rows(
     values: object, media_type: str, data: ImageInput | TabularInput, reading: Reading, max_rows: int, before: int = 0
 ) -> Rows:
-    """The instances among the values that were decoded from a body.
-
-    Args:
-        values: See `Reader.decode`.
-        media_type: Of the body.
-        data: The kind of data that the model was trained on.
-        reading: How they are read.
-        max_rows: Most that are, with those before.
-        before: Rows of the body that were read before.
+    """The instances among the values that were decoded from a body, of which so many rows were read before.
 
     Raises:
         RequestError: See `parse_rows`.
@@ -202,11 +188,11 @@ def write_answer(
     too_far: Array | None = None,
     fields: str | None = None,
 ) -> bytes:
-    """The bytes of an answer.
+    """The bytes of an answer; a picture shows the `instances` and nothing else.
 
     Args:
         columns: By field an array whose entry i belongs to instance i.
-        media_type: One of `WRITERS`; a picture shows the `instances` and nothing else.
+        media_type: One of `WRITERS`.
         data: The kind of data that the model was trained on.
         rows: What is wrong with some of the instances, if the columns answer any.
         too_far: See `Rows.answer`.

@@ -66,11 +66,7 @@ class ChildProcess:
         self._idle: asyncio.TimerHandle | None = None
 
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Call the function in the process, and return or raise its outcome.
-
-        Args:
-            function: A module's function, which the process imports by name.
-            arguments: Values that pickle takes; bytes and arrays are not copied.
+        """Call a module's function in the process, and return or raise its outcome; bytes and arrays are not copied.
 
         Raises:
             NotReadyError: The process ended meanwhile, or cannot be started.

@@ -27,11 +27,6 @@ def check_encoding(encoding: str) -> None:
 def decompress(body: bytes, encoding: str, limit: int) -> bytes:
     """The bytes that were compressed, at most `limit` of them; no more than that is ever held.
 
-    Args:
-        body: As it came.
-        encoding: `gzip` or `deflate`.
-        limit: Most bytes to make.
-
     Raises:
         MalformedError: The bytes are damaged, cut off, or followed by others.
         TooLargeError: There are more than `limit`.

@@ -25,11 +25,6 @@ from service.readers.pictures import Picture, PictureBytes, in_data_units
 def parse_rows(values: object, data: ImageInput | TabularInput, reading: Reading) -> Rows:
     """The rows among what a client sent, with what is wrong with single ones where `reading` has that put down.
 
-    Args:
-        values: What a codec read: an array whose first axis counts instances, a list of instances, or pictures.
-        data: The kind of data that the model was trained on.
-        reading: How it is read.
-
     Raises:
         InvalidError: Names the first wrong value, as `instances[3][17]` or `instances[3].age`. Where rows are marked,
             it is wrong with all of them.

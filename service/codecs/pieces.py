@@ -24,10 +24,7 @@ def find_array(body: bytes, field: str) -> int | None:
 def cut(body: bytes, start: int, longest: int) -> Iterator[tuple[int, bytes]]:
     """Cut the elements of an array, the only member of an object, into runs of whole elements without their brackets.
 
-    Args:
-        body: The object.
-        start: Where the array's first element begins.
-        longest: Most bytes of an element.
+    The first element begins at `start`, and none may have more than `longest` bytes.
 
     Yields:
         Where in the body a run stands, and its bytes; what is between the commas is not looked at.

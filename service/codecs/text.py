@@ -36,12 +36,7 @@ class TextRows:
 
 
 def read_text(sent: TextBytes, data: TabularInput, most: int) -> TextRows:
-    """Read a text by the rules for files; the manifest says how those are written.
-
-    Args:
-        sent: The text.
-        data: The model's columns.
-        most: Rows after which no more are read than are needed to say so.
+    """Read a text by the rules for files, and hardly more rows than `most`; the manifest says how files are written.
 
     Raises:
         MalformedError: It is no text, or has no header, or a quotation mark is not closed.

@@ -94,10 +94,6 @@ def read_idx(body: bytes, limit: int | None = None) -> Array:
 
     The format is two zero bytes, type, number of dimensions, big-endian sizes, values.
 
-    Args:
-        body: The file.
-        limit: Most bytes that it may unpack to.
-
     Raises:
         MalformedError: The file is damaged, or in another format.
         InvalidError: Its values are not unsigned bytes.
@@ -126,11 +122,6 @@ def read_idx(body: bytes, limit: int | None = None) -> Array:
 
 def read_npz(file: IO[bytes], name: str | None = None, limit: int | None = None) -> Array:
     """One array of an `.npz` file: the one of that name; else the one named `X` or `x`, else the only one.
-
-    Args:
-        file: The file, which can seek.
-        name: Of the array.
-        limit: Most bytes that it may unpack to.
 
     Raises:
         MalformedError: The file is damaged, or holds Python objects.

@@ -151,12 +151,7 @@ class ParquetFile(TableFile):
 
 
 class TextFile(TableFile):
-    """A CSV file or its like, in which every cell is text.
-
-    Args:
-        path: Of the file, or its bytes.
-        text: How it is written.
-    """
+    """A CSV file or its like, in which every cell is text."""
 
     seeks: ClassVar[bool] = False
     text: TextFormat
@@ -260,13 +255,7 @@ def _with_wrong_rows(
 def open_table(
     path: str, delimiter: str | None = None, encoding: str | None = None, like: TabularInput | None = None
 ) -> TableFile:
-    """Open one file.
-
-    Args:
-        path: Of the file.
-        delimiter: Of a text file; found by its content if not given.
-        encoding: The same.
-        like: The columns that the file must have, and how text was written in the file that they are from.
+    """Open one file; see `find_format` for how text is written.
 
     Raises:
         FileError: It is no table.

@@ -61,10 +61,7 @@ class Excluding(Source):
 def kept_rows(files: TableFiles, conditions: Sequence[str], labels: Path | None) -> npt.NDArray[np.bool_]:
     """Which rows are not excluded, (N,).
 
-    Args:
-        files: The table.
-        conditions: Which rows are, as `is_fraud=1`.
-        labels: A file that names anomalies among the rows.
+    The conditions, as `is_fraud=1`, and a file of labels say which are.
 
     Raises:
         FileError: A condition is of another form; or one, or the labels, hold for no row, or leave none; or the labels

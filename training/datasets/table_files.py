@@ -19,13 +19,9 @@ _QUOTED = re.compile(r"""'.*'|".*"|‘.*’|“.*”""")
 class TableFiles:
     """Files of one table. Those of text are kept in memory, as text; of Parquet, one column at a time is.
 
-    Args:
+    Attributes:
         path: What leads to them.
         tables: The files, in their order.
-
-    Attributes:
-        path: See there.
-        tables: See there.
         names: Of the columns; they may repeat.
         lacking: A file that has no such column, for each column that is not in all files.
         index: Those of pandas' index.
@@ -94,12 +90,7 @@ class TableFiles:
         raise IndexError(row)
 
     def notes(self, data: TabularInput, *, told: bool) -> Iterator[str]:
-        """Say how the first file's text was read where that may be wrong.
-
-        Args:
-            data: The columns that were found.
-            told: Whether the user said the encoding.
-        """
+        """Say how the first file's text was read where that may be wrong; the user may have `told` the encoding."""
         table = self.tables[0]
         if not isinstance(table, TextFile):
             return
