@@ -60,11 +60,9 @@ class TableFiles:
             firsts = {chunk.type: str(table.path) for chunk in found} | firsts
         if len({chunk.type for chunk in chunks}) > 1:
             chunks = [c.dictionary_decode() if pa.types.is_dictionary(c.type) else c for c in chunks]
-            kinds = dict.fromkeys(chunk.type for chunk in chunks)
             try:
-                schemas = [pa.schema([("", kind)]) for kind in kinds]
-                common = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
-                chunks = [chunk.cast(common) for chunk in chunks]
+                tables = [pa.table({name: chunk}) for chunk in chunks]
+                return pa.concat_tables(tables, promote_options="permissive").column(0)
             except pa.ArrowException as error:
                 parts = " and ".join(f"{kind} in {firsts[kind]}" for kind in sorted(firsts, key=str))
                 raise FileError(f"{self.path}, column {name!r}: {parts}; write all parts in one type") from error
