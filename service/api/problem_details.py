@@ -163,11 +163,8 @@ def _render(scope: Scope, error: LowerboundError) -> JSONResponse:
     if isinstance(error, RefusedError):
         return _answer(scope, error.status, str(error))
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
-    answer = (
-        _answer(scope, status, error.detail, error.location)
-        if isinstance(error, RequestError)
-        else _answer(scope, status, str(error))
-    )
+    detail, location = (error.detail, error.location) if isinstance(error, RequestError) else (str(error), None)
+    answer = _answer(scope, status, detail, location)
     if isinstance(error, EncodingError):
         answer.headers["Accept-Encoding"] = ", ".join(error.known)
     if isinstance(error, UnauthorizedError):
