@@ -5,7 +5,7 @@ records by column name or lists in column order, with `null` for a missing value
 have is refused with its place, or its row is marked and the others are read.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +20,9 @@ from service.readers import CellProblem, describe_value, parse_table
 from service.readers.arrays import Levels
 from service.readers.files import TextBytes
 from service.readers.pictures import Picture, PictureBytes, in_data_units
+
+Marked = dict[int, InvalidError] | None
+"""What is wrong with rows, by their number; None where the first error is raised."""
 
 
 def parse_rows(values: object, data: ImageInput | TabularInput, reading: Reading) -> Rows:
@@ -57,11 +60,15 @@ def parse_marked(values: object, data: ImageInput | TabularInput, reading: Readi
             if isinstance(values, np.ndarray):
                 return _check_cells(_check_array(values, data.shape, "instances"), data, wrong)
             if isinstance(values, TextRows):
-                return _text_rows(values, data, reading, marks)
-            return _table(values, data, reading, marks)
+                columns = _text_columns(values, data, reading, wrong)
+            else:
+                columns = _columns(values, data, reading, wrong)
+            x, problems = parse_table(columns, data)
+            mark_cells(problems, reading, marks)
+            return x
 
 
-def _picture(body: bytes, data: ImageInput, marked: dict[int, InvalidError] | None) -> Array:
+def _picture(body: bytes, data: ImageInput, marked: Marked) -> Array:
     try:
         return Picture(body).instances(data)
     except RequestError as error:
@@ -84,7 +91,7 @@ def parse_latents(values: object, latent_size: int) -> Array:
     return _refuse(~np.isfinite(narrow), narrow, "is not a finite number in float32", name="latents")
 
 
-def _numbers(values: object, shape: tuple[int, ...], name: str, marked: dict[int, InvalidError] | None = None) -> Array:
+def _numbers(values: object, shape: tuple[int, ...], name: str, marked: Marked = None) -> Array:
     """Nested lists of plain numbers as float64; NumPy does the work, and Python finds the place when it cannot.
 
     What is wrong with an entry is raised, or `marked` by its number, and zeros are in its place.
@@ -166,7 +173,7 @@ def _check_array(array: Array, shape: tuple[int, ...], name: str) -> Array:
     raise InvalidError("must be a number, not an array", name + "[0]" * (len(shape) + 1))
 
 
-def _check_pixels(pixels: Array, data: ImageInput, marked: dict[int, InvalidError] | None) -> Array:
+def _check_pixels(pixels: Array, data: ImageInput, marked: Marked) -> Array:
     if data.dtype == "uint8" and pixels.dtype.kind == "f":
         with np.errstate(invalid="ignore"):
             levels = pixels.astype(np.uint8)
@@ -187,7 +194,7 @@ def _check_pixels(pixels: Array, data: ImageInput, marked: dict[int, InvalidErro
     return pixels.astype(data.dtype)
 
 
-def _check_cells(rows: Array, data: TabularInput, marked: dict[int, InvalidError] | None) -> Array:
+def _check_cells(rows: Array, data: TabularInput, marked: Marked) -> Array:
     """Rows given as numbers: codes stand for categories, NaN for missing values."""
     cells = rows.astype(np.float64)
     for i, column in enumerate(data.columns):
@@ -206,10 +213,9 @@ def _check_cells(rows: Array, data: TabularInput, marked: dict[int, InvalidError
     return cells
 
 
-def _table(values: object, data: TabularInput, reading: Reading, marks: Marks) -> Array:
+def _columns(values: object, data: TabularInput, reading: Reading, marked: Marked) -> Mapping[str, Any]:
     if not isinstance(values, list) or not values:
         raise InvalidError("must be a non-empty array", "instances")
-    marked = marks.unreadable if reading.mark else None
     names, known = data.given, {*data.features, *data.dropped}
     rows: list[Sequence[object]] = []
     for i, record in enumerate(values):
@@ -217,24 +223,19 @@ def _table(values: object, data: TabularInput, reading: Reading, marks: Marks) -
         with _marking(marked, i):
             row = _in_order(record, names, known, f"instances[{i}]", ignore_extra=reading.ignore_extra)
         rows.append(row)
-    columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
-    x, problems = parse_table(columns, data)
-    mark_cells(problems, reading, marks)
-    return x
+    return dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
 
 
-def _text_rows(values: TextRows, data: TabularInput, reading: Reading, marks: Marks) -> Array:
+def _text_columns(values: TextRows, data: TabularInput, reading: Reading, marked: Marked) -> Mapping[str, Any]:
     if not len(values):
         raise InvalidError("must hold at least one row below the header", "instances")
     if values.extra is not None and not reading.ignore_extra:
         problem = f"is no column of this model{suggest(values.extra, data.given)}"
         raise InvalidError(problem, f"instances[0].{values.extra}")
     for row, detail in values.wrong.items():
-        with _marking(marks.unreadable if reading.mark else None, row):
+        with _marking(marked, row):
             raise InvalidError(detail, f"instances[{row}]")
-    x, problems = parse_table(values.columns, data)
-    mark_cells(problems, reading, marks)
-    return x
+    return values.columns
 
 
 def mark_cells(problems: Iterable[CellProblem], reading: Reading, marks: Marks) -> None:
@@ -284,7 +285,7 @@ def _refuse(
     values: Array,
     problem: str,
     filler: float = 0.0,
-    marked: dict[int, InvalidError] | None = None,
+    marked: Marked = None,
     name: str = "instances",
 ) -> Array:
     """The values, where none of them is wrong.
@@ -305,7 +306,7 @@ def _refuse(
 
 
 @contextmanager
-def _marking(marked: dict[int, InvalidError] | None, row: int) -> Iterator[None]:
+def _marking(marked: Marked, row: int) -> Iterator[None]:
     """Let what is wrong with a row be marked, if it is the first; where nothing is to be marked, be raised."""
     try:
         yield
