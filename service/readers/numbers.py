@@ -17,7 +17,17 @@ from service.bundle import MAX_AFFIXES, NumericColumn
 
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^[+-]?(?i:inf(inity)?|nan)$"
 CURRENCY = "$€£¥₹₽₩₺₫₴₪₦₱฿¢₿₡₲₵₸₾"
-AFFIX = rf"[A-Z]{{1,2}}\$|[{CURRENCY}]|%|‰|[A-Z]{{3}}|kr\.?|Fr\.|Rs\.?"
+_CURRENCIES = (
+    "AED AFN ALL AMD ANG AOA ARS AUD AWG AZN BAM BBD BDT BGN BHD BIF BMD BND BOB BRL BSD BTN BWP BYN BZD CAD CDF CHF "
+    "CLP CNY COP CRC CUP CVE CZK DJF DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GNF GTQ GYD HKD HNL HRK "
+    "HTG HUF IDR ILS INR IQD IRR ISK JMD JOD JPY KES KGS KHR KMF KPW KRW KWD KYD KZT LAK LBP LKR LRD LSL LYD MAD MDL "
+    "MGA MKD MMK MNT MOP MRU MUR MVR MWK MXN MYR MZN NAD NGN NIO NOK NPR NZD OMR PAB PEN PGK PHP PKR PLN PYG QAR RON "
+    "RSD RUB RWF SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP STN SVC SYP SZL THB TJS TMT TND TOP TRY TTD TWD TZS UAH "
+    "UGX USD UYU UZS VED VES VND VUV WST XAF XCD XOF XPF YER ZAR ZMW ZWL"
+)
+"""The codes of ISO 4217."""
+
+AFFIX = rf"[A-Z]{{1,2}}\$|[{CURRENCY}]|%|‰|{_CURRENCIES.replace(' ', '|')}|kr\.?|Fr\.|Rs\.?"
 """Signs that may stand before or after a number: of currency, percent or permille, or the code of a currency."""
 
 _SPACE = "[\\s\u00a0\u202f\u2009]*"

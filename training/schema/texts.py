@@ -42,6 +42,7 @@ OTHER = "other"
 _TIMES = {"clock": "times of day", "elapsed": "durations"}
 _ZONE = r"(?i)(z|utc|gmt|[+-]\d\d(:?\d\d)?)$"
 _CODE = r"^[+-]?0\d+$"
+_SIGNED_CODE = r"^[^\d.,]{1,4}0\d+$"
 _LONG = r"^[+-]?\d{16,}$"
 _MARKERS = 3
 """Most different texts among numbers that may stand for missing ones."""
@@ -190,7 +191,7 @@ class _Texts:
             detail = f"amounts in {' and '.join(column.affixes)}, which are no one unit"
             return refused(self.name, Problem(detail, "columns", {self.name: "numeric"}, row))
         if self.declared is None:
-            if _any_match(self.distinct, _CODE):
+            if _any_match(self.distinct, _CODE) or (column.affixes and _any_match(self.distinct, _SIGNED_CODE)):
                 return None
             long = self.distinct.filter(pc.match_substring_regex(self.distinct, _LONG)).to_pylist()
             if any(int(word) != float(word) for word in long):

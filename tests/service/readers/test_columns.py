@@ -140,7 +140,9 @@ def test_times_are_rendered_as_text_that_is_read_back() -> None:
     assert render_time(NAN, column.time) is None
 
 
-def test_number_plates_are_no_amounts() -> None:
-    plates = [f"{''.join(letters)} 123" for letters in itertools.product(string.ascii_uppercase[:7], repeat=3)]
-    assert affixes(plates[:MAX_AFFIXES]) == tuple(plate[:3] for plate in plates[:MAX_AFFIXES])
-    assert affixes(plates) == ()
+def test_letters_before_numbers_are_amounts_in_currencies_alone() -> None:
+    assert affixes(["USD 123", "12 EUR", "R$ 5", "CA$7"]) == ("CA$", "EUR", "R$", "USD")
+    assert affixes(["USW00014839", "ALS193307060", "ABC 123"]) == ()
+    marked = [f"{''.join(letters)}$5" for letters in itertools.product(string.ascii_uppercase, repeat=2)]
+    assert affixes(marked) == ()
+    assert len(affixes(marked[:MAX_AFFIXES])) == MAX_AFFIXES

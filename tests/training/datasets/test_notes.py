@@ -110,6 +110,8 @@ from training.datasets.table import Table, TableError
         (lambda n: f"10.0.0.{n}", None),
         (lambda n: f"A{n % 20}", None),
         (lambda n: f"may-{n:04}", None),
+        (lambda n: f"{'ALB' if n % 2 else 'USW'}{n % 20:02}", None),
+        (lambda n: f"EUR{n % 20:02}", None),
         (lambda n: f"INV/{n:04}", None),
         (lambda n: f"US${n}k", "is left out, though it looks like numbers, as 'US$0k'"),
         (lambda n: n * n, None),
