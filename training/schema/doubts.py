@@ -39,9 +39,12 @@ _DURATION = re.compile(
 _VALUE = r"[+-]?\d+(\.\d+)?"
 _LIST = re.compile(rf"[\[({{].*[\])}}]|{_VALUE}([,;]\s*{_VALUE})+", re.DOTALL)
 _MONTH = re.compile(r"\d{0,2}\W*(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\W+\d{1,2}", re.IGNORECASE)
-_MONTH_OF_YEAR = re.compile(
+_NAME_OF_MONTH = (
     r"(jan|ene|gen|f[eé]v|feb|mar|mär|mrt|apr|avr|abr|ma[iyjg]|ju[ni]|juin|giu|jul|juil|lug|aug|ago|aoû|sep|set"
-    r"|o[ckt]t|out|nov|de[czs]|déc|dic)[^\W\d]*\W+(19|20)\d\d",
+    r"|o[ckt]t|out|nov|de[czs]|déc|dic)[^\W\d]*"
+)
+_MONTH_OF_YEAR = re.compile(
+    rf"{_NAME_OF_MONTH}\W+(19|20)\d\d|(19|20)\d\d\W+{_NAME_OF_MONTH}",
     re.IGNORECASE,
 )
 _ANGLE = re.compile(r"[NSEWO]? ?[+-]?\d{1,3} ?[°º].*", re.IGNORECASE)

@@ -110,6 +110,7 @@ from training.datasets.table import Table, TableError
         (lambda n: f"10.0.0.{n}", None),
         (lambda n: f"A{n % 20}", None),
         (lambda n: f"may-{n:04}", None),
+        (lambda n: f"{1990 + n % 9} {['Jun', 'May'][n % 2]}", "is used as categories, though it looks like dates, as"),
         (lambda n: f"{'ALB' if n % 2 else 'USW'}{n % 20:02}", None),
         (lambda n: f"EUR{n % 20:02}", None),
         (lambda n: f"INV/{n:04}", None),
