@@ -1,6 +1,5 @@
 """Text files of a table: their encoding, their delimiter, and their records with the lines they stand on."""
 
-import codecs
 import csv
 import io
 import itertools
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from service.bundle import TabularInput, TextFormat
 from service.errors import FileError
-from service.readers.files import Source, TextBytes, open_file, open_text, reading
+from service.readers.encoding import decode_sample, python_encoding, tell_encoding
+from service.readers.files import Source, open_file, open_text, reading
 
 if TYPE_CHECKING:
     from _csv import Reader  # Public under no name.
@@ -28,9 +28,6 @@ CELL = re.compile(r"[+-]?\d+[.,]\d+|\d{4}-\d\d-\d\d.*")
 """A text that is rather a cell than a name."""
 
 _AMOUNT = re.compile(rf"[+-]?\d+([.,]\d+)*|{CELL.pattern}")
-_AMONG_DIGITS = re.compile(rb"(?<=\d)\xa0(?=\d)|(?<=\d)[ \xa0]?\x80|\x80(?=[ \xa0]?\d)")
-"""The blank between thousands, and the sign of the euro, in Windows-1252: no letters of another alphabet."""
-
 _SEP = re.compile(r'\ufeff?"?sep=(.)"?\s*$', re.MULTILINE)
 """Excel's first line, which tells the delimiter."""
 
@@ -39,31 +36,6 @@ _SHOWN = 3
 
 _TITLED, _LINE_BEFORE, _UNLIKE_HEADER = 0.5, 0.95, 0.25
 """Factors of a delimiter's fit: for lines before its header, for each of them, and for a first row unlike it."""
-
-_BOMS = (
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # It begins as UTF-16's does.
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
-_FOREIGN = {
-    b"PK": "a spreadsheet or an archive",
-    b"\xd0\xcf\x11\xe0": "a spreadsheet",
-    b"ARROW1": "an Arrow file",
-    b"\xff\xff\xff\xff": "a stream of Arrow",
-    b"SQLite": "a database",
-    b"BZh": "compressed by bzip2",
-    b"\xfd7zXZ": "compressed by xz",
-    b"\x93NUMPY": "a NumPy array, for the recipe arrays",
-    b"\x89PNG": "a picture, for the recipe images",
-    b"\xff\xd8\xff": "a picture, for the recipe images",
-    b"%PDF": "a PDF document",
-    b"ORC": "an ORC file",
-    b"Obj\1": "an Avro file",
-    b"\x89HDF": "an HDF5 file",
-}
-"""Other files, by how they begin."""
 
 
 def find_format(
@@ -83,13 +55,7 @@ def find_format(
     """
     with reading(path), open_file(path) as file:
         sample = file.read(SAMPLE)
-    likely = like.text if like else None
-    encoding = encoding or _find_encoding(path, sample, likely, whole=len(sample) < SAMPLE)
-    try:
-        "".encode(encoding)  # Others unpack.
-        text = codecs.getincrementaldecoder(python_encoding(encoding))().decode(sample)
-    except (UnicodeError, LookupError) as error:
-        raise FileError(f"{path}: not {encoding} ({error}); {_tell_encoding(path)}") from error
+    encoding, text = decode_sample(path, sample, encoding, like.text if like else None, whole=len(sample) < SAMPLE)
     if not text.strip():
         raise FileError(f"{path}: empty")
     start = text.lstrip("\ufeff \r\n\t")[:9].lower()
@@ -105,11 +71,6 @@ def find_format(
     if not delimiter and not like and (doubt := _find_division(text, found)):
         raise FileError(f"{path}: one column alone, by {', '.join(map(repr, DELIMITERS[:4]))} and the like; {doubt}")
     return TextFormat(delimiter=found, encoding=encoding)
-
-
-def python_encoding(encoding: str) -> str:
-    """Python's name for the encoding that reads a byte order mark as no character."""
-    return "utf-8-sig" if encoding.lower().replace("_", "-") in {"utf-8", "utf8"} else encoding
 
 
 class Head(NamedTuple):
@@ -250,7 +211,7 @@ def check_records(path: Source, text: TextFormat) -> None:
     for row, (line, record) in enumerate(records(path, text)):
         if any("\udc80" <= character <= "\udcff" for character in "".join(record)):
             where = f"row {row} (line {line})" if row else f"header (line {line})"
-            raise FileError(f"{path}, {where}: not {text.encoding.upper()}; {_tell_encoding(path)}")
+            raise FileError(f"{path}, {where}: not {text.encoding.upper()}; {tell_encoding(path)}")
 
 
 def find_letters(path: Source, text: TextFormat) -> str | None:
@@ -264,37 +225,6 @@ def find_line(path: Source, text: TextFormat, row: int) -> int | None:
         if number == row + 1:
             return line
     return None
-
-
-def _find_encoding(path: Source, sample: bytes, likely: TextFormat | None, *, whole: bool) -> str:
-    if known := next((name for mark, name in _BOMS if sample.startswith(mark)), None):
-        return known
-    if kind := next((kind for magic, kind in _FOREIGN.items() if sample.startswith(magic)), None):
-        raise FileError(f"{path}: {kind}; save it as CSV or Parquet, plain, gzipped or compressed by zstd")
-    start = sample[:4096]
-    if b"\0" in start:
-        for first, name in ((1, "utf-16-le"), (0, "utf-16-be")):
-            if 3 * start[first::2].count(0) > len(start[first::2]):
-                return name
-    if b"\0" in sample:
-        raise FileError(
-            f"{path}: neither text nor Parquet; byte {sample.index(0) + 1} is NUL; save it as CSV or Parquet"
-        )
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(sample, final=whole)
-    except UnicodeDecodeError:
-        if likely:
-            return likely.encoding
-        sample = _AMONG_DIGITS.sub(b"", sample)
-        high, low = len(re.findall(rb"[\x80-\xff]", sample)), len(re.findall(rb"[A-Za-z]", sample))
-        foreign = sum(map(len, re.findall(rb"[\x80-\xff]{4,}", sample)))
-        if high > low or 2 * foreign > high:
-            detail = f"not UTF-8, nor Windows-1252 by its letters; {_tell_encoding(path)}"
-            examples = "" if isinstance(path, TextBytes) else ", such as cp1251 (Cyrillic), cp1253 (Greek) or gb18030"
-            raise FileError(f"{path}: {detail}{examples}") from None
-        # Western texts have few letters beyond ASCII, and hardly ever four in a row; detectors mistake them for others.
-        return "cp1252"
-    return "utf-8"
 
 
 def _find_delimiter(text: str, like: TabularInput | None) -> str:
@@ -344,7 +274,3 @@ def _find_division(text: str, delimiter: str) -> str | None:
     if len(lines[0].split()) > 1 and len({len(line.split()) for line in lines}) == 1:
         return "its lines seem to be divided by several blanks, which are not read; save it with one delimiter"
     return None
-
-
-def _tell_encoding(path: Source) -> str:
-    return "send UTF-8" if isinstance(path, TextBytes) else "say its encoding, by the option encoding"

@@ -346,6 +346,7 @@ def test_all_problems_are_told_at_once_with_what_solves_them(tmp_path: Path) -> 
         ),
         ("a,b\n1,2\n3,4,5\n", "row 2: line 3 has 3 cells; the header has 2"),
         ('a,b\n1,"2\n3,4\n5,6\n', "line 2: a quotation mark that begins a cell is never closed"),
+        (b"a,b\n1,x\n2,\x8f\n", "not UTF-8, nor Windows-1252 by the byte 0x8f on line 3; say its encoding"),
         ("имя\nИван\n".encode("cp1251"), "say its encoding, by the option encoding, such as cp1251 (Cyrillic)"),
         ("city,population\nМосква,13010112\nKazan,1308660\n".encode("cp1251"), "nor Windows-1252 by its letters"),
         ('a,b\n1,"2"x\n3,4\n', "line 2: a quotation mark stands amid a cell"),
