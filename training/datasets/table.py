@@ -1,8 +1,9 @@
 """Tables: CSV and its like, and Parquet, in one file or many, with their schema inferred or told."""
 
 import itertools
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ from service.bundle import (
 )
 from service.errors import FileError
 from service.readers import TOO_LARGE, parse_column
+from service.readers.numbers import NUMBER
 from service.readers.tables import open_tables
 from service.readers.times import WEEKDAYS, derive, derive_columns
 from training.datasets.exclusions import Excluding, kept_rows
@@ -171,11 +173,9 @@ class Table(Excluding):
             for name in names
             if len(name) > MAX_TEXT
         }
-        wrong |= {
-            name: f"{count} columns are named so; give them other names"
-            for name, count in Counter(files.names).items()
-            if count > 1
-        }
+        repeated = {name: count for name, count in Counter(files.names).items() if count > 1}
+        _check_header(files.path, repeated.keys() - without)
+        wrong |= {name: f"{count} columns are named so; give them other names" for name, count in repeated.items()}
         wrong |= {name: f"{path} has no such column" for name, path in files.lacking.items()}
         inferred = [name for name in names if name not in without | complete | wrong]
         found = {decision.name: decision for decision in infer_table(inferred, read, options)}
@@ -183,8 +183,7 @@ class Table(Excluding):
         found |= {name: refused(name, Problem(detail, "drop", (name,))) for name, detail in wrong.items()}
         found |= {name: Decision(name, None, reason) for name, reason in without.items()}
         if "" in found and found[""].column:
-            number = files.names.index("") + 1
-            found[""] = refused("", Problem(f"column {number} has no name; give it one", "drop", ("",)))
+            found[""] = Decision("", None, f"column {files.names.index('') + 1} has no name: give it one to keep it")
         self._refuse(files, [found[name] for name in names], rows)
         return [found[name] for name in names]
 
@@ -311,6 +310,15 @@ _ADVICE = {
     "missing": "correct the cells, or declare what stands for a missing one",
     "day_first": "say which, by day_first",
 }
+
+
+def _check_header(path: str, repeated: Collection[str]) -> None:
+    """Refuse a file whose first row stands in the place of a header, as names that several columns have show."""
+    if number := next((name for name in sorted(repeated) if re.fullmatch(NUMBER, name)), None):
+        raise FileError(
+            f"{path}: the header has {number!r} more than once, as a row would; a file without a header needs one: "
+            "write the names of the columns in a line before it"
+        )
 
 
 def _transposed(by_column: Cells, rows: npt.NDArray[np.int64] | None) -> Cells:

@@ -246,7 +246,7 @@ class _Texts:
         first = self.texts[row].as_py()
         codes = re.search(r"\d", first) and int(self.counts[wrong].sum()) > 1  # As 3+ beside 0, 1 and 2.
         if codes and not column.time and len(self.distinct) <= self.options.max_categories:
-            return refused(self.name, Problem(detail, "columns", "categorical", row))
+            return refused(self.name, Problem(detail, "columns", {self.name: "categorical"}, row))
         words = [first, *sorted(word for word in words if word != first)]
         return refused(self.name, Problem(detail, "missing", words, row))
 

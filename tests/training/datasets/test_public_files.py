@@ -4,10 +4,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.training.datasets.files import rows, write
 from training.datasets.table import Table, TableError
+
+
+def test_a_column_without_a_name_is_left_out(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", rows(a=lambda n: n / 3, b=lambda n: n % 5).replace("a,b", ",b"))
+    dataset = Table().load(path)
+    assert dataset.input.features == ("b",)
+    assert dataset.reasons[""] == "column 1 has no name: give it one to keep it"
+    np.testing.assert_array_equal(Table().load_rows(path, dataset.input).rows, dataset.rows)
 
 
 @pytest.mark.parametrize(
