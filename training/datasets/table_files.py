@@ -16,6 +16,10 @@ _LETTER = re.compile(r"[^\W\d_]")
 _QUOTED = re.compile(r"""'.*'|".*"|‘.*’|“.*”""")
 
 
+_READ_AHEAD = 2**18
+"""Cells of a Parquet file that are read at once."""
+
+
 class TableFiles:
     """Files of one table. Those of text are kept in memory, as text; of Parquet, one column at a time is.
 
@@ -38,6 +42,7 @@ class TableFiles:
         self.index = {name for table in tables for name in table.index}
         self._texts = {table.path: table.whole() for table in tables if isinstance(table, TextFile)}
         self.num_rows = sum(map(self._rows, tables))
+        self._ahead: tuple[TableFile, dict[str, list[pa.Array]]] = tables[0], {}
 
     def read(self, name: str) -> pa.ChunkedArray:
         """All cells of a column, (N,).
@@ -53,7 +58,7 @@ class TableFiles:
             if table.path in self._texts:
                 found = self._texts[table.path].column(str(table.names.index(name))).chunks
             else:
-                found = [batch.column(0) for batch in table.batches([name])]
+                found = self._stored(table, name)
             if name in table.categories:  # Parquet keeps the types of texts alone.
                 found = [chunk.dictionary_encode() for chunk in found]
             chunks += found
@@ -67,6 +72,22 @@ class TableFiles:
                 parts = " and ".join(f"{kind} in {firsts[kind]}" for kind in sorted(firsts, key=str))
                 raise FileError(f"{self.path}, column {name!r}: {parts}; write all parts in one type") from error
         return pa.chunked_array(chunks)
+
+    def _stored(self, table: TableFile, name: str) -> list[pa.Array]:
+        """A column's cells, read together with those after it where they are few.
+
+        Each opening of a Parquet file takes time for all columns that it has.
+        """
+        if self._ahead[0] is not table or name not in self._ahead[1]:
+            start = table.names.index(name)
+            names = table.names[start : start + max(1, _READ_AHEAD // max(1, self._rows(table)))]
+            names = [other for other in names if table.names.count(other) == 1]
+            try:
+                batches = list(table.batches(names))
+            except FileError:  # Of a column, perhaps, that is dropped.
+                names, batches = [name], list(table.batches([name]))
+            self._ahead = table, {other: [batch[other] for batch in batches] for other in names}
+        return self._ahead[1].pop(name)
 
     def is_empty(self, name: str, missing: Sequence[str]) -> bool:
         """Whether all columns of that name, in text files, have missing cells alone."""

@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]
 import pytest
 
-from tests.training.datasets.files import rows, write
+from service.errors import FileError
+from service.readers import tables
+from tests.training.datasets.files import rows, write, write_parquet
 from training.datasets.table import Table, TableError
 
 
@@ -35,3 +38,27 @@ def test_texts_with_digits_among_few_numbers_are_rather_categories(
     with pytest.raises(TableError, match="is not a number, as most of the column is") as caught:
         Table(max_categories=30).load(path)
     assert json.loads(json.dumps(caught.value.remedies)) == remedies
+
+
+def test_a_wide_parquet_file_is_opened_a_few_times(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each opening takes time for all columns."""
+    path = write_parquet(tmp_path / "t.parquet", **{f"c{i}": [i + n / 3 for n in range(40)] for i in range(600)})
+    openings = []
+    open_parquet = tables.open_parquet
+
+    def counting(file: Any) -> Any:
+        openings.append(file)
+        return open_parquet(file)
+
+    monkeypatch.setattr(tables, "open_parquet", counting)
+    dataset = Table().load(path)
+    assert len(openings) < 10
+    np.testing.assert_array_equal(dataset.rows[3], np.arange(600) + 1)
+
+
+def test_a_column_that_is_dropped_may_be_broken(tmp_path: Path) -> None:
+    broken = pa.array([b"\xff\xfe"] * 40, pa.binary()).view(pa.string())
+    path = write_parquet(tmp_path / "t.parquet", a=[n / 3 for n in range(40)], b=broken, c=list(range(0, 80, 2)))
+    with pytest.raises(FileError, match="column 'b': Invalid UTF8"):
+        Table().load(path)
+    assert Table(drop=("b",)).load(path).input.features == ("a", "c")

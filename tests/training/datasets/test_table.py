@@ -364,7 +364,10 @@ def test_all_problems_are_told_at_once_with_what_solves_them(tmp_path: Path) -> 
         ('{"a": 1}\n', "JSON; save it as CSV or Parquet"),
         ("a,b", "no rows"),
         ("a,b,a\n1,2,3\n", "column 'a': 2 columns are named so; give them other names; drop the column"),
-        ("85,1,1\n4,0,2\n5,1,3\n", "the header has '1' more than once, as a row would; a file without a header needs one"),
+        (
+            "85,1,1\n4,0,2\n5,1,3\n",
+            "the header has '1' more than once, as a row would; a file without a header needs one",
+        ),
         ("a,,\n1,2.5,3.5\n4,5.5,6.5\n", "column '': 2 columns are named so"),
         ("x" * 1001 + ",b\n" + "1,2\n2,3\n", "its name has 1,001 characters; give it one of at most 1,000; drop the"),
         (
