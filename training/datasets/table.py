@@ -307,7 +307,7 @@ class Table(Excluding):
 _ADVICE = {
     "drop": "drop the column",
     "columns": "declare what the column is",
-    "missing": "correct the cells, or declare what stands for a missing one",
+    "missing": "correct the cells, or declare what stands for a missing one, or that the column is categorical",
     "day_first": "say which, by day_first",
 }
 

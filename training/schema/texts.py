@@ -241,12 +241,13 @@ class _Texts:
             return refused(self.name, Problem(detail, "drop", (self.name,), row))
         others = f", nor are {len(words) - 1} other texts" if len(words) > 1 else ""
         detail = f"{self.texts[row].as_py()!r} is not {noun}{others}, as most of the column is"
+        first = self.texts[row].as_py()
+        whole = not (column.time or _any_match(self.distinct.filter(pa.array(~wrong)), "[.,]"))
+        codes = whole and re.search(r"\d", first) and int(self.counts[wrong].sum()) > 1  # As 3+ beside 0, 1 and 2.
+        if codes and len(self.distinct) <= self.options.max_categories:
+            return refused(self.name, Problem(detail, "columns", {self.name: "categorical"}, row))
         if len(words) > 5:
             return refused(self.name, Problem(detail, "drop", (self.name,), row))
-        first = self.texts[row].as_py()
-        codes = re.search(r"\d", first) and int(self.counts[wrong].sum()) > 1  # As 3+ beside 0, 1 and 2.
-        if codes and not column.time and len(self.distinct) <= self.options.max_categories:
-            return refused(self.name, Problem(detail, "columns", {self.name: "categorical"}, row))
         words = [first, *sorted(word for word in words if word != first)]
         return refused(self.name, Problem(detail, "missing", words, row))
 
