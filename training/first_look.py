@@ -34,6 +34,9 @@ SHOWN = 5
 LONGEST = 40
 """Characters of a category that are shown."""
 
+LINES = 200
+"""Columns that are shown, and those left out: a terminal keeps no thousands of lines."""
+
 
 class FirstLook(CommandLine):
     """The fields of a recipe that say where its data is, how to read it, and how to divide its rows."""
@@ -92,6 +95,8 @@ def show(dataset: Dataset, console: Console) -> None:
         if text := dataset.input.text:
             console.print(f"text in {text.encoding}, divided by {text.delimiter!r}", markup=False)
         console.print(describe(dataset, dataset.input))
+        if more := sum(max(0, len(names) - LINES) for names in (dataset.input.columns, dataset.input.dropped)):
+            console.print(f"and {more:,} more columns: --dataset.write_schema FILE.yaml writes all of them down")
     else:
         console.print(f"images of shape {dataset.input.shape}")
     if dataset.excluded is not None:
@@ -107,7 +112,7 @@ def describe(dataset: Dataset, data: TabularInput) -> Table:
     # NaN, a missing cell, is the least and the most only of nothing else.
     least, most = (edge.reduce([edge.reduce(part) for part in parts]) for edge in (np.fmin, np.fmax))
     missing = np.sum([np.isnan(part).sum(0) for part in parts], 0) / len(dataset.rows)
-    for column, low, high, share in zip(data.columns, least, most, missing, strict=True):
+    for column, low, high, share in zip(data.columns[:LINES], least, most, missing, strict=False):
         kind: str = column.type
         if not isinstance(column, NumericColumn):
             shown = ", ".join(
@@ -127,7 +132,7 @@ def describe(dataset: Dataset, data: TabularInput) -> Table:
             f"{share:.1%}" if share else "",
             Text(printable(why)),
         )
-    for name in data.dropped:
+    for name in data.dropped[:LINES]:
         view.add_row(
             Text(printable(name)), "left out", "", "", Text(printable(dataset.reasons.get(name, ""))), style="dim"
         )

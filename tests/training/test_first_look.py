@@ -26,6 +26,17 @@ def test_no_name_or_cell_steers_the_terminal(tmp_path: Path) -> None:
         assert text in output.getvalue()
 
 
+def test_of_very_many_columns_not_all_are_shown(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    names = [f"c{i}" for i in range(450)]
+    lines = [",".join(f"{n * n + i}" if i < 230 else "1" for i in range(450)) for n in range(40)]
+    path.write_text("\n".join([",".join(names), *lines]), "utf-8")
+    output = io.StringIO()
+    look("table", ["--data", str(path)], Console(file=output, width=200))
+    assert "and 50 more columns: --dataset.write_schema FILE.yaml writes all of them down" in output.getvalue()
+    assert [name for name in names if f" {name} " not in output.getvalue()] == [*names[200:230], *names[430:]]
+
+
 @pytest.mark.parametrize(
     ("lines", "why"), [(["1"] * 3, "3 rows are too few"), (["1", "2", "3"] * 9, "3 distinct rows are too few")]
 )
