@@ -30,6 +30,9 @@ DATATYPES = {
 
 _NAMES = {dtype: name for name, dtype in DATATYPES.items()}
 
+_INFINITE = 2**1024 - 2**970
+"""The least whole number that float64 rounds to infinity."""
+
 
 @dataclass(frozen=True)
 class Inference:
@@ -184,9 +187,9 @@ def _from_list(tensor: InferInput, place: str) -> Array:
         return _reshape(np.array(values, dtype), tensor.shape, place)
     try:
         wide = np.array(values, np.float64)  # Makes null NaN.
-    except OverflowError:
-        refuse(lambda value: type(value) is int and abs(value) >= 2**1024, f"is too large for {tensor.datatype}")
-        raise
+    except OverflowError as error:
+        first = next(i for i, value in enumerate(values) if type(value) is int and abs(value) >= _INFINITE)
+        raise InvalidError(f"is too large for {tensor.datatype}", where(first)) from error
     with np.errstate(over="ignore"):
         array = wide.astype(dtype)
     if (lost := np.isinf(array) & ~np.isinf(wide)).any():

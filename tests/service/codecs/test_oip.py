@@ -237,6 +237,13 @@ MALFORMED: dict[str, tuple[bytes, int | None, type[RequestError], str | None, st
         "inputs[0].data[1]",
         "too large for FP64",
     ),
+    "the least that is infinite": (
+        encoded(datatype="FP64", data=[1, 2**1024 - 2**970 - 1, 3, 2**970 - 2**1024]),
+        None,
+        InvalidError,
+        "inputs[0].data[3]",
+        "too large for FP64",
+    ),
     "null for a fraction": (
         encoded(datatype="FP64", data=[1, "1", None, 4]),
         None,
