@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 
 from service.bundle import TabularInput
@@ -96,10 +97,8 @@ def _leaves(name: str, values: Any) -> Iterator[tuple[str, Any]]:
         for i, field in enumerate(values.type):
             yield from _leaves(f"{name}.{field.name}", values.field(i))
     elif pa.types.is_fixed_size_list(values.type):
-        size = values.type.list_size
-        flat = values.flatten()
-        for i in range(size):
-            yield from _leaves(f"{name}.{i}", flat.take(pa.array(range(i, len(flat), size))))
+        for i in range(values.type.list_size):
+            yield from _leaves(f"{name}.{i}", pc.list_element(values, i))
     elif pa.types.is_dictionary(values.type):
         yield name, values.cast(values.type.value_type)
     else:
