@@ -13,7 +13,6 @@ pyarrow is large (170 MB), but the smaller readers, nanoarrow and arro3, end the
 was changed.
 """
 
-import math
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -201,7 +200,7 @@ def _records(records: Sequence[Mapping[str, Any]]) -> Any:
 
 def _values(values: Sequence[Any], key: str) -> Any:
     try:
-        array = pa.array([None if isinstance(value, float) and math.isnan(value) else value for value in values])
+        array = pa.array(values, from_pandas=True)
     except pa.ArrowException as error:
         raise InvalidError(f"values of {key!r} make no Arrow column: {error}", "header.Accept") from error
     return array.dictionary_encode() if pa.types.is_string(array.type) else array
