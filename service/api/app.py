@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.auth import is_loopback, read_keys, with_auth
 from service.api.browsers import LOOPBACK_NAMES, BrowserMiddleware
-from service.api.budget import LARGEST_ANSWERS, LARGEST_BODIES, ByteBudget
+from service.api.budget import LARGEST_ANSWERS, LARGEST_BODIES, MAX_ANSWER, ByteBudget
 from service.api.openapi import complete_openapi, named, versioned
 from service.api.problem_details import RequestMiddleware, answer_with_problems, refuse
 from service.api.routes import decode, docs, elbo, encode, explorer, health, instances, metrics, model, sample, v2
@@ -93,6 +93,7 @@ def create_app(settings: Settings) -> FastAPI:
         max_draws=settings.max_draws,
         engine_threads=settings.engine_threads or provider.engine_threads(settings.workers),
         engine_timeout=settings.engine_timeout,
+        max_answer=max(MAX_ANSWER, LARGEST_ANSWERS * settings.max_body),
     )
     spans = _spans(settings.otlp_endpoint) if settings.otlp_endpoint else None
     factory = EngineFactory(

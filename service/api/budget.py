@@ -14,6 +14,9 @@ LARGEST_BODIES = 4
 LARGEST_ANSWERS = 2
 """Answers of the size of the largest body that there is room for, until their clients have taken them."""
 
+MAX_ANSWER = 2**27
+"""Bytes of arrays that one answer may have, however small bodies must be. Few bytes may ask for many pictures."""
+
 RATE = 2**27
 """Bytes a second that are read of all large bodies together. Beyond that a client waits, as on a slower network, and
 leaves the event loop and the processors to smaller requests."""

@@ -3,6 +3,7 @@
 import math
 from typing import Literal
 
+import numpy as np
 from pydantic import Field
 
 from service.bundle.inputs import ImageInput, Record, TabularInput
@@ -24,6 +25,11 @@ class Tensor(Record):
     def is_by_row(self) -> bool:
         """Whether it has an entry for each row, and is not shared by all."""
         return self.shape[0] == "batch"
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of its entry for a row."""
+        return int(np.dtype(self.dtype).itemsize) * math.prod(self.sizes(1, 1))
 
     def sizes(self, rows: int, draws: int) -> list[int]:
         """The shape with so many rows and draws."""

@@ -18,6 +18,7 @@ class Limits:
         max_draws: Most draws for one row.
         engine_threads: Engine calls at once.
         engine_timeout: Seconds that one of them may take.
+        max_answer: Most bytes of the arrays of one answer.
     """
 
     max_batch: int
@@ -25,6 +26,7 @@ class Limits:
     max_draws: int
     engine_threads: int
     engine_timeout: float
+    max_answer: int = 2**62
 
     def check(self, rows: int, draws: int, place: str, times: int = 1, why: str = "") -> None:
         """Refuse, before anything of its size is made, what could never be computed: each row so many times."""
@@ -39,3 +41,20 @@ class Limits:
                 f"one request may ask for {limit:,}: {advice}",
                 place,
             )
+
+    def answer_cost(self, rows: int, size: int, place: str) -> int:
+        """The cost in row-draws of an answer of so many bytes for each row, by its share of `max_answer`.
+
+        So all that are admitted at once take no more memory than one may. One row is never too many.
+
+        Raises:
+            TooLargeError: The answer has more bytes than it may.
+        """
+        fitting = max(1, self.max_answer // size)
+        if rows > fitting:
+            raise TooLargeError(
+                f"{rows:,} rows × {size:,} bytes; one answer may have {self.max_answer:,}: ask for at most "
+                f"{fitting:,} rows",
+                place,
+            )
+        return max(rows, rows * size * self.max_queue // self.max_answer)

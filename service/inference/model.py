@@ -62,6 +62,8 @@ class Model:
         self.bundle = bundle
         self.manifest = bundle.manifest
         self._limits = limits
+        decoder = self.manifest.graphs["decoder"]
+        self._latent_bytes, self._instance_bytes = (t.row_bytes for t in (*decoder.inputs, *decoder.outputs))
         engine = make_engine(bundle)
         verify_golden(engine, bundle)
         noise.base_samples(0, 1, 1)  # Loads scipy, for a second, before the first request for other draws does.
@@ -133,9 +135,11 @@ class Model:
 
         All are NaN in a row that is too far from all data for a finite posterior.
         """
-        self._limits.check(len(x), max(num_draws, 1), "query.num_draws" if num_draws else "instances")
+        place = "query.num_draws" if num_draws else "instances"
+        self._limits.check(len(x), max(num_draws, 1), place)
+        cost = self._limits.answer_cost(len(x), (2 + num_draws) * self._latent_bytes, place)
 
-        answer = await self._compute(len(x), self._encode, x)
+        answer = await self._compute(cost, self._encode, x)
         if num_draws:
             epsilon = await self._noise(chosen_seed(self.bundle, seed), num_draws)
 
@@ -150,7 +154,8 @@ class Model:
     async def decode(self, z: Array) -> Array:
         """E[x|z] in data units, shape (batch, *input.shape)."""
         self._limits.check(len(z), 1, "latents")
-        return (await self._compute(len(z), self._decode, z))["x_mean"]
+        cost = self._limits.answer_cost(len(z), self._instance_bytes, "latents")
+        return (await self._compute(cost, self._decode, z))["x_mean"]
 
     async def draw(self, z: Array, seed: int | None = None) -> Array:
         """One draw from p(x|z) for each row of z, in data units, shape (batch, *input.shape).
@@ -160,7 +165,8 @@ class Model:
         if "draw" not in self.manifest.graphs:
             raise InvalidError("this bundle has no graph to draw from p(x|z)", "query.draw")
         self._limits.check(len(z), 1, "latents")
-        return (await self._compute(len(z), self._draw, z, chosen_seed(self.bundle, seed)))["x"]
+        cost = self._limits.answer_cost(len(z), self._instance_bytes, "latents")
+        return (await self._compute(cost, self._draw, z, chosen_seed(self.bundle, seed)))["x"]
 
     async def sample(self, n: int, seed: int | None = None, temperature: float = 1.0) -> dict[str, Array]:
         """`latents` (n, L) from the prior, spread by `temperature`, and the `instances` decoded from them.
@@ -169,7 +175,8 @@ class Model:
         Of a prior with components each keeps its centre, and the temperature is that of the spread around it.
         """
         self._limits.check(n, 1, "query.n")
-        return await self._compute(n, self._sample, n, chosen_seed(self.bundle, seed), temperature)
+        cost = self._limits.answer_cost(n, self._latent_bytes + self._instance_bytes, "query.n")
+        return await self._compute(cost, self._sample, n, chosen_seed(self.bundle, seed), temperature)
 
     async def _possible(self, x: Array) -> Array:
         data = self.manifest.input

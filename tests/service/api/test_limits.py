@@ -1,5 +1,6 @@
 """Requests that are too large, too many or too long are refused, and no others."""
 
+import asyncio
 import json
 import os
 import signal
@@ -15,8 +16,13 @@ import httpx
 import numpy as np
 import pytest
 
+from service.bundle import Bundle, ImageInput, write_bundle
+from service.engine import OnnxEngine
+from service.errors import TooLargeError
+from service.inference import Limits, Model
 from tests.conftest import Serve, process_of, run_server, wait_until
 from tests.service.http_client import Array, assert_problem, columns, npy, post
+from tests.service.toy_bundles import bundle_files, image_graphs
 
 
 @pytest.mark.parametrize(
@@ -55,6 +61,32 @@ def test_too_many_samples(small: httpx.Client) -> None:
     assert len(small.get("/sample", params={"n": 4096}).json()["latents"]) == 4096
     for n in (4097, 10**18):
         assert_problem(small.get("/sample", params={"n": n}), 413, "one request may ask for 4,096", "query.n")
+
+
+def test_few_bytes_do_not_ask_for_any_number_of_pictures(serve: Serve, tmp_path: Path) -> None:
+    data = ImageInput(shape=(256, 256, 3), dtype="uint8", low=0, high=255)
+    bundle = bundle_files("pictures", data, image_graphs(data), np.zeros((1, 256, 256, 3), np.uint8))
+    write_bundle(tmp_path, *bundle)
+    with serve("--models", str(tmp_path), "--max-body", "100000", "--engine-threads", "1") as client:
+        detail = "200 rows × 786,440 bytes; one answer may have 134,217,728: ask for at most 170 rows"
+        assert_problem(client.get("/sample", params={"n": 200}), 413, detail, "query.n")
+        z = np.zeros((200, 2), np.float32)
+        assert_problem(post(client, "/decode", z, binary=True), 413, "ask for at most 170 rows", "latents")
+        sent = {"name": "z", "shape": [200, 2], "datatype": "FP32", "data": z.ravel().tolist()}
+        answer = client.post("/v2/models/pictures.decoder/infer", json={"inputs": [sent]})
+        assert (answer.status_code, "at most 170 rows" in answer.text) == (413, True)
+        assert client.get("/sample", params={"n": 2}, headers={"Accept": "application/x-npy"}).is_success
+
+
+def test_few_rows_do_not_ask_for_any_number_of_draws(digits_bundle: Bundle) -> None:
+    def make_engine(bundle: Bundle) -> OnnxEngine:
+        return OnnxEngine(bundle.manifest.graphs, bundle.files, "cpu")
+
+    size = 4 * digits_bundle.manifest.latent_size
+    limits = Limits(64, 4096, 4096, engine_threads=1, engine_timeout=30, max_answer=2000 * size)
+    model = Model(digits_bundle, make_engine, limits)
+    with pytest.raises(TooLargeError, match=f"query.num_draws: 2 rows × {1002 * size:,} bytes"):
+        asyncio.run(model.encode(digits_bundle.golden["elbo"]["x"][:2], 1000))
 
 
 def test_a_body_that_says_it_is_too_large(small: httpx.Client, x: Array) -> None:

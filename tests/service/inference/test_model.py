@@ -33,3 +33,27 @@ def test_a_refinement_is_admitted_with_all_its_steps(digits_bundle: Bundle) -> N
         await model.stop()
 
     asyncio.run(main())
+
+
+def test_answers_take_no_more_memory_together_than_one_may(digits_bundle: Bundle) -> None:
+    """Or a hundred clients that ask for many pictures each would get what one may not."""
+    engine = FaultyEngine(digits_bundle)
+    size = 4 * (digits_bundle.manifest.latent_size + 64)
+    limits = Limits(64, 1000, 64, engine_threads=1, engine_timeout=30, max_answer=50 * size)
+    model = Model(digits_bundle, lambda _: engine, limits)
+
+    async def main() -> None:
+        model.start()
+        engine.fault = "wait"
+        first = asyncio.create_task(model.sample(40))
+        assert await asyncio.to_thread(engine.hanging.acquire, timeout=30)
+        with pytest.raises(OverloadedError, match="800 row-draws are queued, 1,000 at most"):
+            await model.sample(11)
+        fits = asyncio.create_task(model.sample(10))
+        await asyncio.sleep(0)
+        engine.fault = ""
+        engine.hold.set()
+        assert [len((await task)["instances"]) for task in (first, fits)] == [40, 10]
+        await model.stop()
+
+    asyncio.run(main())
