@@ -1,6 +1,5 @@
 """A level of false alarms: the score to exceed, and how many alarms held-out rows may give."""
 
-import numpy as np
 from scipy.stats import betabinom
 
 from service.bundle import Array
@@ -32,7 +31,5 @@ def expected_alarms(rank: int, num_held_out: int, num_rows: int) -> tuple[int, i
     Beta(rank, n + 1 − rank) (Vovk 2012, "Conditional validity of inductive conformal predictors"), where no two scores
     are equal.
     """
-    counts = np.arange(num_rows + 1)
-    cumulative = np.cumsum(betabinom.pmf(counts, num_rows, rank, num_held_out + 1 - rank))
-    low, high = np.searchsorted(cumulative, (0.025, 0.975))
-    return int(low), int(min(high, num_rows))
+    alarms = betabinom(num_rows, rank, num_held_out + 1 - rank)
+    return int(alarms.ppf(0.025)), int(alarms.ppf(0.975))
