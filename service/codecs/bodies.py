@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import compress
-from operator import attrgetter
 
 import numpy as np
 
@@ -30,11 +29,8 @@ from service.readers.pictures import is_picture, is_quick_picture
 LONGEST_NUMBER = 64
 """Bytes of a number in JSON, with the white space around it."""
 
-QUICK_PICTURE = 2**16
-"""Bytes of a picture that is read within some ten milliseconds."""
-
 QUICK_MARKED = 2**14
-"""The same of any body, where each wrong row or cell is put down."""
+"""Bytes of any body that is read within some ten milliseconds, where each wrong row or cell is put down."""
 
 QUICK_ARRAY = Npy.quick_bytes
 """Bytes of an array of numbers that is read within some ten milliseconds, in a body of any type."""
@@ -45,8 +41,6 @@ QUICK_CELLS = 2**15
 
 QUICK_TEXTS = 64
 """Columns with texts for numbers that are read as soon."""
-
-_SIZE = attrgetter("size")
 
 SLOW = object()
 """In the place of values that take longer to decode."""
@@ -78,7 +72,7 @@ def _most_quick_bytes(body: bytes, media_type: str, *, mark: bool) -> int:
     if media_type == AnyFile.media_type and body.startswith(NPY):
         media_type = Npy.media_type
     if media_type in FILE_READERS and is_picture(body[:12]):
-        return QUICK_PICTURE if is_quick_picture(body) else 0
+        return len(body) if is_quick_picture(body) else 0
     quick = ALL_READERS[media_type].quick_bytes
     return min(quick, QUICK_MARKED) if mark else quick
 
@@ -177,7 +171,7 @@ def is_quick_answer(columns: Mapping[str, Array], media_type: str, rows: Rows | 
     """Whether an answer is written so soon that the event loop need not do anything else meanwhile."""
     most = WRITERS[media_type].quick_numbers
     marked = 0 if rows is None else 8 * rows.total
-    return marked <= Json.quick_numbers and sum(map(_SIZE, columns.values())) <= most
+    return marked <= Json.quick_numbers and sum(values.size for values in columns.values()) <= most
 
 
 def write_answer(
