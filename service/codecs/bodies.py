@@ -83,7 +83,7 @@ def read_rows(body: bytes, media_type: str, data: ImageInput | TabularInput, rea
     Raises:
         RequestError: See `Reader.decode` and `make_rows`.
     """
-    if media_type == Json.media_type and len(body) > PIECE and (start := find_array(body, "instances")) is not None:
+    if media_type == Json.media_type and len(body) > PIECE and (start := find_array(body)) is not None:
         check_nested(body)
         return _read_long(body, start, data, reading, max_rows)
     return make_rows(decode(body, media_type, "instances"), media_type, data, reading, max_rows)

@@ -10,14 +10,14 @@ from service.errors import InvalidError, MalformedError, TooLargeError
 PIECE = 2**20
 """Bytes of a piece, unless one element is longer."""
 
-_HEAD, _TAIL = rb'\s*\{\s*"%b"\s*:\s*\[', re.compile(rb"\s*\}\s*")
+_HEAD, _TAIL = re.compile(rb'\s*\{\s*"instances"\s*:\s*\['), re.compile(rb"\s*\}\s*")
 _ESCAPED = re.compile(rb"\\.", re.DOTALL)
 _LONGEST_HEAD = 1024
 
 
-def find_array(body: bytes, field: str) -> int | None:
-    """Where the elements begin of the array that an object has as its first member, if it has one of that name."""
-    head = re.match(_HEAD % field.encode(), body[:_LONGEST_HEAD])
+def find_array(body: bytes) -> int | None:
+    """Where the elements begin of the array `instances`, if an object has that as its first member."""
+    head = _HEAD.match(body, 0, _LONGEST_HEAD)
     return None if head is None else head.end()
 
 

@@ -149,7 +149,7 @@ def affixes(texts: Iterable[str]) -> tuple[str, ...]:
 
 
 def find_format(
-    name: str, texts: pa.Array, counts: np.ndarray, formats: Iterable[Format] = FORMATS
+    name: str, texts: pa.Array, counts: np.ndarray, formats: tuple[Format, ...]
 ) -> tuple[NumericColumn, pa.Array]:
     """Find the rule that reads most cells of a column.
 
@@ -162,7 +162,6 @@ def find_format(
     Returns:
         The rule, and which of the texts it reads, (D,).
     """
-    formats = tuple(formats)
     for form in ((".", ","), (",", ".")):
         if form in formats and divides_thousands(texts, form[1]):
             column = _column(name, form, affixes(texts.to_pylist()))

@@ -171,7 +171,7 @@ class Picture:
         except Exception:  # Damaged metadata: every viewer shows such a picture as it is stored.
             return 1
 
-    def levels(self, background: str | None = None) -> Image.Image:
+    def levels(self, background: str | None) -> Image.Image:
         """The upright pixels, in mode L or RGB.
 
         Args:

@@ -270,9 +270,7 @@ def open_table(
     return ParquetFile(path)
 
 
-def open_tables(
-    path: str, delimiter: str | None = None, encoding: str | None = None, like: TabularInput | None = None
-) -> list[TableFile]:
+def open_tables(path: str, delimiter: str | None, encoding: str | None, like: TabularInput | None) -> list[TableFile]:
     """Open a file, or all parts in a folder; see `open_table`.
 
     Raises:

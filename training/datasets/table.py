@@ -166,7 +166,7 @@ class Table(Excluding):
         )
         complete = {column.name: column for column in told.complete} if told else {}
         names = list(dict.fromkeys(files.names))
-        if files.names.count("") > 1 and files.is_empty("", self._markers):
+        if files.names.count("") > 1 and files.has_empty_nameless(self._markers):
             without[""] = "columns without a name and without a value"
         wrong = {
             name: f"its name has {len(name):,} characters; give it one of at most {MAX_TEXT:,}"

@@ -89,14 +89,14 @@ class TableFiles:
             self._ahead = table, {other: [batch[other] for batch in batches] for other in names}
         return self._ahead[1].pop(name)
 
-    def is_empty(self, name: str, missing: Sequence[str]) -> bool:
-        """Whether all columns of that name, in text files, have missing cells alone."""
+    def has_empty_nameless(self, missing: Sequence[str]) -> bool:
+        """Whether all columns without a name, in text files, have missing cells alone."""
         for table in self.tables:
             if table.path not in self._texts:
                 return False
-            for number, other in enumerate(table.names):
+            for number, name in enumerate(table.names):
                 cells = self._texts[table.path].column(str(number))
-                if other == name and not pc.all(is_missing(trimmed(cells), missing)).as_py():
+                if not name and not pc.all(is_missing(trimmed(cells), missing)).as_py():
                     return False
         return True
 
