@@ -168,7 +168,7 @@ def _parse_numeric(cells: pa.Array, column: NumericColumn, missing: Sequence[str
         present = pc.if_else(is_missing(cells, missing), None, cells)
         parsed, readable = parse_times(present, column.time) if column.time else parse_numbers(present, column)
         values = _to_numpy(parsed)
-        wrong = np.flatnonzero(~_to_bool(readable, when_null=True))
+        wrong = np.flatnonzero(to_bool(pc.invert(readable)))
         noun = _NOUNS.get(column.time.order, "a date or time") if column.time else "a number"
         unread = [CellProblem(int(row), column.name, f"{cells[int(row)].as_py()!r} is not {noun}") for row in wrong]
         values, infinite = _finite(values, column)
@@ -177,7 +177,7 @@ def _parse_numeric(cells: pa.Array, column: NumericColumn, missing: Sequence[str
         return _to_numpy(seconds(cells)), []
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         return _finite(_to_numpy(cells.cast(pa.float64(), safe=False)), column)
-    rows = np.flatnonzero(_to_bool(pc.is_valid(cells)))
+    rows = np.flatnonzero(to_bool(pc.is_valid(cells)))
     detail = f"must be a number, not {kind}"
     return np.full(len(cells), np.nan), [CellProblem(int(row), column.name, detail) for row in rows]
 
@@ -198,7 +198,7 @@ def _parse_categories(
 ) -> tuple[Values, list[CellProblem]]:
     """Look up each distinct value once."""
     if not (is_text(cells.type) or pa.types.is_primitive(cells.type) or pa.types.is_null(cells.type)):
-        rows = np.flatnonzero(_to_bool(pc.is_valid(cells)))
+        rows = np.flatnonzero(to_bool(pc.is_valid(cells)))
         found = [CellProblem(int(row), column.name, f"must be one value, not {cells.type}") for row in rows]
         return np.full(len(cells), np.nan), found
     encoded = cells.dictionary_encode()
@@ -344,5 +344,6 @@ def _to_numpy(numbers: pa.Array) -> Values:
     return np.array(numbers.to_numpy(zero_copy_only=False), np.float64)
 
 
-def _to_bool(flags: pa.Array, *, when_null: bool = False) -> npt.NDArray[np.bool_]:
-    return np.asarray(flags.fill_null(when_null).to_numpy(zero_copy_only=False), np.bool_)
+def to_bool(flags: pa.Array) -> npt.NDArray[np.bool_]:
+    """Turn flags into NumPy's, false where null."""
+    return np.asarray(flags.fill_null(False).to_numpy(zero_copy_only=False), np.bool_)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from service.bundle import CategoricalColumn, NumericColumn
-from service.readers.columns import is_missing, trimmed
+from service.readers.columns import is_missing, to_bool, trimmed
 from service.readers.numbers import find_decimal, find_format, parse_numbers, with_usual_digits
 from service.readers.times import find_order, parse_times
 from training.schema.decisions import (
@@ -56,7 +56,7 @@ def infer_texts(name: str, cells: pa.ChunkedArray, options: Options, declared: D
     texts = trimmed(cells.combine_chunks())
     counted = pc.value_counts(texts.drop_null())
     distinct, counts = counted.field("values"), counted.field("counts").to_numpy()
-    marker = _to_bool(is_missing(distinct, options.missing))
+    marker = to_bool(is_missing(distinct, options.missing))
     if marker.all():
         return left_out(name, "every cell is missing")
     present = _Texts(name, texts, distinct.filter(pa.array(~marker)), counts[~marker], options, declared)
@@ -105,7 +105,7 @@ class _Texts:
                 decision = with_label_note(decision, self.distinct.to_pylist(), self.counts)
                 return unless_constant(decision, len(words), self.distinct, self.declared, self._missing)
         column, readable = find_format(self.name, self.distinct, self.counts, self.options.formats)
-        good, ambiguous = _to_bool(readable), False
+        good, ambiguous = to_bool(readable), False
         if not good.all():
             times, of_times, ambiguous = self._find_times()
             if times is not None and self.counts[of_times].sum() > self.counts[good].sum():
@@ -131,7 +131,7 @@ class _Texts:
             return self._doubted(self._grouped(words, most), words)
         if self.declared == "categorical" and not _any_match(self.distinct, f"{_CODE}|{_LONG}"):
             numbers, readable = parse_numbers(self.distinct, NumericColumn(name=self.name))
-            if _to_bool(readable).all():
+            if to_bool(readable).all():
                 values = pc.unique(numbers).to_pylist()
                 return categorical(self.name, sorted(int(v) if v.is_integer() else v for v in values), "declared")
         reason = "digits with leading zeros" if _any_match(self.distinct, _CODE) else "texts"
@@ -153,7 +153,7 @@ class _Texts:
 
     def _doubt_numbers(self) -> str | None:
         """Whether a text or two among more numbers may stand for missing ones, as `no answer` beside 1 to 5."""
-        number = _to_bool(parse_numbers(self.distinct, NumericColumn(name=self.name))[1])
+        number = to_bool(parse_numbers(self.distinct, NumericColumn(name=self.name))[1])
         others = sorted(self.distinct.filter(pa.array(~number)).to_pylist())
         if not 0 < len(others) <= min(_MARKERS, number.sum() - 1) or number.sum() < _MARKERS:
             return None
@@ -277,7 +277,3 @@ def _as_missing(*marks: str) -> str:
 
 def _any_match(texts: pa.Array, pattern: str) -> bool:
     return bool(pc.any(pc.match_substring_regex(texts, pattern)).as_py())
-
-
-def _to_bool(flags: pa.Array) -> npt.NDArray[np.bool_]:
-    return np.asarray(flags.fill_null(False).to_numpy(zero_copy_only=False), np.bool_)
