@@ -128,26 +128,32 @@ class ParquetFile(TableFile):
     def __init__(self, path: str) -> None:
         with reading(path), fsspec.open(path, "rb") as file, open_parquet(file) as parquet:
             schema = parquet.schema_arrow
-            self.num_rows = parquet.metadata.num_rows
+            self._groups = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
+        self.num_rows = sum(self._groups)
+        if min(self._groups, default=0) < 0:
+            raise FileError(f"{path}: says that it has {self.num_rows:,} rows; write it anew")
         super().__init__(path, schema.names)
         self.index, self.categories = pandas_columns(schema.metadata or {})
 
     def _read(self, columns: Sequence[str], start: int, rows: int) -> Iterator[pa.RecordBatch]:
         with fsspec.open(self.path, "rb") as opened, open_parquet(opened) as file:
-            groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-            ends = list(itertools.accumulate(groups))
-            first = next((i for i, end in enumerate(ends) if end > start), len(groups))
+            ends = list(itertools.accumulate(self._groups))
+            first = next((i for i, end in enumerate(ends) if end > start), len(ends))
             start -= ends[first - 1] if first else 0
-            batches = file.iter_batches(rows, range(first, len(groups)), columns, use_threads=False)
+            said, found = sum(self._groups[first:]), 0
+            batches = file.iter_batches(rows, range(first, len(ends)), columns, use_threads=False)
             for batch in batches:
                 for name, cells in zip(batch.schema.names, batch.columns, strict=True):
                     try:
                         cells.validate(full=True)  # Nothing else looks at texts' encoding.
                     except pa.ArrowInvalid as error:
                         raise FileError(f"{self.path}, column {name!r}: {error}; write the column anew") from error
+                found += batch.num_rows
                 if start < batch.num_rows:
                     yield batch.slice(start)
                 start = max(0, start - batch.num_rows)
+            if found != said:
+                raise FileError(f"{self.path}: says that it has {said:,} rows, and has {found:,}; write it anew")
 
 
 class TextFile(TableFile):

@@ -10,7 +10,7 @@ import pytest
 
 from service.errors import FileError
 from service.readers import tables
-from tests.training.datasets.files import rows, write, write_parquet
+from tests.training.datasets.files import message, rows, write, write_parquet
 from training.datasets.table import Table, TableError
 
 
@@ -64,3 +64,11 @@ def test_a_column_that_is_dropped_may_be_broken(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="column 'b': Invalid UTF8"):
         Table().load(path)
     assert Table(drop=("b",)).load(path).input.features == ("a", "c")
+
+
+@pytest.mark.parametrize(("count", "said"), [(b"\x16\x52", "41 rows, and has 40"), (b"\x16\x4f", "-40 rows")])
+def test_a_parquet_file_that_lies_about_its_rows_is_named(count: bytes, said: str, tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "t.parquet", a=list(range(0, 80, 2)))
+    before, _, after = path.read_bytes().rpartition(b"\x16\x50")  # The rows of the group, in thrift's compact form.
+    path.write_bytes(before + count + after)
+    assert f"{path}: says that it has {said}; write it anew" in message(Table(), path)
