@@ -135,11 +135,6 @@ def is_missing(texts: pa.Array, missing: Sequence[str]) -> pa.Array:
     return pc.is_in(pc.utf8_lower(texts), value_set=markers)
 
 
-def category_codes(column: CategoricalColumn) -> dict[tuple[type, Category], int]:
-    """Give each category's code, by `category_key`."""
-    return {category_key(category): code for code, category in enumerate(column.categories)}
-
-
 def category_key(value: Category) -> tuple[type, Category]:
     """Make a key that tells true from 1 and "1" from 1, but not 1 from 1.0: JSON does not either."""
     return (float, float(value)) if type(value) is int and abs(value) < 2**53 else (type(value), value)
@@ -218,7 +213,7 @@ class _CategoryLookup:
 
     def __init__(self, column: CategoricalColumn, missing: Sequence[str]) -> None:
         self._column = column
-        self._codes = category_codes(column)
+        self._codes = {category_key(category): code for code, category in enumerate(column.categories)}
         self._kinds = {type(category) for category in column.categories}
         self._missing = {marker.strip().lower() for marker in missing}
 

@@ -20,8 +20,8 @@ from service.bundle import Array, ImageInput
 from service.errors import InvalidError, MalformedError, RequestError, TooLargeError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif")
-MEDIA_TYPES = ("image/png", "image/jpeg", "image/webp", "image/tiff", "image/bmp", "image/gif")
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
+MEDIA_TYPES = tuple(f"image/{name.lower()}" for name in FORMATS)
 
 MAX_PIXELS = 2**25
 """Most pixels of a picture, in a file of any size."""

@@ -186,14 +186,11 @@ def wrong_records(path: Source, text: TextFormat) -> dict[int, str]:
     found = records(path, text)
     width = len(next(found, (0, []))[1])
     return {
-        row: f"line {line} has {_count(len(record))}; the header has {width}, divided by {text.delimiter!r}"
+        row: f"line {line} has {len(record)} cell{'' if len(record) == 1 else 's'}; "
+        f"the header has {width}, divided by {text.delimiter!r}"
         for row, (line, record) in enumerate(found)
         if len(record) != width
     }
-
-
-def _count(cells: int) -> str:
-    return f"{cells} cell{'' if cells == 1 else 's'}"
 
 
 def check_records(path: Source, text: TextFormat) -> None:
@@ -221,10 +218,8 @@ def find_letters(path: Source, text: TextFormat) -> str | None:
 
 def find_line(path: Source, text: TextFormat, row: int) -> int | None:
     """Find the line, from 1, on which a row, from 0, starts."""
-    for number, (line, _) in enumerate(records(path, text)):
-        if number == row + 1:
-            return line
-    return None
+    found = next(itertools.islice(records(path, text), row + 1, None), None)
+    return found and found[0]
 
 
 def _find_delimiter(text: str, like: TabularInput | None) -> str:
