@@ -56,6 +56,8 @@ def read_stream(body: bytes, field: str) -> object:
         array = read_array(table.column(0)) if names == [field] else None
     except (NotImplementedError, ValueError) as error:
         raise MalformedError(f"not a readable tensor: {error}", field) from error
+    except KeyError as error:
+        raise InvalidError(f"columns of {table.column(0).type} are not read", field) from error
     if array is not None:
         return array
     return _read_values(table, field)
@@ -73,9 +75,9 @@ def _read_values(table: pa.Table, field: str) -> list[Any]:
     for name in read:
         try:
             values += sum(_count(chunk, name, not alone) for chunk in columns[name].chunks)
-        except InvalidError:
+        except (InvalidError, KeyError) as error:  # PyArrow has no arrays of some intervals.
             if len(unread) + 1 == len(columns):
-                raise
+                raise InvalidError(f"columns of {str(columns[name].type)[:100]} are not read", name) from error
             unread[name], values = columns[name].type, values + table.num_rows
     if values > MAX_VALUES:
         raise TooLargeError(f"more than {MAX_VALUES:,} values that are no array; send fixed-size lists", field)

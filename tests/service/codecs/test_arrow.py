@@ -1,5 +1,6 @@
 """Arrow streams: arrays and records come back as they were sent, and no bytes are read as what they are not."""
 
+import contextlib
 import io
 import random
 from typing import Any
@@ -184,3 +185,24 @@ def test_written_records_are_columns_that_can_be_sent() -> None:
 def test_words_and_numbers_make_no_column() -> None:
     with pytest.raises(InvalidError, match="values of 'colour' make no Arrow column"):
         write_stream({"instances": [{"colour": "red"}, {"colour": 1}]})
+
+
+def with_months(table: pa.Table) -> bytes:
+    """Its dates as intervals of months, which other languages write, and of which PyArrow has no arrays."""
+    raw = stream(table)
+    for place in [place for place, byte in enumerate(raw) if byte == 8]:  # The number of the type `Date`.
+        changed = raw[:place] + bytes([11]) + raw[place + 1 :]  # That of `Interval`, which is written alike.
+        with contextlib.suppress(pa.ArrowException, OSError):
+            if "month_interval" in map(str, pa.ipc.open_stream(changed).schema.types):
+                return changed
+    raise AssertionError
+
+
+def test_intervals_that_pyarrow_cannot_hold_are_not_read() -> None:
+    dates = pa.array([1, 2], pa.date32())
+    for name in ("x", "y"):
+        with pytest.raises(InvalidError, match="columns of month_interval are not read"):
+            read_stream(with_months(pa.table({name: dates})), "x")
+    (first, _) = read_stream(with_months(pa.table({"n": [5, 6], "y": dates})), "x")
+    assert first["n"] == 5
+    assert str(first["y"]) == "month_interval"
