@@ -139,7 +139,11 @@ class ChildProcess:
         try:
             with theirs:
                 process = subprocess.Popen(  # noqa: S603 - this interpreter and module
-                    command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environment
+                    command,
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,  # Libraries tell there what is wrong with a client's picture.
+                    env=environment,
                 )
         except OSError:
             ours.close()

@@ -36,6 +36,7 @@ def configure(level: str, style: Format, *, every_request: bool) -> None:
         _Json() if style == "json" else logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     )
     logging.basicConfig(level=level.upper(), handlers=[handler])
+    logging.captureWarnings(True)
     access.setLevel(logging.INFO if every_request else logging.WARNING)
 
 

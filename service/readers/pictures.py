@@ -93,8 +93,11 @@ QUICK_BYTES, QUICK_PIXELS = 2**14, 2**18
 
 
 def is_quick_picture(body: bytes) -> bool:
-    """Whether a file of any content is decoded within some ten milliseconds."""
-    if len(body) > QUICK_BYTES:
+    """Whether a file of any content is decoded within some ten milliseconds.
+
+    No TIFF is: its library writes what is wrong with one to standard error.
+    """
+    if len(body) > QUICK_BYTES or body.startswith(_TIFF):
         return False
     try:
         picture = Picture(body)

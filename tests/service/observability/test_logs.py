@@ -2,13 +2,17 @@
 
 import asyncio
 import datetime as dt
+import io
 import json
 import logging
+import struct
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from service.bundle import Bundle
 from service.observability.context import REQUEST_CONTEXT, RequestContext
@@ -54,6 +58,31 @@ def test_every_request_has_a_line(tmp_path: Path, digits_bundle: Bundle) -> None
     assert refused["request_id"] == bad.headers["X-Request-ID"]
     assert "trace_id" not in refused
     assert (inferred["route"], inferred["rows"]) == ("/v2/models/{name}/infer", 2)
+
+
+def saved_tiff(pixels: Any, old: bytes, new: bytes) -> bytes:
+    """A picture compressed by LZW, with these bytes replaced."""
+    saved = io.BytesIO()
+    Image.fromarray(pixels).save(saved, "tiff", compression="tiff_lzw")
+    assert old in saved.getvalue()
+    return saved.getvalue().replace(old, new)
+
+
+def test_what_is_wrong_with_a_clients_picture_is_no_line(tmp_path: Path) -> None:
+    """Pillow and libtiff write about it to standard error by themselves."""
+    log = tmp_path / "log"
+    damaged, many = (
+        saved_tiff(np.arange(64, dtype=np.uint8).reshape(shape), old, new)
+        for shape, old, new in (
+            ((8, 8), b"\x80\0\0 ", b"\x80\xff\xff\xff"),  # How LZW's codes begin.
+            ((4, 4, 4), struct.pack("<HHIH", 277, 3, 1, 4), struct.pack("<HHIH", 277, 3, 1, 65535)),
+        )
+    )
+    with run_server("--device", "cpu", "--log-format", "json", log=log) as client:
+        for picture in (damaged, many):
+            answer = client.post("/elbo", content=picture, headers={"Content-Type": "image/tiff"})
+            assert answer.status_code in {400, 422}
+    assert {line["logger"] for line in lines(log)} <= {"service", "uvicorn.error"}
 
 
 def test_requests_have_no_lines_unless_they_are_wanted(tmp_path: Path) -> None:
