@@ -10,12 +10,7 @@ from service.bundle import Array, TabularInput, Tensor
 from service.codecs.bodies import QUICK_ARRAY, QUICK_MARKED, without_values
 from service.codecs.child import ChildProcess
 from service.codecs.instances import parse_latents, parse_rows
-from service.codecs.oip_messages import (
-    DrawParameters,
-    EncodeParameters,
-    ExplainParameters,
-    InferParameters,
-)
+from service.codecs.oip_messages import DrawParameters, EncodeParameters, ExplainParameters, InferParameters
 from service.codecs.rows import Reading
 from service.inference import Model
 from service.scoring import ElboQuery

@@ -16,14 +16,7 @@ from service.bundle import ModelName
 from service.codecs.json import Json
 from service.codecs.oip_messages import InferRequest, ProtocolError
 from service.codecs.registry import ALL_READERS, ANSWERS, READERS
-from service.errors import (
-    STATUS,
-    LowerboundError,
-    NotFoundError,
-    NotReadyError,
-    OverloadedError,
-    UnauthorizedError,
-)
+from service.errors import STATUS, LowerboundError, NotFoundError, NotReadyError, OverloadedError, UnauthorizedError
 from service.inference import Model, ModelLoader
 from service.observability.context import REQUEST_ID_HEADER
 

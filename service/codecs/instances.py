@@ -281,12 +281,7 @@ def has_categories(data: ImageInput | TabularInput) -> bool:
 
 
 def _refuse(
-    wrong: Array,
-    values: Array,
-    problem: str,
-    filler: float = 0.0,
-    marked: Marked = None,
-    name: str = "instances",
+    wrong: Array, values: Array, problem: str, filler: float = 0.0, marked: Marked = None, name: str = "instances"
 ) -> Array:
     """The values, where none of them is wrong.
 

@@ -13,14 +13,7 @@ from service.readers.arrays import read_npz
 from service.readers.files import reading
 from training.datasets import source
 from training.datasets.exclusions import Excluding
-from training.datasets.source import (
-    Dataset,
-    allocate,
-    as_labels,
-    chunks,
-    image_dataset,
-    require_path,
-)
+from training.datasets.source import Dataset, allocate, as_labels, chunks, image_dataset, require_path
 from training.schema import inexact
 
 SHAPES = "(rows, height, width) or (rows, height, width, channels)"

@@ -101,10 +101,7 @@ class Table(Excluding):
         decisions = self._decide(files, keep)
         data = self._schema(files, decisions)
         reasons = {decision.name: decision.reason for decision in decisions}
-        notes = (
-            *files.notes(data, told=self.encoding is not None),
-            *fold_notes(decisions),
-        )
+        notes = (*files.notes(data, told=self.encoding is not None), *fold_notes(decisions))
         return self._read(files, data, keep, reasons, notes, training=True)
 
     def load_rows(self, path: Path | None, data: ImageInput | TabularInput) -> Dataset:
@@ -243,9 +240,7 @@ class Table(Excluding):
         parts: tuple[Column, ...] = (
             NumericColumn(name=f"{column.name}.hour", period=24, derived=Derived(source=column.name, part="hour")),
             CategoricalColumn(
-                name=f"{column.name}.weekday",
-                categories=WEEKDAYS,
-                derived=Derived(source=column.name, part="weekday"),
+                name=f"{column.name}.weekday", categories=WEEKDAYS, derived=Derived(source=column.name, part="weekday")
             ),
         )
         if column.time.order == "clock":

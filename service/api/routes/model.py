@@ -37,9 +37,7 @@ async def show(model: ServedModel, response: Response) -> ModelAnswer:
 
 
 @router.get(
-    "/model/card",
-    response_class=HTMLResponse,
-    responses=problems(UnauthorizedError, NotFoundError, InvalidError),
+    "/model/card", response_class=HTMLResponse, responses=problems(UnauthorizedError, NotFoundError, InvalidError)
 )
 async def card(model: ServedModel) -> HTMLResponse:
     """The model card for people, where the bundle has one: a page of its own, in which nothing runs."""
