@@ -35,7 +35,7 @@ async def read_rows(request: RequestContext, model: Model, reading: Reading) -> 
     Raises:
         MediaTypeError: No codec reads that type, or the body is compressed in a way that is not read.
         TooLargeError: More bytes than `max_body`, of which the rest is not read; or more rows than the model answers.
-        RequestError: See `bodies.read_rows`.
+        RequestError: See `bodies`.
     """
     media_type = _check_media_type(request, ALL_READERS)
     body = await read_bytes(request)
@@ -54,7 +54,7 @@ async def read_latents(request: RequestContext, model: Model) -> Array:
     """The latents in a request's body, (batch, L).
 
     Raises:
-        RequestError: See `read_rows` and `bodies.read_latents`.
+        RequestError: See `read_rows`.
     """
     media_type = _check_media_type(request, READERS)
     body, latent_size = await read_bytes(request), model.manifest.latent_size

@@ -108,11 +108,7 @@ def write_stream(columns: Mapping[str, Any]) -> bytes:
 
 
 def write_batch(columns: Mapping[str, Any]) -> pa.RecordBatch:
-    """The batch of `write_stream`.
-
-    Raises:
-        InvalidError: See there.
-    """
+    """The batch of `write_stream`."""
     arrays = {name: _array(x) for name, x in columns.items()}
     alone = next(iter(arrays.values()))
     whole = len(arrays) == 1 and pa.types.is_struct(alone.type)

@@ -1,6 +1,7 @@
 """Bodies: from the bytes of a request to the arrays of a bundle's graphs, and from answers to bytes.
 
-The size and kind of the bytes alone say whether reading or writing is slow, so that a caller can do it elsewhere.
+The size and kind of the bytes alone say whether reading or writing is slow, so that a caller can do it elsewhere. Each
+function raises a `RequestError` where a body cannot be read, or an answer not be written as asked.
 """
 
 import math
@@ -52,11 +53,7 @@ def decode(body: bytes, media_type: str, field: str) -> object:
 
 
 def decode_if_quick(body: bytes | LongBytes, media_type: str, field: str, *, mark: bool = False) -> object:
-    """The values in a body, or `SLOW`; to `mark` each wrong row takes longer.
-
-    Raises:
-        RequestError: See `Reader.decode`.
-    """
+    """The values in a body, or `SLOW`; to `mark` each wrong row takes longer."""
     if isinstance(body, LongBytes):
         return SLOW
     size = len(body)
@@ -78,11 +75,7 @@ def _most_quick_bytes(body: bytes, media_type: str, *, mark: bool) -> int:
 
 
 def read_rows(body: bytes, media_type: str, data: ImageInput | TabularInput, reading: Reading, max_rows: int) -> Rows:
-    """The instances in a body.
-
-    Raises:
-        RequestError: See `Reader.decode` and `make_rows`.
-    """
+    """The instances in a body."""
     if media_type == Json.media_type and len(body) > PIECE and (start := find_array(body)) is not None:
         check_nested(body)
         return _read_long(body, start, data, reading, max_rows)
@@ -111,11 +104,7 @@ def _read_long(body: bytes, start: int, data: ImageInput | TabularInput, reading
 def read_rows_if_quick(
     body: bytes | LongBytes, media_type: str, data: ImageInput | TabularInput, reading: Reading, max_rows: int
 ) -> Rows | None:
-    """The instances in a body, or None where they take longer.
-
-    Raises:
-        RequestError: See `read_rows`.
-    """
+    """The instances in a body, or None where they take longer."""
     values = decode_if_quick(body, media_type, "instances", mark=reading.mark)
     if values is SLOW or (isinstance(data, TabularInput) and not _is_quick_table(values, data)):
         return None
@@ -138,10 +127,9 @@ def _is_quick_table(values: object, data: TabularInput) -> bool:
 def make_rows(
     values: object, media_type: str, data: ImageInput | TabularInput, reading: Reading, max_rows: int, before: int = 0
 ) -> Rows:
-    """The instances among the values that were decoded from a body, of which so many rows were read before.
+    """The instances among the values that were decoded from a body; `before` rows of it were read before.
 
     Raises:
-        RequestError: See `parse_rows`.
         TooLargeError: There are more rows.
     """
     if isinstance(values, TextBytes) and isinstance(data, TabularInput):
@@ -159,11 +147,7 @@ def make_rows(
 
 
 def read_latents(body: bytes, media_type: str, latent_size: int) -> Array:
-    """The latents in a body, (batch, latent_size), float32.
-
-    Raises:
-        RequestError: See `Reader.decode` and `parse_latents`.
-    """
+    """The latents in a body, (batch, latent_size), float32."""
     return parse_latents(decode(body, media_type, "latents"), latent_size)
 
 
@@ -191,9 +175,6 @@ def write_answer(
         rows: What is wrong with some of the instances, if the columns answer any.
         too_far: See `Rows.answer`.
         fields: The columns to write, see `choose`.
-
-    Raises:
-        InvalidError: See `Rows.answer`, `choose` and `Writer.encode`.
     """
     shown: Columns = columns if rows is None or too_far is None else rows.answer(columns, too_far)
     if fields is not None:

@@ -37,11 +37,7 @@ def parse_rows(values: object, data: ImageInput | TabularInput, reading: Reading
 
 
 def parse_marked(values: object, data: ImageInput | TabularInput, reading: Reading, marks: Marks) -> Array:
-    """All rows sent, (batch, *data.shape); rows that `marks` lists hold any values.
-
-    Raises:
-        InvalidError: See `parse_rows`.
-    """
+    """All rows sent, as `parse_rows` reads them, (batch, *data.shape); rows that `marks` lists hold any values."""
     wrong = marks.unreadable if reading.mark else None
     match data:
         case ImageInput():

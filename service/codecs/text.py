@@ -70,11 +70,7 @@ def _check_header(names: list[str], data: TabularInput) -> None:
 
 
 def write_text(columns: Mapping[str, Any]) -> bytes:
-    """A header and a line for each row, in UTF-8; NaN and null are empty cells.
-
-    Raises:
-        InvalidError: See `write_batch`.
-    """
+    """A header and a line for each row, in UTF-8; NaN and null are empty cells."""
     batch = write_batch(columns)
     sink = io.BytesIO()
     pyarrow.csv.write_csv(flat_table(pa.Table.from_batches([batch])), sink)
