@@ -191,6 +191,7 @@ def _check_arrays(bundle: Bundle) -> None:
         held_out = bundle.calibration.get(score)
         if (
             held_out is None
+            or held_out.dtype.kind != "f"
             or held_out.shape != (manifest.calibration.rows,)
             or not np.all(np.isfinite(held_out))
             or np.any(np.diff(held_out) < 0)

@@ -89,8 +89,8 @@ class Manifest(Record):
     created: AwareDatetime
     input: Input
     latent_size: int = Field(ge=1, le=2**16, description="L, the number of latent dimensions.")
-    likelihood: str
-    prior: str
+    likelihood: str = Field(max_length=1000)
+    prior: str = Field(max_length=1000)
     num_draws: int = Field(ge=1, le=2**16, description="K, the draws per row of the calibrated scores.")
     seed: int = Field(ge=0, lt=2**32, description="The seed of the calibrated scores' noise.")
     scores: tuple[str, ...] = Field(description="The calibrated scores; larger is more anomalous.")

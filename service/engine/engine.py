@@ -63,12 +63,16 @@ class OnnxEngine:
         self.device: Kind = kind
         self.precision = target.precision
         self.refused: Mapping[Precision, float] = {}
-        self._outputs = {name: [tensor.name for tensor in graph.outputs] for name, graph in graphs.items()}
+        self._outputs = {name: {t.name: t.shape[1:] for t in graph.outputs} for name, graph in graphs.items()}
         self._sessions = {name: open_session(files, name, graph, target) for name, graph in graphs.items()}
 
     def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        names = self._outputs[graph]
-        return dict(zip(names, self._sessions[graph].run(names, dict(inputs)), strict=True))
+        outputs = self._outputs[graph]
+        answer = dict(zip(outputs, self._sessions[graph].run(list(outputs), dict(inputs)), strict=True))
+        for name, shape in outputs.items():
+            if not answer[name].ndim or answer[name].shape[1:] != shape:  # By an `If`, it may depend on the rows.
+                raise ValueError(f"{graph}.onnx: {name} has shape {answer[name].shape}; a row's is {shape}")
+        return answer
 
 
 def verify_golden(engine: Engine, bundle: Bundle) -> None:

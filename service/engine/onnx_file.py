@@ -16,6 +16,9 @@ MAX_FIELDS = 5_000_000
 DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
 """The operators that the ONNX standard defines; the first two are the same."""
 
+_RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+"""Operators whose answers depend on the calls before; all noise comes from a graph's inputs."""
+
 _RESERVED = ("ai.onnx", "com.microsoft", "com.ms")
 """Beginnings of the domains in which ONNX Runtime has operators, so that no function may have one of their names."""
 
@@ -60,7 +63,7 @@ _FIELDS: dict[str, dict[int, str]] = {
 _NAMED = {"node", "function", "external data", "metadata"}
 """The messages with a text that is checked."""
 
-_OPERATOR, _DOMAIN, _FUNCTION, _FUNCTION_DOMAIN, _KEY, _VALUE = 4, 7, 1, 10, 1, 2
+_INPUT, _OPERATOR, _DOMAIN, _FUNCTION, _FUNCTION_DOMAIN, _KEY, _VALUE = 1, 4, 7, 1, 10, 1, 2
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
@@ -95,6 +98,8 @@ class _Walk:
             kind, message = waiting.pop()
             waiting += self._visit(kind, message)
         for domain, operator in sorted(self._called - self._functions):
+            if operator in _RANDOM:
+                raise BundleError(f"operator {operator} draws at random; noise is an input of a graph")
             if domain not in DOMAINS:
                 raise BundleError(
                     f"operator {_shown(operator)} of the domain {_shown(domain)}; "
@@ -105,18 +110,22 @@ class _Walk:
         """The messages within a message; what it says itself is checked on the way."""
         known = _FIELDS[kind]
         texts: dict[int, str] = {}
+        inputs = 0
         for number, value in _read_fields(message):
             self._left -= 1
             if self._left < 0:
                 raise BundleError(f"more than {MAX_FIELDS:,} fields")
             if number not in known:
                 raise BundleError(f"field {number} of a {kind} is none of the ONNX format's")
+            inputs += kind == "node" and number == _INPUT
             if isinstance(value, memoryview):
                 if known[number]:
                     yield known[number], value
                 elif kind in _NAMED:
                     texts[number] = bytes(value[:MAX_NAME]).decode(errors="replace")
         self._check_names(kind, texts)
+        if inputs > 2 and texts.get(_OPERATOR) == "Dropout":
+            raise BundleError("operator Dropout has an input for training, in which it draws at random")
 
     def _check_names(self, kind: str, texts: Mapping[int, str]) -> None:
         if kind == "node":

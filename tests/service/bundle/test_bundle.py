@@ -154,6 +154,7 @@ def test_a_newer_minor_version_is_read_if_it_says_nothing_new(table_bundle: Path
         (set_field("created", "2026-01-01T00:00:00"), "created: .*timezone"),
         (set_field("tolerance", 0), "tolerance: Input should be greater"),
         (set_field("seed", 2**32), "seed: Input should be less"),
+        (set_field("prior", "x" * 1001), "prior: String should have at most 1000"),
         (set_field("default_score", "negative_log_evidence"), "default_score: .* not among the calibrated"),
         (set_field("scores", ["negative_elbo", "luck"]), "scores: luck unknown"),
         (set_field("metrics", {"elbo": float("nan")}), "metrics"),
@@ -239,7 +240,10 @@ def test_the_noise_bank_must_fit(table_bundle: Path, noise: Array) -> None:
 
 @pytest.mark.parametrize(
     "scores",
-    [[2.0, 1.0], [1.0, np.nan], [np.nan], [1.0, np.inf], [-np.inf, 1.0], [], [[1.0, 2.0]], 1.0],
+    [
+        *([2.0, 1.0], [1.0, np.nan], [np.nan], [1.0, np.inf], [-np.inf, 1.0], [], [[1.0, 2.0]], 1.0),
+        *([False] * 99, np.arange(99, dtype=np.uint8)),
+    ],
 )
 def test_held_out_scores_must_be_sorted_and_finite(table_bundle: Path, scores: Any) -> None:
     arrays_without(table_bundle, CALIBRATION, "negative_elbo", negative_elbo=np.array(scores))

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 from onnx import TensorProto, helper
 
@@ -16,6 +17,7 @@ from service.errors import BundleError
 from service.inference import ModelLoader
 from service.storage import LocalStore
 from tests.service.bundle.test_bundle import LIMITS, Table, replace
+from tests.service.toy_bundles import TABLE_GRAPHS, table_files
 
 
 def graph_of(name: str, inputs: dict[str, tuple[int, list[Any]]], outputs: dict[str, tuple[int, list[Any]]]) -> bytes:
@@ -178,3 +180,30 @@ def test_a_golden_elbo_that_is_no_number_is_infinitely_wrong(digits_bundle: Bund
     assert golden_error({"elbo": elbo}, digits_bundle) == 0
     elbo[1] = wrong
     assert golden_error({"elbo": elbo}, digits_bundle) == np.inf
+
+
+TURNS = """
+        sums = Sub (log_likelihood, kl)
+        size = Constant <value = int64[2] {{-1, 1}}> ()
+        most = Constant <value = double {{5.0}}> ()
+        largest = ReduceMax <keepdims = 0> (filled)
+        is_other = Greater (largest, most)
+        elbo = If (is_other) <
+            then_branch = other () => (double[rows, ones] column) {{ {answer} }},
+            else_branch = usual () => (double[batch] same) {{ same = Identity (sums) }}
+        >"""
+
+
+@pytest.mark.parametrize(
+    "answer", ["column = Reshape (sums, size)", "column = ReduceSum <keepdims = 0> (sums)"], ids=["column", "number"]
+)
+def test_answers_of_another_shape_than_the_golden_ones_are_an_error(answer: str) -> None:
+    """An `If` can give them for other rows. Joined with those of other requests, they would be in the wrong places."""
+    text = TABLE_GRAPHS["elbo"].replace("elbo = Sub (log_likelihood, kl)", TURNS.format(answer=answer))
+    manifest, files = table_files()
+    files |= {"elbo.onnx": onnx.parser.parse_model(text).SerializeToString()}
+    engine = OnnxEngine(manifest.graphs, files, "cpu")
+    noise = np.zeros((4, 2), np.float32)
+    assert engine.run("elbo", {"x": np.ones((3, 2)), "noise": noise})["elbo"].shape == (3,)
+    with pytest.raises(ValueError, match=r"elbo.onnx: elbo has shape \((3, 1)?\); a row's is \(\)"):
+        engine.run("elbo", {"x": np.full((3, 2), 9.0), "noise": noise})

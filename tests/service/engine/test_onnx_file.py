@@ -164,6 +164,24 @@ def test_operators_are_of_the_standard(domain: str) -> None:
             check_graph(model.SerializeToString(), "g.onnx", weights=True)
 
 
+@pytest.mark.parametrize(
+    "operator",
+    ["Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Dropout"],
+)
+def test_no_operator_draws_at_random(operator: str) -> None:
+    """Or a row's answer would depend on the requests before it."""
+    inputs = ["x", "share", "in_training"] if operator == "Dropout" else ["x"]
+    output = helper.make_tensor_value_info("out", FLOAT, [2])
+    hidden = helper.make_graph([helper.make_node(operator, inputs, ["out"])], "b", [], [output])
+    for model in (
+        model_of(helper.make_node(operator, inputs, ["y"])),
+        model_of(helper.make_node("If", ["x"], ["y"], then_branch=hidden)),
+    ):
+        with pytest.raises(BundleError, match=f"operator {operator} .*draws at random"):
+            check_graph(model.SerializeToString(), "g.onnx", weights=True)
+    check_graph(model_of(helper.make_node("Dropout", ["x"], ["y"])).SerializeToString(), "g.onnx", weights=True)
+
+
 def test_functions_take_no_name_of_the_runtime() -> None:
     model = in_function(tensor())
     check_graph(model.SerializeToString(), "g.onnx", weights=True)
