@@ -91,10 +91,8 @@ async def read_bytes(request: RequestContext) -> bytes | LongBytes:
     budget: ByteBudget = state.budget
     most = min(limit, MAX_RATIO * len(body))
     budget.take(most)
-    if isinstance(body, bytes) and len(body) <= SMALL:
-        plain = decompress(body, encoding, limit)
-    else:
-        plain = await state.child.run(decompress, body, encoding, limit)
+    quick = isinstance(body, bytes) and len(body) <= SMALL
+    plain: bytes = await state.child.call(quick, decompress, body, encoding, limit)
     budget.add(len(plain) - most)
     return plain
 

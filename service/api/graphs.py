@@ -1,8 +1,7 @@
 """Graphs of a model, each of which is a model to the Open Inference Protocol."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -14,8 +13,6 @@ from service.codecs.oip_messages import DrawParameters, EncodeParameters, Explai
 from service.codecs.rows import Reading
 from service.inference import Model
 from service.scoring import ElboQuery
-
-T = TypeVar("T")
 
 _SERVED = ("elbo", "encoder", "decoder", "explain", "draw")
 """The graphs that are models to the protocol; the others are steps of what these answer."""
@@ -68,26 +65,21 @@ class Graph:
         """Every output by name, as the ordinary endpoints compute it; what takes long at either end, by the child."""
         manifest = self.model.manifest
         if self.input.name == "z":
-            z = await call(child, tensor.nbytes <= QUICK_ARRAY, parse_latents, tensor, manifest.latent_size)
+            z = await child.call(tensor.nbytes <= QUICK_ARRAY, parse_latents, tensor, manifest.latent_size)
             if isinstance(parameters, DrawParameters):
                 return {"x": await self.model.draw(z, parameters.seed)}
             return {"x_mean": await self.model.decode(z)}
         on_error = parameters.on_error if isinstance(parameters, EncodeParameters) else "fail"
         reading = Reading(mark=on_error == "mark")
         quick = tensor.nbytes <= (QUICK_MARKED if reading.mark else QUICK_ARRAY)
-        rows = await call(child, quick, parse_rows, tensor, manifest.input, reading)
+        rows = await child.call(quick, parse_rows, tensor, manifest.input, reading)
         named = rows if quick else without_values(rows)
         if not isinstance(parameters, ExplainParameters):
             posterior = await self.model.encode(rows.x)
-            return await call(child, quick, named.answer, posterior, np.isnan(posterior["mean"][:, 0]))
+            return await child.call(quick, named.answer, posterior, np.isnan(posterior["mean"][:, 0]))
         asked = parameters.model_dump(include={"num_draws", "seed", "score", "refine"})
         bounds = await self.model.elbo(rows.x, ElboQuery(**asked, explain=self.graph == "explain"))
-        return await call(child, quick, named.answer, bounds, np.isnan(bounds["score"]))
-
-
-async def call(child: ChildProcess, quick: bool, function: Callable[..., T], *arguments: Any) -> T:
-    """Call the function, here if it is quick, or else in the child process."""
-    return function(*arguments) if quick else await child.run(function, *arguments)
+        return await child.call(quick, named.answer, bounds, np.isnan(bounds["score"]))
 
 
 def served_graphs(model: Model) -> list[Graph]:

@@ -94,6 +94,10 @@ class ChildProcess:
             raise
         return result
 
+    async def call(self, quick: bool, function: Callable[..., T], *arguments: Any) -> T:
+        """Call the function, here if it is quick, or else in the process."""
+        return function(*arguments) if quick else await self.run(function, *arguments)
+
     def stop(self) -> None:
         """End the process, even during a call; the next call starts another."""
         self._kill()

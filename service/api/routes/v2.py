@@ -15,7 +15,7 @@ from fastapi import APIRouter, Depends, Header, Path, Request, Response
 from service.api.budget import ByteBudget
 from service.api.content import MODEL_HEADERS, identify, read_bytes
 from service.api.endpoint import PresentRequest
-from service.api.graphs import Graph, call, served_graphs
+from service.api.graphs import Graph, served_graphs
 from service.api.openapi import body, check_ready, describe_headers, failure, find_model
 from service.api.time_limit import in_time
 from service.bundle import Array, Tensor
@@ -208,7 +208,7 @@ async def infer(
     quick = sum(np.size(values) for name, values in outputs.items() if name not in binary) <= Json.quick_numbers
     answers: ByteBudget = request.scope["app"].state.answers
     held = answers.hold(8 * sum(map(np.size, outputs.values())))
-    answer, length = await call(child, quick, write_answer, head, outputs, binary)
+    answer, length = await child.call(quick, write_answer, head, outputs, binary)
     answers.hold(len(answer), held)
     headers = identify(graph.model) | ({} if length is None else {HEADER_LENGTH: str(length)})
     return Response(answer, media_type=Json.media_type if length is None else BINARY, headers=headers)
@@ -225,7 +225,7 @@ async def _read(sent: bytes, header_length: int | None, graph: Graph, child: Chi
     size = len(sent) if header_length is None else min(header_length, len(sent))
     if size > MAX_JSON:
         raise TooLargeError(f"{size:,} bytes of JSON; at most {MAX_JSON:,} are read, send binary data", "body")
-    return await call(child, size <= Json.quick_bytes, read_request, sent, header_length)
+    return await child.call(size <= Json.quick_bytes, read_request, sent, header_length)
 
 
 def _only_input(inference: Inference, graph: Graph) -> Array:
