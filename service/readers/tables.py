@@ -11,6 +11,7 @@ import itertools
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from types import MappingProxyType
 from typing import ClassVar
@@ -200,7 +201,9 @@ class TextFile(TableFile):
         def skip(row: pyarrow.csv.InvalidRow) -> str:
             nonlocal skipped
             if row.text.strip():
-                self.wrong = self.wrong or wrong_records(self.path, self.text)
+                if not (skipped or self.wrong):
+                    with suppress(FileError):  # It is raised at the end: Arrow would only print it.
+                        self.wrong = wrong_records(self.path, self.text)
                 skipped += 1
             return "skip"
 

@@ -72,3 +72,9 @@ def test_a_parquet_file_that_lies_about_its_rows_is_named(count: bytes, said: st
     before, _, after = path.read_bytes().rpartition(b"\x16\x50")  # The rows of the group, in thrift's compact form.
     path.write_bytes(before + count + after)
     assert f"{path}: says that it has {said}; write it anew" in message(Table(), path)
+
+
+def test_a_quotation_mark_after_a_wrong_row_is_named_once(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", "a,b\n1,2\n3\n" + "4,5\n6\n" * 2000 + '7,"8"x\n')
+    assert f"{path}, line 4004: a quotation mark stands amid a cell" in message(Table(), path)
+    assert capfd.readouterr() == ("", "")
