@@ -126,11 +126,13 @@ class PartWriter:
         self._writer = None
 
     def _begin(self, request: dict[str, Any]) -> None:
-        names = {path.rpartition("/")[2] for path in self._system.ls(self._root, detail=False)}
+        hidden = f".{REQUEST}"  # Which a run may leave that was killed, or for which the disk had no room.
+        names = {path.rpartition("/")[2] for path in self._system.ls(self._root, detail=False)} - {hidden}
         if REQUEST not in names:
             if names:
                 raise FileError(f"{self.folder}: has other files in it; give an empty folder, or a new one")
-            self._system.pipe_file(self._path(REQUEST), json.dumps(request, indent=2).encode())
+            self._system.pipe_file(self._path(hidden), json.dumps(request, indent=2).encode())
+            self._system.mv(self._path(hidden), self._path(REQUEST))
             return
         before = json.loads(self._system.cat_file(self._path(REQUEST)))
         for key in {**before, **request}:

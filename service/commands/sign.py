@@ -10,6 +10,7 @@ from pydantic_settings import CliPositionalArg, SettingsConfigDict
 from service.bundle import MANIFEST, MAX_MANIFEST_BYTES, SIGNATURE, BundleFolder, read_bundle
 from service.bundle.signing import sign
 from service.cli import CommandOptions, parse
+from service.errors import FileError
 
 
 class Signing(CommandOptions):
@@ -32,8 +33,7 @@ def main(arguments: list[str]) -> None:
 
     Raises:
         ValidationError: The arguments are wrong.
-        LowerboundError: The bundle or the key cannot be used.
-        OSError: The signature cannot be written.
+        LowerboundError: The bundle or the key cannot be used, or the signature not be written.
     """
     options = parse(Signing, arguments)
     with BundleFolder(options.bundle) as folder:
@@ -42,6 +42,10 @@ def main(arguments: list[str]) -> None:
     signature = sign(manifest, options.key)
     file = options.bundle / SIGNATURE
     temporary = file.with_name(f".{SIGNATURE}.new")
-    temporary.write_bytes(signature)
-    temporary.replace(file)
+    try:
+        temporary.write_bytes(signature)
+        temporary.replace(file)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise FileError(f"{file}: cannot be written: {error.strerror}") from error
     print(f"signature: {file}", file=sys.stderr)

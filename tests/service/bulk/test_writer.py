@@ -1,5 +1,6 @@
 """Answers appear in whole parts, in order, and a run goes on where another stopped."""
 
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,19 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(FileError, match="file/out: cannot be written"):
         PartWriter(str(tmp_path / "file" / "out"), REQUEST)
+
+
+def test_a_run_goes_on_when_the_disk_has_room_again(tmp_path: Path) -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, most))
+    try:
+        with pytest.raises(FileError, match=r"cannot be written: .*File too large"):
+            PartWriter(str(tmp_path), REQUEST)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    PartWriter(str(tmp_path), REQUEST).add(batch(0, 1, 2, 3))
+    assert scores(tmp_path) == [0, 1, 2, 3]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["_request.json", "part-000000.parquet"]
 
 
 def test_addresses_of_other_file_systems_are_written() -> None:

@@ -1,6 +1,7 @@
 """With `--trusted-keys`, a bundle is served only with a signature of its manifest by someone trusted."""
 
 import os
+import resource
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -190,3 +191,17 @@ def test_what_was_checked_is_signed(table_bundle: Path, ada: Signer, monkeypatch
     monkeypatch.setattr("service.commands.sign.read_bundle", change_after)
     assert main(["sign", str(table_bundle), "--key", str(ada.private)]) == 0
     TrustedKeys([ada.public]).check(checked, (table_bundle / SIGNATURE).read_bytes(), table_bundle)
+
+
+def test_nothing_half_is_left_where_the_disk_is_full(
+    table_bundle: Path, ada: Signer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(table_bundle.iterdir())
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, most))
+    try:
+        assert main(["sign", str(table_bundle), "--key", str(ada.private)]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    assert capsys.readouterr().err == f"error: {table_bundle / SIGNATURE}: cannot be written: File too large\n"
+    assert sorted(table_bundle.iterdir()) == before
