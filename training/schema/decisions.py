@@ -62,12 +62,14 @@ class Problem:
         option: The option that solves it, as `drop`.
         value: Its value for this column; those of several are put together.
         row: The first wrong cell's, from 0, if it is about one.
+        cells: How many cells have its text.
     """
 
     detail: str
     option: Literal["drop", "columns", "missing", "day_first"]
     value: Any
     row: int | None = None
+    cells: int = 0
 
 
 @dataclass(frozen=True)

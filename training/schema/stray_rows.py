@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -25,19 +25,16 @@ def find_stray_rows(decisions: Sequence[Decision], last: int) -> dict[str, str]:
         decisions: About the columns.
         last: The last row, from 0.
     """
-    wrong: Mapping[str, tuple[int, Sequence[str]]] = {
-        d.name: (d.problem.row, d.problem.value)
-        for d in decisions
-        if d.problem and d.problem.option == "missing" and d.problem.row is not None
-    }
-    alone = Counter(row for row, words in wrong.values() if len(words) == 1)
+    wrong = {d.name: d.problem for d in decisions if d.problem and d.problem.option == "missing"}
+    alone = Counter(problem.row for problem in wrong.values() if problem.cells == 1)
     found = {}
-    for name, (row, words) in wrong.items():
+    for name, problem in wrong.items():
+        words: Sequence[str] = problem.value
         if [word.casefold() for word in words] == [name.casefold()]:
             found[name] = f"the header stands there again, as {words[0]!r}; remove the line"
-        elif row == 0 and alone[0] > 1:
+        elif problem.row == 0 and problem.cells == 1 and alone[0] > 1:
             found[name] = f"{words[0]!r} is not a number: a second line of the header, or units? remove the line"
-        elif row == last and len(words) == 1 and _TOTALS.match(words[0]):
+        elif problem.row == last and problem.cells == 1 and _TOTALS.match(words[0]):
             found[name] = f"{words[0]!r} is not a number: a line of totals? remove it"
     return found
 

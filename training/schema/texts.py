@@ -239,7 +239,8 @@ class _Texts:
             unit = " and ".join(column.affixes)
             detail = f"{foreign[0]!r} is not in {unit}, as most of the column is; write all cells in one unit"
             return refused(self.name, Problem(detail, "drop", (self.name,), row))
-        others = f", nor are {len(words) - 1} other texts" if len(words) > 1 else ""
+        more = len(words) - 1
+        others = "" if not more else ", nor is another text" if more == 1 else f", nor are {more} other texts"
         detail = f"{self.texts[row].as_py()!r} is not {noun}{others}, as most of the column is"
         first = self.texts[row].as_py()
         whole = not (column.time or _any_match(self.distinct.filter(pa.array(~wrong)), "[.,]"))
@@ -249,7 +250,8 @@ class _Texts:
         if len(words) > 5:
             return refused(self.name, Problem(detail, "drop", (self.name,), row))
         words = [first, *sorted(word for word in words if word != first)]
-        return refused(self.name, Problem(detail, "missing", words, row))
+        cells = int(pc.sum(pc.equal(self.texts, first)).as_py())
+        return refused(self.name, Problem(detail, "missing", words, row, cells))
 
     def _with_thousands(self, column: NumericColumn) -> NumericColumn:
         """Let larger numbers than the file's be written with a separator, where its decimal sign is known."""

@@ -78,3 +78,10 @@ def test_a_quotation_mark_after_a_wrong_row_is_named_once(capfd: pytest.CaptureF
     path = write(tmp_path / "t.csv", "a,b\n1,2\n3\n" + "4,5\n6\n" * 2000 + '7,"8"x\n')
     assert f"{path}, line 4004: a quotation mark stands amid a cell" in message(Table(), path)
     assert capfd.readouterr() == ("", "")
+
+
+def test_texts_in_the_first_row_and_others_are_no_second_header(tmp_path: Path) -> None:
+    text = rows(a=lambda n: "low" if n % 20 == 0 else n / 3, b=lambda n: "low" if n % 20 == 0 else n % 5)
+    with pytest.raises(TableError, match="'low' is not a number, as most of the column is; correct") as caught:
+        Table().load(write(tmp_path / "t.csv", text))
+    assert [*caught.value.remedies["missing"]] == ["usual", "low"]
