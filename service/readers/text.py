@@ -28,6 +28,9 @@ CELL = re.compile(r"[+-]?\d+[.,]\d+|\d{4}-\d\d-\d\d.*")
 """A text that is rather a cell than a name."""
 
 _AMOUNT = re.compile(rf"[+-]?\d+([.,]\d+)*|{CELL.pattern}")
+ROW_NAMES = "rownames"
+"""The column that R writes before the others, without a name."""
+
 _SEP = re.compile(r'\ufeff?"?sep=(.)"?\s*$', re.MULTILINE)
 """Excel's first line, which tells the delimiter."""
 
@@ -103,9 +106,8 @@ def read_head(path: Source, text: TextFormat) -> Head:
 def records(path: Source, text: TextFormat) -> Iterator[tuple[int, list[str]]]:
     """Read the records of a file, the header first, each with the line it starts on, from 1.
 
-    Blank lines are no records, nor are lines before the header, such as a title or Excel's `sep=;`. Where all rows end
-    with a delimiter and the header does not, it has one more column, without a name. Characters that the encoding has
-    not are lone surrogates.
+    Blank lines are no records, nor are lines before the header, such as a title or Excel's `sep=;`. Where all rows have
+    a cell more than the header, it gets a name more. Characters that the encoding has not are lone surrogates.
 
     Raises:
         FileError: A quotation mark is not closed, or stands amid a cell.
@@ -115,11 +117,20 @@ def records(path: Source, text: TextFormat) -> Iterator[tuple[int, list[str]]]:
     start, width = _find_header([record for _, record in sample], text.delimiter)
     rows = sample[start + 1 :]
     for line, header in sample[start : start + 1]:
-        longer = bool(rows) and all(len(record) == width + 1 and not record[-1].strip() for _, record in rows)
-        yield line, [*header, ""] if longer else header
+        yield line, _complete(header, [record for _, record in rows])
     for line, record in itertools.chain(rows, found):
         if width == 1 or len(record) > 1 or record[0].strip():
             yield line, record
+
+
+def _complete(header: list[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The header with the name that all rows show it to lack: of an empty last cell, or of R's names of rows."""
+    if rows and all(len(row) == len(header) + 1 for row in rows):
+        if not any(row[-1].strip() for row in rows):
+            return [*header, ""]
+        if all(header) and ROW_NAMES not in header and len({row[0] for row in rows}) == len(rows) > 1:
+            return [ROW_NAMES, *header]
+    return header
 
 
 def _all_records(path: Source, text: TextFormat) -> Iterator[tuple[int, list[str]]]:
@@ -266,6 +277,9 @@ def _find_division(text: str, delimiter: str) -> str | None:
     for mark in sorted({character for character in lines[0] if not (character.isalnum() or character in "\"'_.+-")}):
         if len({line.count(mark) for line in lines}) == 1:
             return f"if {mark!r} divides its lines, say so by --dataset.delimiter {mark!r}; if not, by {delimiter!r}"
+    header, *rows = map(len, _divide(lines, " "))
+    if header > 1 and len(set(rows)) == 1 and rows[0] in {header, header + 1}:
+        return f"if ' ' divides its lines, say so by --dataset.delimiter ' '; if not, by {delimiter!r}"
     if len(lines[0].split()) > 1 and len({len(line.split()) for line in lines}) == 1:
         return "its lines seem to be divided by several blanks, which are not read; save it with one delimiter"
     return None

@@ -22,6 +22,22 @@ def test_a_column_without_a_name_is_left_out(tmp_path: Path) -> None:
     np.testing.assert_array_equal(Table().load_rows(path, dataset.input).rows, dataset.rows)
 
 
+@pytest.mark.parametrize("mark", ["\t", " "])
+def test_the_names_of_rows_that_r_writes_need_no_name(mark: str, tmp_path: Path) -> None:
+    """As `write.table` writes them by default, blanks between the cells."""
+    lines = [f'"{n}" "a {n % 5}" {n / 3}' for n in range(1, 41)]
+    text = "\n".join(['"w" "x"', *lines]).replace('" ', f'"{mark}')
+    path = write(tmp_path / "t.txt", text)
+    if mark == " ":
+        assert "if ' ' divides its lines, say so by --dataset.delimiter ' '" in message(Table(), path)
+    dataset = Table(delimiter=mark).load(path)
+    assert dataset.input.features == ("w", "x")
+    assert dataset.reasons["rownames"] == "numbers the rows: 1 to 40"
+    np.testing.assert_array_equal(dataset.rows[:, 1], np.arange(1, 41) / 3)
+    for wrong in (text.replace('"x"', '""'), text.replace('"2"', '"1"'), text + f'\n"41"{mark}"a 1"'):
+        assert "the header has 2, divided by" in message(Table(delimiter=mark), write(path, wrong))
+
+
 @pytest.mark.parametrize(
     ("cell", "remedies"),
     [
