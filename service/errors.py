@@ -36,6 +36,9 @@ from typing import Self
 SIMILARITY = 0.7
 """Share of their characters, by `difflib`, that a misspelt name and the one that was meant have in common."""
 
+COMPARED = 5000
+"""Most characters of names that are compared with a misspelt one, which takes some twenty milliseconds."""
+
 
 class LowerboundError(Exception):
     """Base of every error raised on purpose."""
@@ -175,7 +178,11 @@ STATUS: dict[type[LowerboundError], HTTPStatus] = {
 def suggest(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: the known name that it is like; empty if there is none."""
     by_lower = {other.lower(): other for other in known}
-    near = get_close_matches(name.lower(), by_lower, 1, SIMILARITY)
+    lower = name.lower()
+    if lower in by_lower:
+        near = [lower]
+    else:
+        near = get_close_matches(lower, by_lower, 1, SIMILARITY) if sum(map(len, by_lower)) <= COMPARED else []
     return f"; did you mean {by_lower[near[0]]!r}?" if near else ""
 
 

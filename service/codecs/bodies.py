@@ -43,6 +43,9 @@ QUICK_CELLS = 2**15
 QUICK_TEXTS = 64
 """Columns with texts for numbers that are read as soon."""
 
+QUICK_HINTS = 5
+"""Rows with a wrong column, for each of which the most similar one is found and named."""
+
 SLOW = object()
 """In the place of values that take longer to decode."""
 
@@ -106,12 +109,17 @@ def read_rows_if_quick(
 ) -> Rows | None:
     """The instances in a body, or None where they take longer."""
     values = decode_if_quick(body, media_type, "instances", mark=reading.mark)
-    if values is SLOW or (isinstance(data, TabularInput) and not _is_quick_table(values, data)):
+    if values is SLOW or (isinstance(data, TabularInput) and not _is_quick_table(values, data, reading)):
         return None
     return make_rows(values, media_type, data, reading, max_rows)
 
 
-def _is_quick_table(values: object, data: TabularInput) -> bool:
+def _is_quick_table(values: object, data: TabularInput, reading: Reading) -> bool:
+    if reading.mark and isinstance(values, list):
+        names = set(data.given)
+        wrong = [row.keys() for row in values if isinstance(row, dict) and not row.keys() <= names]
+        if sum(not (reading.ignore_extra and names <= given) for given in wrong) > QUICK_HINTS:
+            return False
     wide = len(data.columns) > QUICK_TEXTS
     if not isinstance(values, list):
         return not (wide and isinstance(values, TextBytes))

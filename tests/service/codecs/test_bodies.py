@@ -24,8 +24,9 @@ RECORD = dict.fromkeys(NUMBERS.given, 1.5)
         (NUMBERS, [RECORD | dict.fromkeys(NUMBERS.given[:100], "1")]),
         (NUMBERS, "n1,n2\n1,2\n"),
         (NARROW, [[]] * (QUICK_CELLS // 10 + 1)),
+        (NARROW, [{f"m{i}": 1} for i in range(6)]),
     ],
-    ids=["records", "rows", "texts", "texts in a record", "CSV", "narrow"],
+    ids=["records", "rows", "texts", "texts in a record", "CSV", "narrow", "names"],
 )
 def test_few_bytes_may_stand_for_many_cells(data: TabularInput, instances: Any) -> None:
     assert not is_quick(data, instances)
@@ -39,9 +40,10 @@ def test_few_bytes_may_stand_for_many_cells(data: TabularInput, instances: Any) 
         (NUMBERS, [None, 1]),
         (WORDS, [["a"] * 1000]),
         (NARROW, [["1"] * 10] * 100),
+        (NARROW, [{"m1": 1}] * 5),
         (NARROW, "n0,n1,n2,n3,n4,n5,n6,n7,n8,n9\n,,,,,,,,,1\n"),
     ],
-    ids=["record", "row", "no rows", "words", "narrow", "narrow CSV"],
+    ids=["record", "row", "no rows", "words", "narrow", "names", "narrow CSV"],
 )
 def test_a_row_of_many_columns_is_read_at_once(data: TabularInput, instances: Any) -> None:
     assert is_quick(data, instances)
