@@ -192,7 +192,7 @@ def test_overload_says_when_to_come_back(serve: Serve, x: Array) -> None:
     body, length = triton.InferenceServerClient.generate_request_body(
         [tensor(np.repeat(x[:1], 64, axis=0))], parameters={"num_draws": 4096}
     )
-    with serve("--engine-threads", "1") as server, ThreadPoolExecutor(4) as pool:
+    with serve("--engine-threads", "1", "--timeout", "300") as server, ThreadPoolExecutor(4) as pool:
         asked = [pool.submit(server.post, INFER, content=body, headers={LENGTH: str(length)}) for _ in range(4)]
         answers = [request.result() for request in asked]
         assert {answer.status_code for answer in answers} == {200, 429}
