@@ -15,7 +15,9 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from threading import Lock, Thread
 from typing import Any
 
@@ -25,7 +27,6 @@ from service.bundle import Array
 from service.engine import Engine
 from service.errors import EngineLostError, NotReadyError, OverloadedError
 from service.inference.jobs import Job, JobQueue, Piece, Report, Work
-from service.inference.use import Admission
 from service.threads import NICENESS
 
 _SMOOTHING = 0.1
@@ -80,7 +81,7 @@ class Batcher:
         self._small = JobQueue(0)
         self._large = JobQueue(NICENESS)
         self._taking = Lock()
-        self._admitted: dict[int, int] = {}  # Requests by their cost.
+        self._admitted: Counter[int] = Counter()  # Requests by their cost.
         self._outstanding = 0
         self._open: set[Job] = set()
         self._rate = 0.0
@@ -156,7 +157,8 @@ class Batcher:
             wait = queued / self._rate if self._rate else 1.0
             raise OverloadedError(f"{queued:,} row-draws are queued, {self._max_queue:,} at most", wait)
 
-    def admit(self, cost: int) -> Admission:
+    @contextmanager
+    def admit(self, cost: int) -> Iterator[None]:
         """Make room for a request with all that it will submit, in row-draws, until it ends.
 
         A request of many steps is so refused before its first, never in the middle of its work.
@@ -165,7 +167,13 @@ class Batcher:
             OverloadedError: There is no room.
         """
         self.check_room(cost)
-        return Admission(self._admitted, cost)
+        self._admitted[cost] += 1
+        try:
+            yield
+        finally:
+            self._admitted[cost] -= 1
+            if not self._admitted[cost]:
+                del self._admitted[cost]
 
     async def submit(self, work: Work, *, first: bool = False) -> dict[str, Array]:
         """Every output of the work's graph, row i answering row i; the work has at least one row.
