@@ -211,7 +211,7 @@ def write_bundle(
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         name=origin.name,
-        version=max(repository.taken(origin.name), default=0) + 1,
+        version=repository.next_version(origin.name),
         created=datetime.now(UTC),
         input=described,
         latent_size=vae.prior.latent_size,

@@ -35,11 +35,10 @@ def main(arguments: list[str]) -> None:
     """
     folder = parse(Promoting, arguments).bundle.resolve()
     bundle = read_bundle(folder)
-    store, name = LocalStore(folder.parents[1]), bundle.manifest.name
-    provenance = bundle.manifest.provenance.model_copy(update={"copy_of": bundle.digest})
+    store = LocalStore(folder.parents[1])
     changes = {
-        "version": max(store.taken(name), default=0) + 1,
+        "version": store.next_version(bundle.manifest.name),
         "created": datetime.now(UTC),
-        "provenance": provenance,
+        "provenance": bundle.manifest.provenance.model_copy(update={"copy_of": bundle.digest}),
     }
     print(store.write(bundle.manifest.model_copy(update=changes), bundle.files))

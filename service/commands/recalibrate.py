@@ -127,7 +127,7 @@ def _write(folder: Path, bundle: Bundle, new: Recalibrated) -> Path:
     step = Recalibration(version=before.version, bundle=bundle.digest, added=new.added, removed=new.removed)
     steps = (*before.provenance.recalibrations, step)
     changes = {
-        "version": max(store.taken(before.name), default=0) + 1,
+        "version": store.next_version(before.name),
         "created": datetime.now(UTC),
         "calibration": Calibration.of(rows, before.calibration.refine),
         "files": describe_files(files),

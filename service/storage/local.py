@@ -155,9 +155,10 @@ class LocalStore:
     def fetch(self, ref: BundleRef, trusted: TrustedKeys | None = None) -> Path:
         return self.folder.joinpath(ref.name, *([str(ref.version)] if ref.version else []))
 
-    def taken(self, name: str) -> list[int]:
-        """The versions of a model of which anything is there, complete or not."""
-        return sorted(int(path.name) for path in (self.folder / name).glob("*") if path.name.isdecimal())
+    def next_version(self, name: str) -> int:
+        """The version of a model after all of which anything is there, complete or not."""
+        taken = (int(path.name) for path in (self.folder / name).glob("*") if path.name.isdecimal())
+        return max(taken, default=0) + 1
 
     def try_to_write(self, name: str) -> None:
         """Raise an `OSError` where no bundle of this name could be written."""

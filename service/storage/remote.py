@@ -105,10 +105,10 @@ class RemoteStore:
                 self._path(ref, name), str(to), callback=_Limit(size, f"{ref.name}/{ref.version}/{name}")
             )
 
-    def taken(self, name: str) -> list[int]:
-        """The versions of a model of which anything is there, complete or not."""
+    def next_version(self, name: str) -> int:
+        """The version of a model after all of which anything is there, complete or not."""
         with self._reaching():
-            return sorted(ref.version for ref in self._find() if ref.name == name)
+            return max((ref.version for ref in self._find() if ref.name == name), default=0) + 1
 
     def try_to_write(self, name: str) -> None:
         """Raise a `StorageError` where no bundle of this name could be written."""

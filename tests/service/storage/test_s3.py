@@ -183,7 +183,7 @@ def test_a_bundle_is_written_with_its_manifest_last(tmp_path: Path, there: Path)
     assert read_bundle(folder).digest == bundle.digest
     assert max(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns).name == MANIFEST
     (folder / MANIFEST).unlink()
-    assert remote.taken(NAME) == [1]
+    assert remote.next_version(NAME) == 2
     with pytest.raises(BundleError, match="exists already"):
         remote.write(bundle.manifest, bundle.files)
     assert not (folder / MANIFEST).exists()
