@@ -94,11 +94,11 @@ class CachedStore:
         return self._remote.misnamed
 
     def fetch(self, ref: BundleRef, trusted: TrustedKeys | None = None) -> Path:
-        folder = self.folder / ref.name / str(ref.version)
+        folder = self.folder / ref.path
         if self._seen is None:
             return folder
         with self._alone():
-            seen, where = self._seen[ref], Path(f"{ref.name}/{ref.version}")
+            seen, where = self._seen[ref], Path(ref.path)
             if isinstance(seen.manifest, LowerboundError):
                 raise seen.manifest
             written = {MANIFEST: seen.manifest}
@@ -136,7 +136,7 @@ class CachedStore:
     def _read_manifest(self, ref: BundleRef, size: int) -> bytes | LowerboundError:
         """The bytes of a manifest, or why they cannot be read: other bundles can be, nevertheless."""
         if size > MAX_MANIFEST_BYTES:
-            return BundleError(f"{ref.name}/{ref.version}/{MANIFEST}: at most {MAX_MANIFEST_BYTES:,} bytes are read")
+            return BundleError(f"{ref.path}/{MANIFEST}: at most {MAX_MANIFEST_BYTES:,} bytes are read")
         try:
             return self._remote.read(ref, MANIFEST, MAX_MANIFEST_BYTES) if size else b""
         except LowerboundError as error:
@@ -166,11 +166,11 @@ class CachedStore:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             if digest == expected.sha256:
                 return
-        raise BundleError(f"{ref.name}/{ref.version}/{name}: SHA-256 is {digest}; the manifest says {expected.sha256}")
+        raise BundleError(f"{ref.path}/{name}: SHA-256 is {digest}; the manifest says {expected.sha256}")
 
     def _forget(self, seen: Mapping[BundleRef, _Seen]) -> None:
         """Remove what is at the URL no more, and what a killed process has left."""
-        kept = {self.folder / ref.name / str(ref.version) for ref in seen}
+        kept = {self.folder / ref.path for ref in seen}
         for folder in self.folder.glob("*/*"):
             if folder not in kept:
                 shutil.rmtree(folder, ignore_errors=True)

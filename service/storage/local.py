@@ -46,6 +46,11 @@ class BundleRef(NamedTuple):
     def __str__(self) -> str:
         return f"{self.name} {self.version}"
 
+    @property
+    def path(self) -> str:
+        """Its folder within the repository."""
+        return f"{self.name}/{self.version}"
+
     def check(self, manifest: Manifest, where: Path) -> None:
         """Refuse a bundle that lies where another one belongs.
 

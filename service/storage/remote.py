@@ -90,7 +90,7 @@ class RemoteStore:
         with self._reaching():
             content: bytes = self._system.cat_file(self._path(ref, name), start=0, end=most + 1)
         if len(content) > most:
-            raise BundleError(f"{ref.name}/{ref.version}/{name}: at most {most:,} bytes are read")
+            raise BundleError(f"{ref.path}/{name}: at most {most:,} bytes are read")
         return content
 
     def download(self, ref: BundleRef, name: str, to: Path, size: int) -> None:
@@ -101,9 +101,7 @@ class RemoteStore:
             StorageError: It cannot be read now, or not to its end.
         """
         with self._reaching():
-            self._system.get_file(
-                self._path(ref, name), str(to), callback=_Limit(size, f"{ref.name}/{ref.version}/{name}")
-            )
+            self._system.get_file(self._path(ref, name), str(to), callback=_Limit(size, f"{ref.path}/{name}"))
 
     def next_version(self, name: str) -> int:
         """The version of a model after all of which anything is there, complete or not."""
@@ -135,7 +133,7 @@ class RemoteStore:
                     self._system.pipe_file(path, data, mode="create")
                 except FileExistsError as error:
                     raise BundleError(f"{self.url}: {path} exists already, and is never overwritten") from error
-        return f"{self.url}/{ref.name}/{ref.version}"
+        return f"{self.url}/{ref.path}"
 
     def _find(self) -> dict[BundleRef, dict[str, File]]:
         self._system.invalidate_cache()
@@ -155,7 +153,7 @@ class RemoteStore:
         return found
 
     def _path(self, ref: BundleRef, name: str) -> str:
-        return f"{self._root}/{ref.name}/{ref.version}/{name}"
+        return f"{self._root}/{ref.path}/{name}"
 
     @contextmanager
     def _reaching(self) -> Iterator[None]:
