@@ -71,14 +71,22 @@ class PartWriter:
             self._pending += batch.num_rows
             self._pending_problems += _count_problems(batch)
             if self._pending >= PART_ROWS:
-                self._close()
+                self.close()
         except (OSError, pa.ArrowException) as error:
             raise FileError(f"{self.folder}: cannot be written: {error}") from error
 
     def close(self) -> None:
         """Make the last part whole."""
-        if self._writer is not None:
-            self._close()
+        if self._writer is None or self._file is None:
+            return
+        self._writer.close()
+        self._file.close()
+        self._system.mv(self._path(self._hidden()), self._path(_name(self._number)))
+        self._number += 1
+        self.rows += self._pending
+        self.problems += self._pending_problems
+        self._pending = self._pending_problems = 0
+        self._writer = None
 
     def finish(self) -> None:
         """All rows have been added, and nothing is to be changed any more."""
@@ -111,18 +119,6 @@ class PartWriter:
                 self._writer.close()
                 self._file.close()
                 self._system.rm_file(self._path(self._hidden()))
-        self._writer = None
-
-    def _close(self) -> None:
-        if self._writer is None or self._file is None:
-            return
-        self._writer.close()
-        self._file.close()
-        self._system.mv(self._path(self._hidden()), self._path(_name(self._number)))
-        self._number += 1
-        self.rows += self._pending
-        self.problems += self._pending_problems
-        self._pending = self._pending_problems = 0
         self._writer = None
 
     def _begin(self, request: dict[str, Any]) -> None:
