@@ -22,7 +22,7 @@ from service.cli import CommandOptions, parse
 from service.codecs.rendering import render_records
 from service.engine import Device, Engine, OnnxEngine
 from service.errors import LowerboundError, printable
-from service.scoring import MAX_DRAWS, HeldOutScores, noise, scores
+from service.scoring import MAX_DRAWS, HeldOutScores, finite_bounds, noise, scores
 from service.storage import Location
 from training.datasets import Dataset, Source, download, split
 from training.evaluation.baselines import BASELINES, baseline_scores
@@ -114,7 +114,7 @@ def evaluate(options: Evaluation) -> Report:
     rows = find_rows(bundle, options)
 
     held_out = bounds(engine, rows.x, bundle.calibration["noise"])
-    finite = np.isfinite(held_out["elbo"]) & np.isfinite(held_out["log_evidence"])
+    finite = finite_bounds(held_out)
     if not finite.any():
         raise EvaluationError("every row is too far from the training data for a finite bound")
     base_samples = noise.base_samples(manifest.seed, options.num_draws, manifest.latent_size)

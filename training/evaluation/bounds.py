@@ -11,7 +11,7 @@ from rich.progress import track
 
 from service.bundle import BOUNDS, Array, TabularInput
 from service.engine import PROVIDERS, Engine
-from service.scoring import ROUNDS, ConditionalAttribution, RefinementState
+from service.scoring import ROUNDS, ConditionalAttribution, RefinementState, finite_bounds
 
 
 def compute(
@@ -104,7 +104,7 @@ def score_columns(
     if "scores" in graphs:
         columns |= compute(engine, "scores", {"x": x}, {})
     if refine:
-        finite = np.isfinite(columns["elbo"]) & np.isfinite(columns["log_evidence"])
+        finite = finite_bounds(columns)
         columns["regret"] = np.full(len(x), np.nan)
         amortised = {name: columns[name][finite] for name in BOUNDS}
         columns["regret"][finite] = refined(engine, x[finite], base_samples, refine, amortised)["regret"]
