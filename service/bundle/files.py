@@ -114,7 +114,7 @@ def read_bundle(folder: Path, trusted: TrustedKeys | None = None, digest: str | 
     return bundle
 
 
-def read_digest(folder: Path, trusted: TrustedKeys | None = None) -> str:
+def read_digest(folder: Path, trusted: TrustedKeys | None) -> str:
     """The manifest's SHA-256, once its signature has been checked, without understanding it; see `read_bundle`.
 
     Raises:

@@ -76,7 +76,7 @@ _KINDS: dict[int, type[LowerboundError]] = {
 }
 
 
-def error_of(response: httpx.Response, first_row: int = 0) -> LowerboundError:
+def error_of(response: httpx.Response, first_row: int) -> LowerboundError:
     """The error that an answer stands for.
 
     Args:

@@ -20,11 +20,6 @@ class Threshold:
     hits: int
     called: int
 
-    @property
-    def precision(self) -> float:
-        """The share of anomalies among the labelled rows that are called."""
-        return self.hits / self.called
-
 
 def lowest_threshold(
     scores: npt.NDArray[np.float64], anomalous: npt.NDArray[np.bool_], precision: float

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from service.bundle import Array, ImageInput, TabularInput
+from service.bundle import Array
 
 Corruption = Callable[[Array, np.random.Generator], Array]
 
@@ -88,12 +88,7 @@ CORRUPTIONS: dict[str, dict[str, Corruption]] = {
     "image": {"turn": turn, "shift": shift, "splice": splice, "patch": patch, "warp": warp},
     "tabular": {"exchange_few": exchange_few, "exchange_half": exchange_half, "exchange_all": exchange_all},
 }
-"""By kind of data."""
-
-
-def corruptions(data: ImageInput | TabularInput) -> dict[str, Corruption]:
-    """Those of this kind of data: each turns at least two rows (N, *shape) into as many anomalies."""
-    return CORRUPTIONS[data.kind]
+"""By kind of data; each turns at least two rows (N, *shape) into as many anomalies."""
 
 
 def _exchange(x: Array, rng: np.random.Generator, cells: int) -> Array:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from service.bundle import Array, ImageInput, TabularInput
-from training.evaluation.corruptions import corruptions
+from training.evaluation.corruptions import CORRUPTIONS
 from training.evaluation.detection import detection_figures
 
 MOST_ROWS = 2000
@@ -33,7 +33,7 @@ def sensitivities(
     rng = np.random.default_rng(seed)
     normal = held_out[rng.permutation(len(held_out))[:MOST_ROWS]]
     kept = score(normal)
-    corrupted = [score(corrupt(normal, rng)) for corrupt in corruptions(data).values()]
+    corrupted = [score(corrupt(normal, rng)) for corrupt in CORRUPTIONS[data.kind].values()]
     anomalous = np.repeat([False, True], len(normal))
 
     def auroc(name: str, changed: Mapping[str, Array]) -> float:

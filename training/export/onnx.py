@@ -49,6 +49,9 @@ _LONGEST = ("refine", "explain", "scores", "elbo", "draw", "encoder", "decoder",
 
 _ALIGNMENT = 64
 
+_SEED = 0
+"""Of the noise in the inputs of graphs that draw."""
+
 
 class ExportError(LowerboundError):
     """A graph that does not compute what torch computes. The message names the graph, the output and the error."""
@@ -231,7 +234,7 @@ def _traced(wanted: dict[str, tuple[nn.Module, Graph]]) -> Iterator[tuple[str, o
 
 
 def graph_inputs(
-    graph: str, x: Array, base_samples: Array, latents: Array, seed: int = 0
+    graph: str, x: Array, base_samples: Array, latents: Array
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """The inputs of a graph of the contract: inputs with an entry per row, and inputs shared by all rows.
 
@@ -240,7 +243,6 @@ def graph_inputs(
         x: Raw rows, (batch, *shape).
         base_samples: Noise of the bounds, (K, L).
         latents: A z for each row, (batch, L).
-        seed: Of the noise that draws from p(x|z).
     """
     match graph:
         case "encoder" | "scores":
@@ -251,13 +253,13 @@ def graph_inputs(
             shape = (len(x), x[0].size)
             return {
                 "z": latents,
-                "normal": noise.standard_normal(seed, shape),
-                "uniform": noise.uniform(seed, shape),
+                "normal": noise.standard_normal(_SEED, shape),
+                "uniform": noise.uniform(_SEED, shape),
             }, {}
         case "prior":
             return {
-                "normal": noise.standard_normal(seed, latents.shape),
-                "uniform": noise.uniform(seed, (len(x), 1)),
+                "normal": noise.standard_normal(_SEED, latents.shape),
+                "uniform": noise.uniform(_SEED, (len(x), 1)),
             }, {}
         case "refine":
             state = first_state({"mean": latents, "log_variance": np.zeros_like(latents)})

@@ -10,7 +10,7 @@ from scipy.spatial.distance import mahalanobis
 from sklearn.covariance import ledoit_wolf
 
 from tests.training.kinds import KINDS
-from training.evaluation.corruptions import CORRUPTIONS, corruptions
+from training.evaluation.corruptions import CORRUPTIONS
 from training.evaluation.score_selection import choose, sensitivities
 from training.export.single_pass_scores import SIDES, SinglePassScores
 from training.model import VAE, ModelRecipe
@@ -173,7 +173,6 @@ def test_the_most_sensitive_score_is_chosen() -> None:
     assert choose({"first": 0.95, "second": 1.0}, 9, example.data) == "first"
     assert choose({"first": 0.90, "second": 1.0}, 9, example.data) == "second"
     assert sensitivities(score, example.data, rows, seed=0) == found
-    assert corruptions(example.data) is CORRUPTIONS["tabular"]
 
 
 def test_typicality_is_no_default_of_tables() -> None:
