@@ -213,6 +213,9 @@ class Model:
                 "bundle's own draws, seed and refinement",
                 "query.fdr",
             )
+        if query.explain:
+            size = sum(tensor.row_bytes for tensor in self.manifest.graphs["explain"].outputs)
+            cost = max(cost, self._limits.answer_cost(len(x), size, "query.explain"))
         columns = await self._compute(cost, self._bounds, x, parameters)
         if parameters.default and query.observe:
             self._observer.scored(columns["elbo"], columns["score"], columns["p_value"])

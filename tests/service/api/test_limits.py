@@ -20,6 +20,7 @@ from service.bundle import Bundle, ImageInput, write_bundle
 from service.engine import OnnxEngine
 from service.errors import TooLargeError
 from service.inference import Limits, Model
+from service.scoring import ElboQuery
 from tests.conftest import Serve, process_of, run_server, wait_until
 from tests.service.http_client import Array, assert_problem, columns, npy, post
 from tests.service.toy_bundles import bundle_files, image_graphs
@@ -78,15 +79,19 @@ def test_few_bytes_do_not_ask_for_any_number_of_pictures(serve: Serve, tmp_path:
         assert client.get("/sample", params={"n": 2}, headers={"Accept": "application/x-npy"}).is_success
 
 
-def test_few_rows_do_not_ask_for_any_number_of_draws(digits_bundle: Bundle) -> None:
+def test_few_rows_do_not_ask_for_any_size_of_answer(digits_bundle: Bundle) -> None:
     def make_engine(bundle: Bundle) -> OnnxEngine:
         return OnnxEngine(bundle.manifest.graphs, bundle.files, "cpu")
 
     size = 4 * digits_bundle.manifest.latent_size
     limits = Limits(64, 4096, 4096, engine_threads=1, engine_timeout=30, max_answer=2000 * size)
     model = Model(digits_bundle, make_engine, limits)
+    x = digits_bundle.golden["elbo"]["x"][:2]
     with pytest.raises(TooLargeError, match=f"query.num_draws: 2 rows × {1002 * size:,} bytes"):
-        asyncio.run(model.encode(digits_bundle.golden["elbo"]["x"][:2], 1000))
+        asyncio.run(model.encode(x, 1000))
+    many = np.repeat(x, 2000, axis=0)
+    with pytest.raises(TooLargeError, match=f"query.explain: 4,000 rows × {8 * 64 + 2 * size:,} bytes"):
+        asyncio.run(asyncio.wait_for(model.elbo(many, ElboQuery(num_draws=1, explain=True)), 10))
 
 
 def test_a_body_that_says_it_is_too_large(small: httpx.Client, x: Array) -> None:
