@@ -154,15 +154,7 @@ def write_bundle(
     training: Training | None,
     repository: LocalStore | RemoteStore,
 ) -> Path | str:
-    """Export, verify, calibrate and measure a VAE, and write its bundle.
-
-    Args:
-        vae: Trained, here or elsewhere.
-        dataset: Its rows.
-        splits: Which of them trained it, and which are for what.
-        origin: What the manifest says of it.
-        training: How it was trained; None if elsewhere.
-        repository: Where the bundle goes.
+    """Export, verify, calibrate and measure a VAE, trained here or elsewhere, and write its bundle.
 
     Raises:
         ExportError: See `publish`.

@@ -16,10 +16,6 @@ RECORD = "run.json"
 def open_run(recipe: Recipe, fingerprint: str) -> Path:
     """The folder `<runs>/<name>/<number>` of a new run, or of the latest one where the recipe says to resume.
 
-    Args:
-        recipe: What is to be run.
-        fingerprint: Digest of the data.
-
     Raises:
         OSError: The folder cannot be written.
         RecipeError: There is no run to resume, or it was of another recipe or other data; names the fields that differ.

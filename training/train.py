@@ -69,13 +69,7 @@ def train(recipe: Recipe, dataset: Dataset, console: Console) -> Path | str | No
 
 
 def export_run(run: Path, data: Location | None, out: Location, console: Console) -> Path | str:
-    """Write the bundle of a run's best epoch, and return its place.
-
-    Args:
-        run: The run's folder.
-        data: Where the run's data is, unless it is where the recipe says.
-        out: The repository.
-        console: Tells which rows are used for what.
+    """Write the bundle of a run's best epoch, whose data may have been moved, and return its place.
 
     Raises:
         RecipeError: It is no run with a finished epoch, or the data is not the run's.

@@ -35,12 +35,7 @@ logger = logging.getLogger("service.bulk")
 
 
 def open_inputs(paths: Sequence[str], data: ImageInput | TabularInput, keep: Sequence[str] = ()) -> list[Input]:
-    """The inputs that the paths lead to, in their order.
-
-    Args:
-        paths: Files and folders.
-        data: What the model takes.
-        keep: Columns to be written beside the answers.
+    """The inputs that the paths lead to, in their order, with the columns to keep beside the answers.
 
     Raises:
         FileError: One leads nowhere, to nothing that can be read, or to a file without the model's columns, or

@@ -19,12 +19,7 @@ RANK = "_rank"
 
 
 def strangest_rows(parts: PartWriter, keep: Sequence[str]) -> Table | None:
-    """The rows of the highest scores, for a terminal; None where no row has a score.
-
-    Args:
-        parts: All rows, with bounds.
-        keep: Columns of the inputs that are shown beside the rows' places, scores and strangest cells.
-    """
+    """The rows of the highest scores, with the columns to keep, for a terminal; None where no row has a score."""
     cells = [f"strangest_{rank}" for rank in range(1, CELLS + 1)]
     wanted = ["file", "row", *keep, "score", "p_value", *cells]
     top: pa.Table | None = None

@@ -42,12 +42,9 @@ class WholeFile:
 
 
 def read_whole(path: str, data: ImageInput | TabularInput, key: str) -> WholeFile:
-    """Read all rows.
+    """Read all rows of a file or folder.
 
-    Args:
-        path: A file or folder.
-        data: What the model takes.
-        key: The column that names rows; row: their number, or of pictures the name of their file.
+    The column `key` names them; `row` is their number, or of pictures the name of their file.
 
     Raises:
         FileError: The path cannot be read, or has no rows, or no column `key`.

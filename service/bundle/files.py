@@ -89,10 +89,8 @@ class Bundle:
 def read_bundle(folder: Path, trusted: TrustedKeys | None = None, digest: str | None = None) -> Bundle:
     """Read a bundle and verify all of it.
 
-    Args:
-        folder: The bundle's.
-        trusted: The keys of which one must have signed it; None: it need not be signed.
-        digest: SHA-256 that its manifest must have, where that was verified before.
+    One of the trusted keys must have signed it, where they are given, and its manifest must have the digest, where that
+    was verified before.
 
     Raises:
         BundleError: The manifest is missing, not signed by one of them, unreadable or of another major format version;

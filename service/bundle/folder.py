@@ -49,12 +49,9 @@ class BundleFolder:
         os.close(self._descriptor)
 
     def read(self, name: str, most: int, size: int | None = None) -> bytes:
-        """The contents of a file.
+        """The contents of a file of at most so many bytes, and of exactly `size` where that is known.
 
-        Args:
-            name: The file's, with `/` between folders.
-            most: Bytes that it may have.
-            size: Bytes that it must have, if that is known.
+        Its name has `/` between folders.
 
         Raises:
             BundleError: There is no such plain file, it cannot be read, or it has another size.

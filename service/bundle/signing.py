@@ -24,10 +24,7 @@ _UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm)
 
 
 class TrustedKeys:
-    """The public keys of trusted signers.
-
-    Args:
-        files: A PEM file for each.
+    """The public keys of trusted signers, a PEM file for each.
 
     Raises:
         KeysError: A file cannot be read, or holds no public key of Ed25519.

@@ -15,13 +15,9 @@ from service.errors import BundleError
 def write_bundle(repository: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Path:
     """Write a bundle so that it appears whole or not at all, and return its folder.
 
-    The files go to a temporary folder beside their destination, the manifest last, each flushed to the disk; one rename
-    then publishes them. A crash leaves at most the temporary folder, which readers pass over.
-
-    Args:
-        repository: The folder of all models; made if absent.
-        manifest: Lists exactly `files`; see `describe_files`.
-        files: The bytes of every file but the manifest.
+    The files, exactly those that the manifest lists, go to a temporary folder beside their destination, the manifest
+    last, each flushed to the disk; one rename then publishes them. A crash leaves at most the temporary folder, which
+    readers pass over.
 
     Raises:
         BundleError: The manifest lists other files, or that version exists already.

@@ -23,13 +23,7 @@ def discoveries(p: np.ndarray[Any, Any], fdr: float) -> np.ndarray[Any, Any]:
 
 
 def why_none(p: np.ndarray[Any, Any], fdr: float, held_out: int) -> str:
-    """Why `discoveries` calls no row: what p-values against so many held-out rows can reach at most.
-
-    Args:
-        p: See `discoveries`.
-        fdr: See `discoveries`.
-        held_out: How many held-out rows the model compares with.
-    """
+    """Why `discoveries` calls no row: what p-values against so many held-out rows can reach at most."""
     rows, smallest = int(np.count_nonzero(~np.isnan(p))), 1 / (held_out + 1)
     if not rows:
         return "no row is called anomalous: none has a p-value"

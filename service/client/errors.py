@@ -77,12 +77,7 @@ _KINDS: dict[int, type[LowerboundError]] = {
 
 
 def error_of(response: httpx.Response, first_row: int) -> LowerboundError:
-    """The error that an answer stands for.
-
-    Args:
-        response: An answer that is no success.
-        first_row: The number, among the caller's rows, of the first row in the request.
-    """
+    """The error that an answer stands for; rows are counted from this number of the request's first row."""
     try:
         problem = json.loads(response.content)
         detail, location = str(problem["detail"]), str(problem.get("location") or "")

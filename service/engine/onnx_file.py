@@ -71,11 +71,6 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 def check_graph(data: bytes, name: str, *, weights: bool) -> None:
     """Check that a graph reads nothing but its own bytes and `weights.bin`, and has standard operators only.
 
-    Args:
-        data: The bytes of an ONNX file.
-        name: The file's name, for messages.
-        weights: Whether the bundle has a `weights.bin`.
-
     Raises:
         BundleError: It is not as said, or not an ONNX file that can be understood.
     """

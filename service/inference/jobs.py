@@ -57,12 +57,7 @@ class Report(NamedTuple):
 
 
 class Job:
-    """A work on its way: what has been handed out, what has come back.
-
-    Args:
-        work: The work.
-        future: Gets every output of the work's graph.
-    """
+    """A work on its way: what has been handed out, what has come back. The future gets every output of its graph."""
 
     def __init__(self, work: Work, future: asyncio.Future[dict[str, Array]]) -> None:
         self.work = work

@@ -48,12 +48,7 @@ class Trial:
         self._end()
 
     def check(self, folder: Path, digest: str, size: int) -> None:
-        """Try a bundle.
-
-        Args:
-            folder: The bundle's.
-            digest: SHA-256 of its manifest.
-            size: Bytes of all its files, for which it is given time and memory.
+        """Try a bundle whose manifest has this SHA-256, with time and memory for the bytes of all its files.
 
         Raises:
             BundleError: It is not whole, does not answer its golden rows in time, or ends the process.

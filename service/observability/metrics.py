@@ -54,11 +54,7 @@ class _Histogram(Histogram):
 
 
 class Telemetry:
-    """The metrics of one application.
-
-    Args:
-        workers: The processes among which the requests are divided.
-    """
+    """The metrics of one application, whose requests are divided among so many processes."""
 
     def __init__(self, workers: int) -> None:
         self._folder = os.environ.get(FOLDER)
@@ -210,12 +206,7 @@ class Telemetry:
 
 
 class ModelMetrics(Observer):
-    """The metrics of one model, and the drift martingale of its scores.
-
-    Args:
-        telemetry: Whose metrics they are.
-        bundle: The model's.
-    """
+    """The metrics of one model, and the drift martingale of its scores."""
 
     def __init__(self, telemetry: Telemetry, bundle: Bundle) -> None:
         manifest = bundle.manifest

@@ -25,11 +25,7 @@ _FIELDS = {b"traceparent", b"tracestate"}
 
 
 class Spans:
-    """Sends spans while it is entered, from a thread of its own; where the collector is away, they are dropped.
-
-    Args:
-        endpoint: The collector's address, to which OTLP's path is added.
-    """
+    """Sends spans while it is entered, from a thread of its own; where the collector is away, they are dropped."""
 
     def __init__(self, endpoint: str) -> None:
         self._endpoint = f"{endpoint.rstrip('/')}/v1/traces"

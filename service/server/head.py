@@ -14,12 +14,7 @@ class RefusedError(Exception):
 
 
 def check_head(version: str, method: bytes, fields: Mapping[bytes, bytes]) -> None:
-    """Refuse what RFC 9112 forbids and the parser lets through.
-
-    Args:
-        version: Of HTTP, as `1.1`.
-        method: In capitals.
-        fields: The header fields, by their names in lower case.
+    """Refuse what RFC 9112 forbids and the parser lets through; names of fields are in lower case.
 
     Raises:
         RefusedError: With the status that the RFC names.

@@ -33,12 +33,7 @@ logger = logging.getLogger("service")
 
 
 class Supervisor:
-    """The parent of several servers that share its socket.
-
-    Args:
-        config: Of each server.
-        prepare: Called before each start.
-    """
+    """The parent of several servers that share its socket; `prepare` is called before each start."""
 
     def __init__(self, config: Config, prepare: Callable[[], None]) -> None:
         self._config = config

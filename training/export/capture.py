@@ -31,9 +31,7 @@ _SIZES = {"batch": 10_007, "draws": 10_009}
 class Capture(ExportedProgram):
     """A module that is captured as soon as the exporter says which operations it translates.
 
-    Args:
-        module: Its weights keep their names.
-        graph: Its inputs; sizes given by name may vary at run time.
+    Its weights keep their names; sizes of the graph's inputs that are given by name may vary at run time.
     """
 
     def __init__(self, module: nn.Module, graph: Graph) -> None:

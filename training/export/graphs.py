@@ -65,12 +65,9 @@ _FUNCTIONS = {
 
 
 def graph_modules(vae: VAE, data: ImageInput | TabularInput, normal: Array) -> dict[str, nn.Module]:
-    """Every graph of the contract, by name.
+    """Every graph of the contract, by name, of a trained VAE.
 
-    Args:
-        vae: Trained.
-        data: What kind of data.
-        normal: Held-out rows that neither train nor calibrate, raw, which say what is typical.
+    `normal` are held-out rows that neither train nor calibrate, raw: what is typical.
     """
     graphs: dict[str, nn.Module] = {name: function(vae, data) for name, function in _FUNCTIONS.items()}
     graphs |= {"refine": Refinement(vae), "scores": SinglePassScores(vae.eval(), data, normal)}

@@ -194,14 +194,9 @@ def export_graphs(
     """The contract of every module that `graph_modules` gave, and the files that compute it.
 
     The exporter takes seconds for each graph, whose structure does not depend on the weights. Graphs that were traced
-    before are read from the cache of templates; the others are traced now, by two processes.
-
-    Args:
-        modules: By graph.
-        data: What kind of data.
-        latent_size: L.
-        own: Whether the networks are this package's. Those of others are traced here and not cached: another process
-            may not know their classes, and their source is not part of the cache's keys.
+    before are read from the cache of templates; the others are traced now, by two processes. Networks that are not this
+    package's `own` are traced here and not cached: another process may not know their classes, and their source is not
+    part of the cache's keys.
     """
     graphs = {name: graph_contract(name, data, latent_size) for name in modules}
     if not own:
@@ -238,11 +233,7 @@ def graph_inputs(
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """The inputs of a graph of the contract: inputs with an entry per row, and inputs shared by all rows.
 
-    Args:
-        graph: Its name.
-        x: Raw rows, (batch, *shape).
-        base_samples: Noise of the bounds, (K, L).
-        latents: A z for each row, (batch, L).
+    Rows x are raw, (batch, *shape), and each has a z, (batch, L); the noise of the bounds is (K, L).
     """
     match graph:
         case "encoder" | "scores":
@@ -271,14 +262,7 @@ def graph_inputs(
 def verify(
     modules: Mapping[str, nn.Module], data: ImageInput | TabularInput, engine: Engine, x: Array, base_samples: Array
 ) -> dict[str, float]:
-    """Hold every graph to torch, and every row's answer to itself in other batches.
-
-    Args:
-        modules: The originals, as `graph_modules` gave them.
-        data: What kind of data.
-        engine: Runs the exported graphs on the CPU.
-        x: Held-out rows, at least 2.
-        base_samples: Noise, (K, L).
+    """Hold every graph to torch, on 2 held-out rows or more, and every row's answer to itself in other batches.
 
     Returns:
         For each graph the largest difference from torch over its outputs: in nats, latent units or units of scale.

@@ -19,12 +19,9 @@ _ROWS = 256
 
 
 class SinglePassScores(nn.Module):
-    """The graph `scores`.
+    """The graph `scores` of a trained VAE.
 
-    Args:
-        vae: Trained.
-        data: What kind of data.
-        normal: Held-out normal rows that neither train nor calibrate, (N, *shape), raw: what is typical.
+    `normal` are held-out rows that neither train nor calibrate, (N, *shape), raw: what is typical.
     """
 
     location: Tensor

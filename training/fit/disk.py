@@ -8,11 +8,7 @@ from safetensors import SafetensorError
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file whole or not at all.
-
-    Args:
-        path: The file.
-        write: Writes a file at the path that it is given.
+    """Write a file whole or not at all; `write` writes one at the path that it is given.
 
     Raises:
         OSError: It cannot be written; names the file.

@@ -146,11 +146,9 @@ class Step:
 
 
 class Replay:
-    """The operations of a function on a GPU, captured as a CUDA graph.
+    """The operations of a function of tensors on a GPU, captured as a CUDA graph.
 
-    Args:
-        function: Of tensors on one device, whose values decide nothing that the CPU does. It has run before.
-        inputs: Such tensors.
+    The tensors' values decide nothing that the CPU does, and the function has run before.
     """
 
     def __init__(self, function: Callable[..., Tensor], *inputs: Tensor) -> None:

@@ -19,12 +19,9 @@ on a machine with other work each time until both have a core.
 
 @contextmanager
 def enough_threads(vae: VAE, x: Tensor, draws: int) -> Iterator[None]:
-    """Let PyTorch have one thread where the batches are small, and as many as before where they are not.
+    """Let PyTorch have one thread where the batches, of so many draws over all rows, are small; else as many as before.
 
-    Args:
-        vae: The model, on the CPU.
-        x: A raw row, (1, *shape).
-        draws: Of a batch, over all of its rows.
+    A raw row x, (1, *shape), says how much a draw takes.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
