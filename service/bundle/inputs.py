@@ -105,6 +105,9 @@ class TimeFormat(Record):
         description="Of year, month and day; clock: a time of day alone; elapsed: a duration, as `1 days 02:30:00`."
     )
     zone: bool = Field(default=False, description="Texts name a time zone: seconds are then in UTC, else as written.")
+    first_year: int = Field(
+        default=1970, ge=1900, le=2099, description="The first of the hundred years that years of two digits mean."
+    )
 
 
 class Derived(Record):

@@ -1,11 +1,12 @@
 """Dates, times and durations as numbers: seconds since 1970, in UTC where a text names a zone, else as written.
 
-A time of day without a date counts from midnight, and a duration from nothing. A year of two digits lies between 1970
-and 2069, and a month without a day is its first day.
+A time of day without a date counts from midnight, and a duration from nothing. A month without a day is its first day.
+What a year of two digits means, the column's other years say: see `find_first_year`.
 """
 
 import math
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Literal
@@ -53,13 +54,14 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST, _LAST = -62135596800, 253402300799
 """Seconds: 1 January of the year 1 and 31 December 9999."""
 _MICROSECONDS = 1_000_000
+_GAP = 10
 _SAMPLED = 1000
 """Texts of a column that show whether any may be dates."""
 
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
-def parse_time(text: str, order: Order) -> tuple[int, bool] | None:
+def parse_time(text: str, order: Order, first_year: int = 1970) -> tuple[int, bool] | None:
     """Read one date, time or duration; gives its microseconds and whether it names a zone, or None where it is none."""
     if order == "elapsed":
         return _parse_elapsed(text)
@@ -83,7 +85,7 @@ def parse_time(text: str, order: Order) -> tuple[int, bool] | None:
     try:
         offset = UTC if zone is None else _offset(zone)
         moment = datetime(
-            _year(part.get("year") or "1970"),
+            _year(part.get("year") or "1970", first_year),
             _month(part.get("month") or "1"),
             int(part.get("day") or 1),
             0 if ends_day else hour,
@@ -115,7 +117,7 @@ def parse_times(texts: pa.Array, time: TimeFormat) -> tuple[pa.Array, pa.Array]:
         except pa.ArrowInvalid:
             pass
     encoded = texts.dictionary_encode()
-    found = [_parse_either(text, time.order) for text in encoded.dictionary.to_pylist()]
+    found = [_parse_either(text, time.order, time.first_year) for text in encoded.dictionary.to_pylist()]
     moments = pa.array([None if item is None else item[0] for item in found], pa.int64()).take(encoded.indices)
     return _divide(moments), pc.if_else(pc.is_valid(texts), pc.is_valid(moments), None)
 
@@ -124,9 +126,9 @@ def _moments(*, zone: bool) -> pa.DataType:
     return pa.timestamp("us", "UTC" if zone else None)
 
 
-def _parse_either(text: str, order: Order) -> tuple[int, bool] | None:
+def _parse_either(text: str, order: Order, first_year: int = 1970) -> tuple[int, bool] | None:
     """Read a moment as its column's are written, or as ISO 8601, as answers have it."""
-    found = parse_time(text, order)
+    found = parse_time(text, order, first_year)
     return parse_time(text, "ymd") if found is None and order in {"dmy", "mdy"} else found
 
 
@@ -183,7 +185,7 @@ def find_order(texts: list[str], day_first: bool | None) -> tuple[TimeFormat | N
             with suppress(pa.ArrowInvalid):
                 pa.array(texts).cast(_moments(zone=zone))
                 return TimeFormat(order="ymd", zone=zone), [True] * len(texts), False
-    parsed = {order: [parse_time(text, order) for text in texts] for order in orders}
+    parsed = {order: [_parse_either(text, order) for text in texts] for order in orders}
     readable = {order: [item is not None for item in items] for order, items in parsed.items()}
     best = max(orders, key=lambda order: sum(readable[order]))
     ambiguous = (
@@ -192,7 +194,27 @@ def find_order(texts: list[str], day_first: bool | None) -> tuple[TimeFormat | N
         and any(one != other for one, other in zip(parsed["dmy"], parsed["mdy"], strict=True))
     )
     zone = any(item is not None and item[1] for item in parsed[best])
-    return TimeFormat(order=best, zone=zone), readable[best], ambiguous
+    return TimeFormat(order=best, zone=zone, first_year=find_first_year(texts, best)), readable[best], ambiguous
+
+
+def find_first_year(texts: Iterable[str], order: Order) -> int:
+    """Find the first of the hundred years that years of two digits mean in a column of dates.
+
+    The years begin after the longest gap between those that are written: 62 to 99 and 00 to 06 are 1962 to 2006. Years
+    of one century are of this one, unless they begin after 30 and go beyond 50. Where there is no gap of ten years,
+    they are 1930 to 2029, as in Excel.
+    """
+    dates = (_PATTERNS[order].fullmatch(text) for text in texts) if order in {"dmy", "mdy"} else ()
+    years = sorted({int(date["year"]) for date in dates if date and len(date["year"]) == 2})
+    if not years:
+        return 1970
+    gap, last, first = max(
+        ((following - year - 1) % 100, year, following)
+        for year, following in zip(years, [*years[1:], years[0]], strict=True)
+    )
+    if gap < _GAP:
+        return 1930
+    return first + (1900 if first > last or (first >= 30 and last >= 50) else 2000)
 
 
 def derive(moments: npt.NDArray[np.float64], derived: Derived) -> npt.NDArray[np.float64]:
@@ -227,8 +249,8 @@ def _divide(microseconds: pa.Array) -> pa.Array:
     return pc.divide(microseconds.cast(pa.float64(), safe=False), float(_MICROSECONDS))
 
 
-def _year(text: str) -> int:
-    return int(text) + (0 if len(text) == 4 else 1900 if int(text) >= 70 else 2000)
+def _year(text: str, first_year: int) -> int:
+    return int(text) if len(text) == 4 else first_year + (int(text) - first_year) % 100
 
 
 def _month(text: str) -> int:

@@ -1,5 +1,6 @@
 """What ten thousand public files have that the others here do not."""
 
+import datetime as dt
 import json
 from pathlib import Path
 from typing import Any
@@ -101,3 +102,34 @@ def test_texts_in_the_first_row_and_others_are_no_second_header(tmp_path: Path) 
     with pytest.raises(TableError, match="'low' is not a number, as most of the column is; correct") as caught:
         Table().load(write(tmp_path / "t.csv", text))
     assert [*caught.value.remedies["missing"]] == ["usual", "low"]
+
+
+@pytest.mark.parametrize(
+    ("years", "first", "last"),
+    [
+        ([62, 75, 99, 0, 6], 1962, 2006),
+        ([47, 63, 80, 99, 15], 1947, 2015),
+        ([45, 55, 68], 1945, 1968),
+        ([24, 25, 26], 2024, 2026),
+        ([26, 35, 55], 2026, 2055),
+        ([98, 99, 0, 1], 1998, 2001),
+        ([68, 70, 71], 1968, 1971),
+        ([*range(0, 100, 5)], 1930, 2025),
+    ],
+)
+def test_years_of_two_digits_follow_each_other(years: list[int], first: int, last: int, tmp_path: Path) -> None:
+    text = rows(when=lambda n: f"{n % 12 + 1}/{n % 28 + 1}/{years[n % len(years)]:02}", b=lambda n: n % 5)
+    path = write(tmp_path / "t.csv", text)
+    dataset = Table().load(path)
+    ends = [
+        dt.datetime.fromtimestamp(edge, dt.UTC).year for edge in (dataset.rows[:, 0].min(), dataset.rows[:, 0].max())
+    ]
+    assert ends == [first, last]
+    np.testing.assert_array_equal(Table().load_rows(path, dataset.input).rows, dataset.rows)
+
+
+def test_dates_of_iso_8601_may_stand_among_others(tmp_path: Path) -> None:
+    text = rows(when=lambda n: f"2026-03-{n % 28 + 1:02}T02:58:41.000Z" if n == 7 else f"3/{n % 28 + 1}/2026")
+    dataset = Table().load(write(tmp_path / "t.csv", text))
+    assert dataset.rows[7, 0] == dt.datetime(2026, 3, 8, 2, 58, 41, tzinfo=dt.UTC).timestamp()
+    assert dataset.rows[8, 0] == dt.datetime(2026, 3, 9, tzinfo=dt.UTC).timestamp()
