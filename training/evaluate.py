@@ -164,7 +164,7 @@ def find_rows(bundle: Bundle, options: Evaluation) -> Rows:
         dataset, labels = load(path, recipe.dataset)
         if dataset.fingerprint != manifest.provenance.data_sha256:
             raise EvaluationError(
-                f"{path}: not the data that {manifest.name} {manifest.version} was trained on, by which its test part "
+                f"{path}: not the data that {manifest.title} was trained on, by which its test part "
                 "and the baselines' training rows are known; other rows are evaluated as --test"
             )
         return dataset, labels

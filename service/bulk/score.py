@@ -210,7 +210,7 @@ def _request(
 ) -> dict[str, object]:
     """The parameters that decide the answers; an interrupted job goes on only with the same ones."""
     return {
-        "model": f"{bundle.manifest.name} {bundle.manifest.version}",
+        "model": bundle.manifest.title,
         "bundle": bundle.digest,
         "operation": given.operation,
         "parameters": query.model_dump(include=set(QUERY)),

@@ -103,6 +103,11 @@ class Manifest(Record):
     provenance: Provenance = Provenance()
 
     @property
+    def title(self) -> str:
+        """Name and version, for people."""
+        return f"{self.name} {self.version}"
+
+    @property
     def graph_scores(self) -> set[str]:
         """The scores that the graph `scores` gives, if there is one."""
         return {tensor.name for tensor in self.graphs["scores"].outputs} if "scores" in self.graphs else set()

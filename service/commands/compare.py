@@ -119,7 +119,7 @@ def _score(folder: Path, given: Comparing) -> Scored:
 
 def _figures(first: Scored, second: Scored, rows: Array, labels: dict[str, bool] | None) -> Table:
     both = (first, second)
-    table = Table("", *(f"{one.bundle.manifest.name} {one.bundle.manifest.version}" for one in both))
+    table = Table("", *(one.bundle.manifest.title for one in both))
     table.add_row("default score", *(one.bundle.manifest.default_score for one in both))
     table.add_row("held-out rows", *(f"{one.bundle.manifest.calibration.rows:,}" for one in both))
     table.add_row("mean elbo, nats", *(f"{np.nanmean(one.elbo[rows]):.3f}" for one in both))
@@ -146,7 +146,7 @@ def _auroc(one: Scored, rows: Array, labels: dict[str, bool]) -> str:
 
 def _differing(first: Scored, second: Scored, rows: Array, ranks: Array) -> Table:
     """The rows whose ranks lie furthest apart."""
-    names = [f"{one.bundle.manifest.name} {one.bundle.manifest.version}" for one in (first, second)]
+    names = [one.bundle.manifest.title for one in (first, second)]
     table = Table("row", *(f"rank in {name}" for name in names), *(f"p-value in {name}" for name in names))
     table.title, table.title_justify = "The rows on which they differ most; rank 1 is the strangest", "left"
     for place in np.argsort(-np.abs(ranks[0] - ranks[1]), kind="stable")[:SHOWN].tolist():

@@ -190,11 +190,11 @@ class ModelLoader:
             reason = self._without_folder(str(error))
         else:
             reason = f"cannot be loaded: {type(error).__name__}"
-            logger.error("%s %d cannot be loaded", _printable(ref.name), ref.version, exc_info=error)
+            logger.error("%s cannot be loaded", _printable(str(ref)), exc_info=error)
         again = isinstance(error, StorageError | NotReadyError)
         refusal = _Refusal(None if again else fingerprint, _printable(reason))
         if self._refusals.get(ref) != refusal:
-            logger.error("%s %d is refused: %s", _printable(ref.name), ref.version, refusal.reason)
+            logger.error("%s is refused: %s", _printable(str(ref)), refusal.reason)
         self._refusals[ref] = refusal
 
     def _refuse_misnamed(self, found: Mapping[str, Sequence[str]]) -> None:
@@ -227,7 +227,7 @@ class ModelLoader:
 
     def _start(self, model: Model) -> None:
         model.start()
-        logger.info("serving %s %d on %s", model.manifest.name, model.manifest.version, model.engine.device)
+        logger.info("serving %s on %s", model.manifest.title, model.engine.device)
 
     def _let_go(self, models: Iterable[Model]) -> None:
         """Stop models that are out of the catalogue, once the requests that began with them are answered."""
@@ -235,7 +235,7 @@ class ModelLoader:
         async def leave(model: Model) -> None:
             await model.in_use.ended()
             await model.stop()
-            logger.info("%s %d of %s is gone", model.manifest.name, model.manifest.version, model.bundle.digest[:12])
+            logger.info("%s of %s is gone", model.manifest.title, model.bundle.digest[:12])
 
         for model in models:
             task = asyncio.create_task(leave(model))

@@ -119,8 +119,7 @@ class Model:
         """
         error = await self.golden_error()
         if not error <= 1:
-            name = f"{self.manifest.name} {self.manifest.version}"
-            raise NotReadyError(f"{name}: the golden ELBOs are {error:.3g} times the tolerance away")
+            raise NotReadyError(f"{self.manifest.title}: the golden ELBOs are {error:.3g} times the tolerance away")
 
     def check_room(self, draws: int = 1) -> None:
         """Refuse a request, before its rows are read, where there is not room for one of them with so many draws.

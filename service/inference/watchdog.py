@@ -64,7 +64,7 @@ class Watchdog:
     ) -> None:
         self.replaced = 0
         self._bundle = bundle
-        self._name = f"{bundle.manifest.name} {bundle.manifest.version}"
+        self._name = bundle.manifest.title
         self._batcher = batcher
         self._make_engine = make_engine
         self._limit = limit

@@ -43,7 +43,7 @@ async def card(model: ServedModel) -> HTMLResponse:
     """The model card for people, where the bundle has one: a page of its own, in which nothing runs."""
     page = model.bundle.files.get(CARD)
     if page is None:
-        raise NotFoundError(f"{model.manifest.name} {model.manifest.version} has no model card")
+        raise NotFoundError(f"{model.manifest.title} has no model card")
     headers = page_headers("default-src 'none'; img-src data:; style-src 'unsafe-inline'")
     return HTMLResponse(page, headers=headers | identify(model))
 
