@@ -9,26 +9,8 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 MISSING = (
-    *(
-        "",
-        "na",
-        "n/a",
-        "n.a.",
-        "<na>",
-        "nan",
-        "null",
-        "(null)",
-        "none",
-        "nil",
-        "missing",
-        "-",
-        "--",
-        "?",
-        ".",
-        "..",
-        "nat",
-        "\\n",
-    ),
+    *("", "na", "n/a", "n.a.", "<na>", "nan", "null", "(null)", "none", "nil", "missing"),
+    *("-", "--", "?", ".", "..", "nat", "\\n"),
     *("#n/a", "#na", "#null!", "#div/0!", "#value!", "#ref!", "#name?", "#num!"),
     # As C's library writes NaN on Windows.
     *("1.#qnan", "-1.#qnan", "1.#ind", "-1.#ind"),
