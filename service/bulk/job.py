@@ -1,4 +1,4 @@
-"""A run: pieces are read, answered and written at the same time, in order, a few in memory at once."""
+"""A job: batches are read, answered and written at the same time, in order, a few in memory at once."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
@@ -19,7 +19,7 @@ from service.scoring import MAX_DRAWS, ElboQuery
 
 BATCH_BYTES = 2**22
 BATCH_ROWS = 2**13
-"""A piece has at most so many rows, and so many bytes of them."""
+"""A batch has at most so many rows, and so many bytes of them."""
 
 ENGINE_TIMEOUT = 60.0
 """Seconds, generous because no client waits for a single answer."""
@@ -55,14 +55,14 @@ OPERATIONS: dict[str, Operation] = {"elbo": score, "encode": encode, "reconstruc
 
 @dataclass(frozen=True, eq=False)
 class BulkJob:
-    """What is done to every piece.
+    """What is done to every batch.
 
     Attributes:
         bundle: The model.
         make_engine: Puts it on its device.
         max_batch: Most row-draws in one engine call.
         engine_threads: Engine calls at once.
-        operation: What is asked about each piece.
+        operation: What is asked about each batch.
         query: The parameters of that.
     """
 
@@ -75,7 +75,7 @@ class BulkJob:
 
     @property
     def batch_rows(self) -> int:
-        """How many rows pieces should have."""
+        """How many rows batches should have."""
         data = self.bundle.manifest.input
         size = (
             8 * len(data.features)
@@ -93,10 +93,10 @@ class BulkJob:
         return model
 
     async def answer(self, batches: Iterator[Batch], write: Callable[[pa.RecordBatch], None]) -> None:
-        """Answer all pieces, and have the answers written, in order.
+        """Answer all batches, and have the answers written, in order.
 
         Raises:
-            LowerboundError: From the pieces, the model or the writing; whatever was written before is whole.
+            LowerboundError: From the batches, the model or the writing; whatever was written before is whole.
         """
         model = await self.start()
         under_way: asyncio.Queue[asyncio.Task[pa.RecordBatch] | None] = asyncio.Queue(self.engine_threads + 1)
@@ -122,7 +122,7 @@ class BulkJob:
         await under_way.put(None)
 
     async def answer_one(self, model: Model, batch: Batch) -> pa.RecordBatch:
-        """The answers to a piece, row by row: where each comes from, its numbers, its strangest cells, its problem.
+        """The answers to a batch, row by row: where each comes from, its numbers, its strangest cells, its problem.
 
         Raises:
             LowerboundError: From the model.

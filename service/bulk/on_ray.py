@@ -1,6 +1,6 @@
-"""A cluster: the same pieces, read and answered on many machines by Ray Data, their answers in order here.
+"""A cluster: the same batches, read and answered on many machines by Ray Data, their answers in order here.
 
-Tasks read slices of the inputs, a pool of engines answers their pieces. What is lost with a machine Ray has done again
+Tasks read slices of the inputs, a pool of engines answers their batches. What is lost with a machine Ray has done again
 elsewhere: a row's answer is the same bits wherever it is computed.
 """
 
@@ -22,7 +22,7 @@ from service.engine import PROVIDERS, Device
 from service.errors import DeviceError, LowerboundError
 
 SLICE_BATCHES = 16
-"""Pieces that one task reads; of a file that must be read from its beginning, all."""
+"""Batches that one task reads; of a file that must be read from its beginning, all."""
 
 
 class Cluster:
@@ -108,23 +108,23 @@ class _Reader:
         self._batch_rows = batch_rows
 
     def __call__(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """The pieces of a slice, or what is wrong with one."""
+        """The batches of a slice, or what is wrong with one."""
         rows = row["rows"]
         try:
             for batch in self._inputs[row["input"]].read(row["start"], self._batch_rows):
-                yield {"piece": batch.first(rows), "problem": ""}
+                yield {"batch": batch.first(rows), "problem": ""}
                 rows -= len(batch.x)
                 if rows <= 0:
                     break
         except LowerboundError as error:
-            yield {"piece": None, "problem": str(error)}
+            yield {"batch": None, "problem": str(error)}
 
 
 class _Engine:
     """An engine in a process of its own, and the event loop of its model in a thread."""
 
     def __init__(self, job: BulkJob) -> None:
-        self._run = job
+        self._job = job
         self._loop = asyncio.new_event_loop()
         Thread(target=self._loop.run_forever, daemon=True).start()
         self._problem = ""
@@ -134,10 +134,10 @@ class _Engine:
             self._problem = str(error)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """A piece's answers, or what is wrong with one of its rows, or with this machine."""
+        """A batch's answers, or what is wrong with one of its rows, or with this machine."""
         if problem := row["problem"] or self._problem:
             return {"answers": None, "problem": problem}
-        answering = self._run.answer_one(self._model, row["piece"])
+        answering = self._job.answer_one(self._model, row["batch"])
         try:
             answers = asyncio.run_coroutine_threadsafe(answering, self._loop).result()
         except LowerboundError as error:

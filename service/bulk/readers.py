@@ -1,4 +1,4 @@
-"""Inputs: files of rows, read piece by piece from any row on. One class for each kind of file.
+"""Inputs: files of rows, read batch by batch from any row on. One class for each kind of file.
 
     .npy, .npz, IDX (plain or .gz)          one array, its first axis counting rows
     Parquet                                 a table's columns by name; images as fixed-size lists, `instances`

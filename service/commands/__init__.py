@@ -1,1 +1,1 @@
-"""The subcommands of `lowerbound` that belong to no other package: serve and sign."""
+"""The subcommands of `lowerbound` that belong to no other package."""

@@ -1,4 +1,4 @@
-"""A fleet: the engines of several devices, as one engine."""
+"""The engines of several devices, as one engine."""
 
 from collections.abc import Mapping, Sequence
 from threading import Lock
@@ -11,7 +11,7 @@ from service.engine.devices import Precision
 class MultiDeviceEngine:
     """Gives each call to the engine that has least under way, and of equals to the one that has waited longest.
 
-    An idle fleet so takes its engines in turn, and golden rows that are asked again and again come to all of them.
+    When idle it so takes its engines in turn, and golden rows that are asked again and again come to all of them.
 
     Args:
         engines: On devices of one kind, at one precision.

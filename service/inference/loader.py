@@ -1,7 +1,7 @@
-"""The repository: stored bundles, and the models made of them. It can follow the storage as that changes.
+"""The loader: models made of stored bundles. It can follow the storage as that changes.
 
 A version is loaded beside the serving ones: tried in a process of its own, then read, verified, put on an engine and
-tried on its golden rows. Only then is it in the catalogue; what it replaces leaves the catalogue in the same moment,
+tried on its golden rows. Only then is it in the registry; what it replaces leaves the registry in the same moment,
 answers the requests that began with it, and is freed. A version that fails on the way is refused, and nothing else
 changes.
 """
@@ -230,7 +230,7 @@ class ModelLoader:
         logger.info("serving %s on %s", model.manifest.title, model.engine.device)
 
     def _let_go(self, models: Iterable[Model]) -> None:
-        """Stop models that are out of the catalogue, once the requests that began with them are answered."""
+        """Stop models that are out of the registry, once the requests that began with them are answered."""
 
         async def leave(model: Model) -> None:
             await model.in_use.ended()

@@ -1,4 +1,4 @@
-"""The catalogue: what is served at one moment. It never changes; another takes its place."""
+"""The registry: what is served at one moment. It never changes; another takes its place."""
 
 import asyncio
 from collections.abc import Iterator, Mapping

@@ -42,7 +42,7 @@ class RequestContext:
         headers: See `first_values`.
         scope, receive, asgi_send: ASGI's.
         rows: The rows of its answer, once there are any.
-        method, route, model: What it asked, see `telemetry.Labels`, once it has ended.
+        method, route, model: What it asked, see `metrics.Labels`, once it has ended.
         status: Of its answer, once that has begun.
     """
 

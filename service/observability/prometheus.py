@@ -1,4 +1,4 @@
-"""Exposition: the metrics of all processes at one moment, as text for Prometheus.
+"""The metrics of all processes at one moment, as text for Prometheus.
 
 Several processes write files in a common folder, which are added up here. Files of ended processes still count, except
 for requests that were in flight.

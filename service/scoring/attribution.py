@@ -1,4 +1,4 @@
-"""Counterfactuals: a table's row with one cell alone as the model expects it from the others.
+"""Attribution: a table's row with one cell alone as the model expects it from the others.
 
 How much the ELBO rises by that says how strange the cell is. Both bounds are of whole rows, which the encoder knows,
 and in the same units, so that nats of numbers and of categories compare. If the bound is log p(x), the rise is log
