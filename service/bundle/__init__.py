@@ -1,15 +1,7 @@
 """A bundle: its manifest, its files, and their signature."""
 
 from service.bundle.arrays import Array, read_npy_header, write_arrays
-from service.bundle.files import (
-    MANIFEST,
-    MAX_MANIFEST_BYTES,
-    WEIGHTS,
-    Bundle,
-    parse_manifest,
-    read_bundle,
-    read_digest,
-)
+from service.bundle.files import MANIFEST, MAX_MANIFEST_BYTES, WEIGHTS, Bundle, parse_manifest, read_bundle, read_digest
 from service.bundle.folder import MAX_BYTES, MAX_FILES, BundleFolder
 from service.bundle.graphs import BOUNDS, Graph, Tensor, graph_contract
 from service.bundle.inputs import (

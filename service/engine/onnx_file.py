@@ -49,11 +49,7 @@ _FIELDS: dict[str, dict[int, str]] = {
     },
     "tensor": {**dict.fromkeys((1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16), _LEAF), 13: "external data"},
     "sparse tensor": {1: "tensor", 2: "tensor", 3: _LEAF},
-    "function": {
-        **dict.fromkeys((1, 4, 5, 6, 8, 9, 10, 12, 13, 14), _LEAF),
-        7: "node",
-        11: "attribute",
-    },
+    "function": {**dict.fromkeys((1, 4, 5, 6, 8, 9, 10, 12, 13, 14), _LEAF), 7: "node", 11: "attribute"},
     "training": {1: "graph", 2: "graph", 3: _LEAF, 4: _LEAF},
     "metadata": {1: _LEAF, 2: _LEAF},
     "external data": {1: _LEAF, 2: _LEAF},

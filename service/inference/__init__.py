@@ -8,12 +8,4 @@ from service.inference.observer import Observer
 from service.inference.registry import ModelRegistry
 from service.inference.watchdog import MakeEngine
 
-__all__ = [
-    "Limits",
-    "MakeEngine",
-    "Model",
-    "ModelLoader",
-    "ModelRegistry",
-    "Observer",
-    "Report",
-]
+__all__ = ["Limits", "MakeEngine", "Model", "ModelLoader", "ModelRegistry", "Observer", "Report"]

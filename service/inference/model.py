@@ -53,11 +53,7 @@ class Model:
     """
 
     def __init__(
-        self,
-        bundle: Bundle,
-        make_engine: MakeEngine,
-        limits: Limits,
-        observe: Callable[[Bundle], Observer] = Observer,
+        self, bundle: Bundle, make_engine: MakeEngine, limits: Limits, observe: Callable[[Bundle], Observer] = Observer
     ) -> None:
         self.bundle = bundle
         self.manifest = bundle.manifest

@@ -17,10 +17,7 @@ LARGEST = 2**63 - 1
 Seed = Annotated[int | None, Field(ge=0, lt=2**32, description="Seed of the random numbers. Default: the bundle's.")]
 NumDraws = Annotated[int | None, Field(ge=1, le=LARGEST, description="K, draws of z per row. Default: the bundle's.")]
 
-Score = Annotated[
-    ScoreName | None,
-    Field(description="The score to report. Default: the bundle's."),
-]
+Score = Annotated[ScoreName | None, Field(description="The score to report. Default: the bundle's.")]
 
 Refine = Annotated[
     int | None,

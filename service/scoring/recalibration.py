@@ -44,11 +44,7 @@ class Recalibrated:
 
 
 def recalibrate(
-    held_out: Scores,
-    missing_cells: Mapping[str, Array],
-    x: Array,
-    anomalous: Array,
-    score: Callable[[Array], Scores],
+    held_out: Scores, missing_cells: Mapping[str, Array], x: Array, anomalous: Array, score: Callable[[Array], Scores]
 ) -> Recalibrated:
     """Add normal rows to the held-out rows, and remove anomalies from them.
 

@@ -5,10 +5,4 @@ from service.server.process import end_process, tune_process
 from service.server.server import Server
 from service.server.supervisor import Supervisor
 
-__all__ = [
-    "Connection",
-    "Server",
-    "Supervisor",
-    "end_process",
-    "tune_process",
-]
+__all__ = ["Connection", "Server", "Supervisor", "end_process", "tune_process"]

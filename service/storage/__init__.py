@@ -2,11 +2,4 @@
 
 from service.storage.local import DEFAULT_REPOSITORY, BundleRef, BundleStore, Fingerprint, LocalStore, Location
 
-__all__ = [
-    "DEFAULT_REPOSITORY",
-    "BundleRef",
-    "BundleStore",
-    "Fingerprint",
-    "LocalStore",
-    "Location",
-]
+__all__ = ["DEFAULT_REPOSITORY", "BundleRef", "BundleStore", "Fingerprint", "LocalStore", "Location"]

@@ -38,9 +38,7 @@ class Capture(ExportedProgram):
         self._module, self._graph = module, graph
 
     def run_decompositions(
-        self,
-        decomp_table: Mapping[Any, Callable[..., Any]] | None = None,
-        decompose_custom_triton_ops: bool = False,
+        self, decomp_table: Mapping[Any, Callable[..., Any]] | None = None, decompose_custom_triton_ops: bool = False
     ) -> ExportedProgram:
         """Capture the module; an operation that the table has becomes simpler ones."""
         return _capture(self._module, self._graph, decomp_table or {})

@@ -11,11 +11,7 @@ class FitRecipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: int = Field(default=200, ge=1, description="Limit of passes over the training rows.")
-    steps: int | None = Field(
-        default=None,
-        ge=1,
-        description="Number of steps to train for, instead of epochs.",
-    )
+    steps: int | None = Field(default=None, ge=1, description="Number of steps to train for, instead of epochs.")
     patience: int = Field(
         default=20, ge=1, description="Epochs without a better held-out ELBO after which training stops."
     )

@@ -6,10 +6,4 @@ from training.model.likelihoods import LIKELIHOODS
 from training.model.priors import PRIORS
 from training.model.vae import VAE
 
-__all__ = [
-    "ARCHITECTURES",
-    "LIKELIHOODS",
-    "PRIORS",
-    "VAE",
-    "ModelRecipe",
-]
+__all__ = ["ARCHITECTURES", "LIKELIHOODS", "PRIORS", "VAE", "ModelRecipe"]

@@ -137,12 +137,5 @@ def halvings(height: int, width: int, times: int) -> list[tuple[int, int]]:
     return sizes
 
 
-Architecture = Callable[
-    [ImageInput | TabularInput, int, int, int, Sequence[int]],
-    tuple[nn.Module, nn.Module],
-]
-ARCHITECTURES: dict[str, Architecture] = {
-    "gated_mlp": gated_mlp,
-    "skip_mlp": skip_mlp,
-    "convolutional": convolutional,
-}
+Architecture = Callable[[ImageInput | TabularInput, int, int, int, Sequence[int]], tuple[nn.Module, nn.Module]]
+ARCHITECTURES: dict[str, Architecture] = {"gated_mlp": gated_mlp, "skip_mlp": skip_mlp, "convolutional": convolutional}

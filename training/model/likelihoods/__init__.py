@@ -1,12 +1,7 @@
 """Likelihoods p(x|z): one class each, in data units, normalising constants included."""
 
 from training.model.likelihoods.categorical import Categorical
-from training.model.likelihoods.gaussian import (
-    Gaussian,
-    GaussianFixed,
-    GaussianHeteroscedastic,
-    GaussianShared,
-)
+from training.model.likelihoods.gaussian import Gaussian, GaussianFixed, GaussianHeteroscedastic, GaussianShared
 from training.model.likelihoods.likelihood import Likelihood, LikelihoodError
 from training.model.likelihoods.mixed import Mixed, MixedAsinh, MixedHeteroscedastic
 from training.model.likelihoods.pixels import Bernoulli, ContinuousBernoulli, DiscretizedLogistic
