@@ -18,7 +18,7 @@ from service.codecs.instances import has_categories, parse_latents, parse_rows
 from service.codecs.json import Json, check_nested, regular_array
 from service.codecs.npy import Npy
 from service.codecs.pieces import PIECE, cut, find_array
-from service.codecs.registry import ALL_READERS, FILE_READERS, WRITERS, AnyFile, Png
+from service.codecs.registry import ALL_READERS, FILE_READERS, WRITERS, AnyFile, Arrow, Csv, Png
 from service.codecs.rendering import picture, render
 from service.codecs.rows import Reading, Rows, moved
 from service.codecs.text import TextRows, read_text
@@ -42,6 +42,9 @@ QUICK_CELLS = 2**15
 
 QUICK_TEXTS = 64
 """Columns with texts for numbers that are read as soon."""
+
+QUICK_FIELDS = 200
+"""Columns of an answer in a format that has a field of its own for each, which takes more than its number."""
 
 QUICK_HINTS = 5
 """Rows with a wrong column, for each of which the most similar one is found and named."""
@@ -162,6 +165,10 @@ def read_latents(body: bytes, media_type: str, latent_size: int) -> Array:
 def is_quick_answer(columns: Mapping[str, Array], media_type: str, rows: Rows | None) -> bool:
     """Whether an answer is written so soon that the event loop need not do anything else meanwhile."""
     most = WRITERS[media_type].quick_numbers
+    if media_type in {Arrow.media_type, Csv.media_type} and any(
+        values.ndim == 2 and values.shape[1] > QUICK_FIELDS for values in columns.values()
+    ):
+        return False
     marked = 0 if rows is None else 8 * rows.total
     return marked <= Json.quick_numbers and sum(values.size for values in columns.values()) <= most
 

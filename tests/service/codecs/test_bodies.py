@@ -3,10 +3,11 @@
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
 from service.bundle import CategoricalColumn, NumericColumn, TabularInput
-from service.codecs.bodies import QUICK_CELLS, read_rows_if_quick
+from service.codecs.bodies import QUICK_CELLS, is_quick_answer, read_rows_if_quick
 from service.codecs.rows import MARKING
 
 NUMBERS = TabularInput(columns=tuple(NumericColumn(name=f"n{i}") for i in range(1000)))
@@ -56,3 +57,10 @@ def is_quick(data: TabularInput, instances: Any) -> bool:
         read_rows_if_quick(body.encode(), "text/csv" if is_text else "application/json", data, MARKING, 2**20)
         is not None
     )
+
+
+@pytest.mark.parametrize("media_type", ["text/csv", "application/vnd.apache.arrow.stream"])
+def test_an_answer_of_many_fields_is_written_elsewhere(media_type: str) -> None:
+    assert is_quick_answer({"instances": np.zeros((1, 200)), "latents": np.zeros((1, 2))}, media_type, None)
+    assert not is_quick_answer({"latents": np.zeros((1, 2)), "instances": np.zeros((1, 201))}, media_type, None)
+    assert is_quick_answer({"instances": np.zeros((1, 10_000))}, "application/json", None)
