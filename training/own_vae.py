@@ -119,7 +119,7 @@ class _Features(nn.Module):
         standard = (x.flatten(1) - self.location) / self.scale
         return torch.where(standard.isnan(), 0.0, standard).float()
 
-    def units(self) -> Tensor:
+    def units(self, x: Tensor) -> Tensor:
         return self.scale
 
 

@@ -273,7 +273,6 @@ def verify(
     """
     largest: dict[str, float] = {}
     vae = cast("VAE", modules["encoder"].vae)
-    units = vae.units().reshape(data.shape).numpy()
     with torch.no_grad(), enough_threads(vae, torch.from_numpy(x[:1]), len(x) * len(base_samples)):
         latents = modules["encoder"](torch.from_numpy(x))[0].numpy()
         for name, module in modules.items():
@@ -289,7 +288,7 @@ def verify(
                     unit: Array | float = 1.0
                     # An output in data units has the shape of instances, or is one number for the whole instance.
                     if tensor.unit == "data" and tensor.shape[1:] == data.shape:
-                        unit = units
+                        unit = vae.units(original.flatten(1)).expand(len(original), -1).reshape(original.shape).numpy()
                     elif tensor.name == "typicality" and isinstance(module, SinglePassScores):
                         rounding = module.rounding(torch.from_numpy(inputs["x"]), RELATIVE_TOLERANCE)
                         unit = 1.0 + rounding.numpy() / TOLERANCE

@@ -31,7 +31,7 @@ class ImageFeatures(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return (x.flatten(1).float() - self.low) / self.scale
 
-    def units(self) -> Tensor:
+    def units(self, x: Tensor) -> Tensor:
         """One unit of each pixel's scale, black to white, in data units, (H·W·C,)."""
         return torch.full((self.num_features,), self.scale, dtype=torch.float64)
 
@@ -64,7 +64,6 @@ class TableFeatures(nn.Module):
         plain = [isinstance(column, NumericColumn) and column.period is None for column in data.columns]
         numeric = np.flatnonzero(plain)
         self._keep("numeric", torch.tensor(numeric))
-        self.num_columns = len(data.columns)
         self.periods = {
             i: column.period
             for i, column in enumerate(data.columns)
@@ -115,11 +114,14 @@ class TableFeatures(nn.Module):
             parts.append(chosen.float().flatten(1))
         return torch.cat(parts, 1)
 
-    def units(self) -> Tensor:
-        """One unit of each column's scale, in data units, (columns,): 1 for codes of categories and cyclic numbers."""
-        units = torch.ones(self.num_columns, dtype=torch.float64)
-        scale = self.scale if self.asinh is None else self.scale * self.asinh.width
-        return units.index_copy(0, self.numeric.cpu(), scale.cpu())
+    def units(self, x: Tensor) -> Tensor:
+        """One unit of each column's scale, in data units, (..., columns): 1 for codes of categories and cyclic numbers.
+
+        An asinh scale is logarithmic far from the median, so that its unit grows with the distance of x.
+        """
+        numbers = x.index_select(-1, self.numeric).double()
+        scale = self.scale if self.asinh is None else self.scale * torch.exp(-self.asinh.log_slope(numbers))
+        return torch.ones_like(x, dtype=torch.float64).index_copy(-1, self.numeric, scale.expand_as(numbers))
 
     def _scaled(self, numbers: Tensor) -> Tensor:
         """Numbers in data units → numbers on the scale that is standardised."""

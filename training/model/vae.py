@@ -59,9 +59,9 @@ class VAE(nn.Module):
         self.likelihood = likelihood
         self.prior = prior
 
-    def units(self) -> Tensor:
-        """One unit of scale of each value of an instance, in data units, (D,)."""
-        units: Tensor = self.features.units()  # type: ignore[operator]
+    def units(self, x: Tensor) -> Tensor:
+        """One unit of scale of each value of instances like these, (..., D), in data units; broadcasts to them."""
+        units: Tensor = self.features.units(x)  # type: ignore[operator]
         return units
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -131,7 +131,7 @@ def test_the_end_of_a_day_is_near_its_beginning() -> None:
     seen = features(torch.tensor([[0, 3, 0], [6, 3, 0], [24, 3, 0], [NAN, 3, 0]], dtype=torch.float64))
     np.testing.assert_allclose(seen[:, 1:3], [[0, 1], [1, 0], [0, 1], [0, 0]], atol=1e-6)
     assert seen[:, -1].tolist() == [0, 0, 0, 1]
-    assert features.units().tolist() == [1, pytest.approx(math.sqrt(8 / 3)), 1]
+    assert features.units(torch.tensor([[0.0, 3, 0]])).tolist()[0] == [1, pytest.approx(math.sqrt(8 / 3)), 1]
 
 
 @pytest.mark.parametrize(("dtype", "low", "high"), [("uint8", 0, 255), ("uint8", 3, 19), ("float32", -1, 3)])
@@ -172,4 +172,9 @@ def test_the_encoder_sees_outliers_on_an_asinh_scale() -> None:
     assert 0.0 < seen[1, 0] < CLIP
     assert seen[2:4, 0].tolist() == [CLIP, CLIP]
     assert seen[4, 0] == 0.0
-    assert features.units().tolist() == [pytest.approx(rows[:, 0].std(), rel=0.1), 1]
+    far = torch.tensor([[0.0, 1], [1e3, 1], [-1e6, 1]], dtype=torch.float64, requires_grad=True)
+    units = features.units(far)
+    assert units.tolist()[0] == [pytest.approx(rows[:, 0].std(), rel=0.1), 1]
+    standard = features.asinh(far[:, :1]) / features.scale  # type: ignore[misc]
+    (slope,) = torch.autograd.grad(standard.sum(), far)
+    np.testing.assert_allclose((units * slope)[:, 0].tolist(), 1)
