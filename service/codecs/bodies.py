@@ -166,9 +166,10 @@ def is_quick_answer(columns: Mapping[str, Array], media_type: str, rows: Rows | 
     """Whether an answer is written so soon that the event loop need not do anything else meanwhile."""
     most = WRITERS[media_type].quick_numbers
     if media_type in {Arrow.media_type, Csv.media_type} and any(
-        values.ndim == 2 and values.shape[1] > QUICK_FIELDS for values in columns.values()
+        values.size > QUICK_FIELDS * len(values) and (values.ndim == 2 or media_type == Csv.media_type)
+        for values in columns.values()
     ):
-        return False
+        return False  # In Arrow a picture is one field.
     marked = 0 if rows is None else 8 * rows.total
     return marked <= Json.quick_numbers and sum(values.size for values in columns.values()) <= most
 

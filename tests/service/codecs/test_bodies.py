@@ -64,3 +64,4 @@ def test_an_answer_of_many_fields_is_written_elsewhere(media_type: str) -> None:
     assert is_quick_answer({"instances": np.zeros((1, 200)), "latents": np.zeros((1, 2))}, media_type, None)
     assert not is_quick_answer({"latents": np.zeros((1, 2)), "instances": np.zeros((1, 201))}, media_type, None)
     assert is_quick_answer({"instances": np.zeros((1, 10_000))}, "application/json", None)
+    assert is_quick_answer({"instances": np.zeros((1, 64, 64, 3))}, media_type, None) == (media_type != "text/csv")
