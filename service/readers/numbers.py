@@ -66,6 +66,9 @@ FORMATS: tuple[Format, ...] = (
 _ENOUGH = 10
 """Fewer texts do not show that a sign divides thousands."""
 
+_GROUPS = 6
+"""Most groups of thousands before the last one; more of them are a list of numbers."""
+
 
 def with_usual_digits(texts: pa.Array) -> pa.Array:
     """Write the digits of all scripts as 0 to 9, with their signs, in large strings (N,); other texts stay."""
@@ -101,7 +104,8 @@ def to_plain(texts: pa.Array, column: NumericColumn) -> pa.Array:
     if column.thousands:
         mark = _SEPARATORS[column.thousands]
         # India counts thousands, and then in hundreds: 12,34,567.
-        hundreds = rf"({mark}\d{{2,3}})*" if column.thousands == "," else rf"({mark}\d{{3}})*"
+        digits = r"\d{2,3}" if column.thousands == "," else r"\d{3}"
+        hundreds = rf"({mark}{digits}){{0,{_GROUPS}}}"
         grouped = rf"^[+-]?[1-9]\d{{0,2}}{hundreds}{mark}\d{{3}}({re.escape(column.decimal)}\d*)?$"
         texts = pc.if_else(pc.match_substring_regex(texts, grouped), pc.replace_substring_regex(texts, mark, ""), texts)
     if column.decimal == ",":

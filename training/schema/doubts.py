@@ -27,6 +27,9 @@ ENOUGH = 10
 """Fewer different values show no way of writing."""
 
 _MOSTLY = 0.9
+_SHOWN = 60
+"""Characters of a text."""
+
 _NUMBER = re.compile(
     r"([^\w\s]{0,3}|[^\W\d_]{1,3}[^\w\s/#:-])\s*[+-]?\d+([.,'\u2019\s]\d{3})*([.,]\d+)?\s*([^\W\d_]{0,8}\.?|[^\w\s])\)?"
 )
@@ -225,7 +228,10 @@ def doubt_texts(words: list[str], *, left_out: bool) -> str | None:
         for noun, looks, remedy in _LOOKS:
             if sum(map(looks, words)) >= _MOSTLY * len(words):
                 shapes = {re.sub(r"\d+", "0", word): word for word in reversed(words)}
-                shown = " or ".join(map(repr, list(shapes.values())[:-3:-1]))
+                examples = list(shapes.values())[:-3:-1]
+                shown = " or ".join(
+                    repr(word if len(word) <= _SHOWN else f"{word[: _SHOWN - 1]}…") for word in examples
+                )
                 return f"{use}, though it looks like {noun}, as {shown}: write {remedy}"
     if not left_out:
         folded = Counter(map(_folded, words))

@@ -41,6 +41,10 @@ from training.datasets.table import Table, TableError
             r"has texts that look alike, as 'caf\xe9' and 'cafe\u0301'",
         ),
         (lambda n: f'"[{n}, 2]"', "is left out, though it looks like lists, as '[0, 2]': write a column for each"),
+        (
+            lambda n: '"' + ",".join(f"{290 + i + n}" for i in range(9)) + '"',
+            "is left out, though it looks like lists, as '29",
+        ),
         (lambda n: f'"48.{n}, 11.5"', "is left out, though it looks like lists, as '48.0, 11.5': write a column for"),
         (lambda n: f"PT{n % 20}H", "is used as categories, though it looks like durations, as 'PT0H'"),
         (lambda n: f"{n}m {n % 7}s", "is left out, though it looks like durations, as '0m 0s'"),
