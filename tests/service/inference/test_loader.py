@@ -238,6 +238,8 @@ def test_what_is_replaced_answers_what_it_began(folder: Path) -> None:
             publish(folder, 2)
             await loader.refresh()
             assert loader.registry.names() == {NAME: [2]}
+            stopped, _ = await asyncio.wait(loader._leaving, timeout=0.2)
+            assert not stopped
             after = await first.elbo(ROWS[:3])
             np.testing.assert_array_equal(before["elbo"], after["elbo"])
         await asyncio.gather(*loader._leaving)
