@@ -43,7 +43,13 @@ EXPLAINED = 200
 
 
 class TorchEngine:
-    """Runs a trained VAE on the CPU as a bundle's graphs are run, without exporting it; see `graph_modules`."""
+    """Runs a trained VAE as a bundle's graphs are run, without exporting it.
+
+    Args:
+        vae: Trained, on the CPU.
+        dataset: What kind of data.
+        normal: Rows that say what is typical, (n, *shape).
+    """
 
     device: Kind = "cpu"
     precision: Precision = "float32"
@@ -71,7 +77,13 @@ def screen(recipe: Recipe, dataset: Dataset, path: Path, console: Console) -> No
     in; `share`, of the fold's rows that are at least as strange; `score`, the negative ELBO in nats; and a table's
     strangest cells. Equal rows lie in one fold, so that a repeated anomaly does not vouch for itself. With labels
     filled in, the file is one for `--dataset.exclude_labels`. Finished epochs are kept in the folder of runs, and a
-    second call goes on there. A test set of the source's own is left out.
+    second call goes on there.
+
+    Args:
+        recipe: How to train.
+        dataset: The rows; a test set of the source's own is left out.
+        path: The file to write.
+        console: Tells how far it is.
 
     Raises:
         FileError: There are too few distinct rows.

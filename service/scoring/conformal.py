@@ -35,7 +35,11 @@ def p_values(scores: Array, held_out: Array) -> npt.NDArray[np.float64]:
 
 
 def percentiles(held_out: Array) -> list[float]:
-    """The quantiles of held-out scores, sorted ascending, at 0, 1, ..., 100 %, for clients to draw."""
+    """The quantiles of held-out scores at 0, 1, ..., 100 %: what a client needs to draw how they are distributed.
+
+    Args:
+        held_out: Scores of n held-out normal rows, sorted ascending, shape (n,).
+    """
     return [float(quantile) for quantile in np.quantile(held_out, np.linspace(0, 1, 101))]
 
 

@@ -54,9 +54,12 @@ class HeldOutScores:
 
     @classmethod
     def read(cls, score: str, all_scores: Array, stored: Mapping[str, Array]) -> Self:
-        """The held-out rows of a bundle by one of its scores, from all of them as they are, sorted ascending, (n,).
+        """The held-out rows of a bundle by one of its scores.
 
-        The arrays of the bundle's `MISSING_CELLS` are `stored`; there are none where it has no such file.
+        Args:
+            score: Its name.
+            all_scores: The scores of all held-out rows as they are, sorted ascending, (n,).
+            stored: The arrays of the bundle's `MISSING_CELLS`; empty where it has no such file.
         """
         if not stored:
             return cls(all_scores)
@@ -69,7 +72,15 @@ class HeldOutScores:
         return cls(complete if complete.size else None, by_pattern, by_count, stored["often"])
 
     def p_values(self, scores: Array, x: Array) -> npt.NDArray[np.float64]:
-        """Conformal p-values of rows x with these scores, (batch,); NaN where no held-out rows compare with a row."""
+        """Conformal p-values of rows.
+
+        Args:
+            scores: Of the rows, (batch,).
+            x: The rows as the graphs take them, (batch, *shape).
+
+        Returns:
+            (batch,), NaN where a row can be compared with no held-out rows.
+        """
         return self.with_missing(self.without_missing(scores), scores, x)
 
     def without_missing(self, scores: Array) -> npt.NDArray[np.float64]:

@@ -26,8 +26,13 @@ def lowest_threshold(
 ) -> Threshold | None:
     """The lowest threshold, so the one of the largest recall, at which labelled rows reach a precision.
 
-    Larger scores are more anomalous. Precision is the share of anomalies among the labelled rows that are called. None
-    where no threshold reaches it.
+    Args:
+        scores: Of the labelled rows, (labelled,); larger is more anomalous.
+        anomalous: Their labels, (labelled,).
+        precision: The share of anomalies wanted among the labelled rows that are called, in (0, 1].
+
+    Returns:
+        None where no threshold reaches it.
     """
     order = np.argsort(-scores, kind="stable")
     descending, hits = scores[order], anomalous[order].cumsum()

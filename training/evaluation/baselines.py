@@ -102,7 +102,18 @@ BASELINES: dict[str, type[Baseline]] = {
 def baseline_scores(
     baseline: type[Baseline], data: ImageInput | TabularInput, train: Array, rows: Array, seed: int
 ) -> Array:
-    """Fit a baseline on raw training rows, and score raw rows, (n,): infinite where one is beyond all numbers."""
+    """Fit a baseline and score rows.
+
+    Args:
+        baseline: As of `BASELINES`.
+        data: What kind of data.
+        train: Raw training rows, (N, *data.shape).
+        rows: Raw rows to score, (n, *data.shape).
+        seed: Of whatever is random in it.
+
+    Returns:
+        Shape (n,), larger for the more anomalous; infinite where a row is beyond all numbers.
+    """
     features = encoder_features(data, train).eval()
     with torch.no_grad():
         seen, new = (features(torch.from_numpy(part)).double().numpy() for part in (train, rows))

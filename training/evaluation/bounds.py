@@ -49,7 +49,15 @@ def bounds(engine: Engine, x: Array, base_samples: Array) -> dict[str, Array]:
 def refined(
     engine: Engine, x: Array, base_samples: Array, steps: int, amortised: Mapping[str, Array]
 ) -> dict[str, Array]:
-    """The bounds of rows x after steps from their amortised ones, and their regret, as `/elbo?refine=` answers them."""
+    """The bounds of rows x after so many steps of refinement, and their regret, as `/elbo?refine=` answers them.
+
+    Args:
+        engine: Runs the bundle's graphs.
+        x: Rows, (batch, *shape).
+        base_samples: Noise, (K, L).
+        steps: T.
+        amortised: The rows' bounds as `bounds` has them.
+    """
     refinement = RefinementState(compute(engine, "encoder", {"x": x}, {}), amortised)
     for _ in range(steps + 1):
         refinement.take(
@@ -59,7 +67,15 @@ def refined(
 
 
 def surprise(engine: Engine, x: Array, base_samples: Array, elbo: Array, data: TabularInput) -> dict[str, Array]:
-    """`feature_surprise` and `feature_expected` of a table's rows, (batch, D), as `/elbo?explain=true` answers them."""
+    """`feature_surprise` and `feature_expected` of a table's rows x, (batch, D), as `/elbo?explain=true` answers them.
+
+    Args:
+        engine: Runs the bundle's graphs.
+        x: Rows, (batch, D).
+        base_samples: Noise, (K, L).
+        elbo: Of the rows, (batch,).
+        data: The columns.
+    """
     surprises, expected = [], []
     for cells in ConditionalAttribution.of(x, _row_draws(engine), data):
         for _ in range(ROUNDS):
@@ -75,8 +91,14 @@ def score_columns(
 ) -> dict[str, Array]:
     """Everything about rows x that scores are made of, each (batch,); see `service.scoring.scores`.
 
-    The regret is that of `refine` steps; for 0 there is none. A row too far from all data for a finite bound has bounds
-    that are no numbers, and no regret.
+    A row too far from all data for a finite bound has bounds that are no numbers, and no regret.
+
+    Args:
+        engine: Runs the bundle's graphs.
+        graphs: The bundle's graphs.
+        x: Rows, (batch, *shape).
+        base_samples: Noise, (K, L).
+        refine: Steps of refinement of the regret; without it for 0.
     """
     columns = bounds(engine, x, base_samples)
     if "scores" in graphs:
@@ -92,8 +114,14 @@ def score_columns(
 def log_evidence(engine: Engine, x: Array, base_samples: Array, chunk: int = 500) -> Array:
     """Log p(x) of rows by importance sampling with the encoder's posterior as proposal (Burda et al. 2016, eq. 8).
 
-    The draws, (S, L), are streamed in chunks, and combined in the order of the bank:
+    The draws are streamed in chunks, and combined in the order of the bank:
     log 1/S Σ_k w_k = log Σ_chunks exp(log_evidence + log K) − log S, with K the draws of a chunk.
+
+    Args:
+        engine: Runs the bundle's graphs.
+        x: Rows, (N, *shape).
+        base_samples: Noise, (S, L).
+        chunk: Most draws in memory at once.
 
     Returns:
         Nats, (N,), float64: a lower bound in expectation, which rises to log p(x) with S.

@@ -264,6 +264,8 @@ def verify(
 ) -> dict[str, float]:
     """Hold every graph to torch, on 2 held-out rows or more, and every row's answer to itself in other batches.
 
+    The noise of the bounds is (K, L).
+
     Returns:
         For each graph the largest difference from torch over its outputs: in nats, latent units or units of scale.
 

@@ -57,7 +57,15 @@ def exemplar_prior(
     under which held-out rows have the highest ELBO, of which only the mean of log p(z) depends on h.
 
     A thousand of very many rows leave gaps between them. From `GROUPED` rows for each component on, the components are
-    therefore groups of rows: see `_groups`. M, the `number`, is no more than there are training rows.
+    therefore groups of rows: see `_groups`.
+
+    Args:
+        vae: Trained.
+        train: Training rows.
+        held_out: Raw rows that have not trained, (n, *shape).
+        base_samples: Noise of the held-out bound, (K, L).
+        number: M; no more than there are training rows.
+        seed: Of the choice of rows.
     """
     device = next(vae.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)

@@ -111,8 +111,15 @@ def fit(
 ) -> list[Epoch]:
     """Train until the held-out bound stops rising, and leave the best weights in `vae`, and exemplars in its prior.
 
-    Continues where the checkpoint in the folder `run` stands, if there is one. The folder also gets `metrics.csv`,
-    TensorBoard's files and `best.safetensors`. Held-out rows decide when to stop and which epoch was best.
+    Continues where the checkpoint in `run` stands, if there is one.
+
+    Args:
+        vae: Trained in place.
+        train: Raw training rows, (N, *shape), or where they are read or what they are drawn from at each epoch.
+        held_out: Raw rows that decide when to stop and which epoch was best.
+        base_samples: Noise of the held-out bound, (K, L).
+        recipe: How to train.
+        run: Folder for checkpoints, `metrics.csv`, TensorBoard's files and `best.safetensors`.
 
     Returns:
         Every epoch's figures.
