@@ -75,12 +75,20 @@ class Settings(CommandOptions):
         description="Batches that a process computes at the same time. Default: cores divided by workers, on a GPU 4.",
     )
     max_batch: int | None = Field(
-        default=None, ge=1, description="Limit of rows x draws in one engine call. Default: 512, on a GPU 32768."
+        default=None,
+        ge=1,
+        description="Limit of rows x draws in one engine call, of rows of up to 4096 values; of larger rows fewer fit. "
+        "Default: 512, on a GPU 32768.",
     )
     max_queue: int = Field(
         default=2**18, ge=1, description="Limit of rows x draws that wait in a process, and of one request."
     )
-    max_draws: int = Field(default=4096, ge=1, le=MAX_DRAWS, description="Limit of draws for one row.")
+    max_draws: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_DRAWS,
+        description="Limit of draws for one row. Default: 4096, or as many as fit into one engine call.",
+    )
     max_body: int = Field(
         default=64 * 2**20, ge=1, description="Limit of bytes in the body of a request, also after decompression."
     )

@@ -1,11 +1,19 @@
 """Limits of the work of a model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from service.errors import TooLargeError
 
 MAX_ENGINE_THREADS = 1024
 """More than any machine has cores; each is two threads of the process."""
+
+MAX_DRAWS = 4096
+"""Draws for one row, unless the operator says how many."""
+
+VALUES = 2**12
+"""Values of a row in a batch of `max_batch` row-draws; of larger rows a batch has fewer. A convolutional decoder of
+pictures takes 165 bytes for each value of a batch."""
 
 
 @dataclass(frozen=True)
@@ -15,7 +23,7 @@ class Limits:
     Attributes:
         max_batch: Most row-draws in one engine call.
         max_queue: Most row-draws waiting, and in one request.
-        max_draws: Most draws for one row.
+        max_draws: Most draws for one row; None: `MAX_DRAWS`, or as many as fit into a batch.
         engine_threads: Engine calls at once.
         engine_timeout: Seconds that one of them may take.
         max_answer: Most bytes of the arrays of one answer.
@@ -23,15 +31,21 @@ class Limits:
 
     max_batch: int
     max_queue: int
-    max_draws: int
+    max_draws: int | None
     engine_threads: int
     engine_timeout: float
     max_answer: int = 2**62
 
+    def of(self, values: int, own_draws: int) -> Self:
+        """The limits of a model whose rows have so many values, and by default so many draws, which always fit."""
+        fitting = max(own_draws, self.max_batch * VALUES // values)
+        draws = self.max_draws or max(own_draws, min(MAX_DRAWS, fitting))
+        return replace(self, max_batch=min(self.max_batch, fitting), max_draws=draws)
+
     def check(self, rows: int, draws: int, place: str, times: int = 1, why: str = "") -> None:
         """Refuse, before anything of its size is made, what could never be computed: each row so many times."""
         limit = self.max_queue
-        if draws > self.max_draws:
+        if self.max_draws is not None and draws > self.max_draws:
             raise TooLargeError(f"{draws:,} draws; at most {self.max_draws:,} are made", place)
         if rows * draws * times > limit:
             fitting = limit // (draws * times)

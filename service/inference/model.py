@@ -57,6 +57,7 @@ class Model:
     ) -> None:
         self.bundle = bundle
         self.manifest = bundle.manifest
+        limits = limits.of(math.prod(self.manifest.input.shape), self.manifest.num_draws)
         self._limits = limits
         decoder = self.manifest.graphs["decoder"]
         self._latent_bytes, self._instance_bytes = (t.row_bytes for t in (*decoder.inputs, *decoder.outputs))
@@ -197,7 +198,8 @@ class Model:
         draws = parameters.draws
         cells = x.shape[1] if parameters.by_cell else 0
         cost = len(x) * draws * (1 + parameters.refine + cells)
-        if cost > self._limits.max_queue or draws > self._limits.max_draws:
+        most = self._limits.max_draws
+        if cost > self._limits.max_queue or (most is not None and draws > most):
             check = functools.partial(self._limits.check, len(x), draws)
             check("query.num_draws" if query.num_draws else "instances")
             check("query.refine", 1 + parameters.refine, f"with {parameters.refine:,} steps of refinement")
