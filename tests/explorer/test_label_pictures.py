@@ -69,6 +69,7 @@ def test_the_next_picture_follows_the_label_of_one(panel: Locator, digits: httpx
     mark(panel, "normal")
     expect(panel.locator(".name")).to_have_text(f"p{order[3]}.png")
     tiles.nth(2).click()
+    expect(panel.locator(".name")).to_have_text(f"p{order[2]}.png")
     mark(panel, "anomaly")  # Another label, or none, leaves the picture open.
     expect(tiles.nth(2)).to_have_attribute(
         "aria-label",
