@@ -168,8 +168,17 @@ async def render(
         written = bodies.write_answer, columns, media_type, data, named, too_far, fields
         content = pieces = await state.child.run(in_pieces, *written)
         state.answers.hold(sum(map(len, pieces)), held)
-    headers = identify(model) | {"content-type": media_type}
-    return content, [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
+    return content, _heading(*_identity(model), media_type)
+
+
+@lru_cache(maxsize=256)
+def _heading(*values: str) -> list[Header]:
+    """The headers of every answer of one type by one model, as they go over the wire.
+
+    By what they say, not by the model: that must not be kept.
+    """
+    names = (*MODEL_HEADERS, "content-type")
+    return [(name.lower().encode(), value.encode("latin-1")) for name, value in zip(names, values, strict=True)]
 
 
 def picture_type(model: Model) -> tuple[str, ...]:
@@ -179,9 +188,12 @@ def picture_type(model: Model) -> tuple[str, ...]:
 
 def identify(model: Model) -> dict[str, str]:
     """The headers that say which model answered, on what device."""
+    return dict(zip(MODEL_HEADERS, _identity(model), strict=True))
+
+
+def _identity(model: Model) -> tuple[str, str, str, str]:
     manifest = model.manifest
-    values = manifest.name, str(manifest.version), model.bundle.digest, model.engine.device
-    return dict(zip(MODEL_HEADERS, values, strict=True))
+    return manifest.name, str(manifest.version), model.bundle.digest, model.engine.device
 
 
 @lru_cache(maxsize=256)

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +12,8 @@ from service.bundle import Array
 from service.codecs.codec import Columns
 from service.errors import InvalidError
 from service.readers.arrays import plain_numbers, read_npy
+
+_KIND = attrgetter("dtype", "shape")
 
 
 class Npy:
@@ -37,8 +40,7 @@ class Npy:
         if len(columns) == 1:
             (table,) = map(np.ascontiguousarray, columns.values())
         else:
-            fields = [(name, x.dtype, x.shape[1:]) for name, x in columns.items()]
-            table = np.empty(len(next(iter(columns.values()))), fields)
+            table = np.empty(*_records(tuple(columns), tuple(map(_KIND, columns.values()))))
             for name, array in columns.items():
                 table[name] = array
         return _write_header(table.dtype, table.shape) + table.tobytes()
@@ -50,6 +52,15 @@ def _write_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     description = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(buffer, description)
     return buffer.getvalue()
+
+
+@lru_cache(maxsize=256)
+def _records(
+    names: tuple[str, ...], kinds: tuple[tuple[np.dtype[Any], tuple[int, ...]], ...]
+) -> tuple[int, np.dtype[Any]]:
+    """The number and the type of the records of such columns, whose kinds are their types and shapes."""
+    fields = [(name, dtype, shape[1:]) for name, (dtype, shape) in zip(names, kinds, strict=True)]
+    return kinds[0][1][0], np.dtype(fields)
 
 
 def _texts(values: Sequence[str | None]) -> Array:

@@ -15,9 +15,7 @@ import math
 import os
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from threading import Lock, Thread
 from typing import Any
 
@@ -27,6 +25,7 @@ from service.bundle import Array
 from service.engine import Engine
 from service.errors import EngineLostError, NotReadyError, OverloadedError
 from service.inference.jobs import Job, JobQueue, Piece, Report, Work
+from service.inference.use import Admission
 from service.threads import NICENESS
 
 _SMOOTHING = 0.1
@@ -81,7 +80,7 @@ class Batcher:
         self._small = JobQueue(0)
         self._large = JobQueue(NICENESS)
         self._taking = Lock()
-        self._admitted: Counter[int] = Counter()  # Requests by their cost.
+        self._admitted: dict[int, int] = {}  # Requests by their cost.
         self._outstanding = 0
         self._open: set[Job] = set()
         self._rate = 0.0
@@ -157,8 +156,7 @@ class Batcher:
             wait = queued / self._rate if self._rate else 1.0
             raise OverloadedError(f"{queued:,} row-draws are queued, {self._max_queue:,} at most", wait)
 
-    @contextmanager
-    def admit(self, cost: int) -> Iterator[None]:
+    def admit(self, cost: int) -> Admission:
         """Make room for a request with all that it will submit, in row-draws, until it ends.
 
         A request of many steps is so refused before its first, never in the middle of its work.
@@ -167,13 +165,7 @@ class Batcher:
             OverloadedError: There is no room.
         """
         self.check_room(cost)
-        self._admitted[cost] += 1
-        try:
-            yield
-        finally:
-            self._admitted[cost] -= 1
-            if not self._admitted[cost]:
-                del self._admitted[cost]
+        return Admission(self._admitted, cost)
 
     async def submit(self, work: Work, *, first: bool = False) -> dict[str, Array]:
         """Every output of the work's graph, row i answering row i; the work has at least one row.
