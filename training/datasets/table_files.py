@@ -78,6 +78,7 @@ class TableFiles:
 
         Each opening of a Parquet file takes time for all columns that it has.
         """
+        table.check([name])
         if self._ahead[0] is not table or name not in self._ahead[1]:
             start = table.names.index(name)
             names = table.names[start : start + max(1, _READ_AHEAD // max(1, self._rows(table)))]

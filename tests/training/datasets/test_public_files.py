@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 
 from service.errors import FileError
@@ -73,6 +74,16 @@ def test_a_wide_parquet_file_is_opened_a_few_times(monkeypatch: pytest.MonkeyPat
     dataset = Table().load(path)
     assert len(openings) < 10
     np.testing.assert_array_equal(dataset.rows[3], np.arange(600) + 1)
+
+
+def test_columns_of_one_name_are_named_when_rows_are_read(tmp_path: Path) -> None:
+    dataset = Table().load(
+        write_parquet(tmp_path / "t.parquet", a=[n / 3 for n in range(40)], b=[n % 5 for n in range(40)])
+    )
+    numbers = pa.array([n / 7 for n in range(40)])
+    pq.write_table(pa.Table.from_arrays([numbers, numbers, numbers], ["a", "b", "a"]), tmp_path / "other.parquet")
+    with pytest.raises(FileError, match=r"other\.parquet: 2 columns are named 'a'"):
+        Table().load_rows(tmp_path / "other.parquet", dataset.input)
 
 
 def test_a_column_that_is_dropped_may_be_broken(tmp_path: Path) -> None:
