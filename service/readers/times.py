@@ -1,7 +1,7 @@
 """Dates, times and durations as numbers: seconds since 1970, in UTC where a text names a zone, else as written.
 
 A time of day without a date counts from midnight, and a duration from nothing. A month without a day is its first day.
-What a year of two digits means, the column's other years say: see `find_first_year`.
+The other years of a column decide what a year of two digits means: see `find_first_year`.
 """
 
 import math
