@@ -1,6 +1,8 @@
 """Memory and time for bodies and answers: how many bytes all requests may hold, and how fast large bodies come in."""
 
 import asyncio
+from collections.abc import Callable
+from operator import itemgetter
 from typing import Any, cast
 
 from service.errors import OverloadedError
@@ -21,6 +23,13 @@ RATE = 2**27
 """Bytes a second that are read of all large bodies together. Beyond that a client waits, as on a slower network, and
 leaves the event loop and the processors to smaller requests."""
 
+SLOWEST = 2**22
+"""Bytes a second that a client takes of its answer on average, or it may lose the room for it to others. Within the
+default time limit, the largest answer takes as many."""
+
+GRACE = 1.0
+"""Seconds before that."""
+
 _RETRY_AFTER = 1.0
 
 
@@ -36,6 +45,7 @@ class ByteBudget:
         self._limit = limit
         self._kind = kind
         self._held: dict[asyncio.Task[Any], int] = {}
+        self._due: dict[asyncio.Task[Any], Callable[[], float]] = {}  # When others may have the room.
         self._total = 0
         self._next = 0.0  # The loop's time at which more may be read of large bodies.
 
@@ -45,7 +55,9 @@ class ByteBudget:
         Raises:
             OverloadedError: Other requests hold so many that there is no room.
         """
-        if self._total + size > self._limit and self._total > self._held.get(_request(), 0):
+        if self._lacks(size):
+            self._give_up_slow_clients(size)
+        if self._lacks(size):
             detail = f"requests hold {self._total:,} bytes of {self._kind}, {self._limit:,} at most"
             raise OverloadedError(detail, _RETRY_AFTER)
         self.add(size)
@@ -72,14 +84,36 @@ class ByteBudget:
             self.add(held - before)
         return held
 
+    def watch(self, taken: Callable[[], int]) -> None:
+        """Let others have the room of this request if its client is slow to take the answer.
+
+        Args:
+            taken: Returns how many bytes of it the client has taken.
+        """
+        began = asyncio.get_running_loop().time()
+        self._due[_request()] = lambda: began + GRACE + taken() / SLOWEST
+
     async def pause(self, size: int) -> None:
         """Wait until more may be read, after so many bytes of a large body."""
         now = asyncio.get_running_loop().time()
         self._next = max(self._next, now) + size / RATE
         await asyncio.sleep(self._next - now)
 
+    def _lacks(self, size: int) -> bool:
+        return self._total + size > self._limit and self._total > self._held.get(_request(), 0)
+
+    def _give_up_slow_clients(self, size: int) -> None:
+        """Make room for so many bytes more, if slow clients hold them; the slowest ones are given up first."""
+        now, slow = asyncio.get_running_loop().time(), [(due(), task) for task, due in self._due.items()]
+        for due, task in sorted(slow, key=itemgetter(0)):
+            if due > now or not self._lacks(size):
+                break
+            task.cancel()
+            self._release(task)
+
     def _release(self, task: asyncio.Task[Any]) -> None:
-        self._total -= self._held.pop(task)
+        self._total -= self._held.pop(task, 0)
+        self._due.pop(task, None)
 
 
 def _request() -> asyncio.Task[Any]:

@@ -160,15 +160,22 @@ async def render(
     if bodies.is_quick_answer(columns, media_type, rows):
         content = bodies.write_answer(columns, media_type, data, rows, too_far, fields)
         if len(content) > UNCOUNTED:
-            request.scope["app"].state.answers.hold(len(content))
+            hold_answer(request, len(content))
     else:
         state = request.scope["app"].state
         held = state.answers.hold(sum(values.nbytes for values in columns.values()))
         named = rows and bodies.without_values(rows)
         written = bodies.write_answer, columns, media_type, data, named, too_far, fields
         content = pieces = await state.child.run(in_pieces, *written)
-        state.answers.hold(sum(map(len, pieces)), held)
+        hold_answer(request, sum(map(len, pieces)), held)
     return content, _heading(*_identity(model), media_type)
+
+
+def hold_answer(request: RequestContext, size: int, before: int = 0) -> None:
+    """Count the bytes of an answer that is written, see `ByteBudget.hold`, until its client has taken it."""
+    answers: ByteBudget = request.scope["app"].state.answers
+    if answers.hold(size, before):
+        answers.watch(lambda: request.taken)
 
 
 @lru_cache(maxsize=256)

@@ -20,6 +20,7 @@ from service.api.time_limit import TimeLimit
 from service.codecs.oip_messages import ProtocolError
 from service.errors import (
     STATUS,
+    DeadlineError,
     EncodingError,
     InvalidError,
     LowerboundError,
@@ -86,6 +87,8 @@ class RequestMiddleware:
             await self._failed(context, RefusedError(*refusal))(scope, receive, context.send)
         except Exception as error:
             if context.status != CLOSED:
+                if isinstance(error, DeadlineError):  # The client has not taken its answer in time.
+                    raise asyncio.CancelledError from error
                 raise
             await self._failed(context, error)(scope, receive, context.send)
         finally:

@@ -44,6 +44,7 @@ class RequestContext:
         rows: The rows of its answer, once there are any.
         method, route, model: What it asked, see `metrics.Labels`, once it has ended.
         status: Of its answer, once that has begun.
+        taken: Bytes of a large answer that the connection has taken.
     """
 
     request_id: bytes
@@ -56,6 +57,7 @@ class RequestContext:
     route: str = ""
     model: str = ""
     status: int = CLOSED
+    taken: int = 0
 
     def header(self, name: bytes, absent: str = "") -> str:
         """A header's first value."""
@@ -75,14 +77,14 @@ class RequestContext:
     async def _send_most(self, content: Content) -> bytes:
         """Send all of the content but its last piece, which is returned."""
         loop = asyncio.get_running_loop()
-        began, sent = loop.time(), 0
+        began = loop.time()
         pieces = _cut(content)
         piece = next(pieces)
         for following in pieces:
             await self.asgi_send({"type": "http.response.body", "body": piece, "more_body": True})
-            sent += len(piece)
+            self.taken += len(piece)
             piece = following
-            await asyncio.sleep(began + sent / _RATE - loop.time())
+            await asyncio.sleep(began + self.taken / _RATE - loop.time())
         return piece
 
     async def send(self, message: Any) -> None:

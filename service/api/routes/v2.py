@@ -13,7 +13,7 @@ import numpy as np
 from fastapi import APIRouter, Depends, Header, Path, Request, Response
 
 from service.api.budget import ByteBudget
-from service.api.content import MODEL_HEADERS, identify, read_bytes
+from service.api.content import MODEL_HEADERS, hold_answer, identify, read_bytes
 from service.api.endpoint import PresentRequest
 from service.api.graphs import Graph, served_graphs
 from service.api.openapi import body, check_ready, describe_headers, failure, find_model
@@ -209,7 +209,7 @@ async def infer(
     answers: ByteBudget = request.scope["app"].state.answers
     held = answers.hold(8 * sum(map(np.size, outputs.values())))
     answer, length = await child.call(quick, write_answer, head, outputs, binary)
-    answers.hold(len(answer), held)
+    hold_answer(request, len(answer), held)
     headers = identify(graph.model) | ({} if length is None else {HEADER_LENGTH: str(length)})
     return Response(answer, media_type=Json.media_type if length is None else BINARY, headers=headers)
 

