@@ -1,10 +1,12 @@
 """Imports keep their contracts, and nothing of training or of Ray is needed to serve."""
 
+import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
+import grimp
 import numpy as np
 import pytest
 
@@ -29,6 +31,30 @@ def test_imports_keep_the_contracts() -> None:
         [Path(sys.executable).with_name("lint-imports")], cwd=ROOT.parent, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout
+
+
+def test_imports_follow_the_arrows_of_the_picture() -> None:
+    page = (ROOT.parent / "docs" / "architecture.md").read_text()
+    drawn = set(re.findall(r"^ {4}(\w+) --> (\w+)$", page.split("```mermaid")[1], re.MULTILINE))
+    shown = {package for arrow in drawn for package in arrow}
+    assert shown == {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"client"} | {"errors", "training"}
+    code = grimp.build_graph("service", "training")
+    imports = {
+        (a, b)
+        for module in code.modules
+        for imported in code.find_modules_directly_imported_by(module)
+        if (a := package_of(module)) != (b := package_of(imported)) and {a, b} <= shown
+    }
+    assert drawn <= imports
+    paths = drawn
+    for middle in shown:
+        paths = paths | {(a, b) for a, m in paths if m == middle for n, b in paths if n == middle}
+    assert imports <= paths
+
+
+def package_of(module: str) -> str:
+    top, *parts = module.split(".")
+    return parts[0] if parts and top == "service" else top
 
 
 def test_every_package_is_installed() -> None:
