@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,6 +40,22 @@ def answers(bundle: Bundle, rows: Array) -> Array:
     return engine.run("elbo", {"x": rows, "noise": bundle.calibration["noise"]})["elbo"]
 
 
+def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the manifest as someone with a text editor would."""
+    path = folder / MANIFEST
+    document = json.loads(path.read_bytes())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+def replace(folder: Path, name: str, data: bytes) -> None:
+    """Put another file in, and its true size and digest in the manifest."""
+    path = folder / name
+    path.write_bytes(data)
+    entry = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+    edit(folder, lambda document: document["files"].update({name: entry}))
+
+
 def truncate(folder: Path) -> str:
     data = (folder / "elbo.onnx").read_bytes()
     (folder / "elbo.onnx").write_bytes(data[: len(data) // 2])
@@ -61,11 +78,7 @@ def mislead(folder: Path) -> str:
     """Whole and consistent, but its graphs give other numbers than its golden rows say."""
     arrays = read_arrays((folder / GOLDEN).read_bytes(), GOLDEN)
     arrays["elbo.elbo"] += 1
-    data = write_arrays(arrays)
-    (folder / GOLDEN).write_bytes(data)
-    manifest = json.loads((folder / MANIFEST).read_bytes())
-    manifest["files"][GOLDEN] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
-    (folder / MANIFEST).write_text(json.dumps(manifest))
+    replace(folder, GOLDEN, write_arrays(arrays))
     return "the golden ELBOs are "
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from PIL import Image
 
 Array = npt.NDArray[Any]
@@ -23,6 +24,13 @@ PROBLEM = "application/problem+json"
 def npy(array: Array) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def arrow(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    with pa.ipc.new_stream(buffer, table.schema) as writer:
+        writer.write_table(table)
     return buffer.getvalue()
 
 

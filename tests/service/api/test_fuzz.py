@@ -32,6 +32,7 @@ from service.codecs.compression import decompress
 from service.codecs.oip import read_raw, read_request
 from service.errors import STATUS, BundleError, RequestError
 from tests.conftest import run_server
+from tests.service.http_client import ARROW, CSV, JSON, NPY, arrow, npy
 from tests.service.toy_bundles import table_files
 
 pytestmark = pytest.mark.slow
@@ -41,8 +42,6 @@ THOROUGH = settings(
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
     suppress_health_check=list(HealthCheck),
 )
-JSON, NPY = "application/json", "application/x-npy"
-ARROW = "application/vnd.apache.arrow.stream"
 ANSWERS = {200, *(status.value for status in STATUS.values())} - {401, 503, 504}
 PIECES = [
     *(bytes([byte]) * size for byte in (0, 1, 0x7F, 0x80, 0xFF) for size in (1, 2, 4, 8)),
@@ -145,19 +144,6 @@ IMAGES = np.random.default_rng(0).integers(0, 17, (2, 8, 8), dtype=np.uint8)
 ROWS = [{"age": 1.5, "colour": "red"}, {"age": None, "colour": None}]
 
 
-def npy(array: Any) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    return buffer.getvalue()
-
-
-def arrow(table: pa.Table) -> bytes:
-    buffer = io.BytesIO()
-    with pa.ipc.new_stream(buffer, table.schema) as writer:
-        writer.write_table(table)
-    return buffer.getvalue()
-
-
 def npz(array: Array) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, X=array)
@@ -194,7 +180,7 @@ CORPUS: dict[str, list[bytes]] = {
         arrow(pa.table({"age": [1.5, None], "colour": pa.array(["red", None]).dictionary_encode()})),
         arrow(pa.table({"age": pa.array([1, 2], pa.int16()), "colour": ["red", "blue"]})),
     ],
-    "text/csv": [
+    CSV: [
         b"age,colour\n1.5,red\n,\n",
         'colour;age;\u00df\n"bl""ue";-1,5;\u20ac\n\nred;1e400;x\n'.encode(),
         "sep=\t\nage\tcolour\n1\tred\n".encode("utf-16"),

@@ -11,20 +11,17 @@ from typing import Any
 
 import httpx
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pytest
 from PIL import Image
 
 from service.bundle import BOUNDS, Bundle
+from tests.service.http_client import ARROW, JSON, NPY, Array, arrow, npy
 
-Array = npt.NDArray[Any]
 Answer = dict[str, bytes]
 Serve = Callable[..., AbstractContextManager[httpx.Client]]
 
 COLUMNS = (*BOUNDS, "score", "p_value")
-NPY = "application/x-npy"
-ARROW = "application/vnd.apache.arrow.stream"
 READING = threading.Lock()  # NumPy reads headers by ast.parse, which Python 3.11 cannot do in two threads at once.
 
 
@@ -52,33 +49,18 @@ def rows(digits_bundle: Bundle) -> Array:
     return np.concatenate([golden, noise])
 
 
-def npy(rows: Array) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, rows)
-    return buffer.getvalue()
-
-
 def read_npy(body: bytes) -> Any:
     with READING:
         return np.load(io.BytesIO(body))
 
 
-def arrow(rows: Array) -> bytes:
-    table = pa.table({"instances": pa.FixedShapeTensorArray.from_numpy_ndarray(rows)})
-    with pa.BufferOutputStream() as sink:
-        with pa.ipc.new_stream(sink, table.schema) as writer:
-            writer.write_table(table)
-        written: bytes = sink.getvalue().to_pybytes()
-        return written
-
-
 WRITE: dict[str, Callable[[Array], bytes]] = {
-    "application/json": lambda rows: json.dumps({"instances": rows.tolist()}).encode(),
+    JSON: lambda rows: json.dumps({"instances": rows.tolist()}).encode(),
     NPY: npy,
-    ARROW: arrow,
+    ARROW: lambda rows: arrow(pa.table({"instances": pa.FixedShapeTensorArray.from_numpy_ndarray(rows)})),
 }
 READ: dict[str, Callable[[bytes], Any]] = {
-    "application/json": json.loads,
+    JSON: json.loads,
     NPY: read_npy,
     ARROW: lambda body: pa.ipc.open_stream(body).read_all().to_pydict(),
 }

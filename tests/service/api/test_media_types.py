@@ -22,6 +22,7 @@ from tests.service.http_client import (
     NPY,
     PNG,
     Array,
+    arrow,
     assert_problem,
     assert_same,
     columns,
@@ -155,13 +156,6 @@ def test_media_types_of_json(digits: httpx.Client, x: Array, media_type: str) ->
     answer = digits.post("/elbo", content=json.dumps({"instances": x.tolist()}), headers=headers)
     assert answer.status_code == 200
     assert answer.content == post(digits, "/elbo", x).content
-
-
-def arrow(table: pa.Table) -> bytes:
-    buffer = io.BytesIO()
-    with pa.ipc.new_stream(buffer, table.schema) as writer:
-        writer.write_table(table)
-    return buffer.getvalue()
 
 
 def post_arrow(client: httpx.Client, path: str, table: pa.Table, accept: str = ARROW) -> httpx.Response:

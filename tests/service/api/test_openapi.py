@@ -21,9 +21,9 @@ from service.api.routes import docs
 from service.api.routes.elbo import NO_DISCOVERY
 from service.observability.context import REQUEST_ID_HEADER
 from service.readers.pictures import MEDIA_TYPES
+from tests.service.http_client import ARROW, CSV, JSON, NPY, PNG
 
-JSON, NPY, PNG = "application/json", "application/x-npy", "image/png"
-ARROW, CSV, FILE = "application/vnd.apache.arrow.stream", "text/csv", "application/octet-stream"
+FILE = "application/octet-stream"
 PREFIXES = ["", "/models/{name}", "/models/{name}/versions/{version}"]
 COMPUTING = {operation.path: operation.method.lower() for operation in OPERATIONS}
 PROBLEMS = {"400", "401", "403", "404", "406", "413", "415", "422", "429", "503", "504"}

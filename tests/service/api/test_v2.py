@@ -1,10 +1,10 @@
 """The Open Inference Protocol with Triton's own clients: the same numbers as the ordinary endpoints, to the bit."""
 
 import asyncio
-import io
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import tritonclient.http.aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
 from service.bundle import BOUNDS, Bundle
+from tests.service import http_client
 from tests.service.protocol_client import address, tensor, wanted
 
 Array = npt.NDArray[Any]
@@ -34,6 +35,9 @@ def client(digits: httpx.Client) -> Iterator[triton.InferenceServerClient]:
         yield client
 
 
+send_request = partial(http_client.send_request, binary=True)
+
+
 @pytest.fixture(scope="module")
 def several(serve: Serve, several_models: Path) -> Iterator[httpx.Client]:
     with serve("--models", str(several_models), "--engine-threads", "1") as client:
@@ -42,16 +46,6 @@ def several(serve: Serve, several_models: Path) -> Iterator[httpx.Client]:
 
 def columns(result: triton.InferResult) -> dict[str, Array]:
     return {output["name"]: result.as_numpy(output["name"]) for output in result.get_response()["outputs"]}
-
-
-def send_request(client: httpx.Client, path: str, array: Array, **query: Any) -> dict[str, Array]:
-    """The columns of an ordinary endpoint's answer, in .npy."""
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    npy = {"Content-Type": "application/x-npy", "Accept": "application/x-npy"}
-    answer = client.post(path, params=query, content=buffer.getvalue(), headers=npy).raise_for_status()
-    table = np.load(io.BytesIO(answer.content))
-    return {name: table[name] for name in table.dtype.names} if table.dtype.names else {"instances": table}
 
 
 def assert_same(first: dict[str, Array], second: dict[str, Array]) -> None:

@@ -20,9 +20,9 @@ from service.cli import main
 from service.storage import DEFAULT_REPOSITORY
 from tests import warm
 from tests.conftest import Serve
+from tests.service.http_client import ARROW, NPY
 
 DIGITS = DEFAULT_REPOSITORY / "digits" / "1"
-ARROW = "application/vnd.apache.arrow.stream"
 
 
 def command(*arguments: object) -> list[str]:
@@ -45,7 +45,7 @@ def answered(client: httpx.Client, path: str, x: Array, **query: str) -> pa.Tabl
     """The endpoint's answer, as Arrow."""
     body = io.BytesIO()
     np.save(body, x)
-    headers = {"Content-Type": "application/x-npy", "Accept": ARROW}
+    headers = {"Content-Type": NPY, "Accept": ARROW}
     answer = client.post(path, content=body.getvalue(), headers=headers, params=query).raise_for_status()
     return pyarrow.ipc.open_stream(answer.content).read_all()
 

@@ -1,7 +1,6 @@
 """A bundle is served whole and as it was written, or refused by name."""
 
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -28,6 +27,7 @@ from service.bundle.graphs import OPTIONAL_GRAPHS, REQUIRED_GRAPHS
 from service.errors import BundleError
 from service.inference import Limits
 from service.storage import DEFAULT_REPOSITORY
+from tests.service.bundle_versions import edit, replace
 
 Table = tuple[Manifest, dict[str, bytes]]
 Refused = Callable[..., CompletedProcess[str]]
@@ -42,22 +42,6 @@ DAMAGED_JSON = {
     "no version": b"{}",
     "nested": b"[" * 10**6,
 }
-
-
-def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change the manifest as someone with a text editor would."""
-    path = folder / MANIFEST
-    document = json.loads(path.read_bytes())
-    change(document)
-    path.write_text(json.dumps(document))
-
-
-def replace(folder: Path, name: str, data: bytes) -> None:
-    """Put another file in, and its true size and digest in the manifest."""
-    path = folder / name
-    path.write_bytes(data)
-    entry = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
-    edit(folder, lambda document: document["files"].update({name: entry}))
 
 
 def set_field(field: str, value: object) -> Callable[[dict[str, Any]], object]:

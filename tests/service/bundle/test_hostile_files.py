@@ -26,7 +26,8 @@ from service.bundle import (
 from service.bundle.arrays import read_arrays
 from service.bundle.folder import check_files
 from service.errors import BundleError
-from tests.service.bundle.test_bundle import edit, set_field
+from tests.service.bundle.test_bundle import set_field
+from tests.service.bundle_versions import edit
 
 
 @pytest.mark.parametrize(

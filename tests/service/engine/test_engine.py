@@ -16,7 +16,8 @@ from service.engine import RELATIVE_TOLERANCE, EngineFactory, OnnxEngine, golden
 from service.errors import BundleError
 from service.inference import ModelLoader
 from service.storage import LocalStore
-from tests.service.bundle.test_bundle import LIMITS, Table, replace
+from tests.service.bundle.test_bundle import LIMITS, Table
+from tests.service.bundle_versions import replace
 from tests.service.toy_bundles import TABLE_GRAPHS, table_files
 
 

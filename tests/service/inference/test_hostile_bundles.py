@@ -15,8 +15,8 @@ import pytest
 
 from service.bundle import GOLDEN, MANIFEST
 from tests.conftest import process_of, run_server
-from tests.service.bundle.test_bundle import replace
-from tests.service.bundle_versions import NAME, publish
+from tests.service import bundle_versions
+from tests.service.bundle_versions import NAME, publish, replace
 from tests.service.inference.test_loader import elbo, models
 
 ENCODER = """
@@ -85,12 +85,7 @@ def as_folder(make: Callable[[Path], object]) -> Callable[[Path], None]:
 
 
 def edit(change: Callable[[Any], object]) -> Callable[[Path], None]:
-    def changed(folder: Path) -> None:
-        document = json.loads((folder / MANIFEST).read_bytes())
-        change(document)
-        (folder / MANIFEST).write_text(json.dumps(document))
-
-    return changed
+    return lambda folder: bundle_versions.edit(folder, change)
 
 
 def unpack_to_much(folder: Path) -> None:

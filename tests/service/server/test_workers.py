@@ -1,7 +1,6 @@
 """Several processes on one port: all answer, one that ends is replaced, and all stop together."""
 
 import contextlib
-import io
 import os
 import signal
 import socket
@@ -11,10 +10,8 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 
 from service.bundle import Bundle
@@ -22,6 +19,7 @@ from service.observability.metrics import INTERVAL
 from service.observability.multiprocess import FOLDER
 from tests.conftest import run_server, samples, wait_until
 from tests.service.bundle_versions import publish
+from tests.service.http_client import NPY, npy
 from tests.service.load import ONE
 from tests.service.processes import Workers, ignores, is_serving, start
 from tests.service.sockets import post
@@ -31,7 +29,7 @@ until = partial(wait_until, seconds=60, ignoring=(httpx.TransportError, OSError)
 if sys.platform != "linux":
     pytest.skip("processes are looked up under /proc", allow_module_level=True)
 
-NPY = {"Content-Type": "application/x-npy", "Accept": "application/x-npy"}
+HEADERS = {"Content-Type": NPY, "Accept": NPY}
 
 
 @pytest.fixture(scope="module")
@@ -47,18 +45,12 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
         started.parent.wait(timeout=60)
 
 
-def npy(rows: Any) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, rows)
-    return buffer.getvalue()
-
-
 def test_both_answer_the_same_bits(workers: Workers, digits_bundle: Bundle) -> None:
     body = npy(digits_bundle.golden["elbo"]["x"])
     answers = []
     for pid in workers.pids():
         with workers.only(pid):
-            answer = workers.send_request("POST", "/elbo", content=body, headers=NPY).raise_for_status()
+            answer = workers.send_request("POST", "/elbo", content=body, headers=HEADERS).raise_for_status()
         assert answer.headers["Lowerbound-Device"] == "cpu"
         answers.append(answer.content)
     assert len(answers) == 2
@@ -82,7 +74,7 @@ def test_metrics_are_those_of_all(workers: Workers, digits_bundle: Bundle) -> No
     assert requests not in metrics(workers)
     for count, pid in enumerate(workers.pids(), start=1):
         with workers.only(pid):
-            workers.send_request("POST", "/encode", content=body, headers=NPY).raise_for_status()
+            workers.send_request("POST", "/encode", content=body, headers=HEADERS).raise_for_status()
             time.sleep(3 * INTERVAL)
         for asked in workers.pids():
             with workers.only(asked):
@@ -130,7 +122,7 @@ def test_statistics_are_those_of_all(workers: Workers, digits_bundle: Bundle) ->
     body = npy(digits_bundle.golden["elbo"]["x"][:3])
     for pid in workers.pids():
         with workers.only(pid):
-            workers.send_request("POST", "/encode", content=body, headers=NPY).raise_for_status()
+            workers.send_request("POST", "/encode", content=body, headers=HEADERS).raise_for_status()
             time.sleep(3 * INTERVAL)
     assert rows() == {before + 6}
     assert "statistics" in workers.send_request(path="/v2").json()["extensions"]

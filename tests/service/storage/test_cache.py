@@ -1,7 +1,6 @@
 """Bundles at a URL: downloaded once, verified, never half-read; what is out of reach goes on being served."""
 
 import fcntl
-import json
 import os
 import shutil
 import threading
@@ -21,7 +20,7 @@ from service.storage import BundleRef
 from service.storage.cache import CachedStore
 from service.storage.remote import RemoteStore
 from tests.conftest import wait_until
-from tests.service.bundle_versions import NAME, publish
+from tests.service.bundle_versions import NAME, edit, publish
 
 until = partial(wait_until, seconds=60)
 
@@ -151,12 +150,6 @@ def signed(there: Path, tmp_path: Path) -> tuple[TrustedKeys, Sign]:
     return TrustedKeys([public]), key.sign
 
 
-def change_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    document = json.loads((folder / MANIFEST).read_bytes())
-    change(document)
-    (folder / MANIFEST).write_text(json.dumps(document))
-
-
 def test_nothing_is_downloaded_before_its_signature_is_checked(
     mirror: CachedStore, there: Path, signed: tuple[TrustedKeys, Sign]
 ) -> None:
@@ -165,7 +158,7 @@ def test_nothing_is_downloaded_before_its_signature_is_checked(
     good = mirror.fetch(FIRST, trusted)
     before = {path: path.read_bytes() for path in good.iterdir()}
     shutil.copytree(there / NAME / "1", there / NAME / "2")
-    change_manifest(there / NAME / "2", lambda d: d["files"].update({SIGNATURE: d["files"]["elbo.onnx"]}))
+    edit(there / NAME / "2", lambda d: d["files"].update({SIGNATURE: d["files"]["elbo.onnx"]}))
     for signature, said in ((bytes(64), "no signature of this manifest"), (bytes(65), "unsigned bundles are refused")):
         (there / NAME / "2" / SIGNATURE).write_bytes(signature)
         mirror.list_bundles()
@@ -181,7 +174,7 @@ def test_names_of_files_lead_nowhere_though_they_are_signed(
 ) -> None:
     trusted, sign = signed
     folder = there / NAME / "1"
-    change_manifest(folder, lambda d: d["files"].update({name: d["files"]["elbo.onnx"]}))
+    edit(folder, lambda d: d["files"].update({name: d["files"]["elbo.onnx"]}))
     (folder / SIGNATURE).write_bytes(sign((folder / MANIFEST).read_bytes()))
     mirror.list_bundles()
     with pytest.raises(BundleError, match=f"^{NAME}/1/{MANIFEST}: .*files: "):
