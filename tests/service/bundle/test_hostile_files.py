@@ -132,6 +132,12 @@ def test_only_plain_files_are_read(
             folder.read("file", 8)
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no file here has more bytes than it says")
+def test_a_file_of_more_bytes_than_it_says_is_refused() -> None:
+    with BundleFolder(Path("/proc/self")) as folder, pytest.raises(BundleError, match="it changes while it is read"):
+        folder.read("status", 100)
+
+
 @pytest.mark.parametrize("name", [MANIFEST, SIGNATURE, "elbo.onnx", GOLDEN])
 def test_no_file_of_a_bundle_may_be_a_pipe(table_bundle: Path, name: str) -> None:
     (table_bundle / SIGNATURE).write_bytes(bytes(64))

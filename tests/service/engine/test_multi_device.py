@@ -10,6 +10,7 @@ import pytest
 from service.bundle import Array, Bundle
 from service.engine import golden_error
 from service.engine.multi_device import MultiDeviceEngine
+from tests.conftest import wait_until
 from tests.service.faulty_engine import FaultyEngine
 
 
@@ -38,11 +39,11 @@ def rows(number: int) -> dict[str, Array]:
 
 def test_the_least_loaded_is_next() -> None:
     devices = [Device(number) for number in range(3)]
-    fleet = MultiDeviceEngine(devices, {})
+    engine = MultiDeviceEngine(devices, {})
     with ThreadPoolExecutor(8) as pool:
 
         def begin(size: int, expected: int, graph: str = "any") -> None:
-            pool.submit(fleet.run, graph, rows(size))
+            pool.submit(engine.run, graph, rows(size))
             assert devices[expected].begun.acquire(timeout=30)
 
         begin(5, 0)
@@ -54,28 +55,27 @@ def test_the_least_loaded_is_next() -> None:
         begin(3, 1)  # 5, 7 and 4: of equals, the one that has waited longest.
         begin(1, 2)
         devices[0].may_end.release()
-        while fleet._loads[devices[0]]:
-            pass
+        wait_until(lambda: not engine._loads[devices[0]], 30)
         begin(1, 0)
         for device in devices:
             device.may_end.release(10)
-    assert list(fleet._loads.values()) == [0, 0, 0]
+    assert list(engine._loads.values()) == [0, 0, 0]
 
 
 def test_a_failure_leaves_no_load() -> None:
     devices = [Device(number) for number in range(2)]
-    fleet = MultiDeviceEngine(devices, {})
+    engine = MultiDeviceEngine(devices, {})
     for device in devices:
         device.may_end.release(10)
     for _ in range(3):
         with pytest.raises(ValueError, match="no such graph"):
-            fleet.run("fail", rows(5))
-    assert list(fleet._loads.values()) == [0, 0]
+            engine.run("fail", rows(5))
+    assert list(engine._loads.values()) == [0, 0]
 
 
 def test_golden_rows_come_to_every_engine_in_turn(digits_bundle: Bundle) -> None:
     engines = [FaultyEngine(digits_bundle), FaultyEngine(digits_bundle, "wrong"), FaultyEngine(digits_bundle)]
-    fleet = MultiDeviceEngine(engines, {})
+    engine = MultiDeviceEngine(engines, {})
     golden = {name: digits_bundle.golden["elbo"][name] for name in ("x", "noise")}
-    errors = [golden_error(fleet.run("elbo", golden), digits_bundle) for _ in range(6)]
+    errors = [golden_error(engine.run("elbo", golden), digits_bundle) for _ in range(6)]
     assert [error > 1 for error in errors] == [False, True, False] * 2

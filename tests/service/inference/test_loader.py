@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 from service.api.app import create_app
-from service.bundle import MANIFEST
-from service.engine import EngineFactory
+from service.bundle import MANIFEST, Bundle
+from service.engine import Engine, EngineFactory
 from service.errors import NotFoundError, NotReadyError
 from service.inference import Limits, ModelLoader
 from service.settings import Settings
@@ -32,6 +32,7 @@ from tests.service.http_client import NPY, assert_problem, npy
 until = partial(wait_until, seconds=30)
 
 LIMITS = Limits(max_batch=64, max_queue=4096, max_draws=64, engine_threads=1, engine_timeout=30)
+CPU = EngineFactory("cpu")
 BODY = npy(ROWS[:3])
 MISPLACED = f"the manifest is that of {NAME} 1; `lowerbound promote` makes a new version of it"
 
@@ -217,9 +218,37 @@ def test_one_more_model_takes_the_default_away(folder: Path, caplog: pytest.LogC
     with_repository(folder, scenario)
 
 
-def with_repository(folder: Path, scenario: Callable[[ModelLoader], Coroutine[Any, Any, None]]) -> None:
+def test_who_asks_has_a_refused_version_tried_again(folder: Path) -> None:
+    failures = [MemoryError()]
+
+    class Factory(EngineFactory):
+        def engine(self, bundle: Bundle) -> Engine:
+            if bundle.manifest.version == 2 and failures:
+                raise failures.pop()
+            return super().engine(bundle)
+
+    async def scenario(loader: ModelLoader) -> None:
+        publish(folder, 2)
+        asked = asyncio.Event()
+        following = asyncio.create_task(loader.follow(0, asked))
+        await asyncio.to_thread(until, lambda: loader.registry.refused)
+        await loader.refresh()
+        assert loader.registry.refused == {NAME: {"2": "cannot be loaded: MemoryError"}}
+        asked.set()
+        await asyncio.to_thread(until, lambda: not loader.registry.refused)
+        assert loader.registry.names() == {NAME: [1, 2]}
+        following.cancel()
+
+    with_repository(folder, scenario, Factory("cpu"))
+
+
+def with_repository(
+    folder: Path,
+    scenario: Callable[[ModelLoader], Coroutine[Any, Any, None]],
+    factory: EngineFactory = CPU,
+) -> None:
     async def main() -> None:
-        loader = ModelLoader(LocalStore(folder), None, EngineFactory("cpu"), LIMITS)
+        loader = ModelLoader(LocalStore(folder), None, factory, LIMITS)
         loader.start()
         try:
             await asyncio.wait_for(scenario(loader), 30)

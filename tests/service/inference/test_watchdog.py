@@ -15,7 +15,7 @@ import pytest
 from service.bundle import Bundle, read_bundle, write_bundle
 from service.errors import NotReadyError
 from service.inference import Limits, Model
-from service.inference.watchdog import EXIT_STATUS
+from service.inference.watchdog import ATTEMPTS, EXIT_STATUS
 from service.scoring import ElboQuery
 from tests import warm
 from tests.conftest import run_server, samples, wait_until
@@ -254,4 +254,7 @@ def test_without_an_engine_the_process_ends(tmp_path: Path, fault: str) -> None:
         assert process.wait(timeout=60) == EXIT_STATUS
     finally:
         process.kill()
-    assert "digits 1: there is no engine that serves; the process ends" in log.read_text()
+    text = log.read_text()
+    assert "digits 1: there is no engine that serves; the process ends" in text
+    # An engine that raises fails its first golden rows, and never serves.
+    assert text.count("digits 1: another engine serves") == (ATTEMPTS if fault == "hang" else 0)

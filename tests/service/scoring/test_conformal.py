@@ -81,7 +81,10 @@ def test_discoveries_are_those_of_the_adjusted_p_values(fdr: float, p: list[floa
     expected = false_discovery_control(values, method="bh") <= fdr
     # The adjusted values and the level may differ in the last bit where they are equal.
     near = np.abs(false_discovery_control(values, method="bh") - fdr) < 1e-12
-    assert ((discoveries(values, fdr) == expected) | near).all()
+    called = discoveries(values, fdr)
+    assert ((called == expected) | near).all()
+    among_rows_without = np.append(values, [np.nan] * 3)
+    assert discoveries(among_rows_without, fdr).tolist() == [*called, False, False, False]
 
 
 @pytest.mark.parametrize("fdr", [0.1, 0.3])
