@@ -15,9 +15,8 @@ from service.errors import BundleError
 def write_bundle(repository: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Path:
     """Write a bundle so that it appears whole or not at all, and return its folder.
 
-    The files, exactly those that the manifest lists, go to a temporary folder beside their destination, the manifest
-    last, each flushed to the disk; one rename then publishes them. A crash leaves at most the temporary folder, which
-    readers pass over.
+    The files, exactly those that the manifest lists, go to a temporary folder beside their destination, each flushed to
+    the disk; one rename then publishes them. A crash leaves at most the temporary folder, which readers pass over.
 
     Raises:
         BundleError: The manifest lists other files, or that version exists already.
@@ -31,9 +30,8 @@ def write_bundle(repository: Path, manifest: Manifest, files: Mapping[str, bytes
     parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=parent))
     try:
-        for name, data in files.items():
+        for name, data in {**files, MANIFEST: dump_manifest(manifest)}.items():
             _write_file(temporary / name, data)
-        _write_file(temporary / MANIFEST, dump_manifest(manifest))
         temporary.chmod(0o755)
         temporary.rename(folder)  # Fails, too, where another process was quicker: that folder is not empty.
         _flush_folder(parent)
