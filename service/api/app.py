@@ -85,27 +85,9 @@ def create_app(settings: Settings) -> FastAPI:
     """
     on_loopback = is_loopback(settings.host)
     keys = read_keys(settings.api_keys_file)
-    trusted = TrustedKeys(settings.trusted_keys) if settings.trusted_keys else None
-    provider = PROVIDERS[choose(settings.device)]
-    limits = Limits(
-        max_batch=settings.max_batch or provider.max_batch,
-        max_queue=settings.max_queue,
-        max_draws=settings.max_draws,
-        engine_threads=settings.engine_threads or provider.engine_threads(settings.workers),
-        engine_timeout=settings.engine_timeout,
-        max_answer=max(MAX_ANSWER, LARGEST_ANSWERS * settings.max_body),
-    )
     spans = _spans(settings.otlp_endpoint) if settings.otlp_endpoint else None
-    factory = EngineFactory(
-        device=settings.device,
-        precision=settings.precision,
-        max_batch=limits.max_batch,
-        memory=settings.device_memory and settings.device_memory * 2**20,
-        cache=settings.engine_cache,
-    )
     telemetry = Telemetry(settings.workers)
-    storage = _storage(settings.models, settings.model_cache)
-    loader = ModelLoader(storage, settings.default_model, factory, limits, trusted, telemetry.watch)
+    loader = _load(settings, telemetry)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -138,6 +120,46 @@ def create_app(settings: Settings) -> FastAPI:
         telemetry,
         answered(refuse),
     )
+    _add_routes(app, with_explorer=settings.explorer)
+    complete_openapi(app, closed=bool(keys))
+    answer_with_problems(app)
+    app.add_middleware(RequestMiddleware, timeout=settings.timeout, telemetry=telemetry)
+    app.guarded = BrowserMiddleware(
+        with_auth(app.dispatch, keys, settings.cors_origins, answered),
+        settings.allowed_hosts or (LOOPBACK_NAMES if on_loopback else ("*",)),
+        settings.cors_origins,
+        answered,
+    )
+    if spans:
+        app.guarded, app.state.refuse = spans.around(app.guarded), spans.around(app.state.refuse)
+    return app
+
+
+def _load(settings: Settings, telemetry: Telemetry) -> ModelLoader:
+    """Read the models of the settings' bundles."""
+    provider = PROVIDERS[choose(settings.device)]
+    limits = Limits(
+        max_batch=settings.max_batch or provider.max_batch,
+        max_queue=settings.max_queue,
+        max_draws=settings.max_draws,
+        engine_threads=settings.engine_threads or provider.engine_threads(settings.workers),
+        engine_timeout=settings.engine_timeout,
+        max_answer=max(MAX_ANSWER, LARGEST_ANSWERS * settings.max_body),
+    )
+    factory = EngineFactory(
+        device=settings.device,
+        precision=settings.precision,
+        max_batch=limits.max_batch,
+        memory=settings.device_memory and settings.device_memory * 2**20,
+        cache=settings.engine_cache,
+    )
+    trusted = TrustedKeys(settings.trusted_keys) if settings.trusted_keys else None
+    storage = _storage(settings.models, settings.model_cache)
+    return ModelLoader(storage, settings.default_model, factory, limits, trusted, telemetry.watch)
+
+
+def _add_routes(app: FastAPI, *, with_explorer: bool) -> None:
+    """Add every path, those of models under each prefix that names one."""
     named_model, versioned_model = [Depends(named)], [Depends(named), Depends(versioned)]
     for prefix, dependencies, tag in (
         ("", [], "default model"),
@@ -151,21 +173,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(health.router, tags=["health"])
     app.include_router(metrics.router, tags=["telemetry"])
     app.include_router(docs.make_router())
-    if settings.explorer:
+    if with_explorer:
         app.include_router(explorer.make_router(), tags=["explorer"])
     app.include_router(v2.router, tags=["Open Inference Protocol"])
-    complete_openapi(app, closed=bool(keys))
-    answer_with_problems(app)
-    app.add_middleware(RequestMiddleware, timeout=settings.timeout, telemetry=telemetry)
-    app.guarded = BrowserMiddleware(
-        with_auth(app.dispatch, keys, settings.cors_origins, answered),
-        settings.allowed_hosts or (LOOPBACK_NAMES if on_loopback else ("*",)),
-        settings.cors_origins,
-        answered,
-    )
-    if spans:
-        app.guarded, app.state.refuse = spans.around(app.guarded), spans.around(app.state.refuse)
-    return app
 
 
 def _operations(

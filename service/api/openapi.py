@@ -1,6 +1,5 @@
 """Parts of the OpenAPI page that routes share, and the lookup of a path's model."""
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
@@ -12,7 +11,7 @@ from service.api.auth import is_open
 from service.api.content import MODEL_HEADERS
 from service.api.problem_details import PROBLEM_MEDIA_TYPE
 from service.api.schemas import Instances, Latents, Problem
-from service.bundle import ModelName
+from service.bundle import VERSION, ModelName
 from service.codecs.json import Json
 from service.codecs.oip_messages import InferRequest, ProtocolError
 from service.codecs.registry import ALL_READERS, ANSWERS, READERS
@@ -20,7 +19,6 @@ from service.errors import STATUS, LowerboundError, NotFoundError, NotReadyError
 from service.inference import Model, ModelLoader
 from service.observability.context import REQUEST_ID_HEADER
 
-_VERSION = re.compile(r"[1-9][0-9]{0,8}")
 _REFERENCE = "#/components/schemas/{model}"
 _UNSEEN = (Problem, Instances, Latents, InferRequest, ProtocolError)
 _BINARY = {"type": "string", "format": "binary"}
@@ -45,7 +43,7 @@ def find_model(request: Request, name: str | None) -> Model:
     """The model of that name, or the default, in the version that the path names, or the latest."""
     loader: ModelLoader = request.app.state.loader
     version = request.path_params.get("version")
-    if version is not None and not _VERSION.fullmatch(version):
+    if version is not None and not VERSION.fullmatch(version):
         raise NotFoundError(f"{version!r} is no version", "path.version")
     return loader.registry.get(name, version and int(version))
 

@@ -135,7 +135,7 @@ async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def answer_with_problems(app: FastAPI) -> None:
-    """Leave FastAPI's invalid requests to the envelope, and give its other errors the shape of all."""
+    """Leave FastAPI's invalid requests to `RequestMiddleware`, and give its other errors the shape of all."""
     del app.exception_handlers[RequestValidationError]
 
     @app.exception_handler(HTTPException)
