@@ -58,11 +58,9 @@ class Settings(CommandOptions):
     )
     device: Device = Field(
         default="auto",
-        description="cpu, cuda or tensorrt: no start if it cannot be used. auto: CUDA if it works, else the CPU.",
+        description="Device to compute on; no start if it cannot be used. auto: CUDA if it works, else the CPU.",
     )
-    precision: Precision = Field(
-        default="float32", description="Lowest precision of a GPU: float32, tf32, or with tensorrt float16."
-    )
+    precision: Precision = Field(default="float32", description="Lowest precision of a GPU; only tensorrt has float16.")
     device_memory: int | None = Field(
         default=None, ge=1, description="Limit in MiB for the intermediate results of one graph on a GPU."
     )
@@ -130,5 +128,5 @@ class Settings(CommandOptions):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Lowest level of the log."
     )
-    log_format: Format = Field(default="text", description="text, or json with one object a line.")
+    log_format: Format = Field(default="text", description="Format of the log; json has one object a line.")
     access_log: bool = Field(default=False, description="Log every request, at level info.")

@@ -45,12 +45,28 @@ def default(field: FieldInfo) -> str:
     return f"[{','.join(map(str, value))}]" if isinstance(value, tuple) else str(value)
 
 
+def choices(annotation: Any) -> list[str]:
+    """The values of a literal type, also within a union."""
+    if get_origin(annotation) in {Union, UnionType, Annotated}:
+        return [choice for part in get_args(annotation) for choice in choices(part)]
+    return (
+        [str(value) for value in get_args(annotation)]
+        if all(isinstance(value, str) for value in get_args(annotation))
+        else []
+    )
+
+
+def meaning(field: FieldInfo) -> str:
+    values = ", ".join(f"`{choice}`" if choice.strip() else f'`"{choice}"`' for choice in choices(field.annotation))
+    return f"{field.description} One of {values}." if values else field.description or ""
+
+
 def settings() -> str:
     rows = []
     for name, field in Settings.model_fields.items():
         flag = f"--{name.replace('_', '-')}"
         off = f" (`--no-{flag[2:]}`: false)" if field.default is True else ""
-        rows.append((f"`{flag}`", f"`LOWERBOUND_{name.upper()}`", field.description or "", default(field) + off))
+        rows.append((f"`{flag}`", f"`LOWERBOUND_{name.upper()}`", meaning(field), default(field) + off))
     return table(("flag", "environment", "meaning", "default"), rows)
 
 
@@ -65,7 +81,7 @@ def fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str,
         elif name == "dataset":
             yield "`dataset.kind`", f"How to read the data: {', '.join(DATASETS)}.", default(field)
         elif name != "kind":
-            yield f"`{prefix}{field.alias or name}`", field.description or "", default(field)
+            yield f"`{prefix}{field.alias or name}`", meaning(field), default(field)
 
 
 def recipe() -> str:
@@ -75,17 +91,6 @@ def recipe() -> str:
 def datasets() -> str:
     rows = [(f"`{kind}`", *row) for kind, source in DATASETS.items() for row in fields(source, "dataset.")]
     return table(("`dataset.kind`", "field", "meaning", "default"), rows)
-
-
-def choices(annotation: Any) -> list[str]:
-    """The values of a literal type, also within a union."""
-    if get_origin(annotation) in {Union, UnionType, Annotated}:
-        return [choice for part in get_args(annotation) for choice in choices(part)]
-    return (
-        [str(value) for value in get_args(annotation)]
-        if all(isinstance(value, str) for value in get_args(annotation))
-        else []
-    )
 
 
 def parameters() -> str:
@@ -98,9 +103,7 @@ def parameters() -> str:
             paths.append(f"`{operation.path}`")
     rows = []
     for key, (paths, field) in found.items():
-        values = ", ".join(f"`{choice}`" for choice in choices(field.annotation))
-        meaning = f"{field.description} One of {values}." if values else field.description or ""
-        rows.append((f"`{key.split(' ')[0]}`", ", ".join(paths), meaning, default(field)))
+        rows.append((f"`{key.split(' ')[0]}`", ", ".join(paths), meaning(field), default(field)))
     return table(("parameter", "of", "meaning", "default"), rows)
 
 
