@@ -64,7 +64,7 @@ class HeldOutScores:
         if not stored:
             return cls(all_scores)
         patterns = stored["patterns"]
-        segments = np.split(stored[score], np.cumsum(stored[f"{score}.sizes"])[:-1])
+        segments = stored_segments(stored, score)
         by_pattern = dict(zip(pattern_keys(patterns), segments[: len(patterns)], strict=True))
         by_count = dict(zip(stored["counts"].tolist(), segments[len(patterns) :], strict=True))
         (nothing,) = pattern_keys(np.zeros((1, patterns.shape[1]), bool))
@@ -115,3 +115,8 @@ class HeldOutScores:
 def pattern_keys(missing: Array) -> list[bytes]:
     """A key for each row of `missing`, bool (rows, D): rows that lack the same cells have the same key."""
     return [row.tobytes() for row in np.packbits(missing, axis=1)]
+
+
+def stored_segments(stored: Mapping[str, Array], score: str) -> list[Array]:
+    """The scores that each pattern, and then each count, of a bundle's `MISSING_CELLS` is compared with."""
+    return np.split(stored[score], np.cumsum(stored[f"{score}.sizes"])[:-1])

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.bundle import Array
-from service.scoring.missing_cells import pattern_keys
+from service.scoring.missing_cells import pattern_keys, stored_segments
 
 ALIKE = 1e-6
 """The share by which two scores of one row may differ, computed on different processors."""
@@ -63,7 +63,7 @@ def recalibrate(
     scores = {name: _changed(values, made[name][coming], made[name][going]) for name, values in held_out.items()}
     stored = dict(missing_cells)
     if stored:
-        segments = _segments(missing_cells, held_out)
+        segments = {name: stored_segments(missing_cells, name) for name in held_out}
         _add(segments, missing_cells, missing[coming], {name: values[coming] for name, values in made.items()})
         _remove(segments, missing_cells, x[going], score)
         for name, parts in segments.items():
@@ -76,11 +76,6 @@ def recalibrate(
 def _divides_complete(stored: Mapping[str, Array]) -> bool:
     """Whether rows without missing cells are compared with a part of the held-out rows, not with all."""
     return bool(stored) and bool((~stored["patterns"].any(1)).any())
-
-
-def _segments(stored: Mapping[str, Array], names: Scores) -> dict[str, list[Array]]:
-    """By score, the held-out scores of each pattern and then of each count."""
-    return {name: np.split(stored[name], np.cumsum(stored[f"{name}.sizes"])[:-1]) for name in names}
 
 
 def _add(segments: dict[str, list[Array]], stored: Mapping[str, Array], missing: Array, made: Scores) -> None:
