@@ -26,7 +26,7 @@ _OPEN = ("/health/", "/v2/health/", "/explorer/")
 
 
 def read_keys(file: Path | None) -> frozenset[bytes]:
-    """The SHA-256 digests of the keys in a file and in the environment; none if no one names any.
+    """The SHA-256 digests of the keys in a file and in the environment; none if neither names any.
 
     Nothing but digests is kept, so that no log, page or traceback can show a key.
 

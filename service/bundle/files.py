@@ -13,7 +13,7 @@ A bundle is a folder `<repository>/<name>/<version>/`:
     scores.onnx      x → typicality; of images, multiscale_residual       further scores, of a single pass (optional)
     refine.onnx      x, noise, q, Adam's state → the next ones     a step of variational inference (optional)
     weights.bin      the graphs' large tensors, each stored once and shared by the graphs
-    calibration.npz  `noise`, the default bank (K, L); `<score>`, held-out scores sorted ascending (n,)
+    calibration.npz  `noise`, the base samples (K, L); `<score>`, held-out scores sorted ascending (n,)
     missing_cells.npz held-out scores for a table's rows with missing cells (optional): `patterns` (P, D), bool, which
                      cells rows lack; `counts` (C,), how many; `often` (D,), bool, the columns that `counts` is for;
                      `<score>.sizes` (P + C,), how many scores each of these has, and `<score>`, one after the other,
@@ -66,7 +66,7 @@ class Bundle:
 
     @cached_property
     def calibration(self) -> dict[str, Array]:
-        """The default noise bank (`noise`) and the sorted held-out scores, by name."""
+        """The default base samples (`noise`) and the sorted held-out scores, by name."""
         return read_arrays(self.files[CALIBRATION], CALIBRATION)
 
     @cached_property

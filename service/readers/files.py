@@ -23,7 +23,7 @@ from fsspec.core import url_to_fs
 from service.errors import FileError, RequestError
 
 _HIDDEN = r"\.|~\$|(thumbs\.db|desktop\.ini)$"
-"""How the names of files begin that no one sees, or that Excel and Windows keep beside others."""
+"""How the names of hidden files begin, and of those that Excel and Windows keep beside others."""
 
 _END_MARK = b"\x1a"
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"

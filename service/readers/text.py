@@ -20,7 +20,7 @@ DELIMITERS = (",", ";", "\t", "|", "^", "~", "\x01", "\x1f")
 SAMPLE = 2**22
 """Bytes of a file that decide its encoding and delimiter."""
 
-LARGESTCELL = 2**24
+LARGEST_CELL = 2**24
 """Characters of a cell."""
 
 _SAMPLED_RECORDS = 200
@@ -150,7 +150,7 @@ def _all_records(path: Source, text: TextFormat) -> Iterator[tuple[int, list[str
 
 def _divide(lines: Iterable[str], delimiter: str, *, strict: bool = False) -> "Reader":
     """Read records, whose cells may be long: the limit is one of the process, and begins at 131,072 characters."""
-    csv.field_size_limit(LARGESTCELL)
+    csv.field_size_limit(LARGEST_CELL)
     return csv.reader(lines, delimiter=delimiter, strict=strict)
 
 

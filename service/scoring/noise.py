@@ -17,8 +17,8 @@ def base_samples(seed: int, num_draws: int, latent_size: int) -> npt.NDArray[np.
     Each point alone is exactly N(0, I) over the choice of seed; together they cover the space more evenly than
     independent draws, so that averages over them vary less (Owen 1997, "Scrambled net variance for integrals of smooth
     functions"; for variational bounds, Buchholz et al. 2018, "Quasi-Monte Carlo variational inference"). Points lie
-    in the middle of their 2⁻³⁰ cells: no coordinate is ever infinite. The first K rows of a larger bank of the same
-    seed are the bank of K draws.
+    in the middle of their 2⁻³⁰ cells: no coordinate is ever infinite. The first K rows of a longer array of the same
+    seed are the array of K draws.
 
     Args:
         seed: Names the scrambling, 0 to 2³² − 1.

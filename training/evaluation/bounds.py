@@ -37,12 +37,12 @@ def compute(
             running = iter(track(running, label or graph, len(batches), console=console, transient=True))
         answers = list(running)
     finally:
-        pool.shutdown(cancel_futures=True)  # Whoever interrupts does not wait for batches that have not begun.
+        pool.shutdown(cancel_futures=True)  # On Ctrl-C, batches that have not begun are not waited for.
     return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
 
 
 def bounds(engine: Engine, x: Array, base_samples: Array) -> dict[str, Array]:
-    """The bounds of rows x under the noise bank (K, L), as `/elbo` answers them."""
+    """The bounds of rows x under these base samples (K, L), as `/elbo` answers them."""
     return compute(engine, "elbo", {"x": x}, {"noise": base_samples}, len(base_samples))
 
 
@@ -114,7 +114,7 @@ def score_columns(
 def log_evidence(engine: Engine, x: Array, base_samples: Array, chunk: int = 500) -> Array:
     """Log p(x) of rows by importance sampling with the encoder's posterior as proposal (Burda et al. 2016, eq. 8).
 
-    The draws are streamed in chunks, and combined in the order of the bank:
+    The draws are streamed in chunks, and combined in their order:
     log 1/S Σ_k w_k = log Σ_chunks exp(log_evidence + log K) − log S, with K the draws of a chunk.
 
     Args:

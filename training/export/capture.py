@@ -121,7 +121,7 @@ def _convolution_backward(  # noqa: PLR0913, PLR0917 - the operator's own signat
     groups: int,
     output_mask: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
-    """The gradient with respect to x, as a convolution: ONNX has no operator for it, and no one asks for the others."""
+    """The gradient with respect to x, as a convolution: ONNX has no operator for it. Refinement needs no other."""
     if output_mask[1] or output_mask[2]:
         raise ValueError("only the gradient with respect to x is known")
     if transposed:

@@ -68,7 +68,7 @@ def score(method: str, recipe: Recipe, task: Task, rows: Array, seed: int, run: 
 def fit_and_score(
     recipe: Recipe, data: ImageInput | TabularInput, train: Array, rows: Array, seed: int, run: Path
 ) -> Scored:
-    """Train a model as the trainer does and score rows as the bundle would, under the shared noise bank.
+    """Train a model as the trainer does and score rows as the bundle would, under the shared base samples.
 
     Args:
         recipe: Of the model; its share of validation rows is held out of `train`, its data and other parts are unused.

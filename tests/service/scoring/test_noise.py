@@ -1,4 +1,4 @@
-"""The bank is deterministic, finite, Gaussian, and more even than independent draws."""
+"""Base samples are deterministic, finite, Gaussian, and more even than independent draws."""
 
 import numpy as np
 import pytest

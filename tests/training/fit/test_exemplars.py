@@ -29,17 +29,22 @@ def rows(count: int, seed: int) -> torch.Tensor:
 def trained(folder: Path, exemplars: int) -> VAE:
     train, held_out = rows(300, 0), rows(80, 1)
     vae = build(RECIPE, DATA, train.numpy(), seed=0)
-    bank = torch.from_numpy(noise.base_samples(0, 16, 2))
+    base_samples = torch.from_numpy(noise.base_samples(0, 16, 2))
     fit(
-        vae, train, held_out, bank, FitRecipe(steps=300, batch_size=64, learning_rate=5e-3, exemplars=exemplars), folder
+        vae,
+        train,
+        held_out,
+        base_samples,
+        FitRecipe(steps=300, batch_size=64, learning_rate=5e-3, exemplars=exemplars),
+        folder,
     )
     return vae
 
 
 def test_the_prior_becomes_smoothed_posteriors_and_other_rows_gain(tmp_path: Path) -> None:
     before, after = (trained(tmp_path / str(number), number).requires_grad_(False) for number in (0, 1000))
-    new, bank = rows(400, 2), torch.from_numpy(noise.base_samples(0, 64, 2))
-    gain = after.bounds(new, bank).elbo.mean() - before.bounds(new, bank).elbo.mean()
+    new, base_samples = rows(400, 2), torch.from_numpy(noise.base_samples(0, 64, 2))
+    gain = after.bounds(new, base_samples).elbo.mean() - before.bounds(new, base_samples).elbo.mean()
     assert gain > 0.05
     # The networks are the same; and every training row is a component, in some order.
     mean, log_variance = after.posterior(rows(300, 0))
@@ -59,9 +64,9 @@ def test_the_prior_becomes_smoothed_posteriors_and_other_rows_gain(tmp_path: Pat
 def test_fewer_exemplars_than_rows_are_drawn_by_the_seed() -> None:
     train, held_out = rows(200, 0), rows(50, 1)
     vae = build(RECIPE, DATA, train.numpy(), seed=0)
-    bank = torch.from_numpy(noise.base_samples(0, 16, 2))
+    base_samples = torch.from_numpy(noise.base_samples(0, 16, 2))
     number = 1 + len(train) // GROUPED
-    first, again, other = (exemplar_prior(vae, train, held_out, bank, number, seed) for seed in (0, 0, 1))
+    first, again, other = (exemplar_prior(vae, train, held_out, base_samples, number, seed) for seed in (0, 0, 1))
     assert first.means.shape == (number, 2)
     assert torch.equal(first.means, again.means)
     assert not torch.equal(first.means, other.means)
