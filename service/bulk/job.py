@@ -76,13 +76,8 @@ class BulkJob:
     @property
     def batch_rows(self) -> int:
         """How many rows batches should have."""
-        data = self.bundle.manifest.input
-        size = (
-            8 * len(data.features)
-            if isinstance(data, TabularInput)
-            else int(np.dtype(data.dtype).itemsize * np.prod(data.shape))
-        )
-        return max(1, min(BATCH_ROWS, BATCH_BYTES // size))
+        x = self.bundle.manifest.graphs["encoder"].inputs[0]
+        return max(1, min(BATCH_ROWS, BATCH_BYTES // x.row_bytes))
 
     async def start(self) -> Model:
         """The model, which computes from now on, on the running event loop."""
