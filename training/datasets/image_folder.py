@@ -18,7 +18,7 @@ from rich.progress import track
 from service.bundle import ImageInput, PictureReading
 from service.errors import FileError, RequestError
 from service.readers.files import find_below
-from service.readers.pictures import Picture
+from service.readers.pictures import SUFFIXES, Picture
 from training.datasets.exclusions import Excluding
 from training.datasets.source import Dataset, allocate, chunks, require_path
 
@@ -36,8 +36,11 @@ DARK = 32
 SUGGESTED = 128
 """Pixels of the longer side of a suggested size, at most."""
 
-LARGE = 4 * SUGGESTED**2
-"""Pixels of a picture above which a smaller size is suggested."""
+LARGE = 3 * SUGGESTED**2
+"""Pixels of a picture above which a smaller size is suggested; 224 × 224, as classifiers take them, are more."""
+
+_ARRAYS, _IDX = (".npy", ".npz"), ("idx3-ubyte", "idx4-ubyte")
+"""How names end, or what they hold, of files that other recipes read."""
 
 
 class _Header(NamedTuple):
@@ -71,7 +74,8 @@ class ImageFolder(Excluding):
         folder = require_path(path)
         if folder.is_file():
             unpack = "; unpack it first" if folder.suffix.lower() in _ARCHIVES else ""
-            raise FileError(f"{folder}: is one file; give a folder of pictures{unpack}")
+            remedy = _other_recipe([folder]) or f"; give a folder of pictures{unpack}"
+            raise FileError(f"{folder}: is one file{remedy}")
         system, root = url_to_fs(str(folder))
         found = (Path(file).relative_to(root) for file in find_below(system, root))
         files = sorted(folder / file for file in found if _is_visible(file))
@@ -84,7 +88,8 @@ class ImageFolder(Excluding):
             except (RequestError, OSError) as error:
                 problems[file] = _reason(error)
         if not headers:
-            raise FileError(f"{folder}: holds no picture that can be read. {_summary(problems, folder)}".rstrip())
+            remedy = _other_recipe(files) or f". {_summary(problems, folder)}".rstrip()
+            raise FileError(f"{folder}: holds no picture that can be read{remedy}")
         data = self._schema(folder, headers)
         rows = allocate((len(headers), *data.shape), np.uint8)
         read = 0
@@ -98,7 +103,8 @@ class ImageFolder(Excluding):
             raise FileError(
                 f"{folder}: {len(problems):,} of {len(files):,} files cannot be read. {_summary(problems, folder)}"
             )
-        notes = _notes({file: header for file, header in headers.items() if file not in problems}, data, rows[:read])
+        kept = {file: header for file, header in headers.items() if file not in problems}
+        notes = _notes(kept, data, rows[:read], may_be_gray=self.color is None)
         if problems:
             notes.append(f"left out {len(problems):,} of {len(files):,} files. {_summary(problems, folder)}")
         names = tuple(str(file) for file in headers if file not in problems)
@@ -156,8 +162,23 @@ def _summary(problems: Mapping[Path, str], folder: Path) -> str:
     by_reason: dict[str, list[str]] = defaultdict(list)
     for file, reason in problems.items():
         by_reason[reason].append(str(file.relative_to(folder)))
-    reasons = sorted(by_reason.items(), key=lambda item: -len(item[1]))
+    # Files that are named as pictures first: a user counts on them.
+    reasons = sorted(by_reason.items(), key=lambda item: (not any(map(_is_named_so, item[1])), -len(item[1])))
     return _first([f"{_first(names)}: {reason}" for reason, names in reasons], "; ")
+
+
+def _is_named_so(file: str) -> bool:
+    return file.lower().endswith(SUFFIXES)
+
+
+def _other_recipe(files: list[Path]) -> str:
+    """The recipe that reads the first file of arrays among these, if there is one."""
+    for file in files:
+        if file.suffix.lower() in _ARRAYS:
+            return f"; the recipe arrays reads {file.name}"
+        if any(part in file.name for part in _IDX):
+            return f"; the recipe mnist reads {file.name}"
+    return ""
 
 
 def _first(items: list[str], separator: str = ", ") -> str:
@@ -165,7 +186,13 @@ def _first(items: list[str], separator: str = ", ") -> str:
     return separator.join(items[:NAMED]) + more
 
 
-def _notes(headers: Mapping[Path, _Header], data: ImageInput, rows: npt.NDArray[np.uint8]) -> list[str]:
+def _is_gray(rows: npt.NDArray[np.uint8]) -> bool:
+    return bool((rows == rows[..., :1]).all())
+
+
+def _notes(
+    headers: Mapping[Path, _Header], data: ImageInput, rows: npt.NDArray[np.uint8], *, may_be_gray: bool
+) -> list[str]:
     """What is done to pictures that a user may not expect."""
     gray = sum(header.is_gray for header in headers.values()) if len(data.shape) == 3 else 0
     deep = sum(header.is_deep for header in headers.values())
@@ -174,7 +201,11 @@ def _notes(headers: Mapping[Path, _Header], data: ImageInput, rows: npt.NDArray[
     if height * width > LARGE:
         option = f"--dataset.size '{_smaller((height, width))}'"
         notes.append(f"pictures of {height:,} × {width:,} pixels take long to train on and to score: {option}")
-    if gray:
+    if may_be_gray and data.shape[2:] == (3,) and all(_is_gray(rows[part]) for part in chunks(rows)):
+        notes.append(
+            "all pictures are RGB of three equal channels; --dataset.color gray makes them grey, and is faster"
+        )
+    elif gray:
         notes.append(
             f"{gray:,} of {len(headers):,} pictures are grey and become RGB; --dataset.color gray makes all grey"
         )

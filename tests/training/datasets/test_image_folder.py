@@ -63,6 +63,18 @@ def test_what_cannot_be_read_is_named_and_left_out(tmp_path: Path) -> None:
     assert f"{tmp_path}: 3 of 7 files cannot be read. " in message(ImageFolder(strict=True), tmp_path)
 
 
+def test_pictures_that_are_left_out_are_named_before_other_files(tmp_path: Path) -> None:
+    for i in range(9):
+        write(tmp_path / f"{i}.txt", "not an image")
+        write(tmp_path / f"{i}.svg", "<svg/>")
+        write(tmp_path / f"{i}.xml", "<?xml?>")
+        write(tmp_path / f"{i}.empty", "")
+    Image.new("L", (5, 4), 99).save(tmp_path / "a.png")
+    Image.new("LA", (5, 4), (9, 254)).save(tmp_path / "b.PNG")
+    (note,) = ImageFolder().load(tmp_path).notes
+    assert note.startswith("left out 37 of 38 files. b.PNG: has transparent pixels")
+
+
 def test_labelled_anomalies_are_kept_for_evaluation(tmp_path: Path) -> None:
     pixels, labels = images(4, 4, 4), tmp_path / "labels.csv"
     for name, image in zip(["a/1.png", "a/2.png", "b/1.png", "b/3.png"], pixels, strict=True):
@@ -119,6 +131,16 @@ def test_an_archive_is_refused(tmp_path: Path) -> None:
     assert message(ImageFolder(), path) == f"{path}: is one file; give a folder of pictures; unpack it first"
 
 
+def test_files_of_arrays_name_the_recipe_that_reads_them(tmp_path: Path) -> None:
+    for name, recipe in (("rows.npz", "arrays"), ("rows.npy", "arrays"), ("train-images-idx3-ubyte.gz", "mnist")):
+        (folder := tmp_path / name[:8]).mkdir(exist_ok=True)
+        path = write(folder / name, "no picture")
+        assert message(ImageFolder(), path) == f"{path}: is one file; the recipe {recipe} reads {name}"
+        text = f"{folder}: holds no picture that can be read; the recipe {recipe} reads {name}"
+        assert message(ImageFolder(), folder) == text
+        path.unlink()
+
+
 def test_a_folder_without_a_readable_picture_is_refused(tmp_path: Path) -> None:
     assert message(ImageFolder(), tmp_path) == f"{tmp_path}: holds no picture that can be read."
     for i in range(5):
@@ -160,8 +182,22 @@ def test_a_smaller_size_is_suggested_for_large_pictures(tmp_path: Path) -> None:
     assert note.startswith("pictures of 450 × 600 pixels take long to train on")
     assert note.endswith("--dataset.size '[96,128]'")
     assert not any("take long" in note for note in ImageFolder(size=(96, 128)).load(tmp_path).notes)
+    Image.new("L", (224, 224)).save(tmp_path / "a.png")
+    assert ImageFolder().load(tmp_path).notes[0].endswith("--dataset.size '[128,128]'")
     Image.new("L", (3000, 2)).save(tmp_path / "a.png")
     assert not any("take long" in note for note in ImageFolder().load(tmp_path).notes)
+
+
+def test_grey_pictures_of_three_channels_are_said(tmp_path: Path) -> None:
+    note = "all pictures are RGB of three equal channels; --dataset.color gray makes them grey, and is faster"
+    Image.new("RGB", (5, 4), (70, 70, 70)).save(tmp_path / "a.png")
+    Image.new("L", (5, 4), 90).convert("P").save(tmp_path / "b.gif")
+    Image.new("L", (5, 4), 7).save(tmp_path / "c.png")
+    assert ImageFolder().load(tmp_path).notes == (note,)
+    assert ImageFolder(color="gray").load(tmp_path).notes == ()
+    assert note not in ImageFolder(color="rgb").load(tmp_path).notes
+    Image.new("RGB", (5, 4), (70, 70, 71)).save(tmp_path / "d.png")
+    assert note not in ImageFolder().load(tmp_path).notes
 
 
 def test_many_images_show_progress(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
