@@ -148,7 +148,7 @@ def _choose(names: list[str], asked: str | None) -> str:
         raise InvalidError(f"holds no {asked!r} but {', '.join(names)}")
     found = found or names
     if len(found) != 1:
-        raise InvalidError(f"holds {', '.join(names) or 'nothing'}; name one array X")
+        raise InvalidError(f"holds {', '.join(names) or 'nothing'}; name one array X, or save one as .npy")
     return found[0]
 
 

@@ -85,7 +85,12 @@ def _read(path: Path, array_name: str | None = None) -> npt.NDArray[Any]:
             case ".npz":
                 with path.open("rb") as file:
                     return read_npz(file, array_name)
-    raise FileError(f"{path}: neither .npy nor .npz; the recipe table reads CSV and Parquet, images reads pictures")
+    if path.is_dir():
+        raise FileError(f"{path}: is a folder; give one file, as by np.save('rows.npy', np.stack(arrays))")
+    raise FileError(
+        f"{path}: neither .npy nor .npz; the recipe table reads CSV and Parquet, images reads pictures; save other "
+        "arrays by np.save"
+    )
 
 
 def _in_words(problem: str) -> str:
@@ -115,11 +120,19 @@ def _images(place: Path | str, array: npt.NDArray[Any]) -> Dataset:
             return image_dataset(place, _rows(array, np.uint8), high=1)
         case "f":
             # Negated, so that NaN is outside too.
-            outside = "is not in [0, 1], where floating-point pixels lie; divide by their largest value, or save uint8"
+            outside = (
+                "is not in [0, 1], where floating-point pixels lie; scale them, "
+                "as by (x - x.min()) / (x.max() - x.min()), or save uint8"
+            )
             _refuse(place, array, lambda pixels: ~((pixels >= 0) & (pixels <= 1)), outside)
             return image_dataset(place, _rows(array, np.float32), high=1)
         case _:
-            _refuse(place, array, lambda pixels: (pixels < 0) | (pixels > 255), "is not a level from 0 to 255")
+            _refuse(
+                place,
+                array,
+                lambda pixels: (pixels < 0) | (pixels > 255),
+                "is not a level from 0 to 255; scale them to levels, or to floats in [0, 1]",
+            )
             return image_dataset(place, _rows(array, np.uint8))
 
 

@@ -188,6 +188,9 @@ def image_dataset(place: Path | str, rows: npt.NDArray[Any], high: float = 255, 
     if rows.ndim not in (3, 4) or not rows.size:
         raise FileError(f"{place}: shape {rows.shape} is not (rows, height, width) or (rows, height, width, channels)")
     if rows.ndim == 4 and rows.shape[3] not in (1, 3):
-        raise FileError(f"{place}: shape {rows.shape} has {rows.shape[3]} channels; channels come last and are 1 or 3")
+        move = "; move them, by x.transpose(0, 2, 3, 1)" if rows.shape[1] in (1, 3) else ""
+        raise FileError(
+            f"{place}: shape {rows.shape} has {rows.shape[3]} channels; channels come last and are 1 or 3{move}"
+        )
     schema = {"shape": rows.shape[1:], "dtype": rows.dtype.name, "low": 0, "high": high}
     return Dataset(ImageInput.model_validate(schema), rows, num_test)

@@ -261,7 +261,7 @@ def test_levels_of_files_are_those_between_black_and_white() -> None:
         (b"age,sex\n1,m\n", "is no PNG, .* and no IDX, .npy or .npz file"),
         (gzip.compress(IDX), "unpacks to more than 80 bytes"),
         (npz(X=PIXELS), "unpacks to more than 80 bytes"),
-        (npz(a=np.zeros(1), b=np.zeros(1)), "holds a, b; name one array X"),
+        (npz(a=np.zeros(1), b=np.zeros(1)), "holds a, b; name one array X, or save one as .npy"),
         (npz(X=np.zeros(9))[:-30], "cannot be read"),
         (npz(X=np.zeros(9)) + 2000 * b"PK\x01\x02", "an archive of 2,00. files"),
     ],

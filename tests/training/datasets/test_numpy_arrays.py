@@ -67,7 +67,9 @@ def test_bad_npz(tmp_path: Path) -> None:
         (np.full((1, 2, 2), 300), "[0, 0, 0] = 300 is not a level"),
         (np.array([[[0.5, np.nan]]]), "[0, 0, 1] = nan is not in [0, 1]"),
         (np.array([[[0.5, -0.1]]]), "[0, 0, 1] = -0.1 is not in [0, 1]"),
-        (np.zeros((2, 3, 32, 32)), "32 channels; channels come last"),
+        (np.zeros((2, 3, 32, 32)), "32 channels; channels come last and are 1 or 3; move them, by x.transpose(0, 2, 3"),
+        (np.full((1, 2, 2), 300), "; scale them to levels, or to floats in [0, 1]"),
+        (np.array([[[0.5, -0.1]]]), "; scale them, as by (x - x.min()) / (x.max() - x.min()), or save uint8"),
         (np.full(5, -1.0), "shape (5,) is neither a table (rows, columns) nor images"),
         (np.zeros((0, 5)), "shape (0, 5) holds nothing"),
         (np.zeros((2, 2), complex), "complex128"),
@@ -95,3 +97,4 @@ def test_npy_ends_where_it_says(tmp_path: Path) -> None:
     assert "x.npy: cannot be read" in message(NumpyArrays(), write(path, whole[:-1]))
     assert "trailing bytes" in message(NumpyArrays(), write(path, whole + b"!"))
     assert "x.txt: neither .npy nor .npz" in message(NumpyArrays(), write(tmp_path / "x.txt", whole))
+    assert message(NumpyArrays(), tmp_path).startswith(f"{tmp_path}: is a folder; give one file, as by np.save(")
