@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
@@ -47,6 +48,127 @@ def test_the_guide_is_real(tmp_path: Path) -> None:
 
 def encode(engine: OnnxEngine, x: np.ndarray) -> np.ndarray:
     return engine.run("encoder", {"x": x})["mean"]
+
+
+class Pictures(nn.Module):
+    """A VAE of pictures as tutorials have it: one class, channels first, a linear decoder."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.to_moments = nn.Sequential(nn.Conv2d(channels, 4, 3, 2, 1), nn.Dropout(), nn.Flatten(), nn.Linear(24, 4))
+        self.to_pixels = nn.Linear(2, channels * 4 * 6)
+
+    def encode(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return list(self.to_moments(x).chunk(2, 1))
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(self.to_pixels(z)).view(-1, self.channels, 4, 6)
+
+
+class Part(nn.Module):
+    """A module of a user around a VAE that it shares with another one."""
+
+    def __init__(self, vae: Pictures, method: str) -> None:
+        super().__init__()
+        self.vae, self.method = vae, method
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return getattr(self.vae, self.method)(x)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_vae_of_one_class_with_channels_first(tmp_path: Path, channels: int) -> None:
+    torch.manual_seed(0)
+    vae, x = Pictures(channels), torch.rand(60, channels, 4, 6)
+    encoder, decoder = (vae.encode, vae.decode) if channels == 1 else (Part(vae, "encode"), Part(vae, "decode"))
+    place = export_vae(encoder, decoder, likelihood="gaussian", data=x[:30], held_out=x[30:], out=tmp_path / "models")
+    assert vae.training
+    assert vae.to_moments[1].training
+    vae.eval()
+    with torch.no_grad():
+        mean, log_variance = vae.encode(x)
+        pixels = vae.decode(mean)
+    bundle = read_bundle(Path(place))
+    assert bundle.manifest.input.shape == ((4, 6) if channels == 1 else (4, 6, 3))
+    assert bundle.manifest.provenance.recipe["encoder"] == ("Pictures.encode" if channels == 1 else "Part")
+    engine = OnnxEngine(bundle.manifest.graphs, bundle.files, "cpu")
+    rows = np.moveaxis(x.numpy(), 1, 3).reshape(-1, *bundle.manifest.input.shape)
+    answer = engine.run("encoder", {"x": rows})
+    np.testing.assert_allclose(answer["mean"], mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(answer["log_variance"], log_variance, rtol=1e-5, atol=1e-6)
+    decoded = engine.run("decoder", {"z": answer["mean"]})["x_mean"].reshape(-1, 4, 6, channels)
+    np.testing.assert_allclose(decoded, np.moveaxis(pixels.numpy(), 1, 3), rtol=1e-5, atol=1e-6)
+
+
+class Answering(nn.Module):
+    """A network of a library that answers with a mapping, or with what a test gives it."""
+
+    def __init__(self, answer: Any) -> None:
+        super().__init__()
+        self.answer = answer
+        self.moments = nn.Linear(3, 4)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.answer(self.moments(x))
+
+
+@pytest.mark.slow
+def test_answers_may_be_mappings_and_encoders_may_take_pictures_flat(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).random((40, 1, 1, 3))
+    encoder = Answering(lambda moments: {"embedding": moments[:, :2], "log_covariance": moments[:, 2:]})
+    decoder = Answering(lambda pixels: {"reconstruction": pixels[:, :3]})
+    decoder.moments = nn.Linear(2, 4)
+    export_vae(
+        encoder, decoder, likelihood="gaussian", data=rows[:20, 0], held_out=rows[20:, 0], out=tmp_path / "models"
+    )
+    (bundle,) = (read_bundle(path) for path in (tmp_path / "models" / "mine").iterdir())
+    x = torch.from_numpy(rows).float().flatten(1)
+    answer = OnnxEngine(bundle.manifest.graphs, bundle.files, "cpu").run("encoder", {"x": x.numpy()[:, None]})
+    np.testing.assert_allclose(answer["mean"], encoder.moments(x)[:, :2].detach(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "problem"),
+    [
+        (
+            Answering(lambda moments: (moments, moments[:, :2], moments[:, 2:])),
+            r"gives \(2, 4\) and \(2, 2\) and \(2, 2\)",
+        ),
+        (Answering(lambda moments: (moments[:, :1], moments[:, :3])), r"gives \(2, 1\) and \(2, 3\) for 2 rows"),
+        (Answering(lambda moments: (moments, 1.0)), r"gives \(2, 4\) and float for 2 rows"),
+        (lambda x: x, "encoder: a function; give a module, or a method of one"),
+        (nn.Linear(3, 4, device="meta"), "encoder: its weights are on meta; move them to the CPU first"),
+    ],
+)
+def test_what_is_no_encoder_is_named(encoder: Any, problem: str) -> None:
+    rows = np.random.default_rng(0).normal(size=(40, 3))
+    with pytest.raises(FileError, match=problem):
+        export_vae(encoder, nn.Linear(2, 3), likelihood="gaussian", data=rows, held_out=rows)
+
+
+def test_an_encoder_that_does_not_take_the_rows_says_what_it_was_given() -> None:
+    x = np.zeros((9, 3, 4, 6), np.uint8)
+    with pytest.raises(RuntimeError) as caught:
+        export_vae(nn.Linear(5, 4), nn.Linear(2, 72), likelihood="gaussian", data=x, held_out=x)
+    assert caught.value.__notes__ == ["The encoder was given x of shape (2, 3, 4, 6), as `data` has its rows, and flat"]
+
+
+def test_a_decoder_with_other_channels_than_the_data_is_refused() -> None:
+    vae = Pictures(3)
+    rows = np.zeros((9, 4, 6, 3), np.uint8)
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(72, 4))
+    with pytest.raises(FileError, match=r"decoder: gives \(2, 3, 4, 6\) for 2 rows; give \(2, 4, 6, 3\), or have"):
+        export_vae(flat, vae.decode, likelihood="gaussian", data=rows, held_out=rows)
+
+
+def test_probabilities_for_logits_are_refused() -> None:
+    vae = Pictures(1)
+    rows = np.random.default_rng(0).integers(0, 2, (40, 1, 4, 6)).astype(np.float32)
+    for likelihood in ("bernoulli", "continuous_bernoulli"):
+        with pytest.raises(FileError, match=r"decoder: gives numbers in \[0, 1\] alone, .* takes logits; leave"):
+            export_vae(vae.encode, vae.decode, likelihood=likelihood, data=rows, held_out=rows)
 
 
 @pytest.mark.slow

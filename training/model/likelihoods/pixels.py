@@ -26,7 +26,10 @@ class Bernoulli(Likelihood):
     def __init__(self, data: ImageInput | TabularInput, rows: npt.NDArray[Any]) -> None:
         super().__init__(data, rows)
         if not isinstance(data, ImageInput) or not np.isin(rows, (data.low, data.high)).all():
-            raise LikelihoodError("a Bernoulli needs images whose pixels are all black or white, nothing between")
+            raise LikelihoodError(
+                "a Bernoulli needs images whose pixels are all black or white, nothing between; for grey ones choose "
+                "gaussian or continuous_bernoulli"
+            )
         self.low, self.high = data.low, data.high
         self.num_params = len(data.features)
 
