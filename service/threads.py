@@ -9,8 +9,8 @@ from typing import TypeVar
 T = TypeVar("T")
 
 NICENESS = 10
-"""Of threads for large jobs and of the process for large bodies, so that small requests go first where processors are
-few."""
+"""The niceness of threads for large jobs, and of the process for large bodies: small requests then go first where
+processors are few."""
 
 
 async def in_thread(function: Callable[[], T], seconds: float | None = None) -> T:

@@ -1,15 +1,13 @@
 """For people: the strangest rows of a run."""
 
-import math
 from collections.abc import Sequence
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from rich.table import Table
 from rich.text import Text
 
 from service.bulk.writer import PartWriter
-from service.codecs.strangest import CELLS, say
+from service.codecs.strangest import CELLS, say, strangeness
 from service.errors import printable
 
 TOP = 10
@@ -24,8 +22,7 @@ def strangest_rows(parts: PartWriter, keep: Sequence[str]) -> Table | None:
     wanted = ["file", "row", *keep, "score", "p_value", *cells]
     top: pa.Table | None = None
     for part in parts.read(wanted):
-        # A row too far away for a finite score has a p-value alone, and is the strangest.
-        rank = pc.if_else(part["p_value"].is_valid(), pc.fill_null(part["score"], math.inf), part["score"])
+        rank = strangeness(part["score"], part["p_value"])
         ranked = part.append_column(RANK, rank).filter(rank.is_valid())
         joined = ranked if top is None else pa.concat_tables([top, ranked], promote_options="permissive")
         top = joined.sort_by([(RANK, "descending")]).slice(0, TOP)

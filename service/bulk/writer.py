@@ -4,8 +4,8 @@
     part-000000.parquet  the first rows, and so on
     _done                all rows are there
 
-Names with `_` are passed over by readers of Parquet datasets. A run that is killed leaves whole parts and perhaps the
-beginning of one under a name with a dot; the next run goes on after the whole ones.
+Names with `_` are passed over by readers of Parquet datasets. A run that is killed leaves whole parts, and perhaps the
+beginning of one under a name with a dot. The next run goes on after the whole ones.
 """
 
 import contextlib

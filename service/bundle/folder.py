@@ -79,7 +79,7 @@ class BundleFolder:
             for parent in parents:
                 folder = os.open(parent, _OPEN | os.O_DIRECTORY, dir_fd=folder)
                 opened.callback(os.close, folder)
-            # Looked at before it is opened, for to open a device may be to use it; and after, since it may be another.
+            # Opening a device may use it, so its kind is checked before; and after, since another file may lie there.
             _check_plain(os.stat(last, dir_fd=folder, follow_symlinks=False), where)
             descriptor = os.open(last, _OPEN, dir_fd=folder)
             try:

@@ -22,7 +22,7 @@ from service.readers.files import TextBytes
 from service.readers.pictures import Picture, PictureBytes, in_data_units
 
 Marked = dict[int, InvalidError] | None
-"""What is wrong with rows, by their number; None where the first error is raised."""
+"""The errors of rows, by their number; None: the first error is raised."""
 
 
 def parse_rows(values: object, data: ImageInput | TabularInput, reading: Reading) -> Rows:

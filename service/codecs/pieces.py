@@ -16,7 +16,7 @@ _LONGEST_HEAD = 1024
 
 
 def find_array(body: bytes) -> int | None:
-    """Where the elements begin of the array `instances`, if an object has that as its first member."""
+    """The place of the first element of the array `instances`; None where that is no object's first member."""
     head = _HEAD.match(body, 0, _LONGEST_HEAD)
     return None if head is None else head.end()
 

@@ -1,10 +1,12 @@
 """For people: the cells that make a row strange."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from service.bundle import Array, TabularInput
 from service.codecs.rendering import render_records
@@ -39,3 +41,11 @@ def strangest_cells(rows: Rows, answer: Mapping[str, Array], data: TabularInput)
 def say(value: Any) -> str:
     """A value in few digits."""
     return f"{value:,.6g}" if isinstance(value, float) else str(value)
+
+
+def strangeness(score: Any, p_value: Any) -> Any:
+    """Columns of scores and p-values as one to rank rows by; null in a row with neither.
+
+    A row too far away for a finite score has a p-value alone, and is the strangest.
+    """
+    return pc.if_else(pc.is_valid(p_value), pc.fill_null(score, math.inf), score)

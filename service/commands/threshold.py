@@ -10,6 +10,7 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from service.cli import CommandOptions, parse
+from service.codecs.strangest import strangeness
 from service.errors import FileError
 from service.readers.columns import is_text
 from service.readers.labels import read_file, read_labels, texts
@@ -53,10 +54,8 @@ def main(arguments: list[str]) -> None:
         raise FileError(f"{given.labels}: {given.key} {absent[0]!r} is not in {given.scores}")
     anomalous = np.array(list(labels.values()), np.bool_)
     labelled = np.array([places[key] for key in labels], np.int64)
-    # A row too far away for a finite score has a p-value alone, and is the strangest.
     score, p_value = (_typed(scored[name], pa.float64()) for name in ("score", "p_value"))
-    rank = pc.if_else(pc.is_valid(p_value), pc.fill_null(score, np.inf), score)
-    ranks = pc.fill_null(rank, -np.inf).to_numpy()
+    ranks = pc.fill_null(strangeness(score, p_value), -np.inf).to_numpy()
     total = int(anomalous.sum())
     print(f"{len(labelled):,} of {len(scored):,} rows are labelled, {total:,} of them as anomalies")
     if "discovery" in scored.column_names:

@@ -1,7 +1,7 @@
 """The loader: models made of stored bundles. It can follow the storage as that changes.
 
 A version is loaded beside the serving ones: tried in a process of its own, then read, verified, put on an engine and
-tried on its golden rows. Only then is it in the registry; what it replaces leaves the registry in the same moment,
+tried on its golden rows. Only then is it in the registry. What it replaces leaves the registry in the same moment,
 answers the requests that began with it, and is freed. A version that fails on the way is refused, and nothing else
 changes.
 """

@@ -1,7 +1,7 @@
 """Telemetry: what the service counts and times, as Prometheus metrics.
 
-On a request's way events are only put into lists. Ten times a second, while there are any, they are added to the
-metrics all at once, which costs a request much less than if each were added alone.
+On a request's way events are only put into lists. Ten times a second they are added to the metrics, all at once. To add
+each alone would cost a request much more.
 
 With several processes each keeps its metrics in files of a common folder: prometheus_client's multiprocess mode.
 """

@@ -85,7 +85,7 @@ class TableFiles:
             names = [other for other in names if table.names.count(other) == 1]
             try:
                 batches = list(table.batches(names))
-            except FileError:  # Of a column, perhaps, that is dropped.
+            except FileError:  # The column that cannot be read may be one that is dropped.
                 names, batches = [name], list(table.batches([name]))
             self._ahead = table, {other: [batch[other] for batch in batches] for other in names}
         return self._ahead[1].pop(name)

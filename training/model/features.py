@@ -1,7 +1,7 @@
 """Inputs of the encoder: raw data, scaled and encoded. Compiled into the graphs, so that clients send raw data.
 
-The bound is exact for any encoder, so nothing here touches the likelihood: it may squash outliers or fill in missing
-cells, and the bound is still a bound.
+The bound is exact for any encoder, so nothing here touches the likelihood. The features may squash outliers or fill in
+missing cells, and the bound is still a bound.
 """
 
 import math

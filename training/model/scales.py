@@ -32,7 +32,7 @@ def moments(rows: npt.NDArray[Any]) -> tuple[Tensor, Tensor]:
         Two float64 tensors of shape (D,).
     """
     usual = usual_cells(np.asarray(rows, np.float64))
-    # In units of a power of two, which changes no digit, the squares of 1e300 are finite, and those of 1e-300 not zero.
+    # In units of a power of two the squares of 1e300 are finite, and those of 1e-300 not zero; no digit changes.
     _, exponent = np.frexp(np.fmax.reduce(np.abs(usual), axis=0, initial=0.0))
     observed = torch.from_numpy(np.ldexp(usual, -exponent))
     count = (~observed.isnan()).sum(0)

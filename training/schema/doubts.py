@@ -250,7 +250,7 @@ def doubt_texts(words: list[str], *, left_out: bool) -> str | None:
 
 
 def _folded(word: str) -> str:
-    """What a reader sees of a text, in one case: without the way in which accents and blanks are stored."""
+    """The text as a reader sees it, in one case: without the way in which accents and blanks are stored."""
     return " ".join(INVISIBLE.sub("", unicodedata.normalize("NFC", word)).casefold().split())
 
 

@@ -84,8 +84,8 @@ class ContinuousBernoulli(Likelihood):
         return self.low + self.scale * (0.5 + 0.5 * torch.where(small, series, 1 / torch.tanh(size) - 1 / size))
 
     def sample(self, params: Tensor, normal: Tensor, uniform: Tensor) -> Tensor:
-        # Measured from the end where the density is high, so that no exponential overflows and small v keep their
-        # digits: s = −log(w + (1 − w) e^{−|η|}) / |η| is 1 − y with w = v for η > 0, and y with w = 1 − v otherwise.
+        # Measured from the end where the density is high: no exponential overflows, and small v keep their digits.
+        # s = −log(w + (1 − w) e^{−|η|}) / |η| is 1 − y with w = v for η > 0, and y with w = 1 − v otherwise.
         w = torch.where(params > 0, uniform, 1 - uniform)
         small = params.abs() < 0.01
         size = torch.where(small, 1.0, params.abs())
