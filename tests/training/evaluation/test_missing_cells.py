@@ -49,6 +49,16 @@ def test_a_row_is_compared_with_rows_that_lack_the_same_cells(share: float) -> N
     np.testing.assert_array_equal(answer(held_out, x), expected)
 
 
+@pytest.mark.parametrize("others", [0, 30])
+@pytest.mark.parametrize("number", [7, FEWEST - 1, FEWEST])
+def test_a_few_comparable_rows_are_enough_where_there_are_no_more(number: int, others: int) -> None:
+    held_out = np.random.default_rng(7).normal(size=(number + others, 3))
+    held_out[number:, 0] = np.nan
+    x = np.array([[1.0, np.nan, 2.0]])
+    expected = compared(x[0], comparable(x[0], held_out)) if number >= FEWEST or not others else np.nan
+    np.testing.assert_array_equal(answer(held_out, x), [expected])
+
+
 def test_rows_of_the_very_pattern_come_first() -> None:
     """They are another kind of row, so others with the cell hidden would not do."""
     rng = np.random.default_rng(2)
