@@ -1,5 +1,6 @@
 """Keys of traced graphs: all that a graph depends on beside its weights' values changes them."""
 
+import os
 from pathlib import Path
 
 import onnx
@@ -40,3 +41,14 @@ def test_a_template_is_kept_though_another_process_removes_old_ones(
     templates.write_template("new", onnx.ModelProto())
     assert (folder / "new.onnx").exists()
     assert not caplog.records
+
+
+def test_the_oldest_templates_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(templates, "KEPT", 2)
+    folder = tmp_path / "lowerbound" / "graphs"
+    for age, key in enumerate(("third", "first", "second")):
+        templates.write_template(key, onnx.ModelProto())
+        os.utime(folder / f"{key}.onnx", (age, age))
+    templates.write_template("new", onnx.ModelProto())
+    assert sorted(path.stem for path in folder.iterdir()) == ["new", "second"]
