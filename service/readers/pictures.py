@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from service.bundle import Array, ImageInput
 from service.errors import InvalidError, MalformedError, RequestError, TooLargeError
@@ -59,6 +60,7 @@ _GRAY = frozenset({"1", "L", "LA", "I;16", "I;16L", "I;16B"})
 _RGB = frozenset({"P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"})
 _ORIENTATION = 0x0112
 _STRIP_OFFSETS = frozenset({273, 324})
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -144,6 +146,10 @@ class Picture:
             self._check()
             turn = self._orientation()
         except Exception as error:  # Pillow raises several kinds for damaged files.
+            if isinstance(error, UnidentifiedImageError) and body.startswith(_TIFF):
+                raise MalformedError(
+                    "is a damaged TIFF picture, or has bands or values that are not read; save it as 8-bit grey or RGB"
+                ) from error
             raise _problem(error) from error
         self._turn = _TURNS.get(turn)
         width, height = self._image.size
@@ -276,8 +282,10 @@ class _LimitedFile(io.BytesIO):
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """The upper 8 bits of 16-bit levels; with alpha, where one level stands for transparency."""
+    """The upper 8 bits of 16-bit levels, 0 being black; with alpha, where one level stands for transparency."""
     levels = np.asarray(image)
+    if isinstance(image, TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        levels = ~levels  # Pillow does so for 8 bits alone.
     gray = Image.fromarray((levels >> 8).astype(np.uint8))
     if (key := image.info.get("transparency")) is not None:
         gray.putalpha(Image.fromarray(np.where(levels == key, 0, 255).astype(np.uint8)))

@@ -93,6 +93,26 @@ def test_grey_pictures_of_all_kinds(image: Image.Image, level: int) -> None:
     assert (read(encoded(image), COLOURS) == level).all()
 
 
+def patched(body: bytes, tag: int, old: int, new: int) -> bytes:
+    """A TIFF file with another number in a tag of one."""
+    before, after = (struct.pack("<HHIH", tag, 3, 1, value) for value in (old, new))
+    assert before in body
+    return body.replace(before, after)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_black_is_black_where_white_is_zero(dtype: type) -> None:
+    picture = Image.fromarray(np.full((6, 5), np.iinfo(dtype).max // 4, dtype))
+    body = encoded(picture, "TIFF")
+    assert (read(body, GRAY) == 63).all()
+    assert (read(patched(body, 262, 1, 0), GRAY) == 192).all()
+
+
+def test_a_tiff_picture_of_other_bands_may_be_whole() -> None:
+    with pytest.raises(MalformedError, match="has bands or values that are not read; save it as 8-bit grey or RGB"):
+        Picture(patched(encoded(rgb, "TIFF"), 277, 3, 5))
+
+
 def test_cmyk_becomes_rgb() -> None:
     red = read(encoded(Image.new("CMYK", (5, 6), (0, 255, 255, 0)), "JPEG"))
     assert np.abs(red.astype(int) - [255, 0, 0]).max() <= 2
