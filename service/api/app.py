@@ -24,7 +24,7 @@ from service.api.state import ServiceState
 from service.bundle import TrustedKeys
 from service.codecs.child import ChildProcess
 from service.engine import PROVIDERS, EngineFactory, choose
-from service.errors import ExtraError, NotFoundError
+from service.errors import ExtraError, NotFoundError, StorageError
 from service.inference import Limits, Model, ModelLoader, ModelRegistry
 from service.observability.metrics import Telemetry
 from service.settings import Settings
@@ -203,7 +203,10 @@ def _storage(models: Path | str, cache: Path) -> BundleStore:
     """Open the store of bundles that the settings name."""
     if isinstance(models, Path):
         return LocalStore.at(models)
-    return CachedStore(models, cache.expanduser())
+    try:
+        return CachedStore(models, cache.expanduser())
+    except RuntimeError as error:  # The user has no home directory, as in containers that run as any user.
+        raise StorageError(f"{cache}: {error} Give another folder as --model-cache") from error
 
 
 def _spans(endpoint: str) -> "Spans":

@@ -57,8 +57,8 @@ def read_template(key: str) -> onnx.ModelProto | None:
 
 def write_template(key: str, template: onnx.ModelProto) -> None:
     """Keep a template. A cache that cannot be written costs the next run its time, and nothing else."""
-    folder = _folder()
     try:
+        folder = _folder()
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
             (file := Path(temporary, "template")).write_bytes(template.SerializeToString(deterministic=True))
@@ -67,8 +67,13 @@ def write_template(key: str, template: onnx.ModelProto) -> None:
             for path in sorted(folder.glob("*.onnx"), key=lambda path: path.stat().st_mtime)[:-KEPT]:
                 path.unlink()
     except OSError as error:
-        _log.warning("%s: the traced graphs cannot be kept: %s", folder, error)
+        _log.warning("the traced graphs cannot be kept: %s", error)
 
 
 def _folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "lowerbound", "graphs")
+    """Raises FileNotFoundError for a user without a home, as of containers that run as any user."""
+    try:
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError as error:
+        raise FileNotFoundError("the user has no home directory; set XDG_CACHE_HOME") from error
+    return Path(cache, "lowerbound", "graphs")

@@ -167,7 +167,7 @@ def test_unread_answers_have_a_budget(serve: Serve) -> None:
         ):
             peaks, statuses = [], []
             with ExitStack() as held:
-                for _ in range(8):
+                for _ in range(6):
                     reader = held.enter_context(socket.socket())
                     reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
                     reader.connect(("127.0.0.1", client.base_url.port or 0))

@@ -1,12 +1,15 @@
 """A service that cannot serve does not start, and says why."""
 
+import os
 import socket
 
 import pytest
 
+from service.api.app import create_app
 from service.engine import Device
 from service.engine.devices import choose
-from service.errors import DeviceError
+from service.errors import DeviceError, StorageError
+from service.settings import Settings
 from tests.service.conftest import Refused
 
 
@@ -54,3 +57,10 @@ def test_a_port_that_is_taken_is_named_without_a_traceback(refused: Refused, wor
     assert process.returncode
     assert "address already in use" in process.stderr.lower()
     assert "Traceback" not in process.stderr
+
+
+def test_a_user_without_a_home_is_told_to_name_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**30)
+    with pytest.raises(StorageError, match="Give another folder as --model-cache"):
+        create_app(Settings(models="s3://bucket/models", device="cpu"))

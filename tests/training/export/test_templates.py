@@ -52,3 +52,12 @@ def test_the_oldest_templates_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         os.utime(folder / f"{key}.onnx", (age, age))
     templates.write_template("new", onnx.ModelProto())
     assert sorted(path.stem for path in folder.iterdir()) == ["new", "second"]
+
+
+def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**30)
+    assert templates.read_template("key") is None
+    templates.write_template("key", onnx.ModelProto())
+    assert caplog.messages == ["the traced graphs cannot be kept: the user has no home directory; set XDG_CACHE_HOME"]
