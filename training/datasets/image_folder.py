@@ -186,6 +186,14 @@ def _first(items: list[str], separator: str = ", ") -> str:
     return separator.join(items[:NAMED]) + more
 
 
+def _by_stem(files: Iterable[Path]) -> dict[Path, list[Path]]:
+    """The files by their paths without the ending."""
+    by_stem: dict[Path, list[Path]] = defaultdict(list)
+    for file in files:
+        by_stem[file.with_suffix("")].append(file)
+    return by_stem
+
+
 def _is_gray(rows: npt.NDArray[np.uint8]) -> bool:
     return bool((rows == rows[..., :1]).all())
 
@@ -209,6 +217,10 @@ def _notes(
         notes.append(
             f"{gray:,} of {len(headers):,} pictures are grey and become RGB; --dataset.color gray makes all grey"
         )
+    pairs = [names for names in _by_stem(headers).values() if len(names) > 1]
+    if 4 * len(pairs) > len(headers):
+        shown = " and ".join(name.name for name in pairs[0])
+        notes.append(f"{len(pairs):,} names have several pictures, as {shown}; keep masks and copies in another folder")
     if deep:
         notes.append(f"{deep:,} of {len(headers):,} pictures have 16-bit levels, of which the upper 8 bits are kept")
     if (most := max(int(rows[part].max()) for part in chunks(rows))) < DARK:

@@ -200,6 +200,15 @@ def test_grey_pictures_of_three_channels_are_said(tmp_path: Path) -> None:
     assert note not in ImageFolder().load(tmp_path).notes
 
 
+def test_masks_beside_their_pictures_are_said(tmp_path: Path) -> None:
+    for name in ("1.jpg", "1.png", "2.jpg", "2.png", "3.jpg", "4.jpg", "5.jpg"):
+        Image.new("L", (5, 4), 90).save(tmp_path / name)
+    note = "2 names have several pictures, as 1.jpg and 1.png; keep masks and copies in another folder"
+    assert ImageFolder().load(tmp_path).notes == (note,)
+    Image.new("L", (5, 4), 90).save(tmp_path / "6.jpg")
+    assert ImageFolder().load(tmp_path).notes == ()
+
+
 def test_many_images_show_progress(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write_folder(tmp_path) / "00.png"
     for number in range(1000):
