@@ -5,6 +5,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
@@ -13,8 +14,11 @@ from rich.console import Console
 from service.cli import CommandOptions, parse
 from service.errors import LowerboundError
 from service.storage import Location
-from training.first_look import look
+from training.first_look import look, takes_long
 from training.recipe_files import RecipeError, names
+
+if TYPE_CHECKING:
+    from training.recipes import Recipe
 
 TRAIN_HELP = f"""usage: lowerbound train RECIPE [options]
 
@@ -61,23 +65,21 @@ def train(arguments: list[str]) -> None:
         return
     recipe, *options = arguments
     resume = shlex.join(["lowerbound", "train", *(a for a in arguments if a != "--resume"), "--resume"])
-    dataset = None
     # Of several processes only the first one speaks.
     console = Console(stderr=True, soft_wrap=True, quiet=os.environ.get("RANK", "0") != "0")
     try:
-        if not {"-h", "--help"} & set(options) and (dataset := look(recipe, options, console)) is None:
+        # Help ends here, and wrong fields are named before much is read.
+        if {"-h", "--help"} & set(options) or takes_long(recipe, options):
+            _read(recipe, options)
+        if (dataset := look(recipe, options, console)) is None:
             return
-        gc.disable()  # Imports leave hardly any garbage, and searches of all that is imported take half a second.
-        from training.recipes import Recipe  # noqa: PLC0415 - torch
+        asked = _read(recipe, options)
         from training.screening import screen  # noqa: PLC0415 - torch
         from training.train import train  # noqa: PLC0415 - torch
 
-        gc.freeze()  # Nor is any of it ever garbage.
-        gc.enable()
-        asked = Recipe.read(recipe, options)
-        if dataset and asked.screen:
+        if asked.screen:
             screen(asked, dataset, asked.screen, console)
-        elif dataset and (place := train(asked, dataset, console)):
+        elif place := train(asked, dataset, console):
             print(place)
     except (LowerboundError, OSError) as error:
         if hasattr(error, "__notes__"):
@@ -85,6 +87,16 @@ def train(arguments: list[str]) -> None:
         raise
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"every finished epoch is kept. Go on with: {resume}") from None
+
+
+def _read(recipe: str, options: list[str]) -> "Recipe":
+    gc.disable()  # Imports leave hardly any garbage, and searches of all that is imported take half a second.
+    from training import screening, train  # noqa: F401, PLC0415 - torch
+    from training.recipes import Recipe  # noqa: PLC0415 - torch
+
+    gc.freeze()  # Nor is any of it ever garbage.
+    gc.enable()
+    return Recipe.read(recipe, options)
 
 
 def export(arguments: list[str]) -> None:

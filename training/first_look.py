@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
@@ -28,6 +29,9 @@ from training.recipe_files import RecipeError, read_values
 FEW = 1000
 """Rows of which the first look finds out whether they are too few for the parts of a training."""
 
+LARGE = 2**26
+"""Bytes of a file that may take longer to read than PyTorch to import."""
+
 SHOWN = 5
 """Categories of a column that are shown."""
 
@@ -50,6 +54,26 @@ class FirstLook(CommandLine):
     split: SplitRecipe = SplitRecipe()
 
 
+def takes_long(recipe: str, arguments: Sequence[str]) -> bool:
+    """Whether reading the data may take longer than importing PyTorch: it is a folder, a large file, or at a URL.
+
+    Raises:
+        RecipeError: There is no such recipe, or a field is wrong.
+    """
+    data = _asked(recipe, arguments).data
+    if not isinstance(data, Path):
+        return data is not None
+    return data.is_dir() or (data.is_file() and data.stat().st_size > LARGE)
+
+
+def _asked(recipe: str, arguments: Sequence[str]) -> FirstLook:
+    file, values = read_values(recipe)
+    try:
+        return CliApp.run(FirstLook, cli_args=list(arguments), **values)
+    except ValidationError as error:
+        raise RecipeError(f"{file}: {problems(error)}") from error
+
+
 def look(recipe: str, arguments: Sequence[str], console: Console) -> Dataset | None:
     """Read the data of a recipe, and show what it is; None where its schema was written, as asked, and nothing more.
 
@@ -57,11 +81,7 @@ def look(recipe: str, arguments: Sequence[str], console: Console) -> Dataset | N
         RecipeError: There is no such recipe, or a field is wrong.
         FileError: The data cannot be used. The command that would train is shown, where one is known.
     """
-    file, values = read_values(recipe)
-    try:
-        asked = CliApp.run(FirstLook, cli_args=list(arguments), **values)
-    except ValidationError as error:
-        raise RecipeError(f"{file}: {problems(error)}") from error
+    asked = _asked(recipe, arguments)
     try:
         with download(asked.data) as path:
             dataset = asked.dataset.load(path)

@@ -7,7 +7,10 @@ import pytest
 from rich.console import Console
 
 from service.errors import FileError
-from training.first_look import look
+from tests.training.datasets.files import write_folder
+from training.commands import train
+from training.first_look import look, takes_long
+from training.recipe_files import RecipeError
 
 
 def test_no_name_or_cell_steers_the_terminal(tmp_path: Path) -> None:
@@ -35,6 +38,23 @@ def test_of_very_many_columns_not_all_are_shown(tmp_path: Path) -> None:
     look("table", ["--data", str(path)], Console(file=output, width=200))
     assert "and 50 more columns: --dataset.write_schema FILE.yaml writes all of them down" in output.getvalue()
     assert [name for name in names if f" {name} " not in output.getvalue()] == [*names[200:230], *names[430:]]
+
+
+def test_a_wrong_field_is_named_before_a_folder_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_folder(tmp_path)
+    with pytest.raises(RecipeError, match=r"images.yaml: fit.epochs: Input should be greater than or equal to 1"):
+        train(["images", "--data", str(tmp_path), "--fit.epochs", "0"])
+    assert capsys.readouterr().err == ""
+
+
+def test_large_data_take_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("a\n1\n")
+    for data, long in ((path, False), (tmp_path, True), (tmp_path / "absent", False), ("s3://bucket/rows.csv", True)):
+        assert takes_long("table", ["--data", str(data)]) == long
+    assert not takes_long("digits", [])
+    monkeypatch.setattr("training.first_look.LARGE", 3)
+    assert takes_long("table", ["--data", str(path)])
 
 
 @pytest.mark.parametrize(
