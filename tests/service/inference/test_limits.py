@@ -1,5 +1,7 @@
 """Limits of the work of a model, by the size of its rows."""
 
+from dataclasses import replace
+
 import pytest
 
 from service.errors import TooLargeError
@@ -33,3 +35,20 @@ def test_an_engine_call_has_a_limit_of_memory(values: int, own_draws: int, batch
 def test_an_operator_may_allow_more_draws() -> None:
     found = limits(512, 5000).of(64 * 64 * 3, 16)
     assert (found.max_batch, found.max_draws) == (170, 5000)
+
+
+def test_a_request_may_ask_for_as_many_draws_as_wait_at_most() -> None:
+    found = limits(512, None)
+    found.check(2**10, 2**6, "instances", times=4)
+    with pytest.raises(TooLargeError, match=r"1,025 rows × 64 draws.*: send at most 1,024 rows"):
+        found.check(2**10 + 1, 2**6, "instances", times=4)
+    with pytest.raises(TooLargeError, match="ask for at most 65,536 draws"):
+        found.check(1, 2**16 + 1, "query.num_draws", times=4)
+
+
+def test_an_answer_may_have_as_many_bytes_as_said() -> None:
+    found = replace(limits(512, None), max_answer=2**20)
+    assert found.answer_cost(2**10, 2**10, "latents") == 2**18
+    assert found.answer_cost(1, 2**30, "latents") == 2**28  # One row is never too many.
+    with pytest.raises(TooLargeError, match="ask for at most 1,024 rows"):
+        found.answer_cost(2**10 + 1, 2**10, "latents")
