@@ -165,15 +165,7 @@ class Table(Excluding):
         names = list(dict.fromkeys(files.names))
         if files.names.count("") > 1 and files.has_empty_nameless(self._markers):
             without[""] = "columns without a name and without a value"
-        wrong = {
-            name: f"its name has {len(name):,} characters; give it one of at most {MAX_TEXT:,}"
-            for name in names
-            if len(name) > MAX_TEXT
-        }
-        repeated = {name: count for name, count in Counter(files.names).items() if count > 1}
-        _check_header(files.path, repeated.keys() - without)
-        wrong |= {name: f"{count} columns are named so; give them other names" for name, count in repeated.items()}
-        wrong |= {name: f"{path} has no such column" for name, path in files.lacking.items()}
+        wrong = _wrong_names(files, without)
         inferred = [name for name in names if name not in without | complete | wrong]
         found = {decision.name: decision for decision in infer_table(inferred, read, options)}
         found |= {name: Decision(name, column, "as the schema says") for name, column in complete.items()}
@@ -307,13 +299,27 @@ _ADVICE = {
 }
 
 
-def _check_header(path: str, repeated: Collection[str]) -> None:
-    """Refuse a file whose first row stands in the place of a header, as names that several columns have show."""
-    if number := next((name for name in sorted(repeated) if re.fullmatch(NUMBER, name)), None):
+def _wrong_names(files: TableFiles, without: Collection[str]) -> dict[str, str]:
+    """Say what is wrong with names of columns.
+
+    Raises:
+        FileError: A row stands in the place of a header: several columns have the same number for a name.
+    """
+    repeated = {name: count for name, count in Counter(files.names).items() if count > 1}
+    if number := next((name for name in sorted(repeated.keys() - without) if re.fullmatch(NUMBER, name)), None):
         raise FileError(
-            f"{path}: the header has {number!r} more than once, as a row would; a file without a header needs one: "
-            "write the names of the columns in a line before it"
+            f"{files.path}: the header has {number!r} more than once, as a row would; a file without a header needs "
+            "one: write the names of the columns in a line before it"
         )
+    return {
+        **{
+            name: f"its name has {len(name):,} characters; give it one of at most {MAX_TEXT:,}"
+            for name in files.names
+            if len(name) > MAX_TEXT
+        },
+        **{name: f"{count} columns are named so; give them other names" for name, count in repeated.items()},
+        **{name: f"{path} has no such column" for name, path in files.lacking.items()},
+    }
 
 
 def _transposed(by_column: Cells, rows: npt.NDArray[np.int64] | None) -> Cells:
