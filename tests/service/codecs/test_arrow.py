@@ -53,6 +53,14 @@ def nested(array: Array) -> pa.Array:
     return column
 
 
+def test_a_stream_has_no_more_batches_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrow, "MAX_BATCHES", 3)
+    three = pa.table({"x": nested(np.arange(6).reshape(3, 2))})
+    assert len(read_stream(stream(three, rows_each=1), "x")) == 3
+    with pytest.raises(TooLargeError, match="more than 3 batches"):
+        read_stream(stream(pa.concat_tables([three, three.slice(2)]), rows_each=1), "x")
+
+
 @given(array=ARRAYS, rows_each=st.none() | st.integers(1, 3))
 def test_fixed_size_lists_are_an_array(array: Array, rows_each: int | None) -> None:
     read = read_stream(stream(pa.table({"x": nested(array)}), rows_each=rows_each), "x")
