@@ -18,7 +18,7 @@ def discoveries(p: np.ndarray[Any, Any], fdr: float) -> np.ndarray[Any, Any]:
         fdr: The share of false calls allowed, between 0 and 1.
     """
     ascending = np.sort(p[~np.isnan(p)])
-    passing = np.flatnonzero(ascending <= fdr * np.arange(1, ascending.size + 1) / max(ascending.size, 1))
+    passing = np.flatnonzero(ascending <= fdr * np.arange(1, ascending.size + 1) / ascending.size)
     return p <= ascending[passing[-1]] if passing.size else np.zeros(p.shape, np.bool_)
 
 

@@ -81,5 +81,5 @@ def discoveries(p: npt.NDArray[np.float64], fdr: float) -> npt.NDArray[np.bool_]
         fdr: The share allowed, between 0 and 1.
     """
     ascending = np.sort(p[~np.isnan(p)])
-    passing = np.flatnonzero(ascending <= fdr * np.arange(1, ascending.size + 1) / max(ascending.size, 1))
+    passing = np.flatnonzero(ascending <= fdr * np.arange(1, ascending.size + 1) / ascending.size)
     return np.asarray(p <= ascending[passing[-1]] if passing.size else np.zeros(p.shape), np.bool_)
