@@ -5,14 +5,12 @@
 
 import collections
 import contextlib
-import copy
 import gzip
 import io
 import json
 import re
-import shutil
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,111 +19,23 @@ import httpx
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from service.api.problem_details import PROBLEM_MEDIA_TYPE
 from service.api.schemas import Problem
-from service.bundle import CALIBRATION, GOLDEN, MANIFEST, Array, describe_files, read_bundle
+from service.bundle import Array
 from service.codecs.compression import decompress
 from service.codecs.oip import read_raw, read_request
-from service.errors import STATUS, BundleError, RequestError
+from service.errors import STATUS, RequestError
 from tests.conftest import run_server
+from tests.service.damage import THOROUGH, Counts, damaged, edited, report
 from tests.service.http_client import ARROW, CSV, JSON, NPY, arrow, npy
-from tests.service.toy_bundles import table_files
 
 pytestmark = pytest.mark.slow
 
-THOROUGH = settings(
-    max_examples=1000,
-    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
-    suppress_health_check=list(HealthCheck),
-)
 ANSWERS = {200, *(status.value for status in STATUS.values())} - {401, 503, 504}
-PIECES = [
-    *(bytes([byte]) * size for byte in (0, 1, 0x7F, 0x80, 0xFF) for size in (1, 2, 4, 8)),
-    *(number.to_bytes(8, order) for number in (2**31, 2**62, 2**63) for order in ("little", "big")),
-    *(
-        b"NaN",
-        b"null",
-        b"true",
-        b"-0",
-        b"1e999",
-        b"-1",
-        b"0.5",
-        b"9" * 25,
-        b'"',
-        b"\\ud800",
-        b"[",
-        b"]",
-        b"{",
-        b"}",
-        b",",
-    ),
-]
-"""Values at the edges of formats: sizes that none has, numbers that are none, brackets that do not match."""
-ODD: list[Any] = [
-    *(
-        None,
-        True,
-        -1,
-        0,
-        2**31,
-        2**63,
-        10**40,
-        0.5,
-        1e308,
-        -0.0,
-        "",
-        "x",
-        "\ud800",
-        "\0",
-        [],
-        {},
-        [[]],
-        [None],
-        {"": 0},
-    ),
-]
-Counts = collections.Counter[str]
-
-
-@st.composite
-def damaged(draw: st.DrawFn, corpus: Sequence[bytes]) -> bytes:
-    """One of these bodies, with a few stretches overwritten, cut out, doubled or replaced."""
-    data = bytearray(draw(st.sampled_from(corpus)))
-    for _ in range(draw(st.integers(1, 4))):
-        start = draw(st.integers(0, len(data)))
-        if draw(st.booleans()):
-            piece = draw(st.sampled_from(PIECES))[: len(data) - start]
-            data[start : start + len(piece)] = piece
-            continue
-        end = min(len(data), start + draw(st.integers(0, 40)))
-        data[start:end] = draw(
-            st.sampled_from(PIECES) | st.binary(max_size=6) | st.just(b"") | st.just(bytes(data[start:end]) * 2)
-        )
-    return bytes(data)
-
-
-@st.composite
-def edited(draw: st.DrawFn, documents: Sequence[Any]) -> Any:
-    """One of these JSON documents, with a few of its values replaced, renamed or taken away."""
-    document = json.loads(json.dumps(draw(st.sampled_from(documents))))
-    for _ in range(draw(st.integers(1, 3))):
-        node = document
-        while isinstance(node, dict | list) and node:
-            key = draw(st.sampled_from(sorted(node)) if isinstance(node, dict) else st.integers(0, len(node) - 1))
-            if not isinstance(node[key], dict | list) or not node[key] or draw(st.integers(0, 3)) == 0:
-                if isinstance(node, dict) and draw(st.booleans()):
-                    value = node.pop(key)
-                    if draw(st.booleans()):
-                        node[draw(st.sampled_from(["", "x", key + "x", *node]))] = value
-                else:
-                    node[key] = copy.deepcopy(draw(st.sampled_from(ODD)))
-                break
-            node = node[key]
-    return document
 
 
 def dumps(document: Any) -> bytes:
@@ -231,13 +141,6 @@ def target(several_models: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     assert "Traceback" not in log.read_text()
     assert "ERROR" not in log.read_text()
     report(counts)
-
-
-def report(counts: dict[str, Counts]) -> None:
-    for kind, answers in counts.items():
-        print(
-            f"\n{kind}: {answers.total():,}: " + ", ".join(f"{n:,} {what}" for what, n in answers.most_common()), end=""
-        )
 
 
 @pytest.mark.parametrize("media_type", CORPUS)
@@ -355,47 +258,3 @@ def test_damaged_streams_are_undone_or_refused() -> None:
 
     undo()
     report(counts)
-
-
-# Bundles
-
-
-def test_damaged_bundles_are_read_or_refused(tmp_path: Path) -> None:
-    """Its manifest edited or damaged; its arrays damaged, under a manifest that says so."""
-    manifest, files = table_files()
-    folder = tmp_path / "people" / "1"
-    folder.mkdir(parents=True)
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
-    text = manifest.model_dump_json().encode()
-    counts: dict[str, Counts] = collections.defaultdict(Counts)
-
-    def read(kind: str) -> None:
-        try:
-            bundle = read_bundle(folder)
-            assert bundle.golden["elbo"]
-            counts[kind]["read"] += 1
-        except BundleError as error:
-            counts[kind]["BundleError" if str(folder) in str(error) else "BundleError of no place"] += 1
-
-    @given(content=damaged([text]) | edited([json.loads(text)]).map(dumps))
-    @THOROUGH
-    def manifests(content: bytes) -> None:
-        (folder / MANIFEST).write_bytes(content)
-        read(MANIFEST)
-
-    @given(name=st.sampled_from([CALIBRATION, GOLDEN]), data=st.data())
-    @settings(THOROUGH, max_examples=1000)
-    def arrays(name: str, data: st.DataObject) -> None:
-        content = data.draw(damaged([files[name]]))
-        (folder / name).write_bytes(content)
-        described = manifest.model_copy(update={"files": describe_files(files | {name: content})})
-        (folder / MANIFEST).write_bytes(described.model_dump_json().encode())
-        read(name)
-        (folder / name).write_bytes(files[name])
-
-    manifests()
-    arrays()
-    assert not any(found["BundleError of no place"] for found in counts.values())
-    report(counts)
-    shutil.rmtree(folder)
