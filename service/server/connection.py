@@ -12,7 +12,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.server.crowd import Crowd
-from service.server.head import RefusedError, check_head, refusal
+from service.server.head import RefusedError, check_head, check_repeated, refusal
 from service.server.transport import AnswerTransport
 
 MAX_HEADERS = 100
@@ -194,8 +194,8 @@ class Connection(HttpToolsProtocol):
             raise RefusedError(429, f"{MAX_PIPELINED} requests of this connection wait for their answers")
         version, fields = self.parser.get_http_version(), dict(self.headers)
         check_head(version, self.parser.get_method(), fields)
-        if len(fields) < len(self.headers) and [name for name, _ in self.headers].count(b"host") > 1:
-            raise RefusedError(400, "there are several header fields `Host`; send one")
+        if len(fields) < len(self.headers):
+            check_repeated(self.headers)
         if (expected := fields.get(b"expect")) is not None:
             self.expect_100_continue = expected.lower() == b"100-continue" and version != "1.0"
 

@@ -1,12 +1,16 @@
 """Heads of requests, as strict as RFC 9112."""
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 import httptools
 
 _HOST = re.compile(rb"([\w.~!$&'()*+,;=%-]*|\[[\da-fA-F:.]+\])(:\d*)?")
 """RFC 3986, section 3.2: `uri-host [ ":" port ]`."""
+
+_SINGLE = b"host", b"content-type", b"content-encoding", b"authorization"
+"""Fields of which a proxy may take one, and the service another."""
 
 
 class RefusedError(Exception):
@@ -33,6 +37,18 @@ def check_head(version: str, method: bytes, fields: Mapping[bytes, bytes]) -> No
             raise RefusedError(501, "of the transfer codings only `chunked` is understood")
     if method == b"CONNECT":
         raise RefusedError(501, "CONNECT is not supported")
+
+
+def check_repeated(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """Refuse a field that stands there several times, and may not.
+
+    Raises:
+        RefusedError: 400.
+    """
+    times = Counter(name for name, _ in headers)
+    for name in _SINGLE:
+        if times[name] > 1:
+            raise RefusedError(400, f"there are several header fields `{name.decode().title()}`; send one")
 
 
 def refusal(error: httptools.HttpParserError) -> tuple[int, str]:
