@@ -100,8 +100,10 @@ class ImageFolder(Excluding):
             except (RequestError, OSError) as error:
                 problems[file] = _reason(error)
         if problems and (self.strict or not read):
+            remedy = "" if read else self._on_white(folder, next(iter(headers)), data)
             raise FileError(
-                f"{folder}: {len(problems):,} of {len(files):,} files cannot be read. {_summary(problems, folder)}"
+                f"{folder}: {len(problems):,} of {len(files):,} files cannot be read. "
+                f"{_summary(problems, folder)}{remedy}"
             )
         kept = {file: header for file, header in headers.items() if file not in problems}
         notes = _notes(kept, data, rows[:read], may_be_gray=self.color is None)
@@ -119,12 +121,10 @@ class ImageFolder(Excluding):
         sizes = Counter(header.size for header in headers.values())
         if self.size is None and len(sizes) > 1:
             middle = tuple(median(size[side] for size in sizes.elements()) for side in (0, 1))
-            told = self.model_dump(exclude_defaults=True) | {"size": _smaller(middle)}
-            options = " ".join(f"--dataset.{name} {shlex.quote(str(value))}" for name, value in told.items())
             raise FileError(
                 f"{folder}: pictures of {len(sizes)} sizes (height × width): "
                 f"{_first([f'{n:,} of {h} × {w}' for (h, w), n in sizes.most_common()])}. Resize them all: "
-                f"lowerbound train images --data {shlex.quote(str(folder))} {options}"
+                f"{self._command(folder, size=_smaller(middle))}"
             )
         is_gray = self.color == "gray" if self.color else all(header.is_gray for header in headers.values())
         reading = PictureReading(
@@ -132,6 +132,23 @@ class ImageFolder(Excluding):
         )
         shape = self.size or next(iter(sizes))
         return ImageInput(shape=shape if is_gray else (*shape, 3), dtype="uint8", low=0, high=255, reading=reading)
+
+    def _on_white(self, folder: Path, file: Path, data: ImageInput) -> str:
+        """The command that trains, if a background is all that one of the pictures needs."""
+        reading = data.reading.model_copy(update={"background": "white"})
+        try:
+            _open(file).instances(data.model_copy(update={"reading": reading}))
+        except (RequestError, OSError):
+            return ""
+        return f". Lay them on white: {self._command(folder, background='white')}"
+
+    def _command(self, folder: Path, **options: str) -> str:
+        """The command that trains, with these options beside those that were told."""
+        told = self.model_dump(mode="json", exclude_defaults=True) | options
+        parts = ["lowerbound", "train", "images", "--data", str(folder)]
+        for name, value in told.items():
+            parts += [f"--dataset.{name}"] if value is True else [f"--dataset.{name}", str(value)]
+        return shlex.join(parts)
 
 
 def _smaller(size: tuple[float, ...]) -> str:

@@ -1,11 +1,14 @@
 """Folders of pictures."""
 
+import io
+import shlex
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from service.bulk.readers import open_inputs, read_from
 from service.bundle import ImageInput, PictureReading
@@ -13,6 +16,7 @@ from service.errors import FileError
 from tests.training.datasets.files import images, message, write, write_folder
 from training.datasets import Dataset
 from training.datasets.image_folder import ImageFolder
+from training.first_look import look
 
 
 def test_image_folder_reads_recursively_in_order(tmp_path: Path) -> None:
@@ -147,7 +151,14 @@ def test_a_folder_without_a_readable_picture_is_refused(tmp_path: Path) -> None:
         Image.new("LA", (5, 4), (9, 254)).save(tmp_path / f"{i}.png")
     text = message(ImageFolder(), tmp_path)
     assert "5 of 5 files cannot be read. 0.png, 1.png, 2.png and 2 more: has transparent pixels" in text
-    assert "--dataset.background white" in text
+    assert text.endswith(f". Lay them on white: lowerbound train images --data {tmp_path} --dataset.background white")
+    text = message(ImageFolder(size=(2, 3), strict=True), tmp_path)
+    command = (
+        f"lowerbound train images --data {tmp_path} --dataset.size '[2, 3]' --dataset.strict --dataset.background white"
+    )
+    assert text.endswith(command)
+    with pytest.raises(FileError, match="1 distinct rows are too few"):
+        look("images", shlex.split(command)[3:], Console(file=io.StringIO()))
     assert (ImageFolder(background="white").load(tmp_path).rows == 10).all()
 
 
