@@ -178,6 +178,8 @@ def test_keys_are_kept_as_digests(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("LOWERBOUND_API_KEYS", f" {NEW}, {THIRD}\n{OLD},")
     assert len(read_keys(None)) == 3
     assert read_keys(tmp_path / "keys") == read_keys(None)
+    monkeypatch.setenv("LOWERBOUND_API_KEYS", "x" * SHORTEST)
+    assert len(read_keys(None)) == 1
     monkeypatch.setenv("LOWERBOUND_API_KEYS", "")
     assert read_keys(None) == frozenset()
 

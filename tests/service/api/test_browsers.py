@@ -23,7 +23,9 @@ def status(client: httpx.Client, host: str, path: str = "/elbo", body: object = 
     return client.post(path, json=body or {"instances": [ONE]}, headers={"Host": host} | headers).status_code
 
 
-@pytest.mark.parametrize("host", ["localhost:8000", "LOCALHOST", "a.localhost", "127.0.0.1", "[::1]:8000", "10.1.2.3"])
+@pytest.mark.parametrize(
+    "host", ["localhost:8000", "LOCALHOST", "localhost.", "a.localhost", "127.0.0.1", "[::1]:8000", "10.1.2.3"]
+)
 def test_names_of_this_machine_and_addresses_are_answered(digits: httpx.Client, host: str) -> None:
     assert status(digits, host) == 200
 

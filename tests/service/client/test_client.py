@@ -56,7 +56,16 @@ def test_many_rows_are_cut_and_their_places_are_the_callers(people: str) -> None
 def test_rows_that_the_service_finds_too_many_are_cut_again(serve: Serve, x: Array) -> None:
     pixels = np.concatenate([x] * 40)
     with serve("--max-queue", "640") as server, Client(str(server.base_url), concurrency=2) as client:
+
+        def refused() -> float:
+            counted = samples(server.get("/metrics").text)
+            return sum(n for key, n in counted.items() if key[0] == "lowerbound_http_requests_total" and "413" in key)
+
         answer = client.score(pixels, num_draws=16)
+        before = refused()
+        assert before > 0
+        client.score(pixels, num_draws=16)
+        assert refused() == before
         again = client.score(x, num_draws=16)
         with pytest.raises(TooLargeError, match="draws"):
             client.score(x, num_draws=1000)
