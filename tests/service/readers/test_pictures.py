@@ -13,7 +13,7 @@ from PIL import Image
 
 from service.bundle import Array, ImageInput, PictureReading
 from service.errors import InvalidError, MalformedError, RequestError, TooLargeError
-from service.readers.pictures import MAX_PIXELS, Picture
+from service.readers.pictures import MAX_PIXELS, MAX_PROFILES, MAX_SCANS, Picture
 
 COLOURS = ImageInput(shape=(6, 5, 3), dtype="uint8", low=0, high=255)
 GRAY = ImageInput(shape=(6, 5), dtype="uint8", low=0, high=255)
@@ -242,6 +242,19 @@ def test_hostile_pictures_cost_little(name: str) -> None:
     with pytest.raises((TooLargeError, MalformedError)):
         read(body, RESIZED)
     assert time.process_time() - before < 1
+
+
+@pytest.mark.parametrize(
+    ("make", "most", "parts"),
+    [
+        (lambda number: JPEG[:-2] + (number - JPEG.count(SCAN[:2])) * SCAN, MAX_SCANS, "scans"),
+        (lambda number: PNG[:33] + number * PROFILE + PNG[33:], MAX_PROFILES, "colour profiles"),
+    ],
+)
+def test_a_picture_has_no_more_parts_than_it_may(make: Callable[[int], bytes], most: int, parts: str) -> None:
+    Picture(make(most))
+    with pytest.raises(TooLargeError, match=f"has {most + 1:,} {parts}"):
+        Picture(make(most + 1))
 
 
 def test_a_picture_s_size_is_looked_at_before_it_is_decoded() -> None:

@@ -188,6 +188,14 @@ def test_lines_that_are_no_rows_are_no_missing_cells(line: int, place: str, deta
     assert caught.value.remedies == {}
 
 
+def test_one_wrong_cell_in_the_first_row_makes_it_no_header(tmp_path: Path) -> None:
+    text = rows(a=lambda n: n / 3 if n else "years", b=lambda n: n % 5)
+    with pytest.raises(TableError, match=r"row 1 .*column 'a': 'years' is not a number") as caught:
+        Table().load(write(tmp_path / "t.csv", text))
+    assert "second line of the header" not in str(caught.value)
+    assert caught.value.remedies == {"missing": ("usual", "years")}
+
+
 def test_a_line_is_shown_by_its_own_texts(tmp_path: Path) -> None:
     text = rows(a=lambda n: n / 3, b=lambda n: n % 5, c=lambda n: n % 6)
     path = write(tmp_path / "t.csv", text.replace("a,b,c\n", "a,b,c\n---,---,---\n") + "\n*,80,95\n")
@@ -282,6 +290,9 @@ def test_labels_are_pointed_out_and_excluded(tmp_path: Path) -> None:
         option = f"--dataset.exclude 'Is Fraud?={word}'"
         assert note == f"'Is Fraud?' looks like a label: {word} in 10.0% of the rows: {option}"
         assert len(Table(exclude=(f"Is Fraud?={word.lower()}",)).load(path).rows) == 36
+    # A number is the same number however a file writes it.
+    text = rows(a=lambda n: n / 3, is_fraud=lambda n: "1.0" if n % 10 == 0 else "0.0")
+    assert len(Table(exclude=("is_fraud=1",)).load(write(tmp_path / "t.csv", text)).rows) == 36
     # As many as say no: a choice.
     text = rows(a=lambda n: n / 3, member=lambda n: "yes" if n % 2 else "no")
     assert Table().load(write(tmp_path / "t.csv", text)).notes == ()
