@@ -91,16 +91,18 @@ def test_pictures_are_named_by_their_files(tmp_path: Path, capsys: pytest.Captur
     [
         ("row,label\n1,anomaly\n", "no row to add, and no anomaly among the held-out rows"),
         ("row,label\n3,normal\n", r"row 3.age: 'x' is not a number"),
+        ("row,label\n4,normal\n", r"row 4.colour: 'pink'"),
         ("row,label\n2,normal\n", "row 2 is too far from the training data for a finite bound"),
         ("row,label\n9,normal\n", "row '9' is not in"),
         ("row,label\n1,normal\n1,anomaly\n", "row '1' is labelled both normal and anomaly"),
     ],
 )
 def test_nothing_is_written_where_rows_or_labels_are_wrong(
-    bundle: Path, tmp_path: Path, labels: str, said: str
+    bundle: Path, tmp_path: Path, labels: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("service.bulk.job.BATCH_ROWS", 2)
     rows, file = tmp_path / "rows.csv", tmp_path / "labels.csv"
-    rows.write_text("age,colour\n100,red\n1e200,red\nx,red\n")
+    rows.write_text("age,colour\n100,red\n1e200,red\nx,red\n7,pink\n")
     file.write_text(labels)
     with pytest.raises(FileError, match=said):
         main([str(bundle), "--data", str(rows), "--labels", str(file), "--device", "cpu"])
