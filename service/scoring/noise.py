@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
 
+from service.errors import NotReadyError
+
 SOBOL_BITS = 30
 MAX_LATENT_SIZE = 21_201  # scipy's Sobol.MAXDIM: the direction numbers that are tabulated
 MAX_DRAWS = 2**16
@@ -27,12 +29,18 @@ def base_samples(seed: int, num_draws: int, latent_size: int) -> npt.NDArray[np.
 
     Returns:
         ε, shape (K, L), float32, in standard deviations of the posterior.
+
+    Raises:
+        NotReadyError: SciPy could not load its direction numbers.
     """
     from scipy.stats import qmc  # noqa: PLC0415 - a second, which processes that only read bodies need not spend
 
     sobol = qmc.Sobol(latent_size, scramble=True, bits=SOBOL_BITS, rng=np.random.default_rng(seed))
     # Whole powers of two are what Sobol points come in; the first K of them are the first K of the sequence.
     points = sobol.random_base2(math.ceil(math.log2(num_draws)))[:num_draws]
+    # An interrupt or a lack of memory while SciPy loads its numbers is ignored there, and all points are the same.
+    if num_draws > 1 and not np.all((points[0] < 0.5) != (points[1] < 0.5)):
+        raise NotReadyError("the direction numbers of Sobol points could not be loaded; try again")
     return np.asarray(ndtri(points + 0.5 ** (SOBOL_BITS + 1)), dtype=np.float32)
 
 

@@ -1,5 +1,8 @@
 """Base samples are deterministic, finite, Gaussian, and more even than independent draws."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -100,3 +103,26 @@ def test_uniform_draws_lie_in_the_open_interval() -> None:
 
 def test_normal_draws_are_normal() -> None:
     assert stats.kstest(noise.standard_normal(1, (10**5,)), "norm").pvalue > 1e-4
+
+
+INTERRUPTED = """
+import numpy as np
+from service.errors import NotReadyError
+from service.scoring import noise
+
+def interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+load, np.load = np.load, interrupted
+try:
+    noise.base_samples(1, 2, 3)
+except (NotReadyError, KeyboardInterrupt):
+    np.load = load
+    print(noise.base_samples(1, 2, 3).tolist())
+"""
+
+
+def test_no_points_are_drawn_by_numbers_that_were_not_loaded() -> None:
+    """SciPy ignores an interrupt meanwhile; its numbers are loaded once in a process."""
+    process = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, check=True)
+    assert process.stdout == f"{noise.base_samples(1, 2, 3).tolist()}\n"
