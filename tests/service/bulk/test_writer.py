@@ -7,10 +7,13 @@ from typing import Any
 import fsspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from service.bulk import writer
+from service.bulk.one_file import write_file
 from service.bulk.writer import PartWriter
 from service.errors import FileError
 
@@ -135,3 +138,25 @@ def test_problems_are_counted_by_a_run_that_goes_on(tmp_path: Path) -> None:
     assert (first.problems, second.problems) == (2, 2)
     second.add(rows)
     assert (second.rows, second.problems) == (8, 4)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_parts_stay_until_the_one_file_of_them_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError("no space left")
+
+    out = PartWriter(str(tmp_path / "parts"), REQUEST)
+    out.add(batch(0, 1, 2, 3, 4))
+    out.finish()
+    target = tmp_path / f"scores.{suffix}"
+    with monkeypatch.context() as broken:
+        broken.setattr(LocalFileSystem, "mv", full)
+        with pytest.raises(FileError, match=rf"scores\.{suffix}: cannot be written: no space left"):
+            write_file(out, str(target))
+    assert not target.exists()
+    write_file(PartWriter(str(tmp_path / "parts"), REQUEST), str(target))
+    read = pyarrow.csv.read_csv if suffix == "csv" else pyarrow.parquet.read_table
+    assert read(target)["score"].to_pylist() == [0, 1, 2, 3, 4]
+    assert [path.name for path in tmp_path.iterdir()] == [target.name]
