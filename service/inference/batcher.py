@@ -324,7 +324,8 @@ class Batcher:
         first = batch[0].job.work
         rows = sum(piece.stop - piece.start for piece in batch)
         waits = [started - piece.job.submitted for piece in batch if not piece.start and not failed]
-        self._observe(Report(first.graph, first.key, rows, first.draws, waits, seconds, failed))
+        report = Report(first.graph, first.key, rows, first.draws, waits, seconds, failed)
+        self._loop.call_soon(self._observe, report)  # The callers, who wake before, do not wait for what it takes.
 
     def _measure(self, done: int, seconds: float) -> None:
         newest = self._num_threads * done / max(seconds, 1e-9)

@@ -306,3 +306,19 @@ def test_every_engine_call_is_reported() -> None:
     waits = [(wait, report.seconds) for report in reports for wait in report.waits]
     assert sum(0 <= wait < 0.1 < seconds < 30 for wait, seconds in waits) == 2
     assert sum(0.1 < wait < 30 for wait, _ in waits) == len(waits) - 2 == 2
+
+
+def test_a_call_is_reported_after_its_answer() -> None:
+    """One client waits for the answer, and not for what the service counts."""
+    events: list[str] = []
+
+    async def scenario(batcher: Batcher, engine: Arithmetic) -> None:
+        async def ask() -> None:
+            await batcher.submit(work(1))
+            events.append("answer")
+
+        await asyncio.create_task(ask())
+        await asyncio.sleep(0)
+
+    with_batcher(scenario, observe=lambda report: events.append("report"))
+    assert events == ["answer", "report"]
