@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import compress
+from operator import attrgetter
 
 import numpy as np
 
@@ -51,6 +52,8 @@ QUICK_HINTS = 5
 
 SLOW = object()
 """In the place of values that take longer to decode."""
+
+_SIZE = attrgetter("size")
 
 
 def decode(body: bytes, media_type: str, field: str) -> object:
@@ -171,7 +174,7 @@ def is_quick_answer(columns: Mapping[str, Array], media_type: str, rows: Rows | 
     ):
         return False  # In Arrow a picture is one field.
     marked = 0 if rows is None else 8 * rows.total
-    return marked <= Json.quick_numbers and sum(values.size for values in columns.values()) <= most
+    return marked <= Json.quick_numbers and sum(map(_SIZE, columns.values())) <= most
 
 
 def write_answer(
