@@ -1,4 +1,4 @@
-"""Access: API keys, pages of other origins, and the policy of the service's own pages."""
+"""Access: API keys, and pages of other origins."""
 
 import hashlib
 import hmac
@@ -90,16 +90,6 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def page_headers(policy: str) -> dict[str, str]:
-    """The headers of a page for people; the policy says where scripts, styles and all else may come from."""
-    fixed = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
-    return {
-        "Content-Security-Policy": f"{policy}; {fixed}",
-        "Referrer-Policy": "no-referrer",
-        "X-Content-Type-Options": "nosniff",
-    }
 
 
 class ApiKeyMiddleware:

@@ -14,7 +14,7 @@ import orjson
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
 
-from service.api.auth import page_headers
+from service.api.browsers import page_headers
 from service.codecs.json import Json
 
 STYLE = """

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
-from service.api.auth import page_headers
+from service.api.browsers import page_headers
 
 FOLDER = Path(__file__).parents[2] / "explorer"
 PAGE = "index.html"

@@ -5,7 +5,7 @@ import math
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 
-from service.api.auth import page_headers
+from service.api.browsers import page_headers
 from service.api.content import identify
 from service.api.openapi import ServedModel, problems
 from service.api.schemas import ModelAnswer, ModelsAnswer
