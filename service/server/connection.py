@@ -4,7 +4,6 @@ import asyncio
 import math
 import re
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import httptools
@@ -63,7 +62,7 @@ class Connection(HttpToolsProtocol):
         self._leaving = False  # The server shuts down.
         self._upgrading = False  # The request asks for another protocol, and is parsed again without that.
         self._surplus = False  # There are too many connections, and none can be closed for this one.
-        self._received = self._body = 0  # Bytes of the incomplete request; of its body.
+        self._received = self._head = self._body = 0  # Bytes of the incomplete request; of its head; of its body.
         self._unsent, self._moved = 0, self.loop.time()  # Bytes in the write buffer; when they last became fewer.
         self.deadline: float = self._moved + self._settings.read_timeout
 
@@ -110,7 +109,7 @@ class Connection(HttpToolsProtocol):
             self._refuse(*refusal(error))
         else:
             if self._received > MAX_FRAME + 2 * self._body:
-                self._refuse(*self._too_long())
+                self._refuse(431, f"more than {MAX_FRAME:,} bytes beside the body")
             elif self._in_body and self.cycle.response_complete:
                 self._read_slowly(len(data))
 
@@ -145,12 +144,20 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head = True
+        self._head = 0
         self.deadline = self.loop.time() + self._settings.read_timeout
 
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+        self._head += len(url)
+        if self._head > MAX_FRAME:
+            raise RefusedError(414, f"more than {MAX_FRAME:,} bytes of target")
+
     def on_header(self, name: bytes, value: bytes) -> None:
+        self._head += len(name) + len(value)
         headers = self.headers
-        if len(headers) == MAX_HEADERS:
-            raise RefusedError(431, f"more than {MAX_HEADERS} header fields")
+        if self._head > MAX_FRAME or len(headers) == MAX_HEADERS:
+            raise RefusedError(431, f"more than {MAX_HEADERS} header fields, or {MAX_FRAME:,} bytes of them")
         headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
@@ -183,8 +190,6 @@ class Connection(HttpToolsProtocol):
         if self._surplus:
             most = self._settings.max_connections
             raise RefusedError(503, f"{most} connections are open, and no more are served")
-        if self._received > MAX_FRAME and len(self.url) + sum(map(len, chain(*self.headers))) > MAX_FRAME:
-            raise RefusedError(*self._too_long())
         if len(self.pipeline) == MAX_PIPELINED:
             raise RefusedError(429, f"{MAX_PIPELINED} requests of this connection wait for their answers")
         version, fields = self.parser.get_http_version(), dict(self.headers)
@@ -193,10 +198,6 @@ class Connection(HttpToolsProtocol):
             check_repeated(self.headers)
         if (expected := fields.get(b"expect")) is not None:
             self.expect_100_continue = expected.lower() == b"100-continue" and version != "1.0"
-
-    def _too_long(self) -> tuple[int, str]:
-        status, part = (414, "of target") if len(self.url) > MAX_FRAME else (431, "beside the body")
-        return status, f"more than {MAX_FRAME:,} bytes {part}"
 
     def on_body(self, body: bytes) -> None:
         self._body += len(body)
