@@ -341,6 +341,20 @@ def test_heads_are_limited(patient: int, head: bytes) -> None:
         assert client.answer()[0] == 431
 
 
+@pytest.mark.parametrize(
+    ("behind", "expected"),
+    [
+        (b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 414),
+        (LIVE[:-2] + b"X: " + b"y" * 70_000 + b"\r\n\r\n", 431),
+    ],
+)
+def test_a_long_head_behind_another_request_is_refused(patient: int, behind: bytes, expected: int) -> None:
+    """Both are read at once."""
+    with Client(patient) as client:
+        client.send(LIVE + behind)
+        assert [client.answer()[0] for _ in range(2)] == [200, expected]
+
+
 def test_a_hundred_fields_are_read(patient: int) -> None:
     with Client(patient) as client:
         client.send(LIVE[:-2] + b"".join(b"X-%d: y\r\n" % i for i in range(99)) + b"\r\n")
