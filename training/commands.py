@@ -69,11 +69,11 @@ def train(arguments: list[str]) -> None:
     console = Console(stderr=True, soft_wrap=True, quiet=os.environ.get("RANK", "0") != "0")
     try:
         # Help ends here, and wrong fields are named before much is read.
-        if {"-h", "--help"} & set(options) or takes_long(recipe, options):
-            _read(recipe, options)
+        first = {"-h", "--help"} & set(options) or takes_long(recipe, options)
+        asked = _read(recipe, options) if first else None
         if (dataset := look(recipe, options, console)) is None:
             return
-        asked = _read(recipe, options)
+        asked = asked or _read(recipe, options)
         from training.screening import screen  # noqa: PLC0415 - torch
         from training.train import train  # noqa: PLC0415 - torch
 
