@@ -143,7 +143,7 @@ class ImageFolder(Excluding):
         return f". Lay them on white: {self._command(folder, background='white')}"
 
     def _command(self, folder: Path, **options: str) -> str:
-        """The command that trains, with these options beside those that were told."""
+        """The command that trains, with these options and those that the user gave."""
         told = self.model_dump(mode="json", exclude_defaults=True) | options
         parts = ["lowerbound", "train", "images", "--data", str(folder)]
         for name, value in told.items():
