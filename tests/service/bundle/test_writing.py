@@ -1,6 +1,10 @@
 """A bundle is written whole or not at all, and lies where its manifest says."""
 
+import fcntl
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,6 +70,35 @@ def test_what_a_crash_leaves_is_passed_over(tmp_path: Path, table: Table) -> Non
         shutil.copytree(folder, folder.parent / name)
     assert versions(tmp_path) == {"people": [1]}
     assert ModelLoader(LocalStore(tmp_path), None, EngineFactory("cpu"), LIMITS).registry.names() == {"people": [1]}
+
+
+KILLED = """
+import resource, signal, sys
+from pathlib import Path
+from service.bundle import read_bundle, write_bundle
+bundle = read_bundle(Path(sys.argv[1]))
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
+write_bundle(Path(sys.argv[1]).parents[1], bundle.manifest.model_copy(update={"version": 2}), bundle.files)
+"""
+"""The system kills it at the first file of more than 500 bytes."""
+
+
+def test_the_next_writer_removes_what_a_killed_one_left(tmp_path: Path, table: Table) -> None:
+    manifest, files = table
+    folder = write_bundle(tmp_path, manifest, files)
+    (folder.parent / ".1-disabled").mkdir()  # By a user.
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(folder)], check=False)
+    assert killed.returncode < 0
+    (left,) = folder.parent.glob(".2-*")
+    other = os.open(folder.parent, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_SH)  # As another writer does meanwhile.
+    write_bundle(tmp_path, manifest.model_copy(update={"version": 2}), files)
+    assert left.exists()
+    os.close(other)
+    write_bundle(tmp_path, manifest.model_copy(update={"version": 3}), files)
+    assert sorted(path.name for path in folder.parent.iterdir()) == [".1-disabled", "1", "2", "3"]
 
 
 def test_versions_are_numbers(tmp_path: Path, table: Table) -> None:
