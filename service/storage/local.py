@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -166,8 +167,14 @@ class LocalStore:
         return max(taken, default=0) + 1
 
     def try_to_write(self, name: str) -> None:
-        """Raise an `OSError` where no bundle of this name could be written."""
-        (self.folder / name).mkdir(parents=True, exist_ok=True)
+        """Raise an `OSError` where no bundle of this name could be written; nothing stays there."""
+        place = self.folder / name
+        existing = next(folder for folder in (place, *place.parents) if os.path.lexists(folder))
+        try:
+            Path(tempfile.mkdtemp(prefix=".", dir=existing)).rmdir()
+        except OSError as error:
+            error.filename = str(place)
+            raise
 
     def write(self, manifest: Manifest, files: Mapping[str, bytes]) -> Path:
         """See `write_bundle`."""

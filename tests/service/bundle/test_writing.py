@@ -72,6 +72,14 @@ def test_what_a_crash_leaves_is_passed_over(tmp_path: Path, table: Table) -> Non
     assert ModelLoader(LocalStore(tmp_path), None, EngineFactory("cpu"), LIMITS).registry.names() == {"people": [1]}
 
 
+def test_a_repository_is_tried_without_a_trace(tmp_path: Path) -> None:
+    LocalStore(tmp_path / "models").try_to_write("people")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "people").symlink_to("/proc")
+    with pytest.raises(OSError, match=f"{tmp_path}/people"):
+        LocalStore(tmp_path).try_to_write("people")
+
+
 KILLED = """
 import resource, signal, sys
 from pathlib import Path
