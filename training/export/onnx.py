@@ -6,6 +6,7 @@ import multiprocessing
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from functools import cache
 from typing import cast
 
@@ -217,15 +218,23 @@ def _traced(wanted: dict[str, tuple[nn.Module, Graph]]) -> Iterator[tuple[str, o
 
     Where PyTorch has one thread, there is no core for another process, which takes five seconds to import PyTorch.
     """
-    if len(wanted) < 2 or torch.get_num_threads() < 2:
+    pool = _process() if len(wanted) > 1 and torch.get_num_threads() > 1 else None
+    if pool is None:
         yield from ((name, trace(*given)) for name, given in wanted.items())
         return
     # A thread pickles what the pool is given, later, when modules that are traced here hold symbols for their weights.
     copies = copy.deepcopy(wanted)
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    with pool:
         running = {name: pool.submit(trace, *given) for name, given in copies.items()}
         for name in reversed(wanted):
             yield name, trace(*wanted[name]) if running[name].cancel() else running[name].result()
+
+
+def _process() -> ProcessPoolExecutor | None:
+    """Another process; None where its locks cannot be made, as with a read-only or full /dev/shm."""
+    with suppress(OSError):
+        return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    return None
 
 
 def graph_inputs(

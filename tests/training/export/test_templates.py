@@ -1,6 +1,7 @@
 """Keys of traced graphs: all that a graph depends on beside its weights' values changes them."""
 
 import os
+import resource
 from pathlib import Path
 
 import onnx
@@ -10,6 +11,7 @@ from torch import nn
 from service.bundle import NumericColumn, TabularInput
 from service.bundle.graphs import graph_contract
 from training.export import templates
+from training.export.onnx import _process
 from training.export.templates import structure_key
 
 COLUMNS = TabularInput(columns=(NumericColumn(name="a"), NumericColumn(name="b")))
@@ -61,3 +63,12 @@ def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch, cap
     assert templates.read_template("key") is None
     templates.write_template("key", onnx.ModelProto())
     assert caplog.messages == ["the traced graphs cannot be kept: the user has no home directory; set XDG_CACHE_HOME"]
+
+
+def test_where_no_lock_can_be_made_there_is_no_other_process() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))  # As /dev/shm is for a lock where it is read-only.
+    try:
+        assert _process() is None
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
