@@ -9,7 +9,7 @@ import httptools
 _HOST = re.compile(rb"([\w.~!$&'()*+,;=%-]*|\[[\da-fA-F:.]+\])(:\d*)?")
 """RFC 3986, section 3.2: `uri-host [ ":" port ]`."""
 
-_SINGLE = b"host", b"content-type", b"content-encoding", b"authorization"
+_SINGLE = b"host", b"content-type", b"content-encoding", b"transfer-encoding", b"authorization"
 """Fields of which a proxy may take one, and the service another."""
 
 

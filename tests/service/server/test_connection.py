@@ -206,6 +206,7 @@ def test_an_upgrade_is_ignored(patient: int, size: int) -> None:
         pytest.param(b"Host: x y\r\n", id="no host"),
         pytest.param(b"Transfer-Encoding: chunked, identity\r\n", id="chunked is not the last coding"),
         pytest.param(b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n", id="two codings"),
+        pytest.param(b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n", id="a coding before chunked"),
         pytest.param(b"Transfer-Encoding: \x0bchunked\r\n", id="control character in the coding"),
         pytest.param(b"Content_Length\r\n", id="no colon"),
     ],
