@@ -19,6 +19,8 @@ REQUEST_ID_KEY = REQUEST_ID_HEADER.lower().encode()
 CLOSED = 499
 """The status under which requests are counted whose clients left: they get no answer. nginx's convention."""
 
+_ACCEPT = b"accept"
+
 _PIECE = 2**18
 """Bytes of an answer that are sent at once."""
 
@@ -29,8 +31,11 @@ _TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16
 
 
 def first_values(headers: Sequence[Header]) -> dict[bytes, bytes]:
-    """The first value of each header."""
-    return dict(reversed(headers))
+    """The first value of each header, and all of `Accept`: its lines are one list (RFC 9110, section 5.3)."""
+    values = dict(reversed(headers))
+    if len(values) < len(headers) and _ACCEPT in values:
+        values[_ACCEPT] = b",".join(value for name, value in headers if name == _ACCEPT)
+    return values
 
 
 @dataclass(slots=True, eq=False)
@@ -60,7 +65,7 @@ class RequestContext:
     taken: int = 0
 
     def header(self, name: bytes, absent: str = "") -> str:
-        """A header's first value."""
+        """A header's value; see `first_values`."""
         value = self.headers.get(name)
         return absent if value is None else str(value, "latin-1")
 

@@ -107,6 +107,12 @@ def test_accept_decides(digits: httpx.Client, accept: str | None, media_type: st
     assert answer.headers["Content-Type"] == media_type
 
 
+def test_lines_of_accept_are_one_list(digits: httpx.Client) -> None:
+    for lines, media_type in (("text/html", NPY), NPY), ((f"{JSON};q=0.1", NPY, "*/*;q=0"), NPY), (("", PNG), PNG):
+        answer = digits.get("/sample", headers=[("Accept", line) for line in lines])
+        assert answer.headers["Content-Type"] == media_type
+
+
 @pytest.mark.parametrize("accept", ["text/html", "image/jpeg", "application/x-npy;q=0", "*/*;q=0"])
 def test_what_cannot_be_had_is_said(digits: httpx.Client, accept: str) -> None:
     answer = digits.get("/sample", headers={"Accept": accept})
