@@ -16,7 +16,7 @@ from service.bundle import Array, ImageInput, NumericColumn, TabularInput
 from service.codecs.child import LongBytes
 from service.codecs.codec import Columns
 from service.codecs.instances import has_categories, parse_latents, parse_rows
-from service.codecs.json import Json, check_nested, regular_array
+from service.codecs.json import Json, check_nested, read_json, regular_array
 from service.codecs.npy import Npy
 from service.codecs.pieces import PIECE, cut, find_array
 from service.codecs.registry import ALL_READERS, FILE_READERS, WRITERS, AnyFile, Arrow, Csv, Png
@@ -25,6 +25,7 @@ from service.codecs.rows import Reading, Rows, moved
 from service.codecs.text import TextRows, read_text
 from service.errors import InvalidError, MalformedError, TooLargeError, suggest
 from service.readers.arrays import NPY, Levels
+from service.readers.columns import FIRST_INEXACT
 from service.readers.files import TextBytes
 from service.readers.pictures import is_picture, is_quick_picture
 
@@ -88,7 +89,7 @@ def read_rows(body: bytes, media_type: str, data: ImageInput | TabularInput, rea
     if media_type == Json.media_type and len(body) > PIECE and (start := find_array(body)) is not None:
         check_nested(body)
         return _read_long(body, start, data, reading, max_rows)
-    return make_rows(decode(body, media_type, "instances"), media_type, data, reading, max_rows)
+    return make_rows(decode(body, media_type, "instances"), body, media_type, data, reading, max_rows)
 
 
 def _read_long(body: bytes, start: int, data: ImageInput | TabularInput, reading: Reading, max_rows: int) -> Rows:
@@ -96,14 +97,15 @@ def _read_long(body: bytes, start: int, data: ImageInput | TabularInput, reading
     parts: list[Rows] = []
     total = 0
     for place, piece in cut(body, start, PIECE + LONGEST_NUMBER * math.prod(data.shape)):
+        part = b'{"instances":[%b]}' % piece
         try:
-            values = decode(b'{"instances":[%b]}' % piece, Json.media_type, "instances")
+            values = decode(part, Json.media_type, "instances")
         except MalformedError as error:
             raise MalformedError(f"{error.detail}, in what begins at byte {place:,}", error.location) from error
         if parts and not len(values):  # type: ignore[arg-type]  # A list or an array.
             raise MalformedError(f"not readable JSON: a comma before the end, at byte {place:,}")
         try:
-            parts.append(make_rows(values, Json.media_type, data, reading, max_rows, total).moved(total))
+            parts.append(make_rows(values, part, Json.media_type, data, reading, max_rows, total).moved(total))
         except InvalidError as error:
             raise moved(error, total) from error
         total += parts[-1].total
@@ -115,9 +117,11 @@ def read_rows_if_quick(
 ) -> Rows | None:
     """The instances in a body, or None where they take longer."""
     values = decode_if_quick(body, media_type, "instances", mark=reading.mark)
-    if values is SLOW or (isinstance(data, TabularInput) and not _is_quick_table(values, data, reading)):
+    if isinstance(body, LongBytes) or values is SLOW:
         return None
-    return make_rows(values, media_type, data, reading, max_rows)
+    if isinstance(data, TabularInput) and not _is_quick_table(values, data, reading):
+        return None
+    return make_rows(values, body, media_type, data, reading, max_rows)
 
 
 def _is_quick_table(values: object, data: TabularInput, reading: Reading) -> bool:
@@ -139,9 +143,15 @@ def _is_quick_table(values: object, data: TabularInput, reading: Reading) -> boo
 
 
 def make_rows(
-    values: object, media_type: str, data: ImageInput | TabularInput, reading: Reading, max_rows: int, before: int = 0
+    values: object,
+    body: bytes,
+    media_type: str,
+    data: ImageInput | TabularInput,
+    reading: Reading,
+    max_rows: int,
+    before: int = 0,
 ) -> Rows:
-    """The instances among the values that were decoded from a body; `before` rows of it were read before.
+    """The instances among the values that were decoded from a body; `before` rows were read before.
 
     Raises:
         TooLargeError: There are more rows.
@@ -156,7 +166,8 @@ def make_rows(
             f"{rows:,} rows or more; one request may ask for {max_rows:,} draws, rows × num_draws", "instances"
         )
     if isinstance(values, np.ndarray) and has_categories(data) and media_type == Json.media_type:
-        values = values.tolist()  # In JSON a number stands for itself, as in records, not for a category's code.
+        # In JSON a number stands for itself, as in records, not for a category's code.
+        values = read_json(body)["instances"] if np.abs(values).max() >= FIRST_INEXACT else values.tolist()
     return parse_rows(values, data, reading)
 
 

@@ -27,6 +27,9 @@ Cells = Any
 FEW = 64
 """Cells of a list that are looked up one by one, which takes less time than making an Arrow array of them."""
 
+FIRST_INEXACT = 2**53
+"""The smallest whole number that float64 has and whose successor it lacks."""
+
 Values = npt.NDArray[np.float64]
 
 _NOUNS = {"clock": "a time", "elapsed": "a duration"}
@@ -137,7 +140,8 @@ def is_missing(texts: pa.Array, missing: Sequence[str]) -> pa.Array:
 
 def category_key(value: Category) -> tuple[type, Category]:
     """Make a key that tells true from 1 and "1" from 1, but not 1 from 1.0: JSON does not either."""
-    return (float, float(value)) if type(value) is int and abs(value) < 2**53 else (type(value), value)
+    is_float = type(value) is int and abs(value) < 2**64 and float(value) == value
+    return (float, float(value)) if is_float else (type(value), value)
 
 
 def decimals(cells: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
@@ -237,11 +241,7 @@ class _CategoryLookup:
             return CellProblem(row, self._column.name, TOO_LARGE)
         shown = ", ".join(repr(category) for category in self._column.categories[:8])
         more = ", ..." if len(self._column.categories) > 8 else ""
-        given = (
-            repr(float(value)).removesuffix(".0")  # Whole numbers in plain lists come as floats.
-            if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**64
-            else repr(value)
-        )
+        given = repr(value).removesuffix(".0")  # Whole numbers in plain lists come as floats.
         detail = f"{given} is not a known category; known are {shown}{more}"
         return CellProblem(row, self._column.name, detail, unseen=True)
 
@@ -253,9 +253,11 @@ class _CategoryLookup:
         if bool in self._kinds and text.lower() in {"true", "false"}:
             return text.lower() == "true"
         try:
-            return float(text)
+            number = float(text)
         except ValueError:
             return text
+        # Float64 lacks most whole numbers from here on.
+        return int(text) if FIRST_INEXACT <= abs(number) < math.inf and text.lstrip("+-").isdecimal() else number
 
 
 def _look_up(column: CategoricalColumn, missing: Sequence[str]) -> _CategoryLookup:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from service.bundle import CategoricalColumn, NumericColumn, TabularInput
-from service.codecs.bodies import QUICK_CELLS, is_quick_answer, read_rows_if_quick
+from service.codecs.bodies import QUICK_CELLS, is_quick_answer, read_rows, read_rows_if_quick
 from service.codecs.rows import MARKING
 
 NUMBERS = TabularInput(columns=tuple(NumericColumn(name=f"n{i}") for i in range(1000)))
@@ -65,3 +65,10 @@ def test_an_answer_of_many_fields_is_written_elsewhere(media_type: str) -> None:
     assert not is_quick_answer({"latents": np.zeros((1, 2)), "instances": np.zeros((1, 201))}, media_type, None)
     assert is_quick_answer({"instances": np.zeros((1, 10_000))}, "application/json", None)
     assert is_quick_answer({"instances": np.zeros((1, 64, 64, 3))}, media_type, None) == (media_type != "text/csv")
+
+
+@pytest.mark.parametrize("rows", [1, 80_000], ids=["quick", "in pieces"])
+def test_long_whole_numbers_are_other_categories_than_their_neighbours(rows: int) -> None:
+    data = TabularInput(columns=(CategoricalColumn(name="id", categories=(2**53 + 1, 2**53)), NumericColumn(name="n")))
+    body = json.dumps({"instances": [[2**53 + 1, 0.5]] * rows + [[2**53, 0.5]]}).encode()
+    assert read_rows(body, "application/json", data, MARKING, 2**20).x[:, 0].tolist() == [0.0] * rows + [1.0]

@@ -32,6 +32,7 @@ PLAN = CategoricalColumn(name="c", categories=("basic", "none", "plus"))
 GROUPED = CategoricalColumn(name="c", categories=("basic", "other"), other="other")
 SWITCH = CategoricalColumn(name="c", categories=(False, True))
 LEVEL = CategoricalColumn(name="c", categories=(1, 2.5))
+LONG = CategoricalColumn(name="c", categories=(2**53 + 1, 2**60))
 
 
 def time(order: Any, *, zone: bool = False) -> NumericColumn:
@@ -81,6 +82,8 @@ def at(*moment: int, zone: dt.timezone = dt.UTC) -> float:
         (CategoricalColumn(name="c", categories=(0, 1)), ["0", 1, 1.0], [0, 1, 1]),
         (LEVEL, ["1.0", 1, 2.5, "2.50"], [0, 0, 1, 1]),
         (LEVEL, pa.array([1.0, None, math.nan]), [0, NAN, NAN]),
+        (LONG, [str(2**53 + 1), f"+{2**60}", None], [0, 1, NAN]),
+        (LONG, [2**53 + 1, 2**60, 2.0**60], [0, 1, 1]),
         (PLAN, pa.array(["plus", None]).dictionary_encode(), [2, NAN]),
     ],
 )  # fmt: skip
@@ -103,6 +106,7 @@ def test_cells_that_follow_their_columns_rule(column: Column, cells: Any, values
         (time("elapsed"), ["1 day", pa], {0: "'1 day' is not a duration", 1: "must be a number, not an object"}),
         (time("ymd"), ["2026-01-05 24:01", "9999-12-31 24:00"], {0: "'2026-01-05 24:01' is", 1: "'9999-12-31 24"}),
         (time("ymd"), ["2026-02-31", "tomorrow"], {0: "'2026-02-31' is not a date or time", 1: "'tomorrow' is not"}),
+        (LONG, [2**53, 2.0**53, str(2**53)], {0: f"{2**53} is", 1: f"{2**53} is", 2: f"'{2**53}' is"}),
         (SWITCH, ["yes", 1], {0: "'yes' is not a known category; known are False, True", 1: "1 is not"}),
     ],
 )  # fmt: skip
