@@ -39,12 +39,14 @@ _PATTERNS = {
 } | {"clock": re.compile(_CLOCK)}
 _REWRITTEN = (
     (re.compile(r"^(\d{4})(\d{2})(\d{2})T(\d{2})(\d{2})(\d{2})"), r"\1-\2-\3T\4:\5:\6"),
+    (re.compile(r"^(\d{4}-\d{2}-\d{2}[T ]\d{2})(?![\d:])"), r"\1:00"),
     (
         re.compile(rf"^({_WEEKDAY}{_NAME})\s+(\d{{1,2}})\s+([\d:]+)( UTC| GMT|) (\d{{4}})$", re.IGNORECASE),
         r"\1 \2 \5 \3\4",
     ),
 )
-"""Dates as ISO 8601 has them without separators, and as C does, with the year last; what they are read as."""
+"""Dates as ISO 8601 has them, without separators or minutes, and as C does, with the year last; what they are read as.
+"""
 
 _ELAPSED = re.compile(
     r"(?:(?P<days>-?\d{1,6}) days?,?\s+)?(?P<sign>[+-])?(?P<hours>\d{1,6}):(?P<minutes>[0-5]\d):(?P<seconds>[0-5]\d)"
@@ -54,6 +56,9 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST, _LAST = -62135596800, 253402300799
 """Seconds: 1 January of the year 1 and 31 December 9999."""
 _MICROSECONDS = 1_000_000
+_CYCLE_YEARS, _CYCLE = 400, 146097 * 86400 * _MICROSECONDS
+"""Years after which the calendar repeats, and microseconds. Python has no year 0, and Arrow has."""
+
 _GAP = 10
 _SAMPLED = 1000
 """Texts of a column that show whether any may be dates."""
@@ -84,8 +89,9 @@ def parse_time(text: str, order: Order, first_year: int = 1970) -> tuple[int, bo
     zone = part.get("zone")
     try:
         offset = UTC if zone is None else _offset(zone)
+        year = _year(part.get("year") or "1970", first_year)
         moment = datetime(
-            _year(part.get("year") or "1970", first_year),
+            year or _CYCLE_YEARS,
             _month(part.get("month") or "1"),
             int(part.get("day") or 1),
             0 if ends_day else hour,
@@ -97,7 +103,7 @@ def parse_time(text: str, order: Order, first_year: int = 1970) -> tuple[int, bo
         moment += timedelta(days=ends_day)
     except (ValueError, OverflowError):
         return None
-    return (moment - _EPOCH) // timedelta(microseconds=1), zone is not None
+    return (moment - _EPOCH) // timedelta(microseconds=1) - (0 if year else _CYCLE), zone is not None
 
 
 def parse_times(texts: pa.Array, time: TimeFormat) -> tuple[pa.Array, pa.Array]:

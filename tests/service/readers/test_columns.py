@@ -96,6 +96,21 @@ def test_cells_that_follow_their_columns_rule(column: Column, cells: Any, values
 
 
 @pytest.mark.parametrize(
+    ("column", "text"),
+    [
+        *((time("ymd"), text) for text in ("2026-01-05 13", "2026-01-05T1304", "0000-02-29", "2026-01-05 13:04:00.5")),
+        *((time("ymd", zone=True), text) for text in ("2026-01-05 13Z", "2026-01-05T13+01", "2026-01-05 13:04-0130")),
+        *((NumericColumn(name="c"), text) for text in ("-nan(ind)", "1e400", ".5", "1E+5", "-Infinity")),
+    ],
+)
+def test_a_wrong_cell_changes_no_other(column: Column, text: str) -> None:
+    alone, wrong = parse_column([text], column, MISSING)
+    beside, also_wrong = parse_column([text, "x"], column, MISSING)
+    np.testing.assert_array_equal(alone, beside[:1])
+    assert {problem.row for problem in also_wrong} == {1, *(problem.row for problem in wrong)}
+
+
+@pytest.mark.parametrize(
     ("column", "cells", "wrong"),
     [
         (PRICE, ["1", "12,3", "$4", "5"], {1: "'12,3' is not a number", 2: "'$4' is not a number"}),
