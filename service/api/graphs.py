@@ -78,7 +78,8 @@ class Graph:
             posterior = await self.model.encode(rows.x)
             return await child.call(quick, named.answer, posterior, np.isnan(posterior["mean"][:, 0]))
         asked = parameters.model_dump(include={"num_draws", "seed", "score", "refine"})
-        bounds = await self.model.elbo(rows.x, ElboQuery(**asked, explain=self.graph == "explain"))
+        observe = len(rows.places) > 0  # Else the one row that is computed is none of the client's.
+        bounds = await self.model.elbo(rows.x, ElboQuery(**asked, explain=self.graph == "explain", observe=observe))
         return await child.call(quick, named.answer, bounds, np.isnan(bounds["score"]))
 
 

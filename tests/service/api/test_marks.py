@@ -163,6 +163,8 @@ def test_refinement_and_explanations_of_the_others_are_unchanged(digits: httpx.C
         ]
         kept = [0, 1, 4, 5, 6]
         assert {name: [values[i] for i in kept] for name, values in marked.items()} == expected
+    alone = digits.post("/elbo", json={"instances": ["picture"]}, params={"on_error": "mark", "fdr": 0.9})
+    assert alone.headers["Lowerbound-No-Discovery"] == "no row has a p-value"
 
 
 def test_the_open_inference_protocol_marks_where_asked(several: httpx.Client) -> None:

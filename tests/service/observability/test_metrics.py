@@ -89,6 +89,10 @@ def test_scores_made_as_the_calibration_was_are_watched(serve: Serve, digits_bun
         for query in ("num_draws=15", "seed=3", "score=regret", "score=typicality", "refine=1", "observe=false"):
             client.post(f"/elbo?{query}", json=instances(digits_bundle, 2)).raise_for_status()
         client.post(f"/elbo?num_draws=16&fdr=0.1&seed={digits_bundle.manifest.seed}", json=instances(digits_bundle, 3))
+        client.post("/elbo?on_error=mark", json={"instances": ["none"]}).raise_for_status()
+        tensor = {"name": "x", "datatype": "FP32", "shape": [1, 8, 8], "data": [99] * 64}
+        marking = {"inputs": [tensor], "parameters": {"on_error": "mark"}}
+        client.post("/v2/models/digits/infer", json=marking).raise_for_status()
         found = scrape(client)
         metrics = {
             family.name: family for family in parse_openmetrics(client.get("/metrics", headers=OPENMETRICS).text)
