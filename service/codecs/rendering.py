@@ -44,10 +44,12 @@ def _cells(values: Array, column: Column) -> list[Category | None]:
 def picture(x: Array, data: ImageInput) -> Array:
     """Instances of shape (batch, *data.shape) side by side in one picture, as square as can be, black from low to high.
 
+    Marked ones, which are NaN, are black.
+
     Returns:
         uint8, shape (rows × height, columns × width[, 3]).
     """
-    shades = np.clip((x - data.low) / (data.high - data.low), 0, 1)
+    shades = np.clip(np.nan_to_num((x - data.low) / (data.high - data.low)), 0, 1)
     tiles = np.round(255 * shades).astype(np.uint8).reshape(len(x), *data.shape[:2], -1)
     columns = math.ceil(math.sqrt(len(tiles)))
     rows = math.ceil(len(tiles) / columns)

@@ -173,7 +173,9 @@ class Rows:
     def _spread(self, values: Array) -> Array:
         if len(values) == self.total:
             return values
-        spread = np.full((self.total, *values.shape[1:]), np.nan if values.dtype.kind == "f" else 0, values.dtype)
+        # Pixels in whole levels become numbers that may be missing.
+        dtype = np.dtype(np.float32) if values.dtype.kind == "u" else values.dtype
+        spread = np.full((self.total, *values.shape[1:]), np.nan if dtype.kind == "f" else 0, dtype)
         spread[self.places] = values
         return spread
 

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from tests.service.http_client import ARROW, JSON, NPY, Array, assert_problem, npy, table
+from tests.service.http_client import ARROW, JSON, NPY, PNG, Array, assert_problem, npy, table
 
 GOOD = [{"age": 1.5, "colour": "blue"}, {"age": None, "colour": "red"}, {"age": -3, "colour": None}]
 FAR = {"age": 1e200, "colour": "red"}
@@ -165,6 +166,22 @@ def test_refinement_and_explanations_of_the_others_are_unchanged(digits: httpx.C
         assert {name: [values[i] for i in kept] for name, values in marked.items()} == expected
     alone = digits.post("/elbo", json={"instances": ["picture"]}, params={"on_error": "mark", "fdr": 0.9})
     assert alone.headers["Lowerbound-No-Discovery"] == "no row has a p-value"
+
+
+def test_a_marked_picture_is_no_black_one(digits: httpx.Client, x: Array) -> None:
+    pictures = {"instances": [x[0].tolist(), "picture"]}
+
+    def post(accept: str, **query: str) -> bytes:
+        params = {"on_error": "mark", **query}
+        answer = digits.post("/instances", json=pictures, params=params, headers={"Accept": accept})
+        return answer.raise_for_status().content
+
+    assert json.loads(post(JSON))["instances"] == [x[0].tolist(), [[None] * 8] * 8]
+    pixels = np.load(io.BytesIO(post(NPY, fields="instances")))
+    np.testing.assert_array_equal(pixels, [x[0], np.full((8, 8), np.nan)])
+    with Image.open(io.BytesIO(post(PNG))) as shown:  # Which has no other colour for it.
+        assert shown.size == (16, 8)
+        assert shown.crop((8, 0, 16, 8)).getextrema() == (0, 0)
 
 
 def test_the_open_inference_protocol_marks_where_asked(several: httpx.Client) -> None:

@@ -49,6 +49,7 @@ def test_black_is_low_and_white_is_high() -> None:
     assert picture(np.full((1, 2, 3), 1.0), SMOOTH).min() == 255
     assert picture(np.full((1, 2, 3), 99.0), SMOOTH).min() == 255
     assert picture(np.full((1, 2, 3), -99.0), SMOOTH).max() == 0
+    assert picture(np.full((1, 2, 3), np.nan), SMOOTH).max() == 0
     one_channel = ImageInput(shape=(2, 3, 1), dtype="uint8", low=0, high=16)
     assert picture(np.zeros((4, 2, 3, 1)), one_channel).shape == (4, 6)
 
