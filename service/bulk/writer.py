@@ -66,8 +66,8 @@ class PartWriter:
                 self._file = self._system.open(self._path(self._hidden()), "wb")
                 # Numbers hardly repeat: a dictionary of them would cost much and save nothing.
                 words = [field.name for field in batch.schema if not pa.types.is_floating(field.type)]
-                self._writer = pyarrow.parquet.ParquetWriter(self._file, batch.schema, use_dictionary=words)
-            self._writer.write_batch(batch.cast(self._writer.schema))  # Columns without a value have no type.
+                self._writer = pyarrow.parquet.ParquetWriter(self._file, _typed(batch.schema), use_dictionary=words)
+            self._writer.write_batch(batch.cast(self._writer.schema))
             self._pending += batch.num_rows
             self._pending_problems += _count_problems(batch)
             if self._pending >= PART_ROWS:
@@ -159,6 +159,11 @@ class PartWriter:
 
     def _path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}"
+
+
+def _typed(schema: pa.Schema) -> pa.Schema:
+    """Let columns to keep that have no value in a file have them in the next, of any kind."""
+    return pa.schema([pa.field(f.name, pa.string()) if pa.types.is_null(f.type) else f for f in schema])
 
 
 def _name(number: int) -> str:

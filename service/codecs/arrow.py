@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from service.bundle import Array
+from service.bundle import Array, Category
+from service.codecs.rendering import Records
 from service.errors import InvalidError, MalformedError, TooLargeError
 from service.readers.columns import decimals, decoded, is_text
 from service.readers.times import is_time, seconds
@@ -188,19 +189,23 @@ def _column(values: Array) -> Any:
 def _array(column: Any) -> Any:
     if isinstance(column, np.ndarray):
         return _column(column)
-    return _records(column) if isinstance(column[0], Mapping) else pa.array(column, pa.string())
+    return _records(column) if isinstance(column, Records) else pa.array(column, pa.string())
 
 
-def _records(records: Sequence[Mapping[str, Any]]) -> Any:
-    columns = {key: _values([record[key] for record in records], key) for key in records[0]}
+def _records(records: Records) -> Any:
+    """A column of records. Its type is the model's, not that of these values, so that answers can be joined."""
+    columns = {
+        name: _values([record[name] for record in records], name, possible)
+        for name, possible in records.possible.items()
+    }
     return pa.StructArray.from_arrays(columns.values(), names=columns.keys())
 
 
-def _values(values: Sequence[Any], key: str) -> Any:
+def _values(values: Sequence[Any], name: str, possible: Sequence[Category]) -> Any:
     try:
-        array = pa.array(values, from_pandas=True)
+        array = pa.array(values, pa.array(possible).type, from_pandas=True)
     except pa.ArrowException as error:
-        raise InvalidError(f"values of {key!r} make no Arrow column: {error}", "header.Accept") from error
+        raise InvalidError(f"values of {name!r} make no Arrow column: {error}", "header.Accept") from error
     return array.dictionary_encode() if pa.types.is_string(array.type) else array
 
 

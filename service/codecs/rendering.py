@@ -1,13 +1,25 @@
 """Rendering: from the arrays of a bundle's graphs to the values that clients receive."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from service.bundle import Array, CategoricalColumn, Category, Column, ImageInput, TabularInput
 from service.readers.times import render_time
+
+
+class Records(list[dict[str, Any]]):
+    """Rows as records by column name.
+
+    Attributes:
+        possible: By name, values of every kind that a column may have, whichever are in these rows.
+    """
+
+    def __init__(self, values: Iterable[Sequence[Any]], possible: Mapping[str, Sequence[Category]]) -> None:
+        super().__init__(dict(zip(possible, row, strict=True)) for row in values)
+        self.possible = possible
 
 
 def render(columns: Mapping[str, Any], data: TabularInput) -> dict[str, Any]:
@@ -21,15 +33,15 @@ def render(columns: Mapping[str, Any], data: TabularInput) -> dict[str, Any]:
     return {name: records[name](x, data) if name in records else x for name, x in columns.items()}
 
 
-def render_records(x: Array, data: TabularInput) -> list[dict[str, Category | None]]:
+def render_records(x: Array, data: TabularInput) -> Records:
     """Rows of shape (batch, columns) as records of values by column name; a code of no category is None."""
     columns = [_cells(x[:, i], column) for i, column in enumerate(data.columns)]
-    return [dict(zip(data.features, row, strict=True)) for row in zip(*columns, strict=True)]
+    return Records(zip(*columns, strict=True), {column.name: _possible(column) for column in data.columns})
 
 
-def render_by_column(values: Array, data: TabularInput) -> list[dict[str, float]]:
+def render_by_column(values: Array, data: TabularInput) -> Records:
     """A number for each cell, of shape (batch, columns), as records by column name."""
-    return [dict(zip(data.features, row, strict=True)) for row in values.tolist()]
+    return Records(values.tolist(), dict.fromkeys(data.features, (0.0,)))
 
 
 def _cells(values: Array, column: Column) -> list[Category | None]:
@@ -39,6 +51,12 @@ def _cells(values: Array, column: Column) -> list[Category | None]:
     if column.time is not None:
         return [render_time(value, column.time) for value in values.tolist()]
     return [float(value) for value in values]
+
+
+def _possible(column: Column) -> Sequence[Category]:
+    if isinstance(column, CategoricalColumn):
+        return column.categories
+    return (0.0,) if column.time is None else ("",)
 
 
 def picture(x: Array, data: ImageInput) -> Array:

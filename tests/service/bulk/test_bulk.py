@@ -175,6 +175,17 @@ def test_a_wrong_row_is_marked_and_the_run_goes_on(tmp_path: Path, table_bundle:
     assert [strict["elbo"][i] for i in (0, 4)] == [table["elbo"][i] for i in (0, 4)]
 
 
+def test_a_file_of_wrong_rows_alone_leaves_the_next_one_its_columns(tmp_path: Path, explaining_table: Path) -> None:
+    """The columns of the first batch are those of the output, and it has no value in any."""
+    (tmp_path / "a.csv").write_text("age,colour\nold,blue\n")
+    (tmp_path / "b.csv").write_text("age,colour\n2,blue\n")
+    status, errors = bulk(explaining_table, tmp_path / "a.csv", tmp_path / "b.csv", tmp_path / "out", "--explain")
+    assert status == 0, errors
+    rows = pyarrow.parquet.read_table(tmp_path / "out").to_pydict()
+    assert [cells["age"] for cells in rows["feature_surprise"]] == [None, 6]
+    assert [cells["colour"] for cells in rows["feature_expected"]] == [None, "red"]
+
+
 def test_no_cell_or_name_styles_or_steers_the_terminal(tmp_path: Path, explaining_table: Path) -> None:
     (tmp_path / "rows.csv").write_text("[/i],age,colour\n[/b]\x1b[2J,1.5,red\n[red],old\x1b[2J,blue\n")
     status, errors = bulk(explaining_table, tmp_path / "rows.csv", tmp_path / "scores.csv", "--keep", "[/i]")

@@ -53,6 +53,14 @@ def test_parts_appear_when_they_are_whole(tmp_path: Path) -> None:
     ]
 
 
+def test_a_column_without_values_may_have_some_later(tmp_path: Path) -> None:
+    out = PartWriter(str(tmp_path / "out"), REQUEST)
+    for note in (None, "late", 7):
+        out.add(pa.RecordBatch.from_pydict({"note": pa.array([note])}))
+    out.finish()
+    assert pyarrow.parquet.read_table(tmp_path / "out")["note"].to_pylist() == [None, "late", "7"]
+
+
 @pytest.mark.parametrize("kind", ["killed", "interrupted"])
 def test_what_was_not_whole_is_made_again(tmp_path: Path, kind: str) -> None:
     first = PartWriter(str(tmp_path), REQUEST)

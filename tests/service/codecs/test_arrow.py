@@ -15,6 +15,7 @@ from hypothesis.extra import numpy as hnp
 
 from service.codecs import arrow
 from service.codecs.arrow import read_stream, write_stream
+from service.codecs.rendering import Records
 from service.errors import InvalidError, MalformedError, RequestError, TooLargeError
 
 Array = npt.NDArray[Any]
@@ -180,9 +181,10 @@ def test_an_answer_is_a_column_for_each_field() -> None:
 
 
 def test_written_records_are_columns_that_can_be_sent() -> None:
-    records = [{"age": 1.5, "colour": "red"}, {"age": float("nan"), "colour": "blue"}]
+    possible = {"age": (0.0,), "colour": ("red", "blue"), "code": (1, 2.5)}
+    records = Records([[1.5, "red", 1], [float("nan"), "blue", None]], possible)
     written = write_stream({"instances": records})
-    assert read_stream(written, "instances") == [records[0], {"age": None, "colour": "blue"}]
+    assert read_stream(written, "instances") == [records[0], {"age": None, "colour": "blue", "code": None}]
     colour = pa.ipc.open_stream(written).read_all().schema.field("colour").type
     assert pa.types.is_dictionary(colour)
     both = pa.ipc.open_stream(write_stream({"z": np.ones((2, 2)), "instances": records})).read_all()
@@ -190,9 +192,16 @@ def test_written_records_are_columns_that_can_be_sent() -> None:
     assert both.column("instances").to_pylist()[0] == records[0]
 
 
+def test_the_types_of_records_are_those_of_the_model_whatever_is_in_them() -> None:
+    possible = {"age": (0.0,), "placed": ("",), "colour": ("red", "blue"), "code": (1, 2.5), "is_new": (False, True)}
+    full, empty = ([1.5, "2026-01-05", "red", 1, True], [None] * 5)
+    schemas = [pa.ipc.open_stream(write_stream({"x": Records([row], possible)})).schema for row in (full, empty)]
+    assert schemas[0] == schemas[1]
+
+
 def test_words_and_numbers_make_no_column() -> None:
     with pytest.raises(InvalidError, match="values of 'colour' make no Arrow column"):
-        write_stream({"instances": [{"colour": "red"}, {"colour": 1}]})
+        write_stream({"instances": Records([["red"], [1]], {"colour": ("red", 1)})})
 
 
 def with_months(table: pa.Table) -> bytes:
