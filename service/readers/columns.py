@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from service.bundle import CategoricalColumn, Category, Column, NumericColumn, TabularInput
 from service.readers.numbers import parse_numbers
-from service.readers.times import derive_columns, is_time, parse_times, seconds
+from service.readers.times import derive_columns, is_time, order_of, parse_times, seconds
 
 Cells = Any
 """A column: an Arrow array, chunked or not, or a list of what JSON has (numbers, texts, booleans, None)."""
@@ -163,21 +163,21 @@ def _plain_array(cells: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 def _parse_numeric(cells: pa.Array, column: NumericColumn, missing: Sequence[str]) -> tuple[Values, list[CellProblem]]:
     kind = cells.type
+    noun = _NOUNS.get(column.time.order, "a date or time") if column.time else "a number"
     if is_text(kind):
         present = pc.if_else(is_missing(cells, missing), None, cells)
         parsed, readable = parse_times(present, column.time) if column.time else parse_numbers(present, column)
         values = _to_numpy(parsed)
         wrong = np.flatnonzero(to_bool(pc.invert(readable)))
-        noun = _NOUNS.get(column.time.order, "a date or time") if column.time else "a number"
         unread = [CellProblem(int(row), column.name, f"{cells[int(row)].as_py()!r} is not {noun}") for row in wrong]
         values, infinite = _finite(values, column)
         return values, unread + infinite
-    if column.time and is_time(kind) and pa.types.is_duration(kind) == (column.time.order == "elapsed"):
+    if column.time and is_time(kind) and _NOUNS.get(column.time.order) == _NOUNS.get(order_of(kind)):
         return _to_numpy(seconds(cells)), []
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         return _finite(_to_numpy(cells.cast(pa.float64(), safe=False)), column)
     rows = np.flatnonzero(to_bool(pc.is_valid(cells)))
-    detail = f"must be a number, not {kind}"
+    detail = f"must be {noun}, not {kind}"
     return np.full(len(cells), np.nan), [CellProblem(int(row), column.name, detail) for row in rows]
 
 

@@ -56,6 +56,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST, _LAST = -62135596800, 253402300799
 """Seconds: 1 January of the year 1 and 31 December 9999."""
 _MICROSECONDS = 1_000_000
+_PER_SECOND = {"s": 1, "ms": 1000, "us": _MICROSECONDS}
 _CYCLE_YEARS, _CYCLE = 400, 146097 * 86400 * _MICROSECONDS
 """Years after which the calendar repeats, and microseconds. Python has no year 0, and Arrow has."""
 
@@ -154,18 +155,21 @@ def is_time(kind: pa.DataType) -> bool:
     return bool(pa.types.is_temporal(kind)) and not pa.types.is_interval(kind)
 
 
+def order_of(kind: pa.DataType) -> Order:
+    """The order of the moments of an Arrow type that `is_time`."""
+    return "clock" if pa.types.is_time(kind) else "elapsed" if pa.types.is_duration(kind) else "ymd"
+
+
 def seconds(moments: pa.Array) -> pa.Array:
     """Turn Arrow's dates, timestamps, times of day and durations into seconds, float64."""
     kind = moments.type
-    if pa.types.is_duration(kind):
-        moments = moments.cast(pa.duration("us"), safe=False)
-    elif pa.types.is_date(kind):
-        moments = moments.cast(pa.timestamp("us"))
-    elif pa.types.is_timestamp(kind):
-        moments = moments.cast(pa.timestamp("us", kind.tz), safe=False)
-    else:
-        moments = moments.cast(pa.time64("us"), safe=False)
-    return _divide(moments.cast(pa.int64()))
+    if pa.types.is_date32(kind):
+        return pc.multiply(moments.cast(pa.int32()).cast(pa.float64()), 86400.0)
+    counts = moments.cast(pa.int32() if pa.types.is_time32(kind) else pa.int64())
+    unit = "ms" if pa.types.is_date64(kind) else kind.unit
+    if unit == "ns":  # Float64 lacks most of their counts.
+        counts, unit = pc.divide(counts, 1000), "us"
+    return _divide(counts, _PER_SECOND[unit])
 
 
 def find_order(texts: list[str], day_first: bool | None) -> tuple[TimeFormat | None, list[bool], bool]:
@@ -251,8 +255,8 @@ def render_time(value: float, time: TimeFormat) -> str | None:
     return moment.replace(tzinfo=None).isoformat() + ("Z" if time.zone else "")
 
 
-def _divide(microseconds: pa.Array) -> pa.Array:
-    return pc.divide(microseconds.cast(pa.float64(), safe=False), float(_MICROSECONDS))
+def _divide(counts: pa.Array, per_second: int = _MICROSECONDS) -> pa.Array:
+    return pc.divide(counts.cast(pa.float64(), safe=False), float(per_second))
 
 
 def _year(text: str, first_year: int) -> int:

@@ -188,7 +188,10 @@ def doubt_far_date(
         low, high = others.min(initial=np.inf), others.max(initial=-np.inf)
         far = max(moments[place] - high, low - moments[place]) > 3 * (high - low)
         if counts[place] > 1 and len(others) >= ENOUGH and far:
-            mark = str(dates[place])
+            try:
+                mark = str(dates[place])
+            except OverflowError:  # Python's last year is 9999.
+                mark = f"{moments[place]:g} seconds"
             return f"has {mark}, far from all other dates; if it is a missing cell{as_missing(mark)}"
     return None
 

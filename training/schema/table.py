@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from service.bundle import NumericColumn, TimeFormat
 from service.readers.columns import decimals, decoded, is_text
-from service.readers.times import is_time, seconds
+from service.readers.times import is_time, order_of, seconds
 from training.schema.decisions import Decision, Options, Problem, categorical, left_out, refused, unless_constant
 from training.schema.doubts import ENDS, SENTINELS, doubt_far_date, doubt_sentinel
 from training.schema.numbers import infer_numbers, with_label_note
@@ -64,8 +64,7 @@ def infer_column(name: str, cells: pa.ChunkedArray, options: Options) -> Decisio
         cells = decimals(cells)
     if is_time(kind):
         zone = pa.types.is_timestamp(kind) and kind.tz is not None
-        order = "clock" if pa.types.is_time(kind) else "elapsed" if pa.types.is_duration(kind) else "ymd"
-        time = TimeFormat.model_validate({"order": order, "zone": zone})
+        time = TimeFormat(order=order_of(kind), zone=zone)
         counted = pc.value_counts(cells.drop_null())
         values, counts = counted.field("values"), counted.field("counts").to_numpy()
         note = doubt_far_date(values, _to_numpy(seconds(values)), counts, _as_null)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from tests.training.datasets.files import message, rows, write, write_parquet
@@ -148,6 +149,10 @@ def test_doubts_are_told(cell: Any, note: str | None, tmp_path: Path) -> None:
         (
             [dt.date(1900, 1, 1) if n % 7 == 0 else dt.date(2026, 1, 1 + n % 28) for n in range(40)],
             "has 1900-01-",
+        ),
+        (
+            pa.array([2**63 - 1 if n % 7 == 0 else 86_400_000 * n for n in range(40)]).cast(pa.timestamp("ms")),
+            "has 9.22337e+15 seconds, far from all other dates",
         ),
         ([20 + n * n for n in range(40)], None),
     ],
