@@ -192,7 +192,7 @@ def _check_pixels(pixels: Array, data: ImageInput, marked: Marked) -> Array:
 
 def _check_cells(rows: Array, data: TabularInput, marked: Marked) -> Array:
     """Rows given as numbers: codes stand for categories, NaN for missing values."""
-    cells = rows.astype(np.float64)
+    cells = np.add(rows, 0.0, dtype=np.float64)  # -0.0 becomes 0.0, as in records and files.
     for i, column in enumerate(data.columns):
         values = cells[:, i]
         if isinstance(column, CategoricalColumn):

@@ -219,6 +219,11 @@ def test_rows_of_a_table_in_every_form() -> None:
         np.testing.assert_array_equal(answer, expected)
 
 
+def test_zero_has_no_sign() -> None:
+    for values in (np.array([[-0.0, 0, -0.0]]), [[-0.0, "a", -0.0]]):
+        assert not np.signbit(parse_instances(values, TABLE)).any()
+
+
 @pytest.mark.parametrize(
     ("value", "code"),
     [
