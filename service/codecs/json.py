@@ -2,7 +2,6 @@
 
 import itertools
 import json
-from codecs import BOM_UTF8
 from collections import Counter
 from typing import Any, ClassVar
 
@@ -44,7 +43,7 @@ class Json:
 
 
 def read_json(body: bytes, *, constants: bool = False) -> Any:
-    """A JSON document, after a byte order mark if there is one; with `constants`, NaN and the infinities are numbers.
+    """A JSON document; with `constants`, NaN and the infinities are numbers.
 
     Raises:
         MalformedError: It is not JSON, or a key occurs twice in an object.
@@ -62,7 +61,7 @@ def read_json(body: bytes, *, constants: bool = False) -> Any:
 
     constant = float if constants else _refuse_constant
     try:
-        document = json.loads(body.removeprefix(BOM_UTF8).decode(), object_pairs_hook=unique, parse_constant=constant)
+        document = json.loads(body.decode(), object_pairs_hook=unique, parse_constant=constant)
     except UnicodeDecodeError as error:
         raise MalformedError(f"not UTF-8: {error.reason} at byte {error.start}") from error
     except RecursionError as error:

@@ -10,7 +10,7 @@ from service.errors import InvalidError, MalformedError, TooLargeError
 PIECE = 2**20
 """Bytes of a piece, unless one element is longer."""
 
-_HEAD, _TAIL = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"instances"\s*:\s*\['), re.compile(rb"\s*\}\s*")
+_HEAD, _TAIL = re.compile(rb'\s*\{\s*"instances"\s*:\s*\['), re.compile(rb"\s*\}\s*")
 _ESCAPED = re.compile(rb"\\.", re.DOTALL)
 _LONGEST_HEAD = 1024
 

@@ -1,6 +1,5 @@
 """Whatever bytes come in, a codec reads exactly what they say or refuses them by name."""
 
-import codecs
 import gzip
 import io
 import json
@@ -20,7 +19,6 @@ from service.bundle import ImageInput, NumericColumn, TabularInput
 from service.codecs import registry
 from service.codecs.codec import Reader
 from service.codecs.json import MAX_NESTED, Json, read_json
-from service.codecs.pieces import find_array
 from service.codecs.registry import FILE_READERS, READERS, WRITERS, Png
 from service.codecs.text import read_text
 from service.errors import InvalidError, MalformedError, RequestError, TooLargeError
@@ -197,15 +195,6 @@ def test_regular_numbers_are_read_without_python_objects(shape: tuple[int, ...])
 )  # fmt: skip
 def test_whatever_is_not_a_regular_array_is_left_to_the_exact_reader(text: str) -> None:
     assert Json().decode(f'{{"instances": {text}}}'.encode(), "instances") == json.loads(text)
-
-
-@pytest.mark.parametrize("text", ["[[1, 2.5]]", '[{"age": 1}]'])
-def test_a_byte_order_mark_is_no_part_of_a_document(text: str) -> None:
-    """Editors and shells of Windows write one."""
-    body = codecs.BOM_UTF8 + f'{{"instances": {text}}}'.encode()
-    read = Json().decode(body, "instances")
-    assert (read.tolist() if isinstance(read, np.ndarray) else read) == json.loads(text)
-    assert find_array(body) == body.index(b"[") + 1
 
 
 @given(st.binary(max_size=40))
