@@ -27,6 +27,9 @@ _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 MANY = 1000
 """More files show their progress."""
 
+TRIED = 100
+"""Most pictures, from all over a folder, that show whether any of them can be read."""
+
 NAMED = 3
 """Most files, sizes and reasons that a message names of each."""
 
@@ -91,6 +94,7 @@ class ImageFolder(Excluding):
             remedy = _other_recipe(files) or f". {_summary(problems, folder)}".rstrip()
             raise FileError(f"{folder}: holds no picture that can be read{remedy}")
         data = self._schema(folder, headers)
+        self._refuse_unreadable(folder, list(headers), data, problems)
         rows = allocate((len(headers), *data.shape), np.uint8)
         read = 0
         for file in _progress(list(headers), "Reading images"):
@@ -99,11 +103,9 @@ class ImageFolder(Excluding):
                 read += 1
             except (RequestError, OSError) as error:
                 problems[file] = _reason(error)
-        if problems and (self.strict or not read):
-            remedy = "" if read else self._on_white(folder, next(iter(headers)), data)
+        if problems and self.strict:
             raise FileError(
-                f"{folder}: {len(problems):,} of {len(files):,} files cannot be read. "
-                f"{_summary(problems, folder)}{remedy}"
+                f"{folder}: {len(problems):,} of {len(files):,} files cannot be read. {_summary(problems, folder)}"
             )
         kept = {file: header for file, header in headers.items() if file not in problems}
         notes = _notes(kept, data, rows[:read], may_be_gray=self.color is None)
@@ -132,6 +134,28 @@ class ImageFolder(Excluding):
         )
         shape = self.size or next(iter(sizes))
         return ImageInput(shape=shape if is_gray else (*shape, 3), dtype="uint8", low=0, high=255, reading=reading)
+
+    def _refuse_unreadable(
+        self, folder: Path, files: list[Path], data: ImageInput, problems: Mapping[Path, str]
+    ) -> None:
+        """Refuse a folder if none of its pictures can be read, by those that stand for all.
+
+        Raises:
+            FileError: Says the command that trains if a background is all that is needed.
+        """
+        tried, unread = files[:: len(files) // TRIED + 1], dict(problems)
+        for file in tried:
+            try:
+                _open(file).instances(data)
+            except (RequestError, OSError) as error:
+                unread[file] = _reason(error)
+            else:
+                return
+        others = "" if len(tried) == len(files) else ", and no other was tried"
+        raise FileError(
+            f"{folder}: {len(unread):,} of {len(files) + len(problems):,} files cannot be read{others}. "
+            f"{_summary(unread, folder)}{self._on_white(folder, files[0], data)}"
+        )
 
     def _on_white(self, folder: Path, file: Path, data: ImageInput) -> str:
         """The command that trains, if a background is all that one of the pictures needs."""

@@ -162,6 +162,15 @@ def test_a_folder_without_a_readable_picture_is_refused(tmp_path: Path) -> None:
     assert (ImageFolder(background="white").load(tmp_path).rows == 10).all()
 
 
+def test_a_large_folder_of_transparent_pictures_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    Image.new("LA", (5, 4), (9, 254)).save(tmp_path / "000.png")
+    for i in range(1, 250):
+        (tmp_path / f"{i:03}.png").symlink_to("000.png")
+    text = message(ImageFolder(), tmp_path)
+    assert "84 of 250 files cannot be read, and no other was tried. 000.png, 003.png, 006.png and 81 more: has" in text
+    assert text.endswith("--dataset.background white")
+
+
 def test_several_sizes_are_refused_with_the_command_that_trains(tmp_path: Path) -> None:
     for i, size in enumerate([(500, 400), (500, 400), (300, 640), (20, 20), (21, 20)]):
         Image.new("RGB", size).save(tmp_path / f"{i}.png")
