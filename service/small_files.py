@@ -1,4 +1,4 @@
-"""Small files that a user names: keys, recipes, schemas."""
+"""Small files that a user names: keys, recipes, schemas, reports."""
 
 import errno
 from pathlib import Path
@@ -17,3 +17,21 @@ def read_small_file(path: Path) -> bytes:
     if len(data) > MAX_BYTES:
         raise OSError(errno.EFBIG, f"at most {MAX_BYTES:,} bytes are read", str(path))
     return data
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, in a new folder if need be; through a link, to a pipe or a device, as usual.
+
+    Raises:
+        OSError: It cannot be written; names the file, which is as it was.
+    """
+    usual = path.is_symlink() or (path.exists() and not path.is_file())
+    written = path if usual else path.with_name(f".{path.name}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        written.write_bytes(data)
+        written.replace(path)
+    except OSError as error:
+        if not usual:
+            written.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error

@@ -23,6 +23,7 @@ from service.codecs.rendering import render_records
 from service.engine import Device, Engine, OnnxEngine
 from service.errors import LowerboundError, printable
 from service.scoring import MAX_DRAWS, HeldOutScores, finite_bounds, noise, scores
+from service.small_files import replace_file
 from service.storage import Location
 from training.datasets import Dataset, Source, download, split
 from training.evaluation.baselines import BASELINES, baseline_scores
@@ -93,9 +94,9 @@ def main(arguments: list[str]) -> None:
     """
     options = parse(Evaluation, arguments)
     report = evaluate(options)
-    options.out.write_text(json.dumps(report, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
     for table in tables(report):
         Console(soft_wrap=True).print(table)
+    replace_file(options.out, json.dumps(report, indent=2, allow_nan=False, ensure_ascii=False).encode() + b"\n")
     Console(stderr=True, soft_wrap=True).print(f"report: {options.out}", markup=False)
 
 

@@ -1,6 +1,7 @@
 """`lowerbound train ... --screen`: which training rows are strange to models that were not trained on them."""
 
 import hashlib
+import io
 import json
 import math
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from service.codecs.strangest import strangest_cells
 from service.engine import Kind, Precision
 from service.readers.labels import FILE, LABEL, ROW
 from service.scoring import noise
+from service.small_files import replace_file
 from training.datasets import Dataset
 from training.datasets.splits import divide
 from training.evaluation.bounds import bounds, surprise
@@ -102,7 +104,8 @@ def screen(recipe: Recipe, dataset: Dataset, path: Path, console: Console) -> No
     table = pa.concat_tables(found, promote_options="default").sort_by(
         [("share", "ascending"), ("score", "descending")]
     )
-    pyarrow.csv.write_csv(table, path)
+    pyarrow.csv.write_csv(table, written := io.BytesIO())
+    replace_file(path, written.getvalue())
     console.print(
         f"{path}: written, strangest rows first. Write 'anomaly' into the column 'label' of those that are, and train "
         f"with --dataset.exclude_labels {path}",

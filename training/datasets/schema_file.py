@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from service.bundle import Column, TabularInput
 from service.errors import FileError
-from service.small_files import read_small_file
+from service.small_files import read_small_file, replace_file
 
 _COLUMN = TypeAdapter[Column](Column)
 _HEAD = """\
@@ -73,7 +73,7 @@ def read_schema(path: Path) -> Told:
 
 
 def write_schema(path: Path, data: TabularInput, reasons: Mapping[str, str]) -> None:
-    """Write a schema file, in a new folder if need be, with reasons, and what is left out as a comment."""
+    """Write a schema file with reasons, and what is left out as a comment."""
     columns: list[dict[str, Any]] = []
     for column in data.columns:
         if column.derived is None:
@@ -81,5 +81,4 @@ def write_schema(path: Path, data: TabularInput, reasons: Mapping[str, str]) -> 
             columns.append(fields | column.model_dump(mode="json", exclude_defaults=True, exclude={"name", "type"}))
     left_out = "".join(f"#   {name}: {reasons.get(name, '')}\n" for name in data.dropped)
     text = yaml.safe_dump({"columns": columns}, sort_keys=False, allow_unicode=True, width=120)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_HEAD + (f"# Left out:\n{left_out}" if left_out else "") + text)
+    replace_file(path, (_HEAD + (f"# Left out:\n{left_out}" if left_out else "") + text).encode())
