@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from service.bundle import Array, ImageInput, PictureReading
 from service.errors import InvalidError, MalformedError, RequestError, TooLargeError
@@ -25,6 +25,9 @@ TURNED[ORIENTATION] = 6
 pixels = np.random.default_rng(0).integers(0, 256, (6, 5, 3), np.uint8)
 rgb = Image.fromarray(pixels)
 gray = Image.fromarray(pixels[..., 0])
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+RED_AND_GREEN_SWAPPED = SRGB.replace(b"rXYZ", b"-XYZ").replace(b"gXYZ", b"rXYZ").replace(b"-XYZ", b"gXYZ")
 
 
 def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
@@ -49,6 +52,8 @@ def read(body: bytes, data: ImageInput = COLOURS) -> Array:
         encoded(rgb.convert("P", palette=Image.Palette.ADAPTIVE), "PNG"),
         encoded(rgb.convert("RGBA")),
         encoded(rgb.convert("RGBA"), "WEBP", lossless=True),
+        encoded(rgb, icc_profile=RED_AND_GREEN_SWAPPED),
+        encoded(rgb, "TIFF", icc_profile=RED_AND_GREEN_SWAPPED),
         encoded(rgb.transpose(Image.Transpose.ROTATE_90), exif=TURNED),
         encoded(rgb.transpose(Image.Transpose.ROTATE_90), "TIFF", tiffinfo={ORIENTATION: 6}),
         encoded(rgb.transpose(Image.Transpose.ROTATE_90), "WEBP", lossless=True, exif=TURNED),
