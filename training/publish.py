@@ -49,6 +49,8 @@ from training.recipes import BoundRecipe, Recipe
 
 GOLDEN_ROWS = 4
 VERIFIED_ROWS = 64
+VERIFIED_VALUES = 2**21
+"""Values of all draws of all rows that are verified at once: a refinement of pictures takes 450 bytes for each."""
 _PACKAGES = ("torch", "onnx", "onnxscript", "numpy", "scipy", "scikit-learn", "pyarrow", "pillow")
 
 
@@ -82,8 +84,16 @@ def _export(
     graphs, files = export_graphs(modules, dataset.input, vae.prior.latent_size, own=own)
     engine = OnnxEngine(graphs, files, "cpu")
     base_samples = noise.base_samples(bound.seed, bound.num_draws, vae.prior.latent_size)
-    errors = verify(modules, dataset.input, engine, dataset.rows[splits.test][:VERIFIED_ROWS], base_samples)
+    rows, draws = verified(dataset.rows[0].size, bound.num_draws)
+    errors = verify(modules, dataset.input, engine, dataset.rows[splits.test[:rows]], base_samples[:draws])
     return graphs, files, engine, errors
+
+
+def verified(values: int, num_draws: int) -> tuple[int, int]:
+    """How many rows are verified, and draws of each, if a row has so many values, and a bound so many draws."""
+    fitting = VERIFIED_VALUES // values
+    rows = min(VERIFIED_ROWS, max(2, fitting // num_draws))
+    return rows, min(num_draws, max(3, fitting // rows))
 
 
 def publish(

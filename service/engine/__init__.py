@@ -1,12 +1,21 @@
 """Graphs on a device: engines, and how one is chosen."""
 
 from service.engine.devices import PROVIDERS, Device, Kind, Precision, choose
-from service.engine.engine import RELATIVE_TOLERANCE, Engine, OnnxEngine, golden_error, verify_golden
+from service.engine.engine import (
+    RELATIVE_TOLERANCE,
+    ROW_VALUES,
+    Engine,
+    OnnxEngine,
+    fitting,
+    golden_error,
+    verify_golden,
+)
 from service.engine.factory import EngineFactory
 
 __all__ = [
     "PROVIDERS",
     "RELATIVE_TOLERANCE",
+    "ROW_VALUES",
     "Device",
     "Engine",
     "EngineFactory",
@@ -14,6 +23,7 @@ __all__ = [
     "OnnxEngine",
     "Precision",
     "choose",
+    "fitting",
     "golden_error",
     "verify_golden",
 ]

@@ -19,6 +19,10 @@ from service.errors import BundleError, DeviceError
 RELATIVE_TOLERANCE = 1e-5
 """Beside the manifest's absolute tolerance in nats: float32 keeps about seven digits."""
 
+ROW_VALUES = 2**12
+"""Values of a row up to which a call takes as many row-draws as it may; of larger rows it takes fewer. A convolutional
+decoder of pictures takes 165 bytes for each value of a call."""
+
 NO_FOLDER = "/dev/null/none"
 """The folder in which ONNX Runtime looks for external data that are not in memory; it cannot exist."""
 
@@ -73,6 +77,11 @@ class OnnxEngine:
             if not answer[name].ndim or answer[name].shape[1:] != shape:  # By an `If`, it may depend on the rows.
                 raise ValueError(f"{graph}.onnx: {name} has shape {answer[name].shape}; a row's is {shape}")
         return answer
+
+
+def fitting(row_draws: int, values: int) -> int:
+    """How many of so many row-draws are computed at once, at least one, if a row has so many values."""
+    return max(1, row_draws * ROW_VALUES // max(ROW_VALUES, values))
 
 
 def verify_golden(engine: Engine, bundle: Bundle) -> None:

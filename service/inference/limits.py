@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Self
 
+from service.engine import ROW_VALUES
 from service.errors import TooLargeError
 
 MAX_ENGINE_THREADS = 1024
@@ -10,10 +11,6 @@ MAX_ENGINE_THREADS = 1024
 
 MAX_DRAWS = 4096
 """Draws for one row, unless the operator says how many."""
-
-VALUES = 2**12
-"""Values of a row in a batch of `max_batch` row-draws; of larger rows a batch has fewer. A convolutional decoder of
-pictures takes 165 bytes for each value of a batch."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ class Limits:
 
     def of(self, values: int, own_draws: int) -> Self:
         """The limits of a model whose rows have so many values, and by default so many draws, which always fit."""
-        fitting = max(own_draws, self.max_batch * VALUES // values)
+        fitting = max(own_draws, self.max_batch * ROW_VALUES // values)
         draws = self.max_draws or max(own_draws, min(MAX_DRAWS, fitting))
         return replace(self, max_batch=min(self.max_batch, fitting), max_draws=draws)
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import track
 
 from service.bundle import BOUNDS, Array, TabularInput
-from service.engine import PROVIDERS, Engine
+from service.engine import PROVIDERS, Engine, fitting
 from service.scoring import ROUNDS, ConditionalAttribution, RefinementState, finite_bounds
 
 
@@ -26,7 +26,8 @@ def compute(
 
     Batches are computed on all cores, on a GPU two at a time: each has its intermediate results in the GPU's memory.
     """
-    size = max(1, _row_draws(engine) // draws)
+    values = max(math.prod(array.shape[1:]) for array in rows.values())
+    size = max(1, fitting(_row_draws(engine), values) // draws)
     total = len(next(iter(rows.values())))
     batches = [{name: array[i : i + size] for name, array in rows.items()} for i in range(0, total, size)]
     pool = ThreadPoolExecutor(2 if PROVIDERS[engine.device].accelerates else os.cpu_count())
@@ -145,5 +146,5 @@ def held_out_metrics(held_out: Mapping[str, Array]) -> dict[str, float]:
 
 
 def _row_draws(engine: Engine) -> int:
-    """Rows × draws in one engine call; on the CPU as the service's batches."""
+    """Rows × draws in one engine call, of small rows; on the CPU as the service's batches."""
     return 2**13 if PROVIDERS[engine.device].accelerates else 512

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from service.bundle import Array, ImageInput, TabularInput
+from service.engine import fitting
 from training.model import VAE
 from training.model.vae import log_normal
 
@@ -33,7 +34,7 @@ class SinglePassScores(nn.Module):
         self.vae = vae
         self.shape = (*data.shape, 1)[:3] if isinstance(data, ImageInput) else None
         with torch.no_grad():
-            batches = torch.from_numpy(np.ascontiguousarray(normal)).split(_ROWS)
+            batches = torch.from_numpy(np.ascontiguousarray(normal)).split(fitting(_ROWS, normal[0].size))
             statistics = torch.cat([self._statistics(x, self._reconstruction(x)) for x in batches])
         # A statistic that hardly varies says little, rather than everything; few rows say little of correlations.
         deviation = statistics.std(0, correction=0)

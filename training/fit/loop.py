@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from service.engine import fitting
 from service.errors import LowerboundError
 from training.fit.diagnostics import diagnose
 from training.fit.disk import replace_file, to_disk
@@ -228,7 +229,8 @@ def _evaluate(
     share = rows[accelerator.process_index :: accelerator.num_processes]
     sums = torch.zeros(5, dtype=torch.float64, device=accelerator.device)
     # Four times the draws of a step at once: nothing has to be kept for gradients.
-    for batch in share.split(max(1, 4 * recipe.batch_size * recipe.num_draws // len(base_samples))):
+    draws = fitting(4 * recipe.batch_size * recipe.num_draws, rows[0].numel())
+    for batch in share.split(max(1, draws // len(base_samples))):
         x = batch.to(accelerator.device)
         bounds = vae.bounds(x, base_samples)
         rows_seen = bounds.kl.new_tensor(len(x))
