@@ -5,6 +5,7 @@ import os
 import resource
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,6 +72,13 @@ def test_memory_has_a_limit_and_a_dead_process_is_replaced() -> None:
         with pytest.raises(NotReadyError, match="has ended; try again"):
             await running
         assert await child.run(take, 1) == MEBIBYTE
+
+    with_child(scenario)
+
+
+def test_the_kernel_ends_the_process_before_the_service() -> None:
+    async def scenario(child: ChildProcess) -> None:
+        assert await child.run(Path.read_text, Path("/proc/self/oom_score_adj")) == "1000\n"
 
     with_child(scenario)
 
