@@ -1,7 +1,6 @@
 """Files of rows that are small enough for memory, and a model that answers without an event loop of the caller."""
 
 import asyncio
-import os
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import numpy as np
 from service.bulk import job
 from service.bulk.readers import open_inputs, read_from
 from service.bundle import Array, Bundle, ImageInput, TabularInput
-from service.engine import Device, EngineFactory
+from service.engine import Device, EngineFactory, available_cores
 from service.errors import FileError
 from service.inference import Model
 from service.readers.labels import names_of
@@ -69,7 +68,7 @@ def read_whole(path: str, data: ImageInput | TabularInput, key: str) -> WholeFil
 @contextmanager
 def open_model(bundle: Bundle, device: Device) -> Iterator[Callable[[Callable[[Model], Coroutine[Any, Any, T]]], T]]:
     """A bundle's model, which runs what it is given until it has an answer."""
-    factory, threads = EngineFactory(device), os.cpu_count() or 1
+    factory, threads = EngineFactory(device), available_cores()
     work = job.BulkJob(bundle, factory.engine, factory.max_batch, threads, job.score, ElboQuery())
     with asyncio.Runner() as runner:
         model = runner.run(work.start())

@@ -1,5 +1,6 @@
 """Graphs on a device: engines, and how one is chosen."""
 
+from service.engine.cores import available_cores
 from service.engine.devices import PROVIDERS, Device, Kind, Precision, choose
 from service.engine.engine import (
     RELATIVE_TOLERANCE,
@@ -22,6 +23,7 @@ __all__ = [
     "Kind",
     "OnnxEngine",
     "Precision",
+    "available_cores",
     "choose",
     "fitting",
     "golden_error",

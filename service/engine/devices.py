@@ -4,7 +4,6 @@ import contextlib
 import ctypes
 import io
 import mmap
-import os
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from service.engine.cores import available_cores
 from service.errors import DeviceError
 
 Device = Literal["auto", "cpu", "cuda", "tensorrt"]
@@ -80,7 +80,7 @@ class Provider(ABC):
 
     def engine_threads(self, workers: int) -> int:
         """Calls at once in each of so many processes, unless the user says otherwise."""
-        return max(1, (os.cpu_count() or 1) // workers)
+        return max(1, available_cores() // workers)
 
     def staging(self, shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         """An array of zeros on the host, on pages of its own, that the device reads and writes fast.

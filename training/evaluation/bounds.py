@@ -1,7 +1,6 @@
 """Bounds of many rows, computed by the service's own engine from the exported graphs."""
 
 import math
-import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,7 +9,7 @@ from rich.console import Console
 from rich.progress import track
 
 from service.bundle import BOUNDS, Array, TabularInput
-from service.engine import PROVIDERS, Engine, fitting
+from service.engine import PROVIDERS, Engine, available_cores, fitting
 from service.scoring import ROUNDS, ConditionalAttribution, RefinementState, finite_bounds
 
 
@@ -30,7 +29,7 @@ def compute(
     size = max(1, fitting(_row_draws(engine), values) // draws)
     total = len(next(iter(rows.values())))
     batches = [{name: array[i : i + size] for name, array in rows.items()} for i in range(0, total, size)]
-    pool = ThreadPoolExecutor(2 if PROVIDERS[engine.device].accelerates else os.cpu_count())
+    pool = ThreadPoolExecutor(2 if PROVIDERS[engine.device].accelerates else available_cores())
     try:
         running = pool.map(lambda batch: engine.run(graph, {**batch, **shared}), batches)
         console = Console(stderr=True)
