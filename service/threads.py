@@ -6,6 +6,8 @@ from concurrent.futures import Future
 from threading import Thread
 from typing import TypeVar
 
+from service.errors import NotReadyError
+
 T = TypeVar("T")
 
 NICENESS = 10
@@ -20,6 +22,7 @@ async def in_thread(function: Callable[[], T], seconds: float | None = None) -> 
     when the process ends.
 
     Raises:
+        NotReadyError: No thread can be started.
         TimeoutError: It has not returned within so many seconds; the thread goes on, and its outcome is dropped.
     """
     async with asyncio.timeout(seconds):
@@ -27,7 +30,7 @@ async def in_thread(function: Callable[[], T], seconds: float | None = None) -> 
 
 
 def start_thread(function: Callable[[], T]) -> Future[T]:
-    """Run the function in a thread of its own. It cannot be cancelled; an outcome may be that no thread could start."""
+    """Run the function in a thread of its own. It cannot be cancelled. If no thread starts, the outcome is an error."""
     outcome: Future[T] = Future()
     outcome.set_running_or_notify_cancel()
 
@@ -39,6 +42,8 @@ def start_thread(function: Callable[[], T]) -> Future[T]:
 
     try:
         Thread(target=run, daemon=True).start()
-    except (RuntimeError, MemoryError) as error:
+    except RuntimeError:  # As many run as a container or a user may have.
+        outcome.set_exception(NotReadyError("no thread can be started"))
+    except MemoryError as error:
         outcome.set_exception(error)
     return outcome

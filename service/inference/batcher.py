@@ -16,6 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from threading import Lock, Thread
 from typing import Any
 
@@ -26,7 +27,7 @@ from service.engine import Engine
 from service.errors import EngineLostError, NotReadyError, OverloadedError
 from service.inference.jobs import Job, JobQueue, Piece, Report, Work
 from service.inference.use import Admission
-from service.threads import NICENESS
+from service.threads import NICENESS, in_thread
 
 _SMOOTHING = 0.1
 """Weight of the newest batch in the running mean of the computing rate."""
@@ -108,7 +109,8 @@ class Batcher:
         self._stopped = True
         for thread in self._threads:
             thread.queue.wake.put(False)
-        await asyncio.gather(*(asyncio.to_thread(thread.join, patience) for thread in self._threads))
+        waits = (in_thread(partial(thread.join, patience)) for thread in self._threads)
+        await asyncio.gather(*waits, return_exceptions=True)  # If no thread starts, nothing waits.
         for job in self._open:
             job.fail(NotReadyError(_STOPPED))
 

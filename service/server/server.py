@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import cast
 
 import uvicorn
@@ -68,7 +69,8 @@ class Server(uvicorn.Server):
         grace = self.config.timeout_graceful_shutdown or 0
         forced = threading.Timer(grace + MARGIN, _end_now)
         forced.daemon = True
-        forced.start()
+        with suppress(RuntimeError):  # No thread can be started; an end that does not hang needs none.
+            forced.start()
         await asyncio.sleep(_ACCEPT)
         if sockets:  # A client that is told to connect anew must not meet the port of a worker that closes it then.
             for server in self.servers:

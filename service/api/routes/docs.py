@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from html import escape
 from itertools import groupby
 from typing import Any
@@ -16,6 +17,7 @@ from fastapi.responses import HTMLResponse
 
 from service.api.browsers import page_headers
 from service.codecs.json import Json
+from service.threads import in_thread
 
 STYLE = """
 :root { color-scheme: light dark; }
@@ -47,7 +49,7 @@ def make_router() -> APIRouter:
     async def pages(app: FastAPI) -> tuple[bytes, bytes]:
         nonlocal written
         if written is None:
-            written = asyncio.create_task(asyncio.to_thread(_write, app))
+            written = asyncio.create_task(in_thread(partial(_write, app)))
         return await asyncio.shield(written)
 
     @router.get("/docs")

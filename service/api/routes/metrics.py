@@ -1,6 +1,6 @@
 """`GET /metrics`: what has been counted and timed, for Prometheus."""
 
-import asyncio
+from functools import partial
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
@@ -8,6 +8,7 @@ from fastapi.responses import PlainTextResponse
 from service.api.openapi import problems
 from service.errors import UnauthorizedError
 from service.observability.metrics import Telemetry
+from service.threads import in_thread
 
 router = APIRouter()
 
@@ -25,5 +26,5 @@ async def metrics(request: Request) -> Response:
     telemetry: Telemetry = request.app.state.telemetry
     telemetry.flush()
     models = list(request.app.state.loader.registry)
-    text, media_type = await asyncio.to_thread(telemetry.scrape, request.headers.get("accept", ""), models)
+    text, media_type = await in_thread(partial(telemetry.scrape, request.headers.get("accept", ""), models))
     return Response(text, headers={"Content-Type": media_type})

@@ -3,7 +3,6 @@
 Each graph of a bundle is a model of its own: `digits` answers the bounds, `digits.encoder` the posterior, and so on.
 """
 
-import asyncio
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -46,6 +45,7 @@ from service.codecs.rows import PROBLEM
 from service.errors import InvalidError, NotFoundError, RequestError, TooLargeError
 from service.observability.metrics import Telemetry
 from service.scoring import LARGEST
+from service.threads import in_thread
 
 BINARY = "application/octet-stream"
 MAX_JSON = 2**24
@@ -249,7 +249,7 @@ async def _totals(request: Request) -> dict[tuple[str, ...], float]:
     """See `Telemetry.totals`; where there are several processes their files are read, which takes a while."""
     telemetry: Telemetry = request.app.state.telemetry
     telemetry.flush()
-    return await asyncio.to_thread(telemetry.totals)
+    return await in_thread(telemetry.totals)
 
 
 def _statistics(totals: dict[tuple[str, ...], float], graph: Graph) -> ModelStatistics:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import signal
 import socket
 import time
@@ -15,7 +16,7 @@ import pytest
 from tests import warm
 from tests.conftest import wait_until
 from tests.service.bundle_versions import publish
-from tests.service.processes import servers
+from tests.service.processes import address_space, servers
 from tests.service.sockets import BODY, LIVE, Client, asked, post, work
 
 until = partial(wait_until, seconds=10)
@@ -168,3 +169,12 @@ def test_a_version_that_loads_does_not_disturb_the_end(tmp_path: Path, delay: fl
         process.stop()
         assert process.status(20) == 0
         assert "Traceback" not in process.log.read_text()
+
+
+def test_the_end_needs_no_thread(tmp_path: Path) -> None:
+    with Process(tmp_path) as process:
+        for pid in process.all():
+            resource.prlimit(pid, resource.RLIMIT_AS, (address_space(pid), resource.RLIM_INFINITY))
+        process.stop()
+        assert process.status(10) == 0
+    assert "Traceback" not in process.log.read_text()
