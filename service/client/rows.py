@@ -134,7 +134,7 @@ def _from_pandas(frame: Any) -> pa.Table:
 
 
 def _to_pandas(answer: pa.Table, index: Any) -> Any:
-    frame = _flatten(answer).to_pandas()
+    frame = _flatten(answer).to_pandas(integer_object_nulls=True)  # Float64 lacks long ones.
     frame.index = index
     return frame
 
@@ -155,7 +155,10 @@ def _in_json(value: Any) -> Any:
         case np.ndarray() if value.dtype.kind in "mM":
             return [_in_json(member) for member in value]
         case np.ndarray() | np.generic() if value.dtype.kind not in "mM":
-            return _in_json(value.tolist())
+            plain = value.tolist()
+            if isinstance(plain, np.generic):  # Python has no number of this kind, as of 80 bits.
+                return _cell(float(plain) if isinstance(plain, np.floating) else plain)
+            return _in_json(plain)
     return _cell(value)
 
 

@@ -36,6 +36,11 @@ def test_pandas_frames_keep_their_index(client: Client, expected: dict[str, list
     assert client.encode(frame)["mean"].map(len).tolist() == [2, 2, 2, 2]
 
 
+def test_long_whole_numbers_stay_beside_missing_ones() -> None:
+    frame = read_rows(pd.DataFrame(RECORDS[:2])).same_kind(pa.table({"id": [2**53 + 1, None]}))
+    assert frame["id"].tolist() == [2**53 + 1, None]
+
+
 def test_polars_arrow_and_arrays_give_their_own_kind(client: Client, expected: dict[str, list[float]]) -> None:
     polars = client.score(pl.DataFrame(RECORDS))
     assert isinstance(polars, pl.DataFrame)
@@ -70,6 +75,8 @@ def test_cells_of_records_go_as_they_are_read() -> None:
         "no lapse": np.timedelta64("NaT"),
         "missing": pd.NA,
         "count": np.uint64(2**63),
+        "long": np.longdouble(0.5),
+        "longs": np.array([0.5], np.longdouble),
     }
     assert json.loads(read_rows([row]).encode([row]))["instances"] == [
         {
@@ -82,6 +89,8 @@ def test_cells_of_records_go_as_they_are_read() -> None:
             "no lapse": None,
             "missing": None,
             "count": 2**63,
+            "long": 0.5,
+            "longs": [0.5],
         }
     ]
 
