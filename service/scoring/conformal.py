@@ -11,6 +11,9 @@ import numpy.typing as npt
 
 from service.bundle import SCORES, Array
 
+ROUNDING = 1 + 1e-12
+"""A p-value may exceed its limit by this factor: 0.1 · 43 / 43 is less than 0.1 in floating point."""
+
 
 def scores(columns: Mapping[str, Array]) -> dict[str, Array]:
     """Every score that these columns are enough for, each in the shape of its column."""
@@ -55,12 +58,11 @@ def why_none(p: npt.NDArray[np.float64], fdr: float, held_out: int) -> str:
     if not rows:
         return "no row has a p-value"
     least = f"with {held_out:,} held-out rows no p-value is below {smallest:.2g}"
-    needed = rows * smallest / fdr
-    if needed > rows:
+    if smallest > fdr * ROUNDING:
         return f"{least}; at q = {fdr:g} no row can be called: it takes a larger q or more held-out rows"
-    found = int(np.count_nonzero(p <= smallest))
+    needed, found = math.ceil(rows * smallest / (fdr * ROUNDING)), int(np.count_nonzero(p <= smallest))
     return (
-        f"{least}; at q = {fdr:g} and {_count(rows)} at least {_count(math.ceil(needed))} must be that strange, "
+        f"{least}; at q = {fdr:g} and {_count(rows)} at least {_count(needed)} must be that strange, "
         f"and {found:,} {'is' if found == 1 else 'are'}"
     )
 
@@ -81,5 +83,5 @@ def discoveries(p: npt.NDArray[np.float64], fdr: float) -> npt.NDArray[np.bool_]
         fdr: The share allowed, between 0 and 1.
     """
     ascending = np.sort(p[~np.isnan(p)])
-    passing = np.flatnonzero(ascending <= fdr * np.arange(1, ascending.size + 1) / ascending.size)
+    passing = np.flatnonzero(ascending <= fdr * ROUNDING * np.arange(1, ascending.size + 1) / ascending.size)
     return np.asarray(p <= ascending[passing[-1]] if passing.size else np.zeros(p.shape), np.bool_)

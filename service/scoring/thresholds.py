@@ -39,7 +39,7 @@ def lowest_threshold(
     called = np.arange(1, len(order) + 1)
     # Rows of equal scores are called together; a threshold below the last hit would call normal rows alone.
     last = np.append(descending[1:] != descending[:-1], [True])
-    passing = np.flatnonzero(last & (hits >= precision * called))
+    passing = np.flatnonzero(last & (hits / called >= precision))  # 0.55 · 20 is more than 11 in floating point.
     if not passing.size:
         return None
     fewest = passing[hits[passing] == hits[passing[-1]]][0]

@@ -149,9 +149,12 @@ def test_rules_are_those_of_the_service(page: Page) -> None:
     """The page applies them to all pieces of a file, and says what the service says."""
     rng = np.random.default_rng(0)
     module = "import(new URL('explorer/lib/thresholds.js', document.baseURI))"
-    for held_out, rows, fdr in ((359, 8040, 0.1), (99, 40, 0.3), (9, 1, 0.05), (199, 1, 0.2), (19, 60, 0.25)):
+    cases = ((359, 8040, 0.1), (99, 40, 0.3), (9, 1, 0.05), (199, 1, 0.2), (19, 60, 0.25), (9, 43, 0.1), (99, 70, 0.1))
+    for held_out, rows, fdr in cases:
         p = (rng.integers(0, held_out + 1, rows) ** 2 // held_out + 1) / (held_out + 1)
         p[rng.random(rows) < 0.1] = np.nan
+        if held_out == 9:
+            p = np.full(rows, 0.1)
         given = [None if np.isnan(value) else value for value in p.tolist()]
         called, why = page.evaluate(
             f"async ([p, q, n]) => {{ const {{ discoveries, whyNone }} = await {module};"

@@ -1,12 +1,15 @@
 /** Which rows to call anomalous, by rules that people use, and why none is called. Knows no endpoint. */
 
+/** A p-value may exceed its limit by this factor: 0.1 · 43 / 43 is less than 0.1 in floating point. */
+const ROUNDING = 1 + 1e-12;
+
 /**
  * Rows called at a false-discovery rate, true or false each: Benjamini and Hochberg's rule, as the service applies it to a
  * request. The page applies it to all rows of a file, which take several requests. A row without a p-value (null) is no row.
  */
 export function discoveries(pValues, rate) {
   const ascending = pValues.filter((p) => p !== null).sort((a, b) => a - b);
-  const last = ascending.findLastIndex((p, i) => p <= (rate * (i + 1)) / ascending.length);
+  const last = ascending.findLastIndex((p, i) => p <= (rate * ROUNDING * (i + 1)) / ascending.length);
   return pValues.map((p) => p !== null && last >= 0 && p <= ascending[last]);
 }
 
@@ -14,7 +17,7 @@ export function discoveries(pValues, rate) {
 export function whyNone(pValues, rate, heldOut, noun = "row") {
   const rows = pValues.filter((p) => p !== null).length;
   if (!rows) return `no ${noun} has a p-value`;
-  const needed = Math.ceil((rows * (1 / (heldOut + 1))) / rate);
+  const needed = Math.ceil((rows * (1 / (heldOut + 1))) / (rate * ROUNDING));
   if (needed > rows) return `${smallest(heldOut, noun)}; at q = ${rate} no ${noun} can be called: it takes a larger q or more held-out ${noun}s`;
   const found = pValues.filter((p) => p !== null && p <= 1 / (heldOut + 1)).length;
   const count = (n) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
@@ -56,7 +59,7 @@ export function lowestThreshold(labelled, precision) {
   descending.forEach(({ rank, anomalous }, i) => {
     hits += anomalous;
     const last = descending[i + 1]?.rank !== rank; // Rows of equal scores are called together.
-    if (last && hits >= precision * (i + 1) && hits > (best?.hits ?? 0)) best = { score: rank, hits, called: i + 1 };
+    if (last && hits / (i + 1) >= precision && hits > (best?.hits ?? 0)) best = { score: rank, hits, called: i + 1 };
   });
   return best;
 }

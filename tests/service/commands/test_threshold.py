@@ -115,3 +115,11 @@ def test_the_lowest_threshold_is_the_best_of_all() -> None:
         good = [(anomalous & one).sum() for one in called if (anomalous & one).sum() >= max(0.7 * one.sum(), 1)]
         assert (found.hits if found else 0) == max(good, default=0)
         assert found is None or found.called == (scores >= found.score).sum()
+
+
+def test_labels_of_just_the_precision_are_enough() -> None:
+    for called in range(1, 101):
+        for hits in range(1, called + 1):
+            if 100 * hits % called == 0:
+                anomalous = np.arange(called) < hits
+                assert lowest_threshold(np.zeros(called), anomalous, 100 * hits // called / 100), (hits, called)

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from scipy.stats import false_discovery_control
 
 from service.bundle import BOUNDS, SCORES
-from service.client import discoveries as discoveries_of_the_client
+from service.client.discoveries import discoveries as discoveries_of_the_client
+from service.client.discoveries import why_none as why_none_of_the_client
 from service.scoring import discoveries, p_values, percentiles, scores, why_none
 
 FEW_VALUES = st.integers(-3, 3).map(float)  # Few, so that ties are common.
@@ -110,4 +111,19 @@ def test_percentiles_lie_in_a_straight_line_between_scores() -> None:
 def test_no_rate_is_too_small_to_say_why_no_row_is_called() -> None:
     p = np.array([0.01])
     assert "no row can be called" in why_none(p, 5e-324, 99)
-    assert "no row can be called" in discoveries_of_the_client.why_none(p, 5e-324, 99)
+    assert "no row can be called" in why_none_of_the_client(p, 5e-324, 99)
+
+
+@pytest.mark.parametrize("held_out", [9, 99, 999])
+@pytest.mark.parametrize("percent", [5, 10, 20, 30])
+def test_rows_at_the_limit_are_called_and_counted(held_out: int, percent: int) -> None:
+    """In whole numbers: k rows of the smallest p-value, 1/(n + 1), are called if 100 m ≤ percent · k (n + 1)."""
+    for rows in range(1, 300):
+        needed = -(-100 * rows // (percent * (held_out + 1)))
+        for strange in {needed - 1, needed} & set(range(1, rows + 1)):
+            p = np.where(np.arange(rows) < strange, 1 / (held_out + 1), 1.0)
+            called = [rule(p, percent / 100).sum() for rule in (discoveries, discoveries_of_the_client)]
+            assert called == [strange if strange == needed else 0] * 2
+        for why in (why_none, why_none_of_the_client):
+            said = why(np.ones(rows), percent / 100, held_out)
+            assert (f"at least {needed:,} " in said) if needed <= rows else ("no row can be called" in said)
