@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from service.bundle import CategoricalColumn, Category, Column, NumericColumn, TabularInput
 from service.readers.numbers import parse_numbers
-from service.readers.times import derive_columns, is_time, order_of, parse_times, seconds
+from service.readers.times import derive_columns, is_time, order_of, parse_times, seconds, takes
 
 Cells = Any
 """A column: an Arrow array, chunked or not, or a list of what JSON has (numbers, texts, booleans, None)."""
@@ -172,7 +172,7 @@ def _parse_numeric(cells: pa.Array, column: NumericColumn, missing: Sequence[str
         unread = [CellProblem(int(row), column.name, f"{cells[int(row)].as_py()!r} is not {noun}") for row in wrong]
         values, infinite = _finite(values, column)
         return values, unread + infinite
-    if column.time and is_time(kind) and _NOUNS.get(column.time.order) == _NOUNS.get(order_of(kind)):
+    if column.time and is_time(kind) and takes(column.time.order, order_of(kind)):
         return _to_numpy(seconds(cells)), []
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         return _finite(_to_numpy(cells.cast(pa.float64(), safe=False)), column)

@@ -160,6 +160,11 @@ def order_of(kind: pa.DataType) -> Order:
     return "clock" if pa.types.is_time(kind) else "elapsed" if pa.types.is_duration(kind) else "ymd"
 
 
+def takes(order: Order, found: Order) -> bool:
+    """Whether a column takes moments of that order; Arrow reads texts of durations, as 10:30:00, as times of day."""
+    return found in {"clock": {"clock"}, "elapsed": {"elapsed", "clock"}}.get(order, {"ymd"})
+
+
 def seconds(moments: pa.Array) -> pa.Array:
     """Turn Arrow's dates, timestamps, times of day and durations into seconds, float64."""
     kind = moments.type

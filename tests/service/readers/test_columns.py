@@ -71,6 +71,7 @@ def at(*moment: int, zone: dt.timezone = dt.UTC) -> float:
         (time("ymd"), ["2026-01-05 24:00:00", "2026-12-31T24:00"], [at(2026, 1, 6), at(2027, 1, 1)]),
         (time("elapsed"), ["1 days 02:00:01", "26:00:01", "-1 days +00:00:00.5", 7], [93601, 93601, -86399.5, 7]),
         (time("elapsed"), pa.array([dt.timedelta(days=1, seconds=5), None]), [86405, NAN]),
+        (time("elapsed"), pa.array([dt.time(13, 4)]), [47040]),
         (PRICE, pa.array([decimal.Decimal("0.07"), None]), [0.07, NAN]),
         (LEVEL, pa.array([decimal.Decimal("2.50"), decimal.Decimal("1.00")]), [1, 0]),
         (time("ymd"), pa.array([dt.date(2026, 1, 5), None]), [at(2026, 1, 5), NAN]),
