@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from service.server.crowd import Crowd
+from service.server.crowd import IDLE, Crowd
 from service.server.head import RefusedError, check_head, check_repeated, refusal
 from service.server.transport import AnswerTransport
 
@@ -69,7 +69,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._answers = AnswerTransport(transport, self._close)
-        if len(self.connections) > self._settings.max_connections:
+        if len(self.connections) > min(self._settings.max_connections, self._crowd.places):
             self._surplus = not self._crowd.make_room(self)
         if self.config.loaded_app.state.draining:
             self.shutdown()
@@ -259,6 +259,7 @@ class Connection(HttpToolsProtocol):
 
     def check(self, now: float) -> None:
         """Close or refuse a client that keeps the service waiting. The server calls this once a second."""
+        kept = self.cycle is not None and self._running is None and not (self._deaf or self._leaving)  # If it is idle.
         unsent = self.transport.get_write_buffer_size()
         if unsent == 0 or unsent < self._unsent:
             self._moved = now
@@ -271,7 +272,7 @@ class Connection(HttpToolsProtocol):
             pass
         elif (self._in_head or self._in_body) and not self._deaf:
             self._refuse(408, "not received in time")
-        else:
+        elif not kept or now >= self.deadline + IDLE:
             self.transport.close()
 
     def shutdown(self) -> None:

@@ -1,6 +1,7 @@
 """Where there are too many connections, the one closest to its deadline makes room, also where many come at once."""
 
 import math
+import resource
 from typing import Any
 
 from service.server.crowd import Crowd
@@ -57,3 +58,13 @@ def test_thousands_of_new_connections_take_few_looks() -> None:
     for deadline in range(1000, 4000):
         assert crowd.make_room(Client(crowd, deadline))
     assert Client.looks < 20_000
+
+
+def test_connections_leave_room_for_other_files() -> None:
+    _, hard = before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        for files, places in ((1000, 936), (80, 40)):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+            assert Crowd().places == places
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

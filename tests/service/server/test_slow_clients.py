@@ -130,6 +130,16 @@ def test_slow_clients_keep_nobody_else_out(crowded: int, sent: bytes) -> None:
         assert time.monotonic() - started < 5
 
 
+@pytest.mark.slow
+def test_an_idle_connection_is_kept_for_a_proxy(impatient: int) -> None:
+    with Client(impatient) as client:
+        client.send(LIVE)
+        assert client.answer()[0] == 200
+        time.sleep(7)  # uvicorn's limit is five seconds.
+        client.send(post(BODY))
+        assert client.answer()[0] == 200
+
+
 def test_a_client_that_takes_no_answer_is_left(serve: Serve) -> None:
     with serve("--read-timeout", "1") as client, Client(port_of(client), receive_buffer=4096) as deaf:
         for _ in range(50):
