@@ -4,8 +4,8 @@ import zlib
 
 from service.errors import EncodingError, MalformedError, TooLargeError
 
-_WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
-"""Their window bits in zlib; `deflate` is in zlib's wrapping, as RFC 9110 has it."""
+_WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+"""Their window bits in zlib; `deflate` is in zlib's wrapping, and `x-gzip` the same as `gzip`, as RFC 9110 has it."""
 
 MAX_RATIO = 1040
 """Bytes that one compressed byte makes, at most: 1,032 and something for short bodies."""
@@ -21,7 +21,7 @@ def check_encoding(encoding: str) -> None:
         EncodingError: It is neither gzip nor deflate, nor `identity`, nor empty.
     """
     if encoding not in {"", "identity", *_WINDOW_BITS}:
-        raise EncodingError(f"{encoding!r} bodies are not read", "header.Content-Encoding", tuple(_WINDOW_BITS))
+        raise EncodingError(f"{encoding!r} bodies are not read", "header.Content-Encoding", ("gzip", "deflate"))
 
 
 def decompress(body: bytes, encoding: str, limit: int) -> bytes:

@@ -136,7 +136,8 @@ def test_unread_media_types(digits: httpx.Client, media_type: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("coding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress), ("GZIP", gzip.compress)]
+    ("coding", "pack"),
+    [("gzip", gzip.compress), ("deflate", zlib.compress), ("GZIP", gzip.compress), ("x-gzip", gzip.compress)],
 )
 def test_compressed_bodies(
     digits: httpx.Client, small: httpx.Client, x: Array, z: Array, coding: str, pack: Callable[[bytes], bytes]
