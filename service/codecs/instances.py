@@ -5,6 +5,7 @@ records by column name or lists in column order, with `null` for a missing value
 have is refused with its place, or its row is marked and the others are read.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
@@ -255,7 +256,11 @@ def _in_order(
     """The values of a row in the order of the columns."""
     if isinstance(record, dict):
         if not all(map(record.__contains__, names)):  # Readers of files leave out blanks around a header's names.
-            record = {name if name in known else name.strip(): value for name, value in record.items()}
+            plain = [name if name in known else name.strip() for name in record]
+            times = Counter(plain)
+            if (twice := next((name for name in times if times[name] > 1 and name in known), None)) is not None:
+                raise InvalidError("stands there several times, with different blanks around it", f"{place}.{twice}")
+            record = dict(zip(plain, record.values(), strict=True))
         if not ignore_extra and (unknown := min(record.keys() - known, default=None)) is not None:
             raise InvalidError(f"is no column of this model{suggest(unknown, names)}", f"{place}.{unknown}")
         try:

@@ -288,6 +288,11 @@ def test_a_wrong_number_is_named(value: object, detail: str) -> None:
         ({"age": 1, "a.b[0]": 1}, "instances[1].kind", "is absent; send null where the value is missing"),
         ({"age": 1, "kind": "a", "a.b[0]": 1, "x": 1}, "instances[1].x", "is no column of this model"),
         ({"Age": 1, "kind": "a", "a.b[0]": 1}, "instances[1].Age", "is no column of this model; did you mean 'age'?"),
+        (
+            {"age ": 1, " age": 2, "kind": "a", "a.b[0]": 1},
+            "instances[1].age",
+            "stands there several times, with different blanks around it",
+        ),
         ([], "instances[1]", "must have 3 values, not 0"),
         ([1, "a"], "instances[1]", "must have 3 values, not 2"),
         ([1, "a", 1, 1], "instances[1]", "must have 3 values, not 4"),
