@@ -1,6 +1,7 @@
 """Small files that a user names: keys, recipes, schemas, reports."""
 
 import errno
+from contextlib import suppress
 from pathlib import Path
 
 MAX_BYTES = 4 * 2**20
@@ -33,5 +34,6 @@ def replace_file(path: Path, data: bytes) -> None:
         written.replace(path)
     except OSError as error:
         if not usual:
-            written.unlink(missing_ok=True)
+            with suppress(OSError):
+                written.unlink()
         raise OSError(error.errno, error.strerror, str(path)) from error

@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import Field
@@ -46,6 +47,7 @@ def main(arguments: list[str]) -> None:
         temporary.write_bytes(signature)
         temporary.replace(file)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise FileError(f"{file}: cannot be written: {error.strerror}") from error
     print(f"signature: {file}", file=sys.stderr)

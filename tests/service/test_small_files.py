@@ -24,6 +24,13 @@ def test_a_full_disk_leaves_a_file_as_it_was(tmp_path: Path) -> None:
     assert [(file.name, file.read_bytes()) for file in path.parent.iterdir()] == [("report.json", b"before")]
 
 
+def test_the_file_is_named_where_its_folder_is_none(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / "new" / "report.json"
+    with pytest.raises(NotADirectoryError, match=f"'{path}'$"):
+        replace_file(path, b"")
+
+
 def test_a_device_and_a_link_stay_what_they_are(tmp_path: Path) -> None:
     (file := tmp_path / "file").write_bytes(b"before")
     (link := tmp_path / "link").symlink_to(file)
