@@ -47,7 +47,8 @@ def _code() -> str:
 def read_template(key: str) -> onnx.ModelProto | None:
     """The cached template of this key, or None where there is none that can be read."""
     try:
-        return onnx.load_from_string((_folder() / f"{key}.onnx").read_bytes())
+        # No bytes are a message, too, though not a graph; a loss of power may leave a file without any.
+        return onnx.load_from_string((_folder() / f"{key}.onnx").read_bytes() or b"\0")
     except FileNotFoundError:
         return None
     except Exception as error:  # A damaged file; protobuf's own kinds share no public base.

@@ -45,6 +45,15 @@ def test_a_template_is_kept_though_another_process_removes_old_ones(
     assert not caplog.records
 
 
+def test_an_empty_template_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    templates.write_template("key", onnx.ModelProto())
+    assert templates.read_template("key") is None
+    assert "key.onnx: cannot be read, and is traced again: " in caplog.text
+
+
 def test_the_oldest_templates_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(templates, "KEPT", 2)
