@@ -31,8 +31,7 @@ def write_bundle(repository: Path, manifest: Manifest, files: Mapping[str, bytes
     folder = parent / str(manifest.version)
     if manifest.files != describe_files(files):
         raise BundleError("the manifest does not describe these files")
-    if folder.exists():
-        raise BundleError(f"{folder} exists already: a published version is never overwritten")
+    _refuse_existing(folder)
     parent.mkdir(parents=True, exist_ok=True)
     with _writing(parent) as descriptor:
         temporary = Path(tempfile.mkdtemp(_UNFINISHED, f".{folder.name}-", parent))
@@ -40,7 +39,11 @@ def write_bundle(repository: Path, manifest: Manifest, files: Mapping[str, bytes
             for name, data in {**files, MANIFEST: dump_manifest(manifest)}.items():
                 _write_file(temporary / name, data)
             temporary.chmod(0o755)
-            temporary.rename(folder)  # Fails, too, where another process was quicker: that folder is not empty.
+            try:
+                temporary.rename(folder)
+            except OSError:  # Also where another process was quicker, since its folder is not empty.
+                _refuse_existing(folder)
+                raise
             os.fsync(descriptor)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -56,6 +59,11 @@ def describe_files(files: Mapping[str, bytes]) -> dict[str, File]:
 def dump_manifest(manifest: Manifest) -> bytes:
     """The bytes of manifest.json."""
     return manifest.model_dump_json(indent=2).encode() + b"\n"
+
+
+def _refuse_existing(folder: Path) -> None:
+    if folder.exists():
+        raise BundleError(f"{folder} exists already: a published version is never overwritten")
 
 
 @contextmanager

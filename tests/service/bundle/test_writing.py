@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,24 @@ def test_a_published_version_is_never_overwritten(tmp_path: Path, table: Table) 
         write_bundle(tmp_path, manifest.model_copy(update={"files": describe_files(changed)}), changed)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in folder.parent.iterdir()] == ["1"]
+
+
+def test_of_several_writers_at_once_the_first_one_publishes(tmp_path: Path, table: Table) -> None:
+    start = threading.Barrier(8)
+
+    def write(_: int) -> str:
+        start.wait()
+        try:
+            return str(write_bundle(tmp_path, *table))
+        except BundleError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(8) as pool:
+        said = list(pool.map(write, range(8)))
+    folder = tmp_path / "people" / "1"
+    assert sorted(said) == [str(folder), *7 * [f"{folder} exists already: a published version is never overwritten"]]
+    assert list(folder.parent.iterdir()) == [folder]
+    assert read_bundle(folder)
 
 
 def test_the_manifest_must_describe_the_files(tmp_path: Path, table: Table) -> None:
