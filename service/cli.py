@@ -169,8 +169,12 @@ def _run(name: str, command: Command, arguments: list[str]) -> int:
         if isinstance(error, BrokenPipeError) and _output_is_closed():
             raise
         _tell("\n".join([f"error: {error}", *getattr(error, "__notes__", ())]))
-    except KeyboardInterrupt as error:
-        _tell(f"interrupted; {error}" if error.args else "interrupted; nothing is written")
+    except (KeyboardInterrupt, ImportError) as error:
+        # Libraries in C++ put an error of their own around a Ctrl-C that comes while they are loaded.
+        cause = error.__cause__ if isinstance(error, ImportError) else error
+        if not isinstance(cause, KeyboardInterrupt):
+            raise
+        _tell(f"interrupted; {cause}" if cause.args else "interrupted; nothing is written")
         return 130
     else:
         return 0

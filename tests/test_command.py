@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from service import __version__
-from service.cli import COMMANDS, main
+from service.cli import COMMANDS, Command, main
 from service.storage import DEFAULT_REPOSITORY
 from tests.conftest import wait_until
 
@@ -38,6 +38,18 @@ def test_an_unknown_command_is_refused_with_the_known_ones(arguments: list[str],
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(said)
     assert "commands:\n  serve " in done.stderr
+
+
+def interrupt(arguments: list[str]) -> None:
+    raise ImportError("initialization failed") from KeyboardInterrupt()
+
+
+def test_an_interrupted_import_is_an_interruption(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(COMMANDS, "interrupt", Command(f"{__name__}:interrupt", ""))
+    assert main(["interrupt"]) == 130
+    assert capsys.readouterr().err == "interrupted; nothing is written\n"
 
 
 def test_no_name_in_an_error_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
