@@ -203,7 +203,9 @@ class Model:
             check = functools.partial(self._limits.check, len(x), draws)
             check("query.num_draws" if query.num_draws else "instances")
             check("query.refine", 1 + parameters.refine, f"with {parameters.refine:,} steps of refinement")
-            check("query.explain", 1 + cells, f"once whole and once for each of {cells:,} cells")
+            refined = f", with {parameters.refine:,} steps of refinement" if parameters.refine else ""
+            times = 1 + parameters.refine + cells
+            check("query.explain", times, f"once whole{refined} and once for each of {cells:,} cells")
         if query.fdr is not None and parameters.held_out is None:
             raise InvalidError(
                 "without valid p-values no false-discovery rate can be kept: ask for a calibrated score, with the "

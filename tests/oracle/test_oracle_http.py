@@ -157,6 +157,12 @@ def test_cells_are_work_to_be_admitted(served: Served) -> None:
     refused = served.client.post("/models/table/elbo", json=body, params=query)
     assert refused.status_code == 413  # 6 rows, each once whole and once for each of 5 cells, with 65,536 draws.
     assert refused.json()["location"] == "query.explain"
+    # One row with 30 steps, or with 5 cells, fits; with both it does not.
+    both = served.client.post(
+        "/models/table/elbo", json={"instances": body["instances"][:1]}, params=query | {"refine": 30}
+    )
+    assert both.status_code == 413
+    assert "with 30 steps of refinement and once for each of 5 cells" in both.json()["detail"]
 
 
 @pytest.mark.parametrize("served", ["table"], indirect=True)
