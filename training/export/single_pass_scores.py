@@ -3,6 +3,8 @@
 Both look at the posterior's mean alone, so they need no noise, and are the same under any seed and number of draws.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -12,8 +14,12 @@ from service.engine import fitting
 from training.model import VAE
 from training.model.vae import log_normal
 
-SIDES = (1 / 9, 1 / 6, 1 / 4, 1 / 3)
-"""Sizes of the multiscale residual's windows, as shares of the picture's shorter side: from a strap to a sleeve."""
+SIDES = (1 / 9, 1 / 6, 1 / 4)
+"""Sizes of the multiscale residual's windows, as shares of the picture's shorter side: from a strap to a cuff."""
+
+LEAST = 0.1
+"""What is added to a window's mean square, as a share of the mean of all windows: a corner that is always black counts
+for three times as much as others, and no more; and few held-out rows do not know the corners."""
 
 _ROWS = 256
 """That are computed at once when the judge is fitted."""
@@ -27,12 +33,16 @@ class SinglePassScores(nn.Module):
 
     location: Tensor
     precision: Tensor
+    usual: Tensor
+    roughness: Tensor
+    slope: Tensor
 
     def __init__(self, vae: VAE, data: ImageInput | TabularInput, normal: Array) -> None:
 
         super().__init__()
         self.vae = vae
         self.shape = (*data.shape, 1)[:3] if isinstance(data, ImageInput) else None
+        self.edge = data.high - data.low if isinstance(data, ImageInput) else 0.0
         with torch.no_grad():
             batches = torch.from_numpy(np.ascontiguousarray(normal)).split(fitting(_ROWS, normal[0].size))
             statistics = torch.cat([self._statistics(x, self._reconstruction(x)) for x in batches])
@@ -43,6 +53,22 @@ class SinglePassScores(nn.Module):
         covariance = torch.from_numpy(_shrunk_covariance(standard.numpy())) + torch.diag(1 - (deviation / spread) ** 2)
         self.register_buffer("location", statistics.mean(0))
         self.register_buffer("precision", torch.linalg.inv(covariance) / torch.outer(spread, spread))
+        if isinstance(data, ImageInput):
+            self._fit_residuals(batches)
+
+    @torch.no_grad()
+    def _fit_residuals(self, normal: Sequence[Tensor]) -> None:
+        """What windows usually have, and how their misfit grows with a picture's roughness."""
+        sums = [self._windows(x, self._reconstruction(x)).square().sum(0) for x in normal]
+        squares = torch.stack(sums).sum(0) / sum(map(len, normal))
+        # The residuals of pictures that are all the same are rounding.
+        self.register_buffer("usual", torch.sqrt(squares + LEAST * squares.mean()).clamp(min=1e-3 * self.edge))
+        roughness = torch.cat([self._log_roughness(x) for x in normal])
+        misfit = torch.cat([self._misfit(x, self._reconstruction(x)) for x in normal]).clamp(min=1e-9).log()
+        mean = roughness.mean()
+        slope = ((roughness - mean) * misfit).sum() / (roughness - mean).square().sum().clamp(min=1e-9)
+        self.register_buffer("roughness", torch.stack([roughness.min(), mean, roughness.max()]))
+        self.register_buffer("slope", slope.clamp(0, 1))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """`typicality`, and of images `multiscale_residual`, of x (B, *shape): each (B,), float64."""
@@ -97,21 +123,48 @@ class SinglePassScores(nn.Module):
         return relative * (gradient.abs() * (1 + statistics.abs())).sum(1)
 
     def _multiscale_residual(self, x: Tensor, reconstruction: Tensor) -> Tensor:
-        """The misfit seen from afar: pictures are compared window by window, not pixel by pixel, in data units.
+        """The misfit seen from afar, over what pictures as rough as this one have: about 1 for a usual picture.
 
-        Root mean square, over all square windows of four sizes, of the residual's sum over the root of the window's
-        area. Independent noise averages out within a window; a sleeve where none was expected does not. Under a
-        Gaussian with one σ it is, up to constants, the mean log-likelihood ratio of "brighter or darker here than
-        E[x|z]" against "not so" (scan statistics: Kulldorff 1997; averaged over windows: Chan and Walther 2013).
+            misfit(x) · (roughness(x) / usual roughness)^−slope
+
+        A striped shirt fits worse than a plain one and is as much a shirt, while a plain bag among shirts may fit well
+        enough (on bounds: Serrà et al. 2020, "Input complexity and out-of-distribution detection"). The slope is that
+        of a straight line through the logarithms for held-out rows, and no roughness lies outside theirs: more of it
+        excuses no more.
         """
+        low, mean, high = self.roughness
+        excess = torch.minimum(torch.maximum(self._log_roughness(x), low), high) - mean
+        return self._misfit(x, reconstruction) * torch.exp(-self.slope * excess)
+
+    def _log_roughness(self, x: Tensor) -> Tensor:
+        """Log of the picture's total variation, the sum of |differences| of neighbouring pixels, plus one edge."""
+        assert self.shape is not None  # noqa: S101 - of images only
+        pixels = x.flatten(1).double().unflatten(1, self.shape)
+        # The last pixel is its own neighbour: a picture of one row has no differences downward, and no tensor is empty.
+        down, across = (torch.arange(size).add(1).clamp(max=size - 1) for size in self.shape[:2])
+        differences = (pixels - pixels[:, down]).abs() + (pixels - pixels[:, :, across]).abs()
+        return torch.log(differences.flatten(1).sum(1) + self.edge)
+
+    def _misfit(self, x: Tensor, reconstruction: Tensor) -> Tensor:
+        """Root mean square, over square windows of all sizes, of the residual's sum over its usual size there.
+
+        Independent noise averages out within a window; a sleeve where none was expected does not, least of all where
+        held-out rows have nothing. With Gaussian sums it is, up to constants, the mean log-likelihood ratio of
+        "brighter or darker here than E[x|z]" against "not so" (scan statistics: Kulldorff 1997; averaged over windows:
+        Chan and Walther 2013).
+        """
+        ratios = (self._windows(x, reconstruction) / self.usual).double()
+        return torch.sqrt((ratios * ratios).mean(1))
+
+    def _windows(self, x: Tensor, reconstruction: Tensor) -> Tensor:
+        """The residual's sum over every window, over the root of its area, (B, windows), in data units."""
         assert self.shape is not None  # noqa: S101 - of images only
         residual = (x.flatten(1) - reconstruction).float().unflatten(1, self.shape).permute(0, 3, 1, 2)
         height, width, _ = self.shape
         sides = sorted({max(1, round(share * min(height, width))) for share in SIDES})
         # Sums over windows as products with banded matrices, which takes a tenth of what pooling does.
         windows = [window_sums(height, side) @ residual @ window_sums(width, side).T / side for side in sides]
-        squares = torch.cat([window.flatten(1) for window in windows], 1).double()
-        return torch.sqrt((squares * squares).mean(1))
+        return torch.cat([window.flatten(1) for window in windows], 1)
 
 
 def _shrunk_covariance(standard: Array) -> Array:

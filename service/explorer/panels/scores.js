@@ -8,7 +8,7 @@ const MEANINGS = {
   negative_log_evidence: "minus the importance-weighted bound, which is tighter",
   regret: "what refinement gains: how far the encoder was off",
   typicality: "how unusual its reconstruction, likelihood and latents are together",
-  multiscale_residual: "the reconstruction's error over windows, in which noise averages out",
+  multiscale_residual: "the reconstruction's error over windows, beside what is usual there and in pictures as rough",
 };
 
 /** Offer a model's calibrated scores, its default first. */

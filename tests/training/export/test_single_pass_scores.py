@@ -9,6 +9,7 @@ import torch
 from scipy.spatial.distance import mahalanobis
 from sklearn.covariance import ledoit_wolf
 
+from service.bundle import ImageInput
 from tests.training.kinds import KINDS
 from training.export.single_pass_scores import SIDES, SinglePassScores
 from training.model import VAE, ModelRecipe
@@ -28,36 +29,96 @@ def made(kind: str, likelihood: str, prior: str = "standard_normal") -> tuple[VA
     ("kind", "likelihood"), [("grey levels", "gaussian_shared"), ("colour levels", "gaussian_shared")]
 )
 @torch.no_grad()
-def test_the_coarse_error_is_its_definition(kind: str, likelihood: str) -> None:
+def test_the_multiscale_residual_is_its_definition(kind: str, likelihood: str) -> None:
     vae, scores, rows = made(kind, likelihood)
-    found = scores(torch.from_numpy(rows[:5]))[1].numpy()
-    mean = vae.posterior(torch.from_numpy(rows[:5]))[0]
-    reconstruction = vae.likelihood.mean(vae.decoder(mean)).numpy().reshape(5, *rows.shape[1:])
-    for difference, value in zip(rows[:5] - reconstruction, found, strict=True):
-        residual = difference.reshape(*rows.shape[1:3], -1)
-        height, width, channels = residual.shape
-        squares = [
-            (residual[i : i + side, j : j + side, c].sum() / side) ** 2
+    low, high = rows.min(), rows.max()
+    smooth, rough = np.full_like(rows[:1], low), np.where(np.indices(rows[:1].shape)[1:3].sum(0) % 2, high, low)
+    rows = np.concatenate([rows, smooth, rough])
+    found = scores(torch.from_numpy(rows))[1].numpy()
+    mean = vae.posterior(torch.from_numpy(rows))[0]
+    reconstruction = vae.likelihood.mean(vae.decoder(mean)).numpy().reshape(rows.shape)
+    residuals = (rows - reconstruction).reshape(*rows.shape[:3], -1)
+    height, width, channels = residuals.shape[1:]
+    windows = np.stack(
+        [
+            residuals[:, i : i + side, j : j + side, c].sum((1, 2)) / side
             for side in sorted({max(1, round(share * min(height, width))) for share in SIDES})
             for i in range(height - side + 1)
             for j in range(width - side + 1)
             for c in range(channels)
-        ]
-        assert value == pytest.approx(math.sqrt(np.mean(squares)), rel=1e-5)
+        ],
+        1,
+    )
+    usual = (windows[:60] ** 2).mean(0)
+    misfit = np.sqrt((windows**2 / (usual + 0.1 * usual.mean())).mean(1))
+    pixels = rows.astype(float)
+    variation = sum(np.abs(np.diff(pixels, axis=axis)).reshape(len(rows), -1).sum(1) for axis in (1, 2))
+    roughness = np.log(variation + KINDS[kind].data.high - KINDS[kind].data.low)
+    slope = np.polyfit(roughness[:60], np.log(misfit[:60]), 1)[0]
+    assert roughness[80] < roughness[:60].min()
+    assert roughness[81] > roughness[:60].max()
+    excess = roughness.clip(roughness[:60].min(), roughness[:60].max()) - roughness[:60].mean()
+    np.testing.assert_allclose(found, misfit * np.exp(-min(max(slope, 0), 1) * excess), rtol=1e-5)
 
 
 @torch.no_grad()
-def test_the_coarse_error_of_noise_is_its_standard_deviation() -> None:
-    _, scores, _ = made("colour levels", "gaussian_shared")
+def test_the_misfit_of_noise_is_its_standard_deviation() -> None:
+    data = ImageInput(shape=(12, 16), dtype="uint8", low=0, high=255)
     rng = np.random.default_rng(0)
-    noise = torch.from_numpy(rng.normal(0, 7, (400, 105)))
-    assert scores._multiscale_residual(noise, torch.zeros(1)).square().mean().sqrt().item() == pytest.approx(
-        7, rel=0.02
-    )
+    rows = rng.integers(0, 256, (60, 12, 16)).astype(np.uint8)
+    scores = SinglePassScores(build(ModelRecipe(likelihood="gaussian_shared"), data, rows, seed=3).eval(), data, rows)
+    scores.usual.fill_(7)
+    noise = torch.from_numpy(rng.normal(0, 7, (400, 192)))
+    assert scores._misfit(noise, torch.zeros(1)).square().mean().sqrt().item() == pytest.approx(1, rel=0.02)
     # The same energy in one place, and not everywhere, is what it looks for.
-    block = np.zeros((7, 5, 3))
-    block[2:4, 1:3] = 7 * math.sqrt(105 / 12)
-    assert scores._multiscale_residual(torch.from_numpy(block.reshape(1, -1)), torch.zeros(1)).item() > 9
+    block = np.zeros((12, 16))
+    block[3:6, 4:7] = 7 * math.sqrt(192 / 9)
+    assert scores._misfit(torch.from_numpy(block.reshape(1, -1)), torch.zeros(1)).item() > 1.3
+
+
+@torch.no_grad()
+def test_a_window_counts_by_what_held_out_rows_have_there() -> None:
+    """The same blot is stranger where no held-out picture has anything."""
+    vae, _, _ = made("grey levels", "gaussian_shared")
+    rng = np.random.default_rng(1)
+    normal = np.zeros((60, 3, 4, 1), np.uint8) + 2
+    normal[:, :, 2:] = rng.integers(2, 19, (60, 3, 2, 1))
+    vae.decoder[-1].weight.zero_()
+    scores = SinglePassScores(vae, KINDS["grey levels"].data, normal)
+    blots = np.full((2, 3, 4, 1), 2, np.uint8)
+    blots[0, 1, 0] = blots[1, 1, 3] = 14
+    in_the_corner, among_others = scores._misfit(torch.from_numpy(blots), torch.full((1,), 2.0))
+    assert in_the_corner > 2 * among_others
+
+
+@torch.no_grad()
+def test_pictures_may_fit_as_much_worse_as_they_are_rougher() -> None:
+    """Stripes of all strengths about what the decoder gives are as usual as each other, if held-out ones vary so."""
+    vae, _, _ = made("continuous image", "gaussian_shared")
+    vae.decoder[-1].weight.zero_()
+    vae.decoder[-1].bias.copy_((1 - vae.likelihood.location) / vae.likelihood.scale)
+    strength = np.linspace(0.5, 2, 50, dtype=np.float32)[:, None, None]
+    stripes = 1 + strength * np.array([[1, -1], [-1, 1], [1, -1]], np.float32)
+    flat = 1 + (2.5 - strength) * np.ones((3, 2), np.float32)
+    ratios = []
+    for normal in (stripes, flat, stripes[:1]):
+        found = SinglePassScores(vae, KINDS["continuous image"].data, normal)(torch.from_numpy(stripes))[1]
+        ratios.append((found.max() / found.min()).item())
+    # A sum of flat pictures' differences is that of none, and one picture shows no slope.
+    assert ratios == pytest.approx([1, 4, 4], rel=0.4)
+
+
+@pytest.mark.parametrize("normal", [1, 60])
+@torch.no_grad()
+def test_pictures_that_are_all_the_same_have_a_multiscale_residual(normal: int) -> None:
+    vae, _, rows = made("binary image", "bernoulli")
+    vae.decoder[-1].weight.zero_()
+    vae.decoder[-1].bias.fill_(-200)
+    black = np.zeros_like(rows)
+    scores = SinglePassScores(vae, KINDS["binary image"].data, black[:normal])
+    assert (scores(torch.from_numpy(black))[1] == 0).all()
+    white = scores(torch.from_numpy(np.ones_like(rows)))[1]
+    assert (white.isfinite() & (white > 100)).all()
 
 
 @torch.no_grad()
