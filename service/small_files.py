@@ -27,10 +27,15 @@ def replace_file(path: Path, data: bytes) -> None:
         OSError: It cannot be written; names the file, which is as it was.
     """
     usual = path.is_symlink() or (path.exists() and not path.is_file())
-    written = path if usual else path.with_name(f".{path.name}.new")
+    written = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        written.write_bytes(data)
+        if usual:
+            path.write_bytes(data)
+            return
+        written.unlink(missing_ok=True)
+        with written.open("xb") as file:  # Through no link of another user.
+            file.write(data)
         written.replace(path)
     except OSError as error:
         if not usual:

@@ -44,7 +44,9 @@ def main(arguments: list[str]) -> None:
     file = options.bundle / SIGNATURE
     temporary = file.with_name(f".{SIGNATURE}.new")
     try:
-        temporary.write_bytes(signature)
+        temporary.unlink(missing_ok=True)  # What a killed signer left, or a link of the bundle's author.
+        with temporary.open("xb") as new:
+            new.write(signature)
         temporary.replace(file)
     except OSError as error:
         with suppress(OSError):

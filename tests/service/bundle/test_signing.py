@@ -193,6 +193,15 @@ def test_what_was_checked_is_signed(table_bundle: Path, ada: Signer, monkeypatch
     TrustedKeys([ada.public]).check(checked, (table_bundle / SIGNATURE).read_bytes(), table_bundle)
 
 
+def test_a_signature_goes_through_no_link_in_the_bundle(table_bundle: Path, ada: Signer, tmp_path: Path) -> None:
+    (precious := tmp_path / "precious").write_bytes(b"mine")
+    (table_bundle / SIGNATURE).symlink_to(precious)
+    (table_bundle / f".{SIGNATURE}.new").symlink_to(precious)
+    assert main(["sign", str(table_bundle), "--key", str(ada.private)]) == 0
+    assert precious.read_bytes() == b"mine"
+    assert read_bundle(table_bundle, TrustedKeys([ada.public]))
+
+
 def test_nothing_half_is_left_where_the_disk_is_full(
     table_bundle: Path, ada: Signer, capsys: pytest.CaptureFixture[str]
 ) -> None:
