@@ -76,10 +76,12 @@ def export_run(run: Path, data: Location | None, out: Location, console: Console
         FileError: The data cannot be read.
         ExportError: A graph does not compute what PyTorch computes.
         BundleError: Another process has written the same version meanwhile.
+        OSError: The bundle cannot be written.
         StorageError: `out` is a URL that cannot be reached.
     """
     repository = open_repository(out)
     recipe, fingerprint = read_run(run)
+    repository.try_to_write(recipe.name)
     place = data or recipe.data
     with download(place) as path:
         dataset = recipe.dataset.load(path)

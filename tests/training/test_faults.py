@@ -7,9 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from service.bundle import read_bundle
 from tests.training.conftest import QUICK, run, run_here, start
+from training.recipes import Recipe
+from training.runs import open_run
+from training.train import export_run
 
 if sys.platform != "linux":
     pytest.skip("limits are set from outside", allow_module_level=True)
@@ -57,3 +61,10 @@ def test_a_disk_that_cannot_be_written_is_named_before_the_training(tmp_path: Pa
     assert "Traceback" not in errors
     assert "models/rows" in errors
     assert not list(tmp_path.glob("runs"))
+
+
+def test_so_is_one_before_an_export_reads_the_data(tmp_path: Path) -> None:
+    recipe = Recipe.read("arrays", ["--data", str(tmp_path / "gone.npy"), "--runs", str(tmp_path / "runs")])
+    (tmp_path / "models").symlink_to("/proc")
+    with pytest.raises(OSError, match=f"{tmp_path}/models/gone"):
+        export_run(open_run(recipe, ""), None, tmp_path / "models", Console(quiet=True))
