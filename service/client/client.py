@@ -1,8 +1,10 @@
 """`Client` and `AsyncClient`: rows in, answers of the same kind out, however many rows there are."""
 
 import asyncio
+import os
 import warnings
 from collections.abc import Coroutine, Mapping
+from functools import partial
 from threading import Thread
 from typing import Any, Self, TypeVar, Unpack
 
@@ -253,10 +255,21 @@ class Client:
     """
 
     def __init__(self, url: str, **options: Unpack[OptionArguments]) -> None:
-        self._client = AsyncClient(url, **options)
+        self._make = partial(AsyncClient, url, **options)
+        self._start()
+
+    def _start(self) -> None:
+        self._own, self._process = self._make(), os.getpid()
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(target=self._loop.run_forever, name="lowerbound", daemon=True)
         self._thread.start()
+
+    @property
+    def _client(self) -> AsyncClient:
+        """The client of this process. Thread and connections stay with the parent at a fork, as of multiprocessing."""
+        if self._process != os.getpid():
+            self._start()
+        return self._own
 
     def __enter__(self) -> Self:
         return self

@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import datetime as dt
+import os
 import re
+import signal
 import socket
 import threading
 import time
@@ -244,6 +246,22 @@ class Answering:
     def __exit__(self, *error: object) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_fork_has_a_client_of_its_own(client: Client, expected: dict[str, list[float]]) -> None:
+    """As in multiprocessing, or Celery: the thread and the connections stay with the parent."""
+    client.score(RECORDS)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # It ends where it would wait for ever.
+        status = 1
+        try:
+            status = int([row["elbo"] for row in client.score(RECORDS)] != expected["elbo"])
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    assert [row["elbo"] for row in client.score(RECORDS)] == expected["elbo"]
 
 
 def test_asyncio(people: str, expected: dict[str, list[float]]) -> None:
