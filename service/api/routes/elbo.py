@@ -24,11 +24,11 @@ async def elbo(request: PresentRequest, model: ServedModel, query: Annotated[Elb
     writer = choose_writer(request)
     model.check_room(query.num_draws or model.manifest.num_draws)
     rows = await read_rows(request, model, Reading.asked(query))
-    if not len(rows.places):  # The one row that is computed is none of the client's.
+    scored = len(rows.places)
+    if not scored:  # The one row that is computed is none of the client's.
         query = query.model_copy(update={"observe": False})
     bounds = await model.elbo(rows.x, query)
     content, headers = await render(request, model, writer, bounds, rows, np.isnan(bounds["score"]), query.fields)
-    scored = len(rows.places)
     if query.fdr is not None and not bounds["discovery"][:scored].any():
         p = bounds["p_value"][:scored]
         why = why_none(p, query.fdr, model.manifest.calibration.rows)
