@@ -81,8 +81,7 @@ def graph_contract(graph: str, data: ImageInput | TabularInput, latent_size: int
         per_row("latent_kl", latent_size, dtype="float64", unit="nats"),
     )
     typicality = per_row("typicality", dtype="float64", unit="squared standard deviations")
-    # It has no unit, but bundles say what the contract says, and it was in data units when theirs was made.
-    multiscale_residual = per_row("multiscale_residual", dtype="float64", unit="data")
+    multiscale_residual = per_row("multiscale_residual", dtype="float64", unit="those of usual pictures")
     contract = {
         "encoder": Graph(inputs=(x,), outputs=(mean, log_variance)),
         "decoder": Graph(inputs=(z,), outputs=(x_mean,)),
