@@ -165,8 +165,12 @@ def make_rows(
         raise TooLargeError(
             f"{rows:,} rows or more; one request may ask for {max_rows:,} draws, rows × num_draws", "instances"
         )
-    if isinstance(values, np.ndarray) and has_categories(data) and media_type == Json.media_type:
-        # In JSON a number stands for itself, as in records, not for a category's code.
+    if (
+        isinstance(values, np.ndarray)
+        and media_type == Json.media_type
+        and (has_categories(data) or (reading.mark and values.shape[1:] != data.shape))
+    ):
+        # In JSON a number stands for itself, as in records, not for a category's code; and each row may be marked.
         values = read_json(body)["instances"] if np.abs(values).max() >= FIRST_INEXACT else values.tolist()
     return parse_rows(values, data, reading)
 

@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.bundle import CategoricalColumn, NumericColumn, TabularInput
+from service.bundle import CategoricalColumn, ImageInput, NumericColumn, TabularInput
 from service.codecs.bodies import QUICK_CELLS, is_quick_answer, read_rows, read_rows_if_quick
 from service.codecs.rows import MARKING
 
 NUMBERS = TabularInput(columns=tuple(NumericColumn(name=f"n{i}") for i in range(1000)))
 WORDS = TabularInput(columns=tuple(CategoricalColumn(name=f"w{i}", categories=("a", "b")) for i in range(1000)))
+PAIR = TabularInput(columns=NUMBERS.columns[:2])
+SMALL = ImageInput(shape=(2, 2), dtype="uint8", low=0, high=16)
 NARROW = TabularInput(columns=NUMBERS.columns[:10])
 RECORD = dict.fromkeys(NUMBERS.given, 1.5)
 
@@ -72,3 +74,15 @@ def test_long_whole_numbers_are_other_categories_than_their_neighbours(rows: int
     data = TabularInput(columns=(CategoricalColumn(name="id", categories=(2**53 + 1, 2**53)), NumericColumn(name="n")))
     body = json.dumps({"instances": [[2**53 + 1, 0.5]] * rows + [[2**53, 0.5]]}).encode()
     assert read_rows(body, "application/json", data, MARKING, 2**20).x[:, 0].tolist() == [0.0] * rows + [1.0]
+
+
+@pytest.mark.parametrize("row", [[[1]], [1.5, 2.5, 3.5], 1], ids=["narrow", "wide", "a number"])
+@pytest.mark.parametrize("data", [SMALL, PAIR], ids=["pictures", "table"])
+def test_rows_of_one_wrong_shape_are_marked_as_others_are(data: ImageInput | TabularInput, row: Any) -> None:
+    alone, beside = (
+        read_rows(json.dumps({"instances": rows}).encode(), "application/json", data, MARKING, 10)
+        for rows in ([row] * 2, [row, row, "none"])
+    )
+    assert len(alone.places) == len(beside.places) == 0
+    for i in range(2):
+        assert str(alone.marks.unreadable[i]) == str(beside.marks.unreadable[i])
