@@ -256,11 +256,12 @@ def _in_order(
     """The values of a row in the order of the columns."""
     if isinstance(record, dict):
         if not all(map(record.__contains__, names)):  # Readers of files leave out blanks around a header's names.
-            plain = [name if name in known else name.strip() for name in record]
-            times = Counter(plain)
-            if (twice := next((name for name in times if times[name] > 1 and name in known), None)) is not None:
+            exact = {name: record[name] for name in record if name in known}
+            others = {name: name.strip() for name in record if name not in known}
+            times = Counter(name for name in others.values() if name in known and name not in exact)
+            if (twice := next((name for name in times if times[name] > 1), None)) is not None:
                 raise InvalidError("stands there several times, with different blanks around it", f"{place}.{twice}")
-            record = dict(zip(plain, record.values(), strict=True))
+            record = {plain: record[name] for name, plain in others.items()} | exact
         if not ignore_extra and (unknown := min(record.keys() - known, default=None)) is not None:
             raise InvalidError(f"is no column of this model{suggest(unknown, names)}", f"{place}.{unknown}")
         try:

@@ -219,6 +219,12 @@ def test_rows_of_a_table_in_every_form() -> None:
         np.testing.assert_array_equal(answer, expected)
 
 
+def test_a_name_without_blanks_goes_before_one_with_them() -> None:
+    record = {"age": 1, "kind": "a", "a.b[0] ": 0}
+    for sent in ({**record, " age": 2}, {" age": 2, **record}):
+        assert parse_instances([sent], TABLE).tolist() == [[1, 0, 0]]
+
+
 def test_zero_has_no_sign() -> None:
     for values in (np.array([[-0.0, 0, -0.0]]), [[-0.0, "a", -0.0]]):
         assert not np.signbit(parse_instances(values, TABLE)).any()
