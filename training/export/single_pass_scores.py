@@ -67,7 +67,7 @@ class SinglePassScores(nn.Module):
         misfit = torch.cat([self._misfit(x, self._reconstruction(x)) for x in normal]).clamp(min=1e-9).log()
         mean = roughness.mean()
         slope = ((roughness - mean) * misfit).sum() / (roughness - mean).square().sum().clamp(min=1e-9)
-        self.register_buffer("roughness", torch.stack([roughness.min(), mean, roughness.max()]))
+        self.register_buffer("roughness", torch.stack([roughness.min(), mean, roughness.quantile(0.75)]))
         self.register_buffer("slope", slope.clamp(0, 1))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -129,8 +129,8 @@ class SinglePassScores(nn.Module):
 
         A striped shirt fits worse than a plain one and is as much a shirt, while a plain bag among shirts may fit well
         enough (on bounds: Serrà et al. 2020, "Input complexity and out-of-distribution detection"). The slope is that
-        of a straight line through the logarithms for held-out rows, and no roughness lies outside theirs: more of it
-        excuses no more.
+        of a straight line through the logarithms for held-out rows. No roughness is less than theirs or above their
+        upper quartile: more of it excuses no more, or pixels in random order would pass for a rough picture.
         """
         low, mean, high = self.roughness
         excess = torch.minimum(torch.maximum(self._log_roughness(x), low), high) - mean

@@ -57,7 +57,7 @@ def test_the_multiscale_residual_is_its_definition(kind: str, likelihood: str) -
     slope = np.polyfit(roughness[:60], np.log(misfit[:60]), 1)[0]
     assert roughness[80] < roughness[:60].min()
     assert roughness[81] > roughness[:60].max()
-    excess = roughness.clip(roughness[:60].min(), roughness[:60].max()) - roughness[:60].mean()
+    excess = roughness.clip(roughness[:60].min(), np.quantile(roughness[:60], 0.75)) - roughness[:60].mean()
     np.testing.assert_allclose(found, misfit * np.exp(-min(max(slope, 0), 1) * excess), rtol=1e-5)
 
 
@@ -105,7 +105,7 @@ def test_pictures_may_fit_as_much_worse_as_they_are_rougher() -> None:
         found = SinglePassScores(vae, KINDS["continuous image"].data, normal)(torch.from_numpy(stripes))[1]
         ratios.append((found.max() / found.min()).item())
     # A sum of flat pictures' differences is that of none, and one picture shows no slope.
-    assert ratios == pytest.approx([1, 4, 4], rel=0.4)
+    assert ratios == pytest.approx([4 / 2.7, 4, 4], rel=0.2)
 
 
 @pytest.mark.parametrize("normal", [1, 60])
