@@ -50,7 +50,10 @@ from training.recipes import BoundRecipe, Recipe
 GOLDEN_ROWS = 4
 VERIFIED_ROWS = 64
 VERIFIED_VALUES = 2**21
-"""Values of all draws of all rows that are verified at once: a refinement of pictures takes 450 bytes for each."""
+"""Values of all draws of all rows that are verified at once: a refinement of pictures takes 450 bytes for each.
+
+The service, too, computes no more of large pictures as golden rows: its trial of a bundle has two gigabytes.
+"""
 _PACKAGES = ("torch", "onnx", "onnxscript", "numpy", "scipy", "scikit-learn", "pyarrow", "pillow")
 
 
@@ -201,9 +204,10 @@ def write_bundle(
         **{f"sensitivity_{name}": auroc for name, auroc in sensitivity.items()},
     }
     calibrated = {"noise": base_samples, **{name: np.sort(values) for name, values in held_out_scores.items()}}
+    rows, draws = verified(test[0].size, len(base_samples))
     files |= {
         CALIBRATION: write_arrays(calibrated),
-        GOLDEN: write_arrays(_golden(engine, graphs, test[:GOLDEN_ROWS], base_samples)),
+        GOLDEN: write_arrays(_golden(engine, graphs, test[: min(GOLDEN_ROWS, rows)], base_samples[:draws])),
     }
     described = dataset.input
     if isinstance(described, TabularInput):

@@ -102,6 +102,30 @@ def test_a_vae_of_one_class_with_channels_first(tmp_path: Path, channels: int) -
     np.testing.assert_allclose(decoded, np.moveaxis(pixels.numpy(), 1, 3), rtol=1e-5, atol=1e-6)
 
 
+class Corner(nn.Module):
+    """An encoder that sees two values of a picture alone."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        z = x.flatten(1)[:, :2]
+        return z, torch.zeros_like(z)
+
+
+class Shade(nn.Module):
+    """A decoder of pictures of one level."""
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(z[:, :1]).expand(-1, 256 * 256 * 3).view(-1, 256, 256, 3)
+
+
+@pytest.mark.slow
+def test_of_large_pictures_few_are_golden(tmp_path: Path) -> None:
+    """The service computes golden rows in two gigabytes."""
+    x = torch.rand(20, 256, 256, 3)
+    place = export_vae(Corner(), Shade(), likelihood="gaussian", data=x[:8], held_out=x[8:], out=tmp_path)
+    golden = read_bundle(Path(place)).golden["refine"]
+    assert (len(golden["x"]), len(golden["noise"])) == (2, 5)
+
+
 class Answering(nn.Module):
     """A network of a library that answers with a mapping, or with what a test gives it."""
 
