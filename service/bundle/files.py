@@ -28,6 +28,7 @@ those very bytes, so that the verified bytes run.
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -157,7 +158,7 @@ def _read_manifest(folder: BundleFolder, trusted: TrustedKeys | None) -> bytes:
     try:
         text = folder.read(MANIFEST, MAX_MANIFEST_BYTES)
     except BundleError as error:
-        for pattern in (f"*/{MANIFEST}", f"*/*/{MANIFEST}"):
+        for pattern in () if os.path.lexists(folder.path / MANIFEST) else (f"*/{MANIFEST}", f"*/*/{MANIFEST}"):
             if found := next(folder.path.glob(pattern), None):
                 raise BundleError(f"{folder.path}: is no bundle, but holds some, as {found.parent}") from error
         raise

@@ -231,3 +231,12 @@ def test_arrays_are_read_without_python_s_parser(monkeypatch: pytest.MonkeyPatch
         np.testing.assert_array_equal(read[name], array)
         assert read[name].dtype == array.dtype
         assert read[name].flags.writeable
+
+
+def test_the_files_of_a_secret_are_named_as_links(table_bundle: Path) -> None:
+    """Kubernetes mounts each file of a Secret as a link into a hidden folder."""
+    (table_bundle / "..data").mkdir()
+    (table_bundle / MANIFEST).rename(table_bundle / "..data" / MANIFEST)
+    (table_bundle / MANIFEST).symlink_to(f"..data/{MANIFEST}")
+    with pytest.raises(BundleError, match=r"/manifest\.json: is a symbolic link; a bundle has plain files only$"):
+        read_bundle(table_bundle)
