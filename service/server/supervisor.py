@@ -83,8 +83,14 @@ class Supervisor:
         if self._outdated and len(current) > self._config.workers and all(worker.serves for worker in current):
             self._outdated.pop(0).stop(self._config.timeout_graceful_shutdown or 0)
         elif len(current) < self._config.workers + bool(self._outdated) and time.monotonic() >= self._not_before:
-            self._prepare()
-            self._workers.append(_Worker(self._config, self._listener))
+            try:
+                self._prepare()
+                self._workers.append(_Worker(self._config, self._listener))
+            except OSError as error:  # Files, processes or memory are used up, or the current folder is gone.
+                if not self._workers:
+                    raise
+                logger.warning("no worker can be started: %s", error)
+                self._not_before = time.monotonic() + PAUSE
 
     def _bury(self, worker: "_Worker") -> None:
         """Forget a worker that has ended."""
@@ -117,8 +123,10 @@ class _Worker:
         self.process = context.Process(target=_serve, args=(config, listener, beats))
         # SIGHUP concerns the parent alone, and may be sent to all. A new process would end by it until it ignores it.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-        self.process.start()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         beats.close()  # Or the pipe would not end with the process.
         self.serves = self.stopping = False
         self._deadline = float("inf")

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -175,6 +176,22 @@ def test_a_killed_worker_is_replaced_at_once(workers: Workers) -> None:
         assert time.monotonic() - started < 2
         (new,) = workers.pids() - {killed} - {max(workers.pids() - {killed}, key=age)}
         until(lambda new=new: is_serving(workers, new))
+
+
+def test_a_worker_that_cannot_be_started_is_tried_again(workers: Workers) -> None:
+    """As where no file can be opened; so it is where the current folder is gone."""
+    until(lambda: len(workers.pids()) == 2)
+    parent = workers.parent.pid
+    before = resource.prlimit(parent, resource.RLIMIT_NOFILE)
+    resource.prlimit(parent, resource.RLIMIT_NOFILE, (len(list(Path(f"/proc/{parent}/fd").iterdir())), before[1]))
+    try:
+        os.kill(min(workers.pids()), signal.SIGKILL)
+        until(lambda: len(workers.pids()) == 1)
+        time.sleep(1)
+        workers.send_request().raise_for_status()
+    finally:
+        resource.prlimit(parent, resource.RLIMIT_NOFILE, before)
+    until(lambda: len(workers.pids()) == 2)
 
 
 def age(pid: int) -> float:
