@@ -1,5 +1,6 @@
 """The inputs of the card, and the engine's answers for it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -7,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from service.bundle import Array, Manifest, TabularInput
-from service.engine import Engine
+from service.engine import Engine, fitting
 from service.scoring import noise, p_values
 from training.evaluation.bounds import bounds, compute, surprise
 from training.fit import Epoch
@@ -132,7 +133,9 @@ class CardInputs:
 
     def decode(self, z: Array) -> Array:
         """E[x|z], (n, *shape), in data units, for z of shape (n, L)."""
-        return self.engine.run("decoder", {"z": z.astype(np.float32)})["x_mean"]
+        most = fitting(MOST_ROWS, math.prod(self.manifest.input.shape))
+        parts = np.split(z.astype(np.float32), range(most, len(z), most))
+        return np.concatenate([self.engine.run("decoder", {"z": part})["x_mean"] for part in parts])
 
     @cached_property
     def prior(self) -> Array:

@@ -7,10 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from service.bundle import (
-    Graph,
-    Tensor,
-)
+from service.bundle import Array, Graph, Tensor
 from service.engine import OnnxEngine
 from service.scoring import noise
 from tests.training.card.cards import Page, card, pixels
@@ -55,6 +52,21 @@ def test_reconstructions_are_the_engine_s(table_inputs: CardInputs) -> None:
     expected = table_inputs.engine.run("decoder", {"z": mean})["x_mean"][0]
     weight = next(row for row in Page(card(table_inputs)).rows["reconstructions"] if row[0].startswith("体重"))
     assert [float(cell) for cell in weight[3:5]] == pytest.approx([middle[0, 4], expected[4]], rel=1e-3)
+
+
+def test_large_pictures_are_decoded_few_at_once(digits_inputs: CardInputs) -> None:
+    sizes = []
+
+    class Engine:
+        def run(self, graph: str, inputs: dict[str, Array]) -> dict[str, Array]:
+            sizes.append(len(inputs["z"]))
+            return {"x_mean": inputs["z"][:, 0]}
+
+    manifest = digits_inputs.manifest
+    large = manifest.input.model_copy(update={"shape": (256, 256, 3)})
+    inputs = replace(digits_inputs, manifest=manifest.model_copy(update={"input": large}), engine=Engine())
+    np.testing.assert_array_equal(inputs.decode(np.arange(50)[:, None]), np.arange(50))
+    assert sizes == [20, 20, 10]
 
 
 def test_samples_are_the_prior_s(table_inputs: CardInputs) -> None:
