@@ -12,7 +12,7 @@ from pydantic_settings import CliPositionalArg, SettingsConfigDict
 from rich.console import Console
 
 from service.cli import CommandOptions, parse
-from service.errors import LowerboundError
+from service.errors import LowerboundError, printable
 from service.storage import Location
 from training.first_look import look, takes_long
 from training.recipe_files import RecipeError, names
@@ -63,6 +63,7 @@ def train(arguments: list[str]) -> None:
     if arguments[0] in {"-h", "--help"}:
         print(TRAIN_HELP)
         return
+    _refuse_unwritable(arguments)
     recipe, *options = arguments
     resume = shlex.join(["lowerbound", "train", *(a for a in arguments if a != "--resume"), "--resume"])
     # Of several processes only the first one speaks.
@@ -87,6 +88,20 @@ def train(arguments: list[str]) -> None:
         raise
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"every finished epoch is kept. Go on with: {resume}") from None
+
+
+def _refuse_unwritable(arguments: list[str]) -> None:
+    """Refuse names of files that are not UTF-8 before the training: the bundle says where its rows come from.
+
+    Raises:
+        RecipeError: There is one.
+    """
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            why = "not UTF-8, in which a bundle names its data; rename the file or the folder"
+            raise RecipeError(f"{printable(argument)}: {why}") from error
 
 
 def _read(recipe: str, options: list[str]) -> "Recipe":

@@ -1,6 +1,7 @@
 """The first look at the data: what is refused before torch is imported."""
 
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,14 @@ def test_a_wrong_field_is_named_before_a_folder_is_read(tmp_path: Path, capsys: 
     with pytest.raises(RecipeError, match=r"images.yaml: fit.epochs: Input should be greater than or equal to 1"):
         train(["images", "--data", str(tmp_path), "--fit.epochs", "0"])
     assert capsys.readouterr().err == ""
+
+
+def test_a_name_that_no_bundle_can_have_is_refused_at_once(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    (folder / "rows.csv").write_text("a,b\n1,2\n" * 50)
+    with pytest.raises(RecipeError, match=r"caf\\udce9/rows.csv: not UTF-8"):
+        train(["table", "--data", str(folder / "rows.csv")])
 
 
 def test_large_data_take_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
