@@ -238,7 +238,7 @@ def test_interrupted_and_killed_runs_end_as_if_nothing_had_happened(
         process.kill()
     assert process.returncode == -signal.SIGKILL
     assert 3 <= len(metrics(folder / METRICS)) < EPOCHS
-    assert [path.name for path in (tmp_path / "models").rglob("*")] == ["rows"]
+    assert not (tmp_path / "models").exists()
 
     status, output, errors = run(*arguments, "--resume", folder=tmp_path)
     assert status == 0, errors
