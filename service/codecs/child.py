@@ -159,7 +159,7 @@ def main(descriptor: int, memory: int) -> None:
     """Run the functions that the parent sends, until it closes the connection."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # They may be sent to all, before the last answer.
         signal.signal(number, signal.SIG_IGN)
-    with suppress(OSError):  # Where memory runs out, the kernel ends this process before the service.
+    with suppress(OSError):  # The kernel ends this process before the service if memory runs out.
         Path("/proc/self/oom_score_adj").write_text("1000")
     started = False
     with socket.socket(fileno=descriptor) as connection, suppress(EOFError, OSError):

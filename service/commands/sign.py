@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> None:
     file = options.bundle / SIGNATURE
     temporary = file.with_name(f".{SIGNATURE}.new")
     try:
-        temporary.unlink(missing_ok=True)  # What a killed signer left, or a link of the bundle's author.
+        temporary.unlink(missing_ok=True)  # A killed signer left it, or it is a link of the bundle's author.
         with temporary.open("xb") as new:
             new.write(signature)
         temporary.replace(file)
