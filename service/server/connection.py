@@ -51,6 +51,7 @@ class Connection(HttpToolsProtocol):
         self.access_log = False  # The application has its own.
         self._crowd = server_state
         self._settings = config.loaded_app.state.settings
+        self._most = min(self._settings.max_connections, server_state.places)
         self._answer_refusal: ASGIApp = config.loaded_app.state.refuse
         self._task: asyncio.Task[None] | None = None
         self._begun = False  # The task has run.
@@ -69,7 +70,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._answers = AnswerTransport(transport, self._close)
-        if len(self.connections) > min(self._settings.max_connections, self._crowd.places):
+        if len(self.connections) > self._most:
             self._surplus = not self._crowd.make_room(self)
         if self.config.loaded_app.state.draining:
             self.shutdown()
@@ -188,8 +189,7 @@ class Connection(HttpToolsProtocol):
             RefusedError: With the status that the RFC names.
         """
         if self._surplus:
-            most = self._settings.max_connections
-            raise RefusedError(503, f"{most} connections are open, and no more are served")
+            raise RefusedError(503, f"{self._most} connections are open, and no more are served")
         if len(self.pipeline) == MAX_PIPELINED:
             raise RefusedError(429, f"{MAX_PIPELINED} requests of this connection wait for their answers")
         version, fields = self.parser.get_http_version(), dict(self.headers)

@@ -163,8 +163,9 @@ def test_connections_are_limited(impatient: int) -> None:
             client.send(work(300))
         surplus = stack.enter_context(Client(impatient))
         surplus.send(LIVE)
-        status, headers, _ = surplus.answer()
+        status, headers, problem = surplus.answer()
         assert (status, headers["connection"]) == (503, "close")
+        assert b"6 connections are open" in problem
         assert surplus.closed()
         assert [client.answer()[0] for client in busy] == [200] * 6
         until(lambda: asked(impatient, LIVE) == 200)
