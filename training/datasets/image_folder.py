@@ -138,7 +138,7 @@ class ImageFolder(Excluding):
     def _refuse_unreadable(
         self, folder: Path, files: list[Path], data: ImageInput, problems: Mapping[Path, str]
     ) -> None:
-        """Refuse a folder if none of its pictures can be read, by those that stand for all.
+        """Refuse a folder if none of the pictures can be read that are tried for all.
 
         Raises:
             FileError: Says the command that trains if a background is all that is needed.
