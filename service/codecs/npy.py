@@ -1,7 +1,7 @@
 """NumPy's `.npy` files."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from operator import attrgetter
 from typing import Any, ClassVar
@@ -13,6 +13,7 @@ from service.codecs.codec import Columns
 from service.errors import InvalidError
 from service.readers.arrays import plain_numbers, read_npy
 
+_BOUND = np.dtype(np.float64)
 _KIND = attrgetter("dtype", "shape")
 
 
@@ -35,6 +36,9 @@ class Npy:
         return plain_numbers(array)
 
     def encode(self, columns: Columns) -> bytes:
+        arrays = list(columns.values())
+        if len(arrays) > 1 and _are_bounds(arrays):
+            return _write_bounds_header(tuple(columns), len(arrays[0])) + np.array(arrays).tobytes("F")
         if set(map(type, columns.values())) != {np.ndarray}:
             columns = {name: x if isinstance(x, np.ndarray) else _texts(x) for name, x in columns.items()}
         if len(columns) == 1:
@@ -44,6 +48,19 @@ class Npy:
             for name, array in columns.items():
                 table[name] = array
         return _write_header(table.dtype, table.shape) + table.tobytes()
+
+
+def _are_bounds(arrays: Iterable[object]) -> bool:
+    """Whether all are float64, (batch,), as in most answers. Filling records field by field takes twice as long."""
+    for x in arrays:  # noqa: SIM110 - a generator takes half as long again
+        if type(x) is not np.ndarray or x.dtype is not _BOUND or x.ndim != 1:
+            return False
+    return True
+
+
+@lru_cache(maxsize=256)
+def _write_bounds_header(names: tuple[str, ...], rows: int) -> bytes:
+    return _write_header(np.dtype([(name, _BOUND) for name in names]), (rows,))
 
 
 @lru_cache(maxsize=256)

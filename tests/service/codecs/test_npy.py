@@ -143,3 +143,25 @@ def test_npy_writes_several_columns_as_records() -> None:
     assert answer.dtype == [("a", "f8"), ("b", "f4", (2, 2)), ("c", "f8")]
     for name, values in columns.items():
         np.testing.assert_array_equal(answer[name], values)
+
+
+@given(
+    columns=st.dictionaries(
+        st.text(st.characters(codec="ascii", exclude_characters="\0"), min_size=1, max_size=4),
+        st.booleans(),
+        min_size=2,
+        max_size=5,
+    ),
+    rows=st.integers(0, 4),
+    step=st.sampled_from([1, 3]),
+)
+def test_npy_writes_records_of_any_columns(columns: dict[str, bool], rows: int, step: int) -> None:
+    """Columns of one type are put together in another way than columns of several."""
+    given_columns = {
+        name: np.arange(rows * step, dtype=np.float64 if wide else np.float32)[::step] + i
+        for i, (name, wide) in enumerate(columns.items())
+    }
+    expected = np.empty(rows, [(name, values.dtype) for name, values in given_columns.items()])
+    for name, values in given_columns.items():
+        expected[name] = values
+    assert Npy().encode(given_columns) == npy(expected)
