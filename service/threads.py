@@ -14,6 +14,14 @@ NICENESS = 10
 """The niceness of threads for large jobs, and of the process for large bodies: small requests then go first where
 processors are few."""
 
+FEW = 2**16
+"""Random numbers that are drawn within a few milliseconds."""
+
+
+async def aside(numbers: int, function: Callable[[], T]) -> T:
+    """Call the function, in a thread if it makes many numbers: NumPy then lets the event loop go on."""
+    return await in_thread(function) if numbers > FEW else function()
+
 
 async def in_thread(function: Callable[[], T], seconds: float | None = None) -> T:
     """Run the function in a thread of its own, and return or raise its outcome.

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Awaitable, Callable
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec
 
 import numpy as np
 
@@ -11,35 +11,19 @@ from service.bundle import Array, Bundle, TabularInput
 from service.engine import Engine, verify_golden
 from service.errors import InvalidError, NotReadyError
 from service.inference.batcher import Batcher
+from service.inference.bounds import Bounds, Columns
 from service.inference.jobs import Report, Work
 from service.inference.limits import Limits
 from service.inference.observer import Observer
 from service.inference.use import Use
 from service.inference.watchdog import GOLDEN, MakeEngine, Watchdog
 from service.readers import possible_rows
-from service.scoring import (
-    ROUNDS,
-    BoundParameters,
-    ConditionalAttribution,
-    ElboQuery,
-    RefinementState,
-    blank,
-    chosen_seed,
-    discoveries,
-    finite_bounds,
-    noise,
-    resolve_parameters,
-)
-from service.threads import in_thread
+from service.scoring import ElboQuery, blank, chosen_seed, discoveries, noise, resolve_parameters
+from service.threads import aside
 
-T = TypeVar("T")
 P = ParamSpec("P")
-Columns = dict[str, Array]
 
 DEFAULT_QUERY = ElboQuery()
-
-_FEW = 2**16
-"""Random numbers that are drawn within a few milliseconds."""
 
 
 class Model:
@@ -73,8 +57,8 @@ class Model:
             observe=functools.partial(_notify, self._observer),
         )
         self._watchdog = Watchdog(bundle, self._batcher, make_engine, limits.engine_timeout, self._observer.watched)
-        # Caches of functions of the bundle, not of methods: in a circle the model would outlast its last use.
-        self._base_samples = functools.lru_cache(maxsize=16)(functools.partial(_base_samples, bundle))
+        self._bounds = Bounds(bundle, self._batcher, limits.max_batch)
+        # A cache of a function of the bundle, not of a method: in a circle the model would outlast its last use.
         self._resolve = functools.lru_cache(maxsize=256)(functools.partial(resolve_parameters, bundle))
         self.in_use = Use()
 
@@ -137,14 +121,14 @@ class Model:
 
         answer = await self._compute(cost, self._encode, x)
         if num_draws:
-            epsilon = await self._noise(chosen_seed(self.bundle, seed), num_draws)
+            epsilon = await self._bounds.base_samples(chosen_seed(self.bundle, seed), num_draws)
 
             def draw() -> Array:
                 deviation = np.exp(0.5 * answer["log_variance"])
                 draws: Array = answer["mean"][:, None] + deviation[:, None] * epsilon
                 return draws
 
-            answer["draws"] = await _aside(len(x) * epsilon.size, draw)
+            answer["draws"] = await aside(len(x) * epsilon.size, draw)
         return answer
 
     async def decode(self, z: Array) -> Array:
@@ -176,7 +160,7 @@ class Model:
 
     async def _possible(self, x: Array) -> Array:
         data = self.manifest.input
-        return await _aside(x.size, lambda: possible_rows(x, data)) if isinstance(data, TabularInput) else x
+        return await aside(x.size, lambda: possible_rows(x, data)) if isinstance(data, TabularInput) else x
 
     async def elbo(self, x: Array, query: ElboQuery = DEFAULT_QUERY) -> dict[str, Array]:
         """The bounds of each row, its score and its conformal p-value, each of shape (batch,), float64.
@@ -215,7 +199,7 @@ class Model:
         if query.explain:
             size = sum(tensor.row_bytes for tensor in self.manifest.graphs["explain"].outputs)
             cost = max(cost, self._limits.answer_cost(len(x), size, "query.explain"))
-        columns = await self._compute(cost, self._bounds, x, parameters)
+        columns = await self._compute(cost, self._bounds.compute, x, parameters)
         if parameters.default and query.observe:
             self._observer.scored(columns["elbo"], columns["score"], columns["p_value"])
         if query.fdr is not None:
@@ -246,11 +230,6 @@ class Model:
                     return answer
             return await operation(*args, **kwargs)
 
-    async def _noise(self, seed: int, draws: int) -> Array:
-        if draws * self.manifest.latent_size <= _FEW:
-            return self._base_samples(seed, draws)
-        return await in_thread(functools.partial(self._base_samples, seed, draws))
-
     async def _encode(self, x: Array) -> Columns:
         posterior = await self._batcher.submit(Work("encoder", {"x": x}))
         return blank(posterior, np.isfinite(np.hstack(list(posterior.values()))).all(axis=1))
@@ -260,7 +239,7 @@ class Model:
 
     async def _draw(self, z: Array, seed: int) -> Columns:
         shape = (len(z), math.prod(self.manifest.input.shape))
-        random = await _aside(
+        random = await aside(
             shape[0] * shape[1],
             lambda: {"normal": noise.standard_normal(seed, shape, 1), "uniform": noise.uniform(seed, shape, 2)},
         )
@@ -268,7 +247,7 @@ class Model:
 
     async def _sample(self, n: int, seed: int, temperature: float) -> Columns:
         shape = (n, self.manifest.latent_size)
-        random = await _aside(
+        random = await aside(
             n * shape[1],
             lambda: {
                 "normal": (temperature * noise.standard_normal(seed, shape)).astype(np.float32),
@@ -280,67 +259,10 @@ class Model:
             latents = (await self._batcher.submit(Work("prior", random)))["z"]
         return {"latents": latents, "instances": await self._possible((await self._decode(latents))["x_mean"])}
 
-    async def _bounds(self, x: Array, parameters: BoundParameters) -> dict[str, Array]:
-        """The columns of `elbo` that depend on one row each."""
-        draws = parameters.draws
-        shared, key = {"noise": await self._noise(parameters.seed, draws)}, (parameters.seed, draws)
-        at_once = not parameters.refine and not parameters.by_graph
-        judged = ((*key, parameters.column), draws, parameters.judge) if at_once else (key, draws)
-
-        # In turn: together they may be too much.
-        columns = await self._batcher.submit(Work("elbo", {"x": x}, shared, *judged))
-        if at_once and not parameters.explain:  # Judged with the whole batch.
-            columns["p_value"] = parameters.p_value(columns, x)
-            return columns
-        finite = finite_bounds(columns)
-        columns = blank(columns, finite)
-        amortised = columns["elbo"]
-        if parameters.refine:
-            refinement = RefinementState(await self._batcher.submit(Work("encoder", {"x": x})), columns)
-            for _ in range(parameters.refine + 1):
-                step = Work("refine", {"x": x, **refinement.state}, shared, key, draws)
-                refinement.take(await self._batcher.submit(step))
-            columns = refinement.bounds
-        if not at_once:
-            made = await self._batcher.submit(Work("scores", {"x": x})) if parameters.by_graph else columns
-            columns |= parameters.score(made)
-        columns["p_value"] = parameters.p_value(columns, x)
-        if parameters.explain:
-            columns |= await self._batcher.submit(Work("explain", {"x": x}, shared, key, draws))
-        if parameters.by_cell and isinstance(data := self.manifest.input, TabularInput):
-            columns |= await self._surprise(x, amortised, shared, key, draws, data)
-        return blank(columns, finite & np.isfinite(columns["score"]))
-
-    async def _surprise(
-        self, x: Array, elbo: Array, shared: dict[str, Array], key: tuple[int, int], draws: int, data: TabularInput
-    ) -> dict[str, Array]:
-        """`feature_surprise` and `feature_expected` of a table's rows, whose ELBO is known."""
-        surprises, expected = [], []
-        for cells in ConditionalAttribution.of(x, self._limits.max_batch, data):
-            for _ in range(ROUNDS):
-                posterior = await self._batcher.submit(Work("encoder", {"x": cells.rows}))
-                cells.fill((await self._decode(posterior["mean"]))["x_mean"])
-            filled = await self._batcher.submit(Work("elbo", {"x": cells.rows}, shared, key, draws))
-            surprises.append(cells.surprise(elbo, filled["elbo"]))
-            expected.append(cells.expected)
-        return {"feature_surprise": np.concatenate(surprises, 1), "feature_expected": np.concatenate(expected, 1)}
-
     @property
     def max_rows(self) -> int:
         """Most rows that a request may have, with one draw each."""
         return self._limits.max_queue
-
-
-async def _aside(numbers: int, function: Callable[[], T]) -> T:
-    """Call the function, in a thread if it makes many numbers: NumPy then lets the event loop go on."""
-    return await in_thread(function) if numbers > _FEW else function()
-
-
-def _base_samples(bundle: Bundle, seed: int, num_draws: int) -> Array:
-    manifest = bundle.manifest
-    if (seed, num_draws) == (manifest.seed, manifest.num_draws):
-        return bundle.calibration["noise"]
-    return noise.base_samples(seed, num_draws, manifest.latent_size)
 
 
 def _notify(observer: Observer, report: Report) -> None:
