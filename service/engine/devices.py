@@ -54,7 +54,7 @@ class Provider(ABC):
         name: ONNX Runtime's name.
         precisions: Precisions of matrix products, the most exact first.
         memory_kind: The memory of tensors on the device, in ONNX Runtime's words.
-        accelerates: Whether `AcceleratedEngine` runs it; else `OnnxEngine`.
+        accelerates: Whether `AcceleratedEngine` runs it; else `OnnxEngine`, on one device in one precision.
         captures: Whether computations can be captured as CUDA graphs.
         max_batch: Most row-draws in one call, unless the user says otherwise.
     """

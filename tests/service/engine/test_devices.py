@@ -49,6 +49,12 @@ def test_the_cpu_is_one_device_that_is_always_there() -> None:
     assert PROVIDERS["cpu"].options(Target("cpu")) == [("CPUExecutionProvider", {})]
 
 
+def test_a_device_that_does_not_accelerate_has_nothing_to_choose() -> None:
+    """Its engine has the first precision and the first device."""
+    for kind, provider in PROVIDERS.items():
+        assert provider.accelerates or (len(provider.precisions), provider.count()) == (1, 1), kind
+
+
 def test_staging_is_of_zeros_on_pages_of_its_own() -> None:
     first, second = (PROVIDERS["cpu"].staging((3, 5), np.float32) for _ in range(2))
     assert not first.any()
