@@ -236,7 +236,7 @@ def _text_columns(values: TextRows, data: TabularInput, reading: Reading, marked
 
 
 def mark_cells(problems: Iterable[CellProblem], reading: Reading, marks: Marks) -> None:
-    """Put down what is wrong with cells.
+    """Put down what is wrong with cells; behind one that makes its row unreadable, nothing counts.
 
     Raises:
         InvalidError: The first that is wrong, where rows are not to be marked.
@@ -246,7 +246,7 @@ def mark_cells(problems: Iterable[CellProblem], reading: Reading, marks: Marks) 
         if not problem.unseen or reading.unseen == "error":
             with _marking(marks.unreadable if reading.mark else None, problem.row):
                 raise error
-        elif reading.unseen == "mark":
+        elif reading.unseen == "mark" and problem.row not in marks.unreadable:
             marks.unseen.setdefault(problem.row, []).append(error)
 
 

@@ -53,7 +53,8 @@ class Marks:
             case "missing":
                 return Marks(self.unreadable)
             case "error":
-                return Marks({row: errors[0] for row, errors in self.unseen.items()} | self.unreadable)
+                # These come before what makes such a row unreadable, see `mark_cells`.
+                return Marks(self.unreadable | {row: errors[0] for row, errors in self.unseen.items()})
 
 
 class PackedMarks(Marks):

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from service.bundle import Derived, ImageInput, NumericColumn, TabularInput, TimeFormat
+from service.codecs.instances import parse_rows
 from service.codecs.rendering import render_records
-from service.codecs.rows import Reading
+from service.codecs.rows import MARKING, Reading
 from service.errors import InvalidError
 from tests.service.codecs.schemas import COLOUR, GREY, SMOOTH, STRICT, TABLE, parse_instances
 
@@ -311,6 +312,17 @@ def test_a_wrong_number_is_named(value: object, detail: str) -> None:
 def test_a_wrong_row_is_named(row: object, location: str, detail: str) -> None:
     error = refusal([[1, "a", 1], row], TABLE, Reading(ignore_extra=False))
     assert (error.location, error.detail) == (location, detail)
+
+
+def test_the_first_wrong_cell_of_a_row_is_told_however_unseen_categories_are_read() -> None:
+    """Bulk scoring reads them as marked, and then has them do what the user says."""
+    rows = [["x", "new", "y"], [1, "new", "y"], [1, "new", 2], [1, "a", "y"], [1, "new"], [1, "a", 2]]
+    told = []
+    for reading in (MARKING, Reading(mark=True, unseen="error")):
+        marks = parse_rows(rows, TABLE, reading).marks.where_unseen("error")
+        told.append({row: error.location for row, error in sorted(marks.unreadable.items())})
+    expected = dict(enumerate([".age", ".kind", ".kind", ".a.b[0]", ""]))
+    assert told == 2 * [{row: f"instances[{row}]{place}" for row, place in expected.items()}]
 
 
 @pytest.mark.parametrize("values", [None, [], {}, 1, "rows", True])
