@@ -65,6 +65,8 @@ def test_rows_and_marks_are_the_same_in_pieces() -> None:
     pictures[7], pictures[33], pictures[40] = [[1, 2]], [[99, 0], [0, 0]], "picture"
     assert list(both(json.dumps({"instances": pictures}).encode(), IMAGE).marks.unreadable) == [7, 33, 40]
     assert both(json.dumps({"instances": [[[99, 0], [0, 0]]] * 30}).encode(), IMAGE).x.shape == (1, 2, 2)
+    pictures[10:25] = [[[99, 0], [0, 0]]] * 15  # So that whole pieces have no row to score.
+    assert both(json.dumps({"instances": pictures}).encode(), IMAGE).x.shape == (32, 2, 2)
     records: list[Any] = [{"age": i, "word": 'b"],'} for i in range(30)]
     records[11], records[20] = {"age": "x", "word": "a"}, {"age": None, "word": "\\ new"}
     rows = both(json.dumps({"instances": records}).encode(), TABLE)
