@@ -186,3 +186,17 @@ def test_rows_of_a_failed_call_count_once_they_are_computed(digits_bundle: Bundl
         assert telemetry.errors.labels(*labels)._value.get() == 1
 
     asyncio.run(count())
+
+
+def test_an_engine_that_was_replaced_counts_once(digits_bundle: Bundle) -> None:
+    """However often the watchdog tells of it."""
+    telemetry = Telemetry(1)
+    watch = telemetry.watch(digits_bundle)
+    told = [(False, 0), (True, 1), (True, 1), (False, 1), (True, 3)]
+    counted = []
+    for ready, replaced in told:
+        watch.watched(ready, replaced)
+        found = telemetry.totals()
+        ready_now = found["lowerbound_engine_ready", *watch.labels] == 1
+        counted.append((ready_now, found["lowerbound_engines_replaced_total", *watch.labels]))
+    assert counted == told
