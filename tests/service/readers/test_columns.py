@@ -171,6 +171,11 @@ def test_times_are_rendered_as_text_that_is_read_back() -> None:
     assert render_time(NAN, column.time) is None
 
 
+def test_times_of_day_that_a_model_expects_stay_within_the_day() -> None:
+    clock = TimeFormat(order="clock")
+    assert [render_time(value, clock) for value in (-5.0, 49.6, 86399.7)] == ["00:00:00", "00:00:50", "23:59:59"]
+
+
 def test_letters_before_numbers_are_amounts_in_currencies_alone() -> None:
     assert affixes(["USD 123", "12 EUR", "R$ 5", "CA$7"]) == ("CA$", "EUR", "R$", "USD")
     assert affixes(["USW00014839", "ALS193307060", "ABC 123"]) == ()
