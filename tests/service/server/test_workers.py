@@ -302,6 +302,24 @@ def test_no_signal_is_lost_among_many() -> None:
     assert b"signal wakeup" not in ended.stderr
 
 
+NONE = """
+from uvicorn.config import Config
+from service.server import Supervisor
+
+def fail():
+    raise OSError("there is no room")
+
+Supervisor(Config("nothing:app", port=0), fail).run()
+"""
+"""A parent that can start no worker at all."""
+
+
+def test_the_service_ends_where_no_worker_at_all_can_be_started() -> None:
+    ended = subprocess.run([sys.executable, "-c", NONE], capture_output=True, check=False, timeout=30)
+    assert ended.returncode == 1
+    assert ended.stderr.rstrip().endswith(b"OSError: there is no room")
+
+
 def test_all_stop_together(workers: Workers) -> None:
     pids = workers.pids()  # The last test: none is left for another.
     (folder,) = {environment(pid)[FOLDER] for pid in pids}
