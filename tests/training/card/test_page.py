@@ -6,17 +6,22 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from service.bundle import (
+    Array,
+    CategoricalColumn,
+    NumericColumn,
+    TabularInput,
     describe_files,
     read_bundle,
     write_bundle,
 )
 from service.errors import BundleError
 from tests.training.card.cards import EPOCHS, EVERYWHERE, HOSTILE, Page, Untrained, card, pixels
-from training.card import CardInputs, write_card
+from training.card import CardInputs, tables, write_card
 from training.card.page import PAGE, Number
 
 IMAGES = ("digits_inputs", "colour_inputs")
@@ -92,6 +97,34 @@ def test_the_bundle_verifies_its_card(table: Untrained, tmp_path: Path) -> None:
     picture.write_bytes(picture.read_bytes()[:-1] + b"x")
     with pytest.raises(BundleError, match=r"card/calibration\.png: SHA-256"):
         read_bundle(folder)
+
+
+class Moving:
+    """The inputs of a card, of which the first latent moves grams, and the second metres."""
+
+    latents, typical, usual = np.array([1, 0]), np.zeros(2), np.arange(2)
+    test = np.array([[0.0, 0.0, 0], [2000.0, 0.2, 1]])  # Deviations of 1000 and 0.1.
+
+    def traversal(self, latent: int, steps: int) -> Array:
+        return np.linspace(-3, 3, steps)
+
+    def decode(self, z: Array) -> Array:
+        grams, metres = z.T
+        return np.column_stack([100 * grams + 10 * metres, 0.1 * metres, metres > 0])
+
+
+def test_the_columns_that_a_latent_moves_are_those_that_change_by_many_deviations() -> None:
+    columns = (
+        NumericColumn(name="grams"),
+        NumericColumn(name="metres"),
+        CategoricalColumn(name="size", categories=("small", "large")),
+    )
+    section = tables._traversals(Moving(), TabularInput(columns=columns))
+    assert [[str(cell) for cell in line] for line in section.tables[0].rows] == [
+        ["1: metres", "−0.3000", "0", "0.3000"],
+        ["1: size", "small", "small", "large"],
+        ["0: grams", "−300", "0", "300"],
+    ]
 
 
 @pytest.mark.slow
