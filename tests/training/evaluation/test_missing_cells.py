@@ -144,6 +144,16 @@ def test_rows_that_come_in_are_compared_with_their_own_pattern() -> None:
     np.testing.assert_array_equal(found.p_values(score(x)["negative_elbo"], x), expected)
 
 
+def test_too_few_comparable_rows_stay_too_few_when_rows_come_in() -> None:
+    """The rows that come in would be compared with each other alone: of the others only their scores are known."""
+    rng = np.random.default_rng(4)
+    held_out, x = rng.normal(size=(60, 2)), np.array([[0.5, 1.0], [np.nan, 1.0]])
+    held_out[FEWEST - 1 :, 0] = np.nan
+    assert np.isnan(answer(held_out, x)).tolist() == [True, False]
+    found = recalibrated(held_out, rng.normal(size=(5, 2)), np.zeros(5, bool))
+    assert np.isnan(found.p_values(score(x)["negative_elbo"], x)).tolist() == [True, False]
+
+
 def test_anomalies_leave_every_pattern_that_they_were_hidden_for() -> None:
     rng = np.random.default_rng(3)
     held_out, x = blank(rng.normal(size=(90, 5)), 0.15, rng), blank(rng.normal(size=(200, 5)), 0.3, rng)
