@@ -108,6 +108,21 @@ def test_pictures_may_fit_as_much_worse_as_they_are_rougher() -> None:
     assert ratios == pytest.approx([4 / 2.7, 4, 4], rel=0.2)
 
 
+@torch.no_grad()
+def test_rough_pictures_are_no_stranger_where_rough_ones_fit_better() -> None:
+    """The stronger their stripes, the nearer these held-out pictures are to what the decoder gives."""
+    vae, _, _ = made("continuous image", "gaussian_shared")
+    vae.decoder[-1].weight.zero_()
+    vae.decoder[-1].bias.copy_((1 - vae.likelihood.location) / vae.likelihood.scale)
+    strength = np.linspace(0.1, 1, 50, dtype=np.float32)[:, None, None]
+    normal = 3 - 2 * strength + 0.1 * strength * np.array([[1, -1], [-1, 1], [1, -1]], np.float32)
+    scores, x = SinglePassScores(vae, KINDS["continuous image"].data, normal), torch.from_numpy(normal)
+    misfit = scores._misfit(x, scores._reconstruction(x))
+    assert (misfit.diff() < 0).all()
+    assert (scores._log_roughness(x).diff() > 0).all()
+    torch.testing.assert_close(scores(x)[1], misfit)
+
+
 @pytest.mark.parametrize("normal", [1, 60])
 @torch.no_grad()
 def test_pictures_that_are_all_the_same_have_a_multiscale_residual(normal: int) -> None:
