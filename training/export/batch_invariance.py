@@ -5,23 +5,33 @@ import math
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+_VECTOR = 16
+"""Elements of the longest vector that the kernels compute at once."""
+
+_BY_VECTOR = {
+    TensorProto.FLOAT: {"Acos", "Asin", "Atan", "Celu", "Cos", "Elu", "Mish", "Selu", "Sin"},
+    TensorProto.DOUBLE: {"Cos", "Sigmoid", "Sin", "Tanh"},
+}
+"""By type, the functions of single elements that are computed by vectors and have no other spelling."""
+
 
 def make_position_invariant(model: onnx.ModelProto) -> None:
     """Replace, in place, the operators whose answer to an element depends on where in the tensor it stands.
 
-    ONNX Runtime computes Log, Softplus and the Exp of float64 on the CPU in vectors of several elements and the rest
-    one by one, and the two ways differ in the last bit; a square has its own way for a tensor of one element. Sums of
-    exponentials over an axis of length one, powers of a scalar, and products take the same way for every element:
+    ONNX Runtime computes Log, Softplus, the Exp of float64 and all of `_BY_VECTOR` on the CPU in vectors of several
+    elements and the rest one by one, and the two ways differ in the last bit; a square has its own way for a tensor of
+    one element. Sums of exponentials over an axis of length one, powers of a scalar, and products take the same way for
+    every element, and so does every element of whole vectors:
 
         Log(x)      = ReduceLogSum(x[..., None], axis=-1)
         Softplus(x) = max(x, 0) + Log(1 + exp(-|x|))
         Exp(x)      = e ** x
         x ** 2      = x * x
-        Cos(x)      = the first of the cosines of sixteen copies of x, a whole number of vectors
+        Elu(x)      = the first of the answers to sixteen copies of x, unless rows fill whole vectors; likewise others
 
     Sums add up in an order that depends on the first element's address modulo 16 bytes; with as many zeros appended as
     there are elements (float64), or three times as many (float32), all addresses are alike. Sums over an axis that is
-    not the last have one order for a single row and another for several; the axis is moved to the end.
+    not the last have one order for a single row and another for several; the axis is moved to the end, with zeros.
     """
     nodes: list[onnx.NodeProto] = []
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
@@ -34,8 +44,8 @@ def make_position_invariant(model: onnx.ModelProto) -> None:
                 nodes += _log(source, target)
             case "Softplus":
                 nodes += _softplus(source, target)
-            case "Cos":
-                nodes += _in_company(node)
+            case kind if target in values and kind in _BY_VECTOR.get(values[target].elem_type, ()):
+                nodes += [node] if _fills_vectors(values[target]) else _in_company(node)
             case "Exp" if target in values and values[target].elem_type == TensorProto.DOUBLE:
                 nodes.append(helper.make_node("Pow", ["invariant_e", source], [target]))
             case "Pow" if operand is not None and operand.tolist() == 2:
@@ -65,13 +75,21 @@ def _log(source: str, target: str) -> list[onnx.NodeProto]:
     ]
 
 
+def _fills_vectors(tensor: onnx.TypeProto.Tensor) -> bool:
+    """Whether every row begins a new vector."""
+    size = math.prod(dim.dim_value for dim in tensor.shape.dim[1:])  # 0 where it is chosen at run time.
+    return size > 0 and size % _VECTOR == 0
+
+
 def _in_company(node: onnx.NodeProto) -> list[onnx.NodeProto]:
     source, target = node.input[0], node.output[0]
     column, copies, answers = (f"{target}_{part}" for part in ("column", "copies", "answers"))
+    repeated = helper.make_node(node.op_type, [copies], [answers])
+    repeated.attribute.extend(node.attribute)
     return [
         helper.make_node("Unsqueeze", [source, "invariant_axis"], [column]),
-        helper.make_node("Concat", [column] * 16, [copies], axis=-1),
-        helper.make_node(node.op_type, [copies], [answers]),
+        helper.make_node("Concat", [column] * _VECTOR, [copies], axis=-1),
+        repeated,
         helper.make_node("Gather", [answers, "invariant_first"], [target], axis=-1),
     ]
 
@@ -93,8 +111,8 @@ def _reduction(node: onnx.NodeProto, tensor: onnx.TypeProto.Tensor, axes: list[i
     before, after = _move_to_end(node, axes[0], len(tensor.shape.dim)) if len(axes) == 1 else ([], [])
     size = math.prod(tensor.shape.dim[axis].dim_value for axis in axes)  # 0 where it is chosen at run time.
     double = tensor.elem_type == TensorProto.DOUBLE
-    if size and size % (2 if double else 4) == 0:
-        return [*before, node, *after]
+    if size and size % (2 if double else 4) == 0 and not before:  # ONNX Runtime would undo the move alone.
+        return [node]
     (source, *operands), target = node.input, node.output[0]
     shape, zeros, padded, share = (f"{target}_{part}" for part in ("shape", "zeros", "padded", "share"))
     zero = helper.make_tensor("zero", tensor.elem_type, [1], [0.0])

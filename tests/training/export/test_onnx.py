@@ -1,7 +1,7 @@
 """Exported graphs compute what PyTorch computes, hold nothing random or local, and share one file of weights."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from logging.handlers import BufferingHandler
@@ -125,6 +125,38 @@ def test_small_numbers_count() -> None:
     z = torch.tensor([[0.0, 1e-3]])
     answer = OnnxEngine(graphs, files, "cpu").run("decoder", {"z": z.numpy()})["x_mean"]
     np.testing.assert_allclose(answer, _SmallNumbers()(z)[0], rtol=1e-7)
+
+
+BY_ELEMENT: list[Callable[[torch.Tensor], torch.Tensor]] = [
+    *(lambda x: torch.acos(x / 50), lambda x: torch.asin(x / 50), torch.atan, torch.cos, torch.sin),
+    *(nn.CELU(0.7), nn.ELU(0.7), nn.LogSigmoid(), nn.Mish(), nn.SELU(), nn.Sigmoid(), nn.Softplus(), nn.Tanh()),
+    *(lambda x: torch.cos(x.double()), lambda x: torch.sin(x.double())),
+    *(lambda x: torch.sigmoid(x.double()), lambda x: torch.tanh(x.double())),
+]
+
+
+class _ByElement(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self._width = width
+
+    def forward(self, z: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        x = torch.arange(1, self._width + 1)[:, None] * z[:, None]
+        return (torch.stack([function(x).sum(1).sum(1).double() for function in BY_ELEMENT], 1),)
+
+
+@pytest.mark.parametrize("width", [1, 5, 8])
+def test_functions_of_elements_and_their_sums_do_not_depend_on_the_row(width: int) -> None:
+    """Other people's networks have all kinds, layers of any width, and sums over any axis."""
+    data = TabularInput(columns=[NumericColumn(name=f"{i}") for i in range(len(BY_ELEMENT))])
+    z = np.random.default_rng(0).standard_normal((37, 2)).astype(np.float32)
+    module = _ByElement(width)
+    graphs, files = export_graphs({"decoder": module}, data, 2, own=False)
+    engine = OnnxEngine(graphs, files, "cpu")
+    answer = engine.run("decoder", {"z": z})["x_mean"]
+    np.testing.assert_allclose(answer, module(torch.from_numpy(z))[0], rtol=1e-5, atol=1e-5)
+    alone = np.concatenate([engine.run("decoder", {"z": z[i : i + 1]})["x_mean"] for i in range(len(z))])
+    assert np.flatnonzero((answer != alone).any(0)).tolist() == []
 
 
 class _ManyComponents(nn.Module):
