@@ -29,13 +29,12 @@ BASE_SAMPLES = noise.base_samples(0, 16, L)
 FIRST = {
     "discretized_logistic": "colour levels",
     "gaussian_shared": "continuous image",
-    "gaussian_heteroscedastic": "numbers",
     "continuous_bernoulli": "continuous image",
     "categorical": "grey levels",
     "mixed_heteroscedastic": "mixed table",
     "mixed_asinh": "mixed table",
 }
-"""Kinds of data to prefer to the first that a likelihood takes."""
+"""Kinds of data to prefer to numbers, or else to the first that a likelihood takes."""
 ARCHITECTURE = {
     "discretized_logistic": "convolutional",
     "bernoulli": "convolutional",
@@ -73,7 +72,8 @@ EVERY = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for
 @pytest.fixture(scope="module", params=EVERY)
 def exported(request: pytest.FixtureRequest) -> Exported:
     name = request.param
-    first = next(kind for likelihood, kind in accepted() if likelihood == name)
+    kinds = [kind for likelihood, kind in accepted() if likelihood == name]
+    first = "numbers" if "numbers" in kinds else kinds[0]  # Few to a row show operators that answer by position.
     kind = KINDS[FIRST.get(name, first)]
     recipe = ModelRecipe(
         architecture=ARCHITECTURE.get(name, "gated_mlp"),
