@@ -2,6 +2,7 @@
 
 import ast
 import io
+import math
 import tracemalloc
 from typing import Any
 
@@ -148,20 +149,22 @@ def test_npy_writes_several_columns_as_records() -> None:
 @given(
     columns=st.dictionaries(
         st.text(st.characters(codec="ascii", exclude_characters="\0"), min_size=1, max_size=4),
-        st.booleans(),
+        st.tuples(st.sampled_from(["<f8", "<f4", "|u1", "|b1", "<U3"]), hnp.array_shapes(min_dims=0, max_dims=2)),
         min_size=2,
         max_size=5,
     ),
-    rows=st.integers(0, 4),
+    rows=st.integers(0, 3),
     step=st.sampled_from([1, 3]),
 )
-def test_npy_writes_records_of_any_columns(columns: dict[str, bool], rows: int, step: int) -> None:
-    """Columns of one type are put together in another way than columns of several."""
+def test_npy_writes_records_of_any_columns(
+    columns: dict[str, tuple[str, tuple[int, ...]]], rows: int, step: int
+) -> None:
+    """A single record is put together in another way than several."""
     given_columns = {
-        name: np.arange(rows * step, dtype=np.float64 if wide else np.float32)[::step] + i
-        for i, (name, wide) in enumerate(columns.items())
+        name: np.arange(rows * step * math.prod(shape)).reshape(-1, *shape).astype(dtype)[::step]
+        for name, (dtype, shape) in columns.items()
     }
-    expected = np.empty(rows, [(name, values.dtype) for name, values in given_columns.items()])
+    expected = np.empty(rows, [(name, values.dtype, values.shape[1:]) for name, values in given_columns.items()])
     for name, values in given_columns.items():
         expected[name] = values
     assert Npy().encode(given_columns) == npy(expected)
