@@ -77,7 +77,7 @@ def export_vae(
     Raises:
         FileError: The rows or the name are not as above, or the networks do not fit them.
         LikelihoodError: The rows have no such likelihood, or its name is none of `NAMED`.
-        ExportError: A graph does not compute what PyTorch computes; nothing is written.
+        ExportError: PyTorch cannot translate a network, or a graph does not compute what it does; nothing is written.
     """
     dataset = _dataset(data, held_out)
     try:

@@ -18,6 +18,7 @@ from service.engine import OnnxEngine
 from service.errors import FileError
 from service.scoring import p_values
 from training import export_vae
+from training.export.onnx import ExportError
 from training.model.likelihoods import LikelihoodError
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "your-own-vae.md"
@@ -108,6 +109,22 @@ class Corner(nn.Module):
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         z = x.flatten(1)[:, :2]
         return z, torch.zeros_like(z)
+
+
+class Branching(nn.Module):
+    """An encoder whose way depends on the values of all rows."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, :2] if x.sum() > 0 else x[:, 1:]
+
+
+def test_a_network_that_pytorch_cannot_translate_is_named(tmp_path: Path) -> None:
+    x = torch.rand(40, 3)
+    with pytest.raises(
+        ExportError, match=r"^\w+\.onnx: PyTorch cannot translate this .*: Could not guard on data-depen"
+    ):
+        export_vae(Branching(), nn.Linear(1, 3), likelihood="gaussian", data=x[:20], held_out=x[20:], out=tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 class Shade(nn.Module):

@@ -55,7 +55,7 @@ _SEED = 0
 
 
 class ExportError(LowerboundError):
-    """A graph that does not compute what torch computes. The message names the graph, the output and the error."""
+    """A graph that cannot be translated, or does not compute what torch computes. The message names it and says why."""
 
 
 def trace(module: nn.Module, graph: Graph) -> onnx.ModelProto:
@@ -201,7 +201,8 @@ def export_graphs(
     """
     graphs = {name: graph_contract(name, data, latent_size) for name in modules}
     if not own:
-        models = {name: to_onnx(trace(module, graphs[name]), module, graphs[name]) for name, module in modules.items()}
+        translated = {name: _translated(name, module, graphs[name]) for name, module in modules.items()}
+        models = {name: to_onnx(translated[name], module, graphs[name]) for name, module in modules.items()}
         return graphs, share_weights(models)
     keys = {name: structure_key(module, graphs[name]) for name, module in modules.items()}
     templates = {name: template for name, key in keys.items() if (template := read_template(key)) is not None}
@@ -211,6 +212,18 @@ def export_graphs(
         write_template(keys[name], template)
     models = {name: to_onnx(templates[name], module, graphs[name]) for name, module in modules.items()}
     return graphs, share_weights(models)
+
+
+def _translated(name: str, module: nn.Module, graph: Graph) -> onnx.ModelProto:
+    """`trace` of a network that may be anything."""
+    try:
+        return trace(module, graph)
+    except torch.onnx.OnnxExporterError as error:
+        reason = str(error.__cause__ or error).strip().partition("\n")[0]
+        raise ExportError(
+            f"{name}.onnx: PyTorch cannot translate this network to ONNX, as recurrent layers and branches on values "
+            f"often cannot be: {reason}"
+        ) from error
 
 
 def _traced(wanted: dict[str, tuple[nn.Module, Graph]]) -> Iterator[tuple[str, onnx.ModelProto]]:
