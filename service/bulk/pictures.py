@@ -8,13 +8,14 @@ from typing import Literal
 import fsspec
 import numpy as np
 
-from service.bulk.batches import FIELD, Batch
+from service.bulk.batches import Batch
 from service.bundle import Array, ImageInput, TabularInput
+from service.codecs.instances import parse_picture
 from service.codecs.rows import Marks
-from service.errors import FileError, InvalidError, RequestError
+from service.errors import FileError
 from service.readers.arrays import GZIP, is_idx
 from service.readers.files import reading
-from service.readers.pictures import SUFFIXES, Picture, is_picture
+from service.readers.pictures import SUFFIXES, is_picture
 
 _HEAD = 1024
 """Bytes of a file that say what it is."""
@@ -52,11 +53,7 @@ class Pictures:
     def _picture(self, name: str, row: int, marks: Marks) -> Array:
         with reading(name), fsspec.open(name, "rb") as file:
             body = file.read()
-        try:
-            return Picture(body).instances(self._data)
-        except RequestError as error:
-            marks.unreadable[row] = InvalidError(error.detail, f"{FIELD}[{row}]")
-            return np.zeros((1, *self._data.shape), self._data.dtype)
+        return parse_picture(body, self._data, row, marks.unreadable)
 
 
 def kind_of(path: str) -> Literal["picture", "idx"] | None:

@@ -43,7 +43,7 @@ def parse_marked(values: object, data: ImageInput | TabularInput, reading: Readi
     match data:
         case ImageInput():
             if isinstance(values, PictureBytes):
-                return _picture(values.body, data, wrong)
+                return parse_picture(values.body, data, 0, wrong)
             if isinstance(values, TextBytes):
                 raise InvalidError("must be pictures, not rows of a table", "instances")
             if isinstance(values, Levels):
@@ -65,13 +65,14 @@ def parse_marked(values: object, data: ImageInput | TabularInput, reading: Readi
             return x
 
 
-def _picture(body: bytes, data: ImageInput, marked: Marked) -> Array:
+def parse_picture(body: bytes, data: ImageInput, row: int, marked: Marked) -> Array:
+    """A picture file as the instance of that number, (1, *data.shape); what is wrong with it is raised, or `marked`."""
     try:
         return Picture(body).instances(data)
     except RequestError as error:
         if marked is None:
             raise
-        marked[0] = InvalidError(error.detail, error.location or "instances[0]")
+        marked[row] = InvalidError(error.detail, f"instances[{row}]")
         return np.zeros((1, *data.shape), data.dtype)
 
 
