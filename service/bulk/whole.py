@@ -14,13 +14,10 @@ from service.bundle import Array, Bundle, ImageInput, TabularInput
 from service.engine import Device, EngineFactory, available_cores
 from service.errors import FileError
 from service.inference import Model
-from service.readers.labels import names_of
+from service.readers.labels import FILE, ROW, names_of
 from service.scoring import ElboQuery
 
 T = TypeVar("T")
-
-PLACES = ("row", "file")
-"""Keys that are no columns of a file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,13 +49,13 @@ def read_whole(path: str, data: ImageInput | TabularInput, key: str) -> WholeFil
     parts: list[Array] = []
     unreadable: dict[int, str] = {}
     unseen: dict[int, str] = {}
-    inputs = open_inputs([path], data, [] if key in PLACES else [key])
+    inputs = open_inputs([path], data, [] if key in {ROW, FILE} else [key])
     for batch in read_from(inputs, 0, job.BATCH_ROWS):
         before = len(keys)
         unreadable |= {before + row: batch.in_file(str(error)) for row, error in batch.marks.unreadable.items()}
         unseen |= {before + row: batch.in_file(str(errors[0])) for row, errors in batch.marks.unseen.items()}
         places = batch.places
-        keys += names_of(places.get(key, places["file"]))
+        keys += names_of(places.get(key, places[FILE]))
         parts.append(batch.x)
     if not keys:
         raise FileError(f"{path}: no rows")
