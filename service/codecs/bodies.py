@@ -38,7 +38,6 @@ QUICK_MARKED = 2**14
 QUICK_ARRAY = Npy.quick_bytes
 """Bytes of an array of numbers that is read within some ten milliseconds, in a body of any type."""
 
-
 QUICK_CELLS = 2**15
 """Cells of a table that are read within some ten milliseconds. A row of three bytes may leave out a thousand."""
 
@@ -125,16 +124,18 @@ def read_rows_if_quick(
 
 
 def _is_quick_table(values: object, data: TabularInput, reading: Reading) -> bool:
-    if reading.mark and isinstance(values, list):
+    wide = len(data.columns) > QUICK_TEXTS
+    if not isinstance(values, list):
+        return not (wide and isinstance(values, TextBytes))
+    if len(values) * len(data.columns) > QUICK_CELLS:
+        return False
+    if reading.mark:
         names = set(data.given)
         wrong = [row.keys() for row in values if isinstance(row, dict) and not row.keys() <= names]
         if sum(not (reading.ignore_extra and names <= given) for given in wrong) > QUICK_HINTS:
             return False
-    wide = len(data.columns) > QUICK_TEXTS
-    if not isinstance(values, list):
-        return not (wide and isinstance(values, TextBytes))
-    if not wide or len(values) * len(data.columns) > QUICK_CELLS:
-        return len(values) * len(data.columns) <= QUICK_CELLS
+    if not wide:
+        return True
     numeric = [isinstance(column, NumericColumn) for column in data.columns if column.derived is None]
     rows = (
         row if isinstance(row, list) else map(row.get, data.given) for row in values if isinstance(row, dict | list)
