@@ -29,7 +29,6 @@ from service.readers.times import is_time, seconds
 MAX_VALUES = 2**24
 """Most values that are made into Python objects: columns of bits hold eight in each byte."""
 
-
 MAX_BATCHES = 2**14
 """Most batches of a stream; each takes some microseconds, of a hundred bytes."""
 
@@ -179,17 +178,13 @@ def _in_json(column: Any) -> Any:
     return decimals(column) if pa.types.is_decimal(kind) else decoded(column)
 
 
-def _column(values: Array) -> Any:
-    array = pa.array(np.ascontiguousarray(values).reshape(-1), from_pandas=True)
-    for size in values.shape[:0:-1]:
+def _array(column: Any) -> Any:
+    if not isinstance(column, np.ndarray):
+        return _records(column) if isinstance(column, Records) else pa.array(column, pa.string())
+    array = pa.array(np.ascontiguousarray(column).reshape(-1), from_pandas=True)
+    for size in column.shape[:0:-1]:
         array = pa.FixedSizeListArray.from_arrays(array, size)
     return array
-
-
-def _array(column: Any) -> Any:
-    if isinstance(column, np.ndarray):
-        return _column(column)
-    return _records(column) if isinstance(column, Records) else pa.array(column, pa.string())
 
 
 def _records(records: Records) -> Any:
