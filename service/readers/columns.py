@@ -176,8 +176,13 @@ def _parse_numeric(cells: pa.Array, column: NumericColumn, missing: Sequence[str
         return _to_numpy(seconds(cells)), []
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         return _finite(_to_numpy(cells.cast(pa.float64(), safe=False)), column)
+    return _of_wrong_type(cells, column, noun)
+
+
+def _of_wrong_type(cells: pa.Array, column: Column, noun: str) -> tuple[Values, list[CellProblem]]:
+    """All cells as NaN, and a problem for each that is not missing."""
     rows = np.flatnonzero(to_bool(pc.is_valid(cells)))
-    detail = f"must be {noun}, not {kind}"
+    detail = f"must be {noun}, not {cells.type}"
     return np.full(len(cells), np.nan), [CellProblem(int(row), column.name, detail) for row in rows]
 
 
@@ -186,10 +191,8 @@ def _finite(values: Values, column: NumericColumn) -> tuple[Values, list[CellPro
     infinite = np.isinf(values)
     if not infinite.any():
         return values + 0.0, []
-    if column.infinite_is_missing:
-        return np.where(infinite, np.nan, values) + 0.0, []
-    found = [CellProblem(int(row), column.name, TOO_LARGE) for row in np.flatnonzero(infinite)]
-    return np.where(infinite, np.nan, values) + 0.0, found
+    rows = () if column.infinite_is_missing else np.flatnonzero(infinite)
+    return np.where(infinite, np.nan, values) + 0.0, [CellProblem(int(row), column.name, TOO_LARGE) for row in rows]
 
 
 def _parse_categories(
@@ -197,9 +200,7 @@ def _parse_categories(
 ) -> tuple[Values, list[CellProblem]]:
     """Look up each distinct value once."""
     if not (is_text(cells.type) or pa.types.is_primitive(cells.type) or pa.types.is_null(cells.type)):
-        rows = np.flatnonzero(to_bool(pc.is_valid(cells)))
-        found = [CellProblem(int(row), column.name, f"must be one value, not {cells.type}") for row in rows]
-        return np.full(len(cells), np.nan), found
+        return _of_wrong_type(cells, column, "one value")
     encoded = cells.dictionary_encode()
     look_up = _look_up(column, missing)
     distinct = encoded.dictionary.to_pylist()
