@@ -25,7 +25,6 @@ import pyarrow.csv
 
 from service.bundle import TabularInput, TextFormat
 from service.errors import FileError, suggest
-from service.readers.columns import is_text
 from service.readers.files import Source, find_files, open_file, open_text, reading
 from service.readers.parquet import open_parquet, pandas_columns
 from service.readers.text import check_records, find_format, find_line, read_head, wrong_records
@@ -103,18 +102,14 @@ class TableFile(ABC):
         for name in columns:
             if (times := self.names.count(name)) != 1:
                 near = suggest(name, self.names) if not times else ""
-                raise FileError(f"{self.path}: {times or 'no'} columns are named {name!r}; {self._known}{near}")
+                known = f"there are {', '.join(self.names[:20])}{', ...' if len(self.names) > 20 else ''}"
+                raise FileError(f"{self.path}: {times or 'no'} columns are named {name!r}; {known}{near}")
 
     def place(self, row: int, column: str | None = None) -> str:
         """Name a place, as `people.csv, row 3 (line 4), column 'age'`; `row` counts from 0, the name from 1."""
         line = find_line(self.path, self.text, row) if self.text else None
         named = f"{self.path}, row {row + 1}" + (f" (line {line})" if line else "")
         return named if column is None else f"{named}, column {column!r}"
-
-    @property
-    def _known(self) -> str:
-        shown = ", ".join(self.names[:20])
-        return f"there are {shown}{', ...' if len(self.names) > 20 else ''}"
 
     def _constant(self, name: str, rows: int) -> pa.Array:
         value = self._partition[name]
@@ -228,7 +223,7 @@ class TextFile(TableFile):
                     ),
                 )
                 for batch in reader:
-                    if not checked and any(_has_line_ends(cells) for cells in batch.columns):
+                    if not checked and any(pc.any(pc.match_substring(cells, "\n")).as_py() for cells in batch.columns):
                         # A quotation mark that is not closed swallows the lines after it.
                         wrong_records(self.path, self.text)
                         checked = True
@@ -313,7 +308,3 @@ def is_table(path: str) -> bool:
     for suffix in COMPRESSED:
         name = name.removesuffix(suffix)
     return name.endswith(TABLE_SUFFIXES) or "." not in name
-
-
-def _has_line_ends(cells: pa.Array) -> bool:
-    return is_text(cells.type) and bool(pc.any(pc.match_substring(cells, "\n")).as_py())
