@@ -5,6 +5,7 @@ import re
 
 from service.bundle import TextFormat
 from service.errors import FileError
+from service.readers.arrays import NPY
 from service.readers.files import Source, TextBytes
 
 _AMONG_DIGITS = re.compile(rb"(?<=\d)\xa0(?=\d)|(?<=\d)[ \xa0]?\x80|\x80(?=[ \xa0]?\d)")
@@ -25,7 +26,7 @@ _FOREIGN = {
     b"SQLite": "a database",
     b"BZh": "compressed by bzip2",
     b"\xfd7zXZ": "compressed by xz",
-    b"\x93NUMPY": "a NumPy array, for the recipe arrays",
+    NPY: "a NumPy array, for the recipe arrays",
     b"\x89PNG": "a picture, for the recipe images",
     b"\xff\xd8\xff": "a picture, for the recipe images",
     b"%PDF": "a PDF document",

@@ -21,12 +21,13 @@ import pyarrow as pa
 from fsspec.core import url_to_fs
 
 from service.errors import FileError, RequestError
+from service.readers.arrays import GZIP
 
 _HIDDEN = r"\.|~\$|(thumbs\.db|desktop\.ini)$"
 """How the names of hidden files begin, and of those that Excel and Windows keep beside others."""
 
 _END_MARK = b"\x1a"
-_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_ZSTD = b"\x28\xb5\x2f\xfd"
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def open_file(path: Source) -> Iterator[IO[bytes]]:
     with fsspec.open(path, "rb") as file:
         start = file.read(4)
         file.seek(0)
-        if start[:2] == _GZIP:
+        if start.startswith(GZIP):
             with gzip.open(file) as plain:
                 yield cast("IO[bytes]", plain)
         elif start == _ZSTD:
