@@ -64,13 +64,12 @@ class Graph:
     async def infer(self, tensor: Array, parameters: InferParameters, child: ChildProcess) -> dict[str, Any]:
         """Every output by name, as the ordinary endpoints compute it; what takes long at either end, by the child."""
         manifest = self.model.manifest
-        if self.input.name == "z":
+        if not isinstance(parameters, EncodeParameters):  # The graph takes z.
             z = await child.call(tensor.nbytes <= QUICK_ARRAY, parse_latents, tensor, manifest.latent_size)
             if isinstance(parameters, DrawParameters):
                 return {"x": await self.model.draw(z, parameters.seed)}
             return {"x_mean": await self.model.decode(z)}
-        on_error = parameters.on_error if isinstance(parameters, EncodeParameters) else "fail"
-        reading = Reading(mark=on_error == "mark")
+        reading = Reading(mark=parameters.on_error == "mark")
         quick = tensor.nbytes <= (QUICK_MARKED if reading.mark else QUICK_ARRAY)
         rows = await child.call(quick, parse_rows, tensor, manifest.input, reading)
         named = rows if quick else without_values(rows)
