@@ -182,7 +182,7 @@ def hold_answer(request: RequestContext, size: int, before: int = 0) -> None:
 def _heading(*values: str) -> list[Header]:
     """The headers of every answer of one type by one model, as they go over the wire.
 
-    By what they say, not by the model: that must not be kept.
+    Keyed by header values, so that the cache does not keep unloaded models alive.
     """
     names = (*MODEL_HEADERS, "content-type")
     return [(name.lower().encode(), value.encode("latin-1")) for name, value in zip(names, values, strict=True)]
