@@ -13,7 +13,7 @@ from service.cli import CommandOptions, parse
 from service.codecs.strangest import strangeness
 from service.errors import FileError
 from service.readers.columns import is_text
-from service.readers.labels import read_file, read_labels, texts
+from service.readers.labels import find_column, read_file, read_labels, texts
 from service.scoring import lowest_threshold
 
 
@@ -48,13 +48,14 @@ def main(arguments: list[str]) -> None:
     """
     given = parse(Thresholding, arguments)
     scored = read_file(given.scores)
-    places = _places(scored, given)
+    keys = texts(scored, given.key, given.scores)
+    score, p_value = (_typed(find_column(scored, name, given.scores), pa.float64()) for name in ("score", "p_value"))
+    places = _places(keys, given)
     labels = read_labels(given.labels, given.key, places)
     if absent := [key for key in labels if key not in places]:
         raise FileError(f"{given.labels}: {given.key} {absent[0]!r} is not in {given.scores}")
     anomalous = np.array(list(labels.values()), np.bool_)
     labelled = np.array([places[key] for key in labels], np.int64)
-    score, p_value = (_typed(scored[name], pa.float64()) for name in ("score", "p_value"))
     ranks = pc.fill_null(strangeness(score, p_value), -np.inf).to_numpy()
     total = int(anomalous.sum())
     print(f"{len(labelled):,} of {len(scored):,} rows are labelled, {total:,} of them as anomalies")
@@ -80,11 +81,8 @@ def _typed(cells: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     return pc.if_else(pc.equal(cells, ""), None, cells).cast(kind) if is_text(cells.type) else cells
 
 
-def _places(scored: pa.Table, given: Thresholding) -> dict[str, int]:
-    keys = texts(scored, given.key, given.scores)
+def _places(keys: list[str], given: Thresholding) -> dict[str, int]:
     places = {key: place for place, key in enumerate(keys)}
-    for name in ("score", "p_value"):
-        texts(scored, name, given.scores)
     if len(places) < len(keys):
         ((key, _),) = Counter(keys).most_common(1)
         raise FileError(f"{given.scores}: {given.key} {key!r} occurs twice; give another --key, kept with --keep")

@@ -78,15 +78,20 @@ def read_file(path: Path) -> pa.Table:
 
 
 def texts(table: pa.Table, name: str, path: Path) -> list[str]:
-    """A column as texts, so that a key may be a number in one file and a text in the other.
+    """A column as texts, so that a key may be a number in one file and a text in the other; see `find_column`."""
+    return names_of(find_column(table, name, path))
+
+
+def find_column(table: pa.Table, name: str, path: Path) -> pa.ChunkedArray:
+    """A column of a file.
 
     Raises:
-        FileError: There is no such column.
+        FileError: There is none of this name.
     """
     if name not in table.column_names:
         hint = "; --key says which of them names the rows" if name == ROW else ""
         raise FileError(f"{path}: no column {name!r}; there are {', '.join(table.column_names)}{hint}")
-    return names_of(table[name])
+    return table[name]
 
 
 def names_of(cells: pa.ChunkedArray) -> list[str]:
