@@ -72,7 +72,12 @@ class Cluster:
         context.enable_progress_bars = False
         answers = (
             ray.data.from_items(slices, override_num_blocks=len(slices))
-            .flat_map(_Reader(inputs, job.batch_rows), num_cpus=0, compute=TaskPoolStrategy(min(engines, len(slices))))
+            .flat_map(
+                _read_slice,
+                fn_args=(inputs, job.batch_rows),
+                num_cpus=0,
+                compute=TaskPoolStrategy(min(engines, len(slices))),
+            )
             .map(
                 _Engine,
                 fn_constructor_args=(replace(job, engine_threads=cores),),
@@ -100,24 +105,17 @@ class Cluster:
         return engines, each, min(gpus, 1)
 
 
-class _Reader:
-    """Reads slices, in any process."""
-
-    def __init__(self, inputs: Sequence[Input], batch_rows: int) -> None:
-        self._inputs = inputs
-        self._batch_rows = batch_rows
-
-    def __call__(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """The batches of a slice, or what is wrong with one."""
-        rows = row["rows"]
-        try:
-            for batch in self._inputs[row["input"]].read(row["start"], self._batch_rows):
-                yield {"batch": batch.first(rows), "problem": ""}
-                rows -= len(batch.x)
-                if rows <= 0:
-                    break
-        except LowerboundError as error:
-            yield {"batch": None, "problem": str(error)}
+def _read_slice(row: dict[str, Any], inputs: Sequence[Input], batch_rows: int) -> Iterator[dict[str, Any]]:
+    """The batches of a slice, or what is wrong with one."""
+    rows = row["rows"]
+    try:
+        for batch in inputs[row["input"]].read(row["start"], batch_rows):
+            yield {"batch": batch.first(rows), "problem": ""}
+            rows -= len(batch.x)
+            if rows <= 0:
+                break
+    except LowerboundError as error:
+        yield {"batch": None, "problem": str(error)}
 
 
 class _Engine:
