@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> None:
     given = parse(Thresholding, arguments)
     scored = read_file(given.scores)
     keys = texts(scored, given.key, given.scores)
-    score, p_value = (_typed(find_column(scored, name, given.scores), pa.float64()) for name in ("score", "p_value"))
+    score, p_value = (_typed(scored, name, pa.float64(), given.scores) for name in ("score", "p_value"))
     places = _places(keys, given)
     labels = read_labels(given.labels, given.key, places)
     if absent := [key for key in labels if key not in places]:
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> None:
     total = int(anomalous.sum())
     print(f"{len(labelled):,} of {len(scored):,} rows are labelled, {total:,} of them as anomalies")
     if "discovery" in scored.column_names:
-        called = _typed(scored["discovery"], pa.bool_()).to_numpy()[labelled]
+        called = pc.fill_null(_typed(scored, "discovery", pa.bool_(), given.scores), False).to_numpy()[labelled]
         print(_figures("by discovery", int((called & anomalous).sum()), int(called.sum()), total))
     found = lowest_threshold(ranks[labelled], anomalous, given.precision)
     if found is None:
@@ -76,9 +76,13 @@ def _figures(rule: str, hits: int, called: int, total: int) -> str:
     return f"{rule}: precision {precision} ({hits:,} of {called:,}), recall {recall} ({hits:,} of {total:,})"
 
 
-def _typed(cells: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    """Cells of this type, which are texts in a CSV file."""
-    return pc.if_else(pc.equal(cells, ""), None, cells).cast(kind) if is_text(cells.type) else cells
+def _typed(scored: pa.Table, name: str, kind: pa.DataType, path: Path) -> pa.ChunkedArray:
+    """A column of this type, which is texts in a CSV file."""
+    cells = find_column(scored, name, path)
+    try:
+        return (pc.if_else(pc.equal(cells, ""), None, cells) if is_text(cells.type) else cells).cast(kind)
+    except pa.ArrowException as error:
+        raise FileError(f"{path}: the column {name!r} must be of type {kind}: {error}") from error
 
 
 def _places(keys: list[str], given: Thresholding) -> dict[str, int]:

@@ -85,6 +85,33 @@ def test_pictures_are_named_by_the_end_of_their_path(tmp_path: Path, capsys: pyt
         ask(capsys, scores, "file,label\n1.png,normal\n", "--key", "file")
 
 
+def test_scores_may_be_whole_numbers_and_calls_absent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "scores.parquet"
+    table = {"row": [1, 2], "score": [3, 2], "p_value": [0.1, 0.2], "discovery": [None, True]}
+    pyarrow.parquet.write_table(pa.table(table), path)
+    assert ask(capsys, path, "row,label\n1,anomaly\n2,normal\n") == [
+        "2 of 2 rows are labelled, 1 of them as anomalies",
+        "by discovery: precision 0.00 (0 of 1), recall 0.00 (0 of 1)",
+        "score >= 3: precision 1.00 (1 of 1), recall 1.00 (1 of 1); calls 1 of all rows",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("high,0.1,true", "the column 'score' must be of type double: .*'high'"),
+        ("2.5,0.1,perhaps", "the column 'discovery' must be of type bool: .*perhaps"),
+    ],
+)
+def test_scores_of_another_type_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], row: str, said: str
+) -> None:
+    path = tmp_path / "scores.csv"
+    path.write_text(f"row,score,p_value,discovery\n1,{row}\n")
+    with pytest.raises(FileError, match=said):
+        ask(capsys, path, "row,label\n1,anomaly\n")
+
+
 @pytest.mark.parametrize(
     ("labels", "said"),
     [
