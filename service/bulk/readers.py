@@ -45,14 +45,13 @@ def open_inputs(paths: Sequence[str], data: ImageInput | TabularInput, keep: Seq
     for path in paths:
         images = isinstance(data, ImageInput)
         files = find_files(path, pictures=images)
-        rows = [file for file in files if _holds_rows(file, images=images)]
-        kinds = {file: kind_of(file) for file in files if file not in rows}
+        kinds = {file: "rows" if _holds_rows(file, images=images) else kind_of(file) for file in files}
         pictures = [file for file, kind in kinds.items() if kind == "picture"]
         others = [file for file, kind in kinds.items() if kind is None]
         if images and (pictures or "idx" in kinds.values()):
             _tell_left_out(path, others, len(files))
         elif not images and others == files and len(files) == 1:
-            rows = files  # A table of any name, as in training.
+            kinds = dict.fromkeys(files, "rows")  # A table of any name, as in training.
         elif others and not pictures:
             known = ", ".join((*ARRAYS, *TABLE_SUFFIXES))
             raise FileError(
@@ -60,7 +59,7 @@ def open_inputs(paths: Sequence[str], data: ImageInput | TabularInput, keep: Seq
             )
         if pictures:
             found.append(Pictures(path, pictures, data))
-        found += [_open(file, data, keep, kinds.get(file)) for file in files if file in rows or kinds[file] == "idx"]
+        found += [_open(file, data, keep, kind) for file, kind in kinds.items() if kind in {"rows", "idx"}]
     if keep and (others := [source.path for source in found if not isinstance(source, Table)]):
         raise FileError(f"{others[0]}: has no columns to keep")
     return found
@@ -107,7 +106,7 @@ def read_from(inputs: Sequence[Input], start: int, rows: int) -> Iterator[Batch]
 class Table:
     """A Parquet or text file: a table's columns by name, or images as fixed-size lists."""
 
-    def __init__(self, path: str, data: ImageInput | TabularInput, keep: Sequence[str] = ()) -> None:
+    def __init__(self, path: str, data: ImageInput | TabularInput, keep: Sequence[str]) -> None:
         self.path = path
         self._data = data
         self._keep = list(keep)
