@@ -125,12 +125,7 @@ def _answer(given: argparse.Namespace, query: ElboQuery, console: Console) -> No
         console.print(f"{_summary(parts, given.output)}, all there", markup=False, highlight=False)
         return
 
-    # Each machine of a cluster finds out what `auto` is; this one may have no device.
-    unknown: Kind = "cpu" if given.device == "auto" else given.device
-    provider = PROVIDERS[unknown if given.cluster else choose(given.device)]
-    max_batch, threads = given.max_batch or provider.max_batch, given.engine_threads or provider.engine_threads(1)
-    factory = EngineFactory(given.device, given.precision, max_batch)
-    answers = job.BulkJob(bundle, factory.engine, max_batch, threads, job.OPERATIONS[given.operation], query)
+    bulk_job = _job(given, query, bundle)
     with _progress(console) as progress:
         shown: list[str] = []
         bar = progress.add_task("", total=sum(counts), completed=parts.rows)
@@ -144,10 +139,10 @@ def _answer(given: argparse.Namespace, query: ElboQuery, console: Console) -> No
 
         try:
             if given.cluster is None:
-                asyncio.run(answers.answer(read_from(inputs, parts.rows, answers.batch_rows), write))
+                asyncio.run(bulk_job.answer(read_from(inputs, parts.rows, bulk_job.batch_rows), write))
             else:
                 with _cluster(given.cluster, given.device, given.engine_threads) as cluster:
-                    cluster.answer(answers, inputs, parts.rows, write)
+                    cluster.answer(bulk_job, inputs, parts.rows, write)
         except BaseException:
             parts.abandon()
             raise
@@ -156,11 +151,19 @@ def _answer(given: argparse.Namespace, query: ElboQuery, console: Console) -> No
     parts.finish()
     if given.operation == "elbo" and (strangest := strangest_rows(parts, given.keep)):
         console.print(strangest)
-    summary = _summary(parts, given.output)
     if one_file:
         write_file(parts, given.output)
-    for line in filter(None, (called, summary)):
+    for line in filter(None, (called, _summary(parts, given.output))):
         console.print(line, markup=False, highlight=False)
+
+
+def _job(given: argparse.Namespace, query: ElboQuery, bundle: Bundle) -> job.BulkJob:
+    # Each machine of a cluster finds out what `auto` is; this one may have no device.
+    unknown: Kind = "cpu" if given.device == "auto" else given.device
+    provider = PROVIDERS[unknown if given.cluster else choose(given.device)]
+    max_batch, threads = given.max_batch or provider.max_batch, given.engine_threads or provider.engine_threads(1)
+    factory = EngineFactory(given.device, given.precision, max_batch)
+    return job.BulkJob(bundle, factory.engine, max_batch, threads, job.OPERATIONS[given.operation], query)
 
 
 def _counts(inputs: Sequence[Input]) -> list[int]:
