@@ -54,7 +54,7 @@ class Npy:
         return np.frombuffer(body, self._dtype).reshape(number, *self._shape[1:])
 
 
-class Whole:
+class WholeArray:
     """The array of an `.npz` file, or the pictures of an IDX file, plain or gzipped: read as a whole, at each look."""
 
     seeks = True

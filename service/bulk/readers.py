@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from service.bulk.arrays import Npy, Whole
+from service.bulk.arrays import Npy, WholeArray
 from service.bulk.batches import FIELD, Batch, Input, parse_batch
 from service.bulk.pictures import Pictures, kind_of
 from service.bundle import ImageInput, TabularInput
@@ -70,7 +70,7 @@ def _open(file: str, data: ImageInput | TabularInput, keep: Sequence[str], kind:
     if name.endswith(".npy"):
         return Npy(file, data)
     if name.endswith(".npz") or kind == "idx":
-        return Whole(file, data)
+        return WholeArray(file, data)
     return Table(file, data, keep)
 
 

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service.bulk.writer import PartWriter
-from service.codecs.strangest import CELLS, say, strangeness
+from service.codecs.strangest import CELLS, format_value, strangeness
 from service.errors import printable
 
 TOP = 10
@@ -38,7 +38,7 @@ def strangest_rows(parts: PartWriter, keep: Sequence[str]) -> Table | None:
     if explained := cells[0] in rows[0]:
         table.add_column("strangest cells", overflow="fold")
     for row in rows:
-        values = ["" if row[name] is None else plain(say(row[name])) for name in shown]
+        values = ["" if row[name] is None else plain(format_value(row[name])) for name in shown]
         said = (plain(cell) for name in cells if (cell := row.get(name)))
         table.add_row(*values, *([Text("\n").join(said)] if explained else []))
     return table

@@ -33,12 +33,12 @@ def strangest_cells(rows: Rows, answer: Mapping[str, Array], data: TabularInput)
         for place, row, cell in zip(rows.places.tolist(), range(len(sent)), order.tolist(), strict=False):
             name = data.features[cell]
             if surprise[row, cell] > 0:
-                texts[place] = f"{name}: {say(sent[row][name])} (expected {say(expected[row][name])})"
+                texts[place] = f"{name}: {format_value(sent[row][name])} (expected {format_value(expected[row][name])})"
         columns[f"strangest_{rank}"] = pa.array(texts, pa.string())
     return columns
 
 
-def say(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value in few digits."""
     return f"{value:,.6g}" if isinstance(value, float) else str(value)
 

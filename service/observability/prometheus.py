@@ -35,7 +35,7 @@ def render(accept: str, own: Iterable[Metric], folder: str | None, models: Itera
     """
     counted, pids = _of_all(own, folder)
     write, media_type = choose_encoder(accept)
-    return write(_Moment([*_kept(counted, models), *_known(models), *_processes(pids)])), media_type
+    return write(_Snapshot([*_kept(counted, models), *_known(models), *_processes(pids)])), media_type
 
 
 def totals(own: Iterable[Metric], folder: str | None) -> dict[tuple[str, ...], float]:
@@ -58,7 +58,7 @@ def _of_all(own: Iterable[Metric], folder: str | None) -> tuple[Iterable[Metric]
     return MultiProcessCollector(None, folder).collect(), pids
 
 
-class _Moment(Collector):
+class _Snapshot(Collector):
     """Metrics that are at hand."""
 
     def __init__(self, families: list[Metric]) -> None:

@@ -195,7 +195,7 @@ class Picture:
             if image.has_transparency_data:
                 image = image.convert("RGBA")
                 if image.getchannel("A").getextrema() != (255, 255):
-                    image = _on(background, image)
+                    image = _put_on(background, image)
             image = image.convert("L" if self.is_gray else "RGB")
         except Exception as error:  # Pillow raises several kinds for damaged files.
             raise _problem(error) from error
@@ -292,7 +292,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return gray
 
 
-def _on(background: str | None, image: Image.Image) -> Image.Image:
+def _put_on(background: str | None, image: Image.Image) -> Image.Image:
     if background is None:
         raise InvalidError(
             "has transparent pixels, whose colour depends on the background; only a model trained with "
