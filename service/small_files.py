@@ -20,13 +20,15 @@ def read_small_file(path: Path) -> bytes:
     return data
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, in a new folder if need be; through a link, to a pipe or a device, as usual.
+def replace_file(path: Path, data: bytes, *, follow: bool = True) -> None:
+    """Write a file whole or not at all, in a new folder if need be.
+
+    A link, a pipe or a device is written to as usual; it is replaced if it is not to be followed.
 
     Raises:
         OSError: It cannot be written; names the file, which is as it was.
     """
-    usual = path.is_symlink() or (path.exists() and not path.is_file())
+    usual = follow and (path.is_symlink() or (path.exists() and not path.is_file()))
     written = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,6 @@
 
 import hashlib
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 from pydantic import Field
@@ -12,6 +11,7 @@ from service.bundle import MANIFEST, MAX_MANIFEST_BYTES, SIGNATURE, BundleFolder
 from service.bundle.signing import sign
 from service.cli import CommandOptions, parse
 from service.errors import FileError
+from service.small_files import replace_file
 
 
 class Signing(CommandOptions):
@@ -42,14 +42,8 @@ def main(arguments: list[str]) -> None:
     read_bundle(options.bundle, digest=hashlib.sha256(manifest).hexdigest())
     signature = sign(manifest, options.key)
     file = options.bundle / SIGNATURE
-    temporary = file.with_name(f".{SIGNATURE}.new")
     try:
-        temporary.unlink(missing_ok=True)  # A killed signer left it, or it is a link of the bundle's author.
-        with temporary.open("xb") as new:
-            new.write(signature)
-        temporary.replace(file)
+        replace_file(file, signature, follow=False)  # It may be a link of the bundle's author.
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         raise FileError(f"{file}: cannot be written: {error.strerror}") from error
     print(f"signature: {file}", file=sys.stderr)
