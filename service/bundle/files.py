@@ -33,6 +33,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,7 @@ def parse_manifest(text: bytes, folder: Path) -> Manifest:
         version = json.loads(text, object_pairs_hook=_unique)["format_version"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(f"{where}: not a manifest: {error!r}") from error
-    if str(version).split(".")[0] != FORMAT_VERSION.split(".", maxsplit=1)[0]:
+    if str(version).partition(".")[0] != FORMAT_VERSION.partition(".")[0]:
         raise BundleError(f"{where}: format_version is {version!r}; this service reads {FORMAT_VERSION}")
     try:
         return Manifest.model_validate_json(text)
@@ -158,9 +159,9 @@ def _read_manifest(folder: BundleFolder, trusted: TrustedKeys | None) -> bytes:
     try:
         text = folder.read(MANIFEST, MAX_MANIFEST_BYTES)
     except BundleError as error:
-        for pattern in () if os.path.lexists(folder.path / MANIFEST) else (f"*/{MANIFEST}", f"*/*/{MANIFEST}"):
-            if found := next(folder.path.glob(pattern), None):
-                raise BundleError(f"{folder.path}: is no bundle, but holds some, as {found.parent}") from error
+        below = chain(folder.path.glob(f"*/{MANIFEST}"), folder.path.glob(f"*/*/{MANIFEST}"))
+        if not os.path.lexists(folder.path / MANIFEST) and (found := next(below, None)):
+            raise BundleError(f"{folder.path}: is no bundle, but holds some, as {found.parent}") from error
         raise
     if trusted is not None:
         where = folder.path / SIGNATURE
