@@ -1,6 +1,5 @@
 """`lowerbound promote BUNDLE`: make a version the latest of its model again."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import Field
@@ -35,10 +34,6 @@ def main(arguments: list[str]) -> None:
     """
     folder = parse(Promoting, arguments).bundle.resolve()
     bundle = read_bundle(folder)
-    store = LocalStore(folder.parents[1])
-    changes = {
-        "version": store.next_version(bundle.manifest.name),
-        "created": datetime.now(UTC),
-        "provenance": bundle.manifest.provenance.model_copy(update={"copy_of": bundle.digest}),
-    }
-    print(store.write(bundle.manifest.model_copy(update=changes), bundle.files))
+    provenance = bundle.manifest.provenance.model_copy(update={"copy_of": bundle.digest})
+    copy = bundle.manifest.model_copy(update={"provenance": provenance})
+    print(LocalStore(folder.parents[1]).write_next(copy, bundle.files))

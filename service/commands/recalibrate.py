@@ -1,7 +1,6 @@
 """`lowerbound recalibrate BUNDLE`: a new version that compares with confirmed rows too, without training."""
 
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -117,8 +116,7 @@ async def _scores(model: Model, x: Array) -> dict[str, Array]:
 
 def _write(folder: Path, bundle: Bundle, new: Recalibrated) -> Path:
     """Write the bundle's graphs with the new calibration, without the card, which is about the old one."""
-    folder = folder.resolve()
-    store, before = LocalStore(folder.parents[1]), bundle.manifest
+    before = bundle.manifest
     files = {name: data for name, data in bundle.files.items() if not name.startswith("card/")}
     files[CALIBRATION] = write_arrays({"noise": bundle.calibration["noise"], **new.scores})
     if new.missing_cells:
@@ -127,13 +125,11 @@ def _write(folder: Path, bundle: Bundle, new: Recalibrated) -> Path:
     step = Recalibration(version=before.version, bundle=bundle.digest, added=new.added, removed=new.removed)
     steps = (*before.provenance.recalibrations, step)
     changes = {
-        "version": store.next_version(before.name),
-        "created": datetime.now(UTC),
         "calibration": Calibration.of(rows, before.calibration.refine),
         "files": describe_files(files),
         "provenance": before.provenance.model_copy(update={"recalibrations": steps}),
     }
-    return store.write(before.model_copy(update=changes), files)
+    return LocalStore(folder.resolve().parents[1]).write_next(before.model_copy(update=changes), files)
 
 
 def _summary(new: Recalibrated, anomalies: int, before: int) -> str:

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, NamedTuple, Protocol, Self
@@ -179,6 +180,11 @@ class LocalStore:
     def write(self, manifest: Manifest, files: Mapping[str, bytes]) -> Path:
         """See `write_bundle`."""
         return write_bundle(self.folder, manifest, files)
+
+    def write_next(self, manifest: Manifest, files: Mapping[str, bytes]) -> Path:
+        """Write a bundle as the next version of its model, created now; see `write_bundle`."""
+        changes = {"version": self.next_version(manifest.name), "created": datetime.now(UTC)}
+        return self.write(manifest.model_copy(update=changes), files)
 
 
 def _fingerprint(folder: Path) -> Fingerprint:
