@@ -194,7 +194,8 @@ def _limit_memory(more: int) -> None:
     if status.exists():
         (now,) = (int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmData"))
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        resource.setrlimit(resource.RLIMIT_DATA, (1024 * now + more, hard))
+        most = 1024 * now + more
+        resource.setrlimit(resource.RLIMIT_DATA, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 def _shared(value: object) -> object:

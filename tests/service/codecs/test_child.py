@@ -3,6 +3,8 @@
 import asyncio
 import os
 import resource
+import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -74,6 +76,21 @@ def test_memory_has_a_limit_and_a_dead_process_is_replaced() -> None:
         assert await child.run(take, 1) == MEBIBYTE
 
     with_child(scenario)
+
+
+def test_the_operator_may_have_set_a_lower_limit_of_memory() -> None:
+    code = """
+import asyncio, resource
+from service.codecs.child import ChildProcess
+resource.setrlimit(resource.RLIMIT_DATA, (2**31, 2**31))
+async def main() -> None:
+    child = ChildProcess(2**32)
+    print(await child.run(len, b"abc"))
+    child.stop()
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("3\n", "")
 
 
 def test_the_kernel_ends_the_process_before_the_service() -> None:
