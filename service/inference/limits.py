@@ -9,7 +9,7 @@ from service.errors import TooLargeError
 MAX_ENGINE_THREADS = 1024
 """More than any machine has cores; each is two threads of the process."""
 
-MAX_DRAWS = 4096
+DEFAULT_MAX_DRAWS = 4096
 """Draws for one row, unless the operator says how many."""
 
 
@@ -20,7 +20,7 @@ class Limits:
     Attributes:
         max_batch: Most row-draws in one engine call.
         max_queue: Most row-draws waiting, and in one request.
-        max_draws: Most draws for one row; None: `MAX_DRAWS`, or as many as fit into a batch.
+        max_draws: Most draws for one row; None: `DEFAULT_MAX_DRAWS`, or as many as fit into a batch.
         engine_threads: Engine calls at once.
         engine_timeout: Seconds that one of them may take.
         max_answer: Most bytes of the arrays of one answer.
@@ -36,7 +36,7 @@ class Limits:
     def of(self, values: int, own_draws: int) -> Self:
         """The limits of a model whose rows have so many values, and by default so many draws, which always fit."""
         fitting = max(own_draws, self.max_batch * ROW_VALUES // values)
-        draws = self.max_draws or max(own_draws, min(MAX_DRAWS, fitting))
+        draws = self.max_draws or max(own_draws, min(DEFAULT_MAX_DRAWS, fitting))
         return replace(self, max_batch=min(self.max_batch, fitting), max_draws=draws)
 
     def check(self, rows: int, draws: int, place: str, times: int = 1, why: str = "") -> None:
