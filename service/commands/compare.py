@@ -83,8 +83,10 @@ def main(arguments: list[str]) -> None:
         LowerboundError: A bundle or a file cannot be used.
     """
     given = parse(Comparing, arguments)
-    labels = None if given.labels is None else read_labels(given.labels, given.key)
+    if given.labels is not None:
+        read_labels(given.labels, given.key)  # A wrong file is refused before the rows are scored.
     first, second = (_score(folder, given) for folder in (given.first, given.second))
+    labels = None if given.labels is None else read_labels(given.labels, given.key, first.keys)
     rows = np.flatnonzero(first.readable & second.readable)
     if rows.size < 2:
         raise FileError(f"{given.data}: fewer than two rows that both models can read")
