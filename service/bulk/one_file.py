@@ -43,13 +43,13 @@ def write_file(parts: PartWriter, path: str) -> None:
     Raises:
         FileError: The file cannot be written; the parts stay.
     """
-    folder, _, name = path.rpartition("/")
-    hidden = f"{folder}/.{name}" if folder else f".{name}"
     try:
         system, target = url_to_fs(path)
-        with system.open(url_to_fs(hidden)[1], "wb") as file:
+        folder, slash, name = target.rpartition("/")
+        hidden = f"{folder}{slash}.{name}"
+        with system.open(hidden, "wb") as file:
             _write(parts, file, text=path.endswith(".csv"))
-        system.mv(url_to_fs(hidden)[1], target)
+        system.mv(hidden, target)
         parts.remove()
     except (OSError, pa.ArrowException) as error:
         raise FileError(f"{path}: cannot be written: {error}") from error
