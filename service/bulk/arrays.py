@@ -30,7 +30,7 @@ class Npy:
             raise FileError(f"{path}: must hold an array of numbers, not {self._dtype} of shape {self._shape}")
 
     def count(self) -> int:
-        return int(self._shape[0])
+        return self._shape[0]
 
     def read(self, start: int, rows: int) -> Iterator[Batch]:
         with reading(self.path), fsspec.open(self.path, "rb") as file:
