@@ -186,7 +186,7 @@ class Table(Excluding):
         """Raise a TableError that names every problem, and the options that solve them all."""
         remedies: dict[str, Any] = {}
         texts = []
-        stray = find_stray_rows(decisions, int(rows[-1]))
+        stray = find_stray_rows(decisions, len(rows) - 1)
         for decision in decisions:
             if (problem := decision.problem) is None:
                 continue

@@ -23,7 +23,7 @@ def find_stray_rows(decisions: Sequence[Decision], last: int) -> dict[str, str]:
 
     Args:
         decisions: About the columns.
-        last: The last row, from 0.
+        last: The last row of those that are not excluded, from 0.
     """
     wrong = {d.name: d.problem for d in decisions if d.problem and d.problem.option == "missing"}
     alone = Counter(problem.row for problem in wrong.values() if problem.cells == 1)

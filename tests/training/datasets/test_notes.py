@@ -193,6 +193,13 @@ def test_lines_that_are_no_rows_are_no_missing_cells(line: int, place: str, deta
     assert caught.value.remedies == {}
 
 
+def test_a_line_of_totals_is_found_where_rows_are_excluded(tmp_path: Path) -> None:
+    text = rows(a=lambda n: n / 3, bad=lambda n: int(n % 10 == 3)) + "\nTotal,0\n"
+    with pytest.raises(TableError, match=r"row 41 .*'Total' is not a number: a line of totals\? remove it") as caught:
+        Table(exclude=("bad=1",)).load(write(tmp_path / "t.csv", text))
+    assert caught.value.remedies == {}
+
+
 def test_one_wrong_cell_in_the_first_row_makes_it_no_header(tmp_path: Path) -> None:
     text = rows(a=lambda n: n / 3 if n else "years", b=lambda n: n % 5)
     with pytest.raises(TableError, match=r"row 1 .*column 'a': 'years' is not a number") as caught:
