@@ -85,9 +85,10 @@ def _projection(inputs: CardInputs, mean: Array) -> Picture:
 
 def _training(inputs: CardInputs, best: Epoch) -> Section:
     history = inputs.history
-    groups = {
+    charted = {
         "elbo": (
             "ELBO",
+            "The loss differs from the ELBO while the KL's weight rises, and by free bits.",
             {
                 "training, one draw": [epoch.log_likelihood - epoch.kl for epoch in history],
                 "held out": [epoch.held_out_elbo for epoch in history],
@@ -96,6 +97,7 @@ def _training(inputs: CardInputs, best: Epoch) -> Section:
         ),
         "log-likelihood": (
             "Log-likelihood",
+            "How well x is told from z.",
             {
                 "training": [epoch.log_likelihood for epoch in history],
                 "held out": [epoch.held_out_log_likelihood for epoch in history],
@@ -103,6 +105,10 @@ def _training(inputs: CardInputs, best: Epoch) -> Section:
         ),
         "kl": (
             "KL",
+            (
+                "What z costs: what it tells of x, and how far all rows' z together are from the prior (held out; by "
+                "an estimate of the former that the logarithm of the number of rows limits)."
+            ),
             {
                 "training": [epoch.kl for epoch in history],
                 "held out": [epoch.held_out_kl for epoch in history],
@@ -110,14 +116,11 @@ def _training(inputs: CardInputs, best: Epoch) -> Section:
                 "KL(q(z) ‖ p(z))": [epoch.marginal_kl for epoch in history],
             },
         ),
-        "active-units": ("Active latents", {"held out": [float(epoch.active_units) for epoch in history]}),
-    }
-    captions = {
-        "elbo": "The loss differs from the ELBO while the KL's weight rises, and by free bits.",
-        "log-likelihood": "How well x is told from z.",
-        "kl": "What z costs: what it tells of x, and how far all rows' z together are from the prior (held out; by an "
-        "estimate of the former that the logarithm of the number of rows limits).",
-        "active-units": "Latents in use: those whose posterior mean varies.",
+        "active-units": (
+            "Active latents",
+            "Latents in use: those whose posterior mean varies.",
+            {"held out": [float(epoch.active_units) for epoch in history]},
+        ),
     }
     pictures = [
         Picture(
@@ -125,9 +128,9 @@ def _training(inputs: CardInputs, best: Epoch) -> Section:
             charts.curves(series, "latents" if name == "active-units" else "nats per row", best.epoch),
             f"{title} by epoch over {len(history)} epochs; at the best epoch, {best.epoch}: "
             + ", ".join(f"{label} {values[best.epoch - 1]:.4g}" for label, values in series.items()),
-            f"{title}. {captions[name]}",
+            f"{title}. {meaning}",
         )
-        for name, (title, series) in groups.items()
+        for name, (title, meaning, series) in charted.items()
     ]
     return Section(
         "training",
