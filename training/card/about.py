@@ -27,7 +27,6 @@ MEANING = {
     "calibration_repeats": "share of the calibration rows that repeat training or validation rows",
 }
 
-
 _MISSING_CELLS = (
     "The service compares a row with missing cells with held-out rows that lack the same cells; this card compares "
     "test rows with the calibration rows as they are. "
@@ -115,20 +114,12 @@ def _use(inputs: CardInputs) -> Section:
 
 
 def _figures(inputs: CardInputs) -> Section:
-    rows: list[list[Cell]] = []
-    for name, value in inputs.manifest.metrics.items():
-        rows.append([name, Number(value, 6), _meaning(name)])
-    return Section(
-        "figures",
-        "Held-out figures",
-        tables=[
-            Table(
-                "As the manifest has them, computed from the exported graphs by the engine that serves them.",
-                ["figure", "value", "meaning"],
-                rows,
-            )
-        ],
+    table = Table(
+        "As the manifest has them, computed from the exported graphs by the engine that serves them.",
+        ["figure", "value", "meaning"],
+        [[name, Number(value, 6), _meaning(name)] for name, value in inputs.manifest.metrics.items()],
     )
+    return Section("figures", "Held-out figures", tables=[table])
 
 
 def _meaning(name: str) -> str:
