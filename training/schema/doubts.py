@@ -144,10 +144,8 @@ def doubt_sentinel(words: Iterable[str], cells: pa.Array, as_missing: AsMissing)
     for group in (below, above, *([word] for word in marks)):
         if group and (place := _stand_apart(np.array([marks[word] for word in group]), values)):
             several = len(group) > 1
-            where, it_is = (
-                place.format(s="s" * several),
-                "they are missing cells" if several else "it is a missing cell",
-            )
+            where = place.format(s="s" * several)
+            it_is = "they are missing cells" if several else "it is a missing cell"
             return f"has {', '.join(group)}, {where}; if {it_is}{as_missing(*group)}"
     return None
 
@@ -229,7 +227,7 @@ def doubt_texts(words: list[str], *, left_out: bool) -> str | None:
     use = "is left out" if left_out else "is used as categories"
     if len(words) >= ENOUGH:
         for noun, looks, remedy in _LOOKS:
-            if sum(map(looks, words)) >= _MOSTLY * len(words):
+            if sum(looks(word) is not None for word in words) >= _MOSTLY * len(words):
                 shapes = {re.sub(r"\d+", "0", word): word for word in reversed(words)}
                 examples = list(shapes.values())[:-3:-1]
                 shown = " or ".join(
@@ -257,36 +255,18 @@ def _folded(word: str) -> str:
     return " ".join(INVISIBLE.sub("", unicodedata.normalize("NFC", word)).casefold().split())
 
 
-def _looks_like_date(word: str) -> bool:
+def _looks_like_date(word: str) -> re.Match[str] | None:
+    if found := _CLOCK.search(word) or _MONTH.fullmatch(word) or _MONTH_OF_YEAR.fullmatch(word):
+        return found
     year = _YEAR.search(word)
-    return bool(
-        _CLOCK.search(word)
-        or _MONTH.fullmatch(word)
-        or _MONTH_OF_YEAR.fullmatch(word)
-        or (year and re.search(r"\d", word.replace(year[0], "", 1)))
-    )
+    return year and re.search(r"\d", word.replace(year[0], "", 1))
 
 
-def _looks_like_number(word: str) -> bool:
-    return (_NUMBER.fullmatch(word) or _FRACTION.fullmatch(word)) is not None
-
-
-def _looks_like_duration(word: str) -> bool:
-    return _DURATION.fullmatch(word) is not None
-
-
-def _looks_like_list(word: str) -> bool:
-    return _LIST.fullmatch(word) is not None
-
-
-def _looks_like_angle(word: str) -> bool:
-    return _ANGLE.fullmatch(word) is not None
-
-
-_LOOKS = (
-    ("lists", _looks_like_list, "a column for each of their values"),
+_LOOKS: tuple[tuple[str, Callable[[str], re.Match[str] | None], str], ...] = (
+    ("lists", _LIST.fullmatch, "a column for each of their values"),
     ("dates", _looks_like_date, "each as 2026-03-24, or as 2026-03-24 13:05:00"),
-    ("durations", _looks_like_duration, "each as 1:05:00, or in one unit"),
-    ("numbers", _looks_like_number, "each as 1234.5, in one unit"),
-    ("angles", _looks_like_angle, "each in degrees, as 52.517"),
+    ("durations", _DURATION.fullmatch, "each as 1:05:00, or in one unit"),
+    ("numbers", lambda word: _NUMBER.fullmatch(word) or _FRACTION.fullmatch(word), "each as 1234.5, in one unit"),
+    ("angles", _ANGLE.fullmatch, "each in degrees, as 52.517"),
 )
+"""What texts look like, how that is found out, and how to write them instead."""
