@@ -33,10 +33,9 @@ def infer_numbers(
     whole = pa.types.is_integer(cells.type)
     if not whole:
         cells = cells.cast(pa.float64())
+        cells = pc.if_else(pc.is_finite(cells), pc.add(cells, 0.0), None)
     elif not pa.types.is_uint64(cells.type):
         cells = cells.cast(pa.int64())  # What is computed below does not fit into 8 bits.
-    if not whole:
-        cells = pc.if_else(pc.is_finite(cells), pc.add(cells, 0.0), None)
     present = cells.drop_null()
     distinct = pc.unique(present)
     if not len(distinct):

@@ -64,7 +64,7 @@ def infer_texts(name: str, cells: pa.ChunkedArray, options: Options, declared: D
         return decision
     # Among texts, some markers are categories.
     marker &= ~np.array([text.lower() in CAUTIOUS for text in distinct.to_pylist()], bool)
-    present = _Texts(name, texts, distinct.filter(pa.array(~marker)), counts[~marker], options, declared)
+    present = replace(present, distinct=distinct.filter(pa.array(~marker)), counts=counts[~marker])
     decision = present.as_categories()
     marked = [word for word in distinct.filter(pa.array(marker)).to_pylist() if word]
     if decision.column and marked:
@@ -157,10 +157,8 @@ class _Texts:
         others = sorted(self.distinct.filter(pa.array(~number)).to_pylist())
         if not 0 < len(others) <= min(_MARKERS, number.sum() - 1) or number.sum() < _MARKERS:
             return None
-        shown, are = (
-            ", ".join(map(repr, others)),
-            "they are missing cells" if len(others) > 1 else "it is a missing cell",
-        )
+        shown = ", ".join(map(repr, others))
+        are = "they are missing cells" if len(others) > 1 else "it is a missing cell"
         return f"is used as categories, though all but {shown} are numbers; if {are}{_as_missing(*others)}"
 
     def _find_times(self) -> tuple[NumericColumn | None, npt.NDArray[np.bool_], bool]:
@@ -239,10 +237,9 @@ class _Texts:
             unit = " and ".join(column.affixes)
             detail = f"{foreign[0]!r} is not in {unit}, as most of the column is; write all cells in one unit"
             return refused(self.name, Problem(detail, "drop", (self.name,), row))
-        more = len(words) - 1
+        first, more = self.texts[row].as_py(), len(words) - 1
         others = "" if not more else ", nor is another text" if more == 1 else f", nor are {more} other texts"
-        detail = f"{self.texts[row].as_py()!r} is not {noun}{others}, as most of the column is"
-        first = self.texts[row].as_py()
+        detail = f"{first!r} is not {noun}{others}, as most of the column is"
         whole = not (column.time or _any_match(self.distinct.filter(pa.array(~wrong)), "[.,]"))
         codes = whole and re.search(r"\d", first) and int(self.counts[wrong].sum()) > 1  # As 3+ beside 0, 1 and 2.
         if codes and len(self.distinct) <= self.options.max_categories:
