@@ -167,15 +167,15 @@ def _parse_numeric(cells: pa.Array, column: NumericColumn, missing: Sequence[str
     if is_text(kind):
         present = pc.if_else(is_missing(cells, missing), None, cells)
         parsed, readable = parse_times(present, column.time) if column.time else parse_numbers(present, column)
-        values = _to_numpy(parsed)
+        values = to_numpy(parsed)
         wrong = np.flatnonzero(to_bool(pc.invert(readable)))
         unread = [CellProblem(int(row), column.name, f"{cells[int(row)].as_py()!r} is not {noun}") for row in wrong]
         values, infinite = _finite(values, column)
         return values, unread + infinite
     if column.time and is_time(kind) and takes(column.time.order, order_of(kind)):
-        return _to_numpy(seconds(cells)), []
+        return to_numpy(seconds(cells)), []
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        return _finite(_to_numpy(cells.cast(pa.float64(), safe=False)), column)
+        return _finite(to_numpy(cells.cast(pa.float64(), safe=False)), column)
     return _of_wrong_type(cells, column, noun)
 
 
@@ -337,8 +337,8 @@ def describe_value(value: object) -> str:
             return str(value)[:100] if isinstance(value, pa.DataType) else "an object"
 
 
-def _to_numpy(numbers: pa.Array) -> Values:
-    """Float64, NaN where null."""
+def to_numpy(numbers: pa.Array) -> Values:
+    """Turn numbers into NumPy's float64, NaN where null."""
     return np.array(numbers.to_numpy(zero_copy_only=False), np.float64)
 
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from service.errors import FileError
-from service.readers.columns import trimmed
+from service.readers.columns import to_bool, trimmed
 from service.readers.labels import ROW, read_anomalies
 from training.datasets.source import Dataset, Excluded, Source, allocate
 from training.datasets.table_files import TableFiles
@@ -102,10 +102,10 @@ def _labelled(files: TableFiles, labels: Path) -> npt.NDArray[np.bool_]:
     else:
         files.check([key], "exclude_labels")
         names = trimmed(files.read(key).cast(pa.string())).combine_chunks()
-    found = pc.is_in(names, value_set=pa.array(anomalies, names.type)).to_numpy(zero_copy_only=False)
+    found = to_bool(pc.is_in(names, value_set=pa.array(anomalies, names.type)))
     if not found.any():
         raise FileError(f"{labels}: none of its {len(anomalies):,} anomalies is a row of {files.path}, by {key!r}")
-    return np.asarray(found, np.bool_)
+    return found
 
 
 def _same(text: str | None, value: str) -> bool:

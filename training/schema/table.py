@@ -6,12 +6,11 @@ from dataclasses import replace
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from service.bundle import NumericColumn, TimeFormat
-from service.readers.columns import decimals, decoded, is_text
+from service.readers.columns import decimals, decoded, is_text, to_numpy
 from service.readers.times import is_time, order_of, seconds
 from training.schema.decisions import Decision, Options, Problem, categorical, left_out, refused, unless_constant
 from training.schema.doubts import ENDS, SENTINELS, doubt_far_date, doubt_sentinel
@@ -67,7 +66,7 @@ def infer_column(name: str, cells: pa.ChunkedArray, options: Options) -> Decisio
         time = TimeFormat(order=order_of(kind), zone=zone)
         counted = pc.value_counts(cells.drop_null())
         values, counts = counted.field("values"), counted.field("counts").to_numpy()
-        note = doubt_far_date(values, _to_numpy(seconds(values)), counts, _as_null)
+        note = doubt_far_date(values, to_numpy(seconds(values)), counts, _as_null)
         decision = Decision(name, NumericColumn(name=name, time=time), str(kind), note=note)
         return unless_constant(decision, len(values), cells, declared, cells.null_count)
     if pa.types.is_boolean(kind):
@@ -80,7 +79,7 @@ def infer_column(name: str, cells: pa.ChunkedArray, options: Options) -> Decisio
         if declared is None and decision.note is None and isinstance(decision.column, NumericColumn):
             # Sentinels are the least or the largest numbers.
             numbers = cells.cast(pa.float64(), safe=False)
-            found = np.unique(_to_numpy(numbers.filter(pc.is_finite(numbers))))
+            found = np.unique(to_numpy(numbers.filter(pc.is_finite(numbers))))
             ends = dict.fromkeys((*found[:ENDS], *found[-ENDS:]))
             words = [word for word in (f"{end:.17g}" for end in ends) if re.search(SENTINELS, word)]
             decision = replace(decision, note=doubt_sentinel(words, numbers, _as_null))
@@ -91,7 +90,3 @@ def infer_column(name: str, cells: pa.ChunkedArray, options: Options) -> Decisio
 def _as_null(*_: str) -> str:
     """How to make a number or a date a missing cell in a file with types."""
     return ", write null there"
-
-
-def _to_numpy(numbers: pa.Array) -> npt.NDArray[np.float64]:
-    return np.array(numbers.to_numpy(zero_copy_only=False), np.float64)

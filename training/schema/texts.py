@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from service.bundle import CategoricalColumn, NumericColumn
-from service.readers.columns import is_missing, to_bool, trimmed
+from service.readers.columns import is_missing, to_bool, to_numpy, trimmed
 from service.readers.numbers import find_decimal, find_format, parse_numbers, with_usual_digits
 from service.readers.times import find_order, parse_times
 from training.schema.decisions import (
@@ -177,8 +177,8 @@ class _Texts:
         if column.time and column.time.zone and not pc.all(pc.match_substring_regex(self.distinct, _ZONE)).as_py():
             note = "names a time zone in some cells only: the others count as UTC"
         elif column.time:
-            moments = parse_times(self.distinct, column.time)[0].to_numpy(zero_copy_only=False)
-            note = doubt_far_date(self.distinct, np.array(moments, np.float64), self.counts, _as_missing)
+            moments = to_numpy(parse_times(self.distinct, column.time)[0])
+            note = doubt_far_date(self.distinct, moments, self.counts, _as_missing)
         decision = Decision(self.name, column, reason, note=note)
         return unless_constant(decision, len(self.distinct), self.distinct, self.declared, self._missing)
 
