@@ -241,7 +241,7 @@ def _strangest(bundle: Bundle, engine: Engine, rows: Rows, scores: Array, elbo: 
         answer = surprise(engine, rows.x[chosen], base_samples, elbo[chosen], data)
         nats, expected = answer["feature_surprise"], render_records(answer["feature_expected"], data)
     else:
-        answer = compute(engine, "explain", {"x": rows.x[places]}, {"noise": base_samples}, len(base_samples))
+        answer = compute(engine, "explain", {"x": rows.x[places]}, base_samples)
         features = answer["feature_log_likelihood"].reshape(len(places), -1)
         nats, expected = np.median(features, axis=0) - features[order], None
     p_value = _p_values(bundle, bundle.manifest.default_score, scores[chosen], rows.x[chosen])

@@ -77,7 +77,7 @@ class CardInputs:
     @cached_property
     def posterior(self) -> dict[str, Array]:
         """`mean` and `log_variance` of the usual rows, (n, L)."""
-        return compute(self.engine, "encoder", {"x": self.test[self.usual]}, {})
+        return compute(self.engine, "encoder", {"x": self.test[self.usual]})
 
     @cached_property
     def explained(self) -> dict[str, Array]:
@@ -118,8 +118,7 @@ class CardInputs:
 
     def explain(self, rows: Array) -> dict[str, Array]:
         """The shares of features and latents in the bounds of these test rows, in nats, under the default noise."""
-        base_samples = self.calibration["noise"]
-        return compute(self.engine, "explain", {"x": self.test[rows]}, {"noise": base_samples}, len(base_samples))
+        return compute(self.engine, "explain", {"x": self.test[rows]}, self.calibration["noise"])
 
     def surprise(self, rows: Array) -> dict[str, Array]:
         """How strange each cell of these test rows of a table is, and what was expected there, (n, D) each."""
@@ -152,4 +151,4 @@ class CardInputs:
         shape = (PRIOR_DRAWS, len(self.manifest.input.features))
         seed = self.manifest.seed
         random = {"normal": noise.standard_normal(seed, shape, 2), "uniform": noise.uniform(seed, shape, 3)}
-        return compute(self.engine, "draw", {"z": self.prior, **random}, {})["x"]
+        return compute(self.engine, "draw", {"z": self.prior, **random})["x"]

@@ -17,14 +17,15 @@ def compute(
     engine: Engine,
     graph: str,
     rows: Mapping[str, Array],
-    shared: Mapping[str, Array],
-    draws: int = 1,
+    base_samples: Array | None = None,
     label: str | None = None,
 ) -> dict[str, Array]:
     """Every output of a graph for any number of rows, in batches, under a progress bar on a terminal.
 
     Batches are computed on all cores, on a GPU two at a time: each has its intermediate results in the GPU's memory.
+    Graphs of bounds take base samples, (K, L), which all rows share.
     """
+    shared, draws = ({}, 1) if base_samples is None else ({"noise": base_samples}, len(base_samples))
     values = max(math.prod(array.shape[1:]) for array in rows.values())
     size = max(1, fitting(_row_draws(engine), values) // draws)
     total = len(next(iter(rows.values())))
@@ -43,7 +44,7 @@ def compute(
 
 def bounds(engine: Engine, x: Array, base_samples: Array) -> dict[str, Array]:
     """The bounds of rows x under these base samples (K, L), as `/elbo` answers them."""
-    return compute(engine, "elbo", {"x": x}, {"noise": base_samples}, len(base_samples))
+    return compute(engine, "elbo", {"x": x}, base_samples)
 
 
 def refined(
@@ -58,11 +59,9 @@ def refined(
         steps: T.
         amortised: The rows' bounds as `bounds` has them.
     """
-    refinement = RefinementState(compute(engine, "encoder", {"x": x}, {}), amortised)
+    refinement = RefinementState(compute(engine, "encoder", {"x": x}), amortised)
     for _ in range(steps + 1):
-        refinement.take(
-            compute(engine, "refine", {"x": x, **refinement.state}, {"noise": base_samples}, len(base_samples))
-        )
+        refinement.take(compute(engine, "refine", {"x": x, **refinement.state}, base_samples))
     return refinement.bounds
 
 
@@ -79,8 +78,8 @@ def surprise(engine: Engine, x: Array, base_samples: Array, elbo: Array, data: T
     surprises, expected = [], []
     for cells in ConditionalAttribution.of(x, _row_draws(engine), data):
         for _ in range(ROUNDS):
-            z = compute(engine, "encoder", {"x": cells.rows}, {})["mean"]
-            cells.fill(compute(engine, "decoder", {"z": z}, {})["x_mean"])
+            z = compute(engine, "encoder", {"x": cells.rows})["mean"]
+            cells.fill(compute(engine, "decoder", {"z": z})["x_mean"])
         surprises.append(cells.surprise(elbo, bounds(engine, cells.rows, base_samples)["elbo"]))
         expected.append(cells.expected)
     return {"feature_surprise": np.concatenate(surprises, 1), "feature_expected": np.concatenate(expected, 1)}
@@ -102,7 +101,7 @@ def score_columns(
     """
     columns = bounds(engine, x, base_samples)
     if "scores" in graphs:
-        columns |= compute(engine, "scores", {"x": x}, {})
+        columns |= compute(engine, "scores", {"x": x})
     if refine:
         finite = finite_bounds(columns)
         columns["regret"] = np.full(len(x), np.nan)
@@ -130,7 +129,7 @@ def log_evidence(engine: Engine, x: Array, base_samples: Array, chunk: int = 500
     for start in range(0, len(base_samples), chunk):
         part = base_samples[start : start + chunk]
         label = f"draws {start + 1:,} to {start + len(part):,} of {len(base_samples):,}"
-        answer = compute(engine, "elbo", {"x": x}, {"noise": part}, len(part), label)
+        answer = compute(engine, "elbo", {"x": x}, part, label)
         total = np.logaddexp(total, answer["log_evidence"] + math.log(len(part)))
     return total - math.log(len(base_samples))
 
