@@ -46,14 +46,14 @@ def missing_cell_scores(
     """
     missing = np.isnan(held_out)
     groups = _by_pattern(missing)
-    counts, rows_by_count = _by_count(missing, groups)
-    if not groups and not counts:
+    by_count = _by_count(missing, groups)
+    if not groups and not by_count:
         return {}
     hidden = [np.where(group.pattern, np.nan, held_out[group.rows]) for group in groups if group.hides]
     made = score(np.concatenate(hidden)) if hidden else {}
     stored = {
         "patterns": np.array([group.pattern for group in groups]).reshape(-1, missing.shape[1]),
-        "counts": np.array(counts, np.int64),
+        "counts": np.array([*by_count], np.int64),
         "often": missing.mean(0) >= OFTEN,
     }
     ends = np.cumsum([len(rows) for rows in hidden])
@@ -62,7 +62,7 @@ def missing_cell_scores(
         segments = [
             values[group.rows] if not group.hides else next(computed) if computed else values[:0] for group in groups
         ]
-        segments += [values[rows] for rows in rows_by_count]
+        segments += [values[rows] for rows in by_count.values()]
         stored[f"{name}.sizes"] = np.array([len(segment) for segment in segments])
         stored[name] = np.concatenate([_sorted(segment) for segment in segments])
     return stored
@@ -78,12 +78,7 @@ def _by_pattern(missing: Array) -> list[_Group]:
     order = np.random.default_rng(_SEED).permutation(len(missing))
     groups = [_group(pattern, missing, order) for pattern in _patterns(missing)]
     # Rows without missing cells are compared with all held-out rows unless the file says otherwise.
-    nothing_missing = not missing.any()
-    return [
-        group
-        for group in groups
-        if (not nothing_missing if not group.pattern.any() else _enough(len(group.rows), len(missing)))
-    ]
+    return [g for g in groups if (_enough(len(g.rows), len(missing)) if g.pattern.any() else missing.any())]
 
 
 def _group(pattern: Array, missing: Array, order: Array) -> _Group:
@@ -124,12 +119,11 @@ def _patterns(missing: Array) -> list[Array]:
     return list(chosen.values())
 
 
-def _by_count(missing: Array, groups: list[_Group]) -> tuple[list[int], list[Array]]:
-    """Numbers of missing cells, and for each the rows with so many that have none of the groups' patterns."""
+def _by_count(missing: Array, groups: list[_Group]) -> dict[int, Array]:
+    """By the number of missing cells, the rows with so many that have none of the groups' patterns."""
     known = set(pattern_keys(np.array([group.pattern for group in groups]))) if groups else set()
     others = np.array([key not in known for key in pattern_keys(missing)])
     others &= ~(missing & ~(missing.mean(0) >= OFTEN)).any(1)
     number = missing.sum(1)
     rows = {int(count): np.flatnonzero(others & (number == count)) for count in np.unique(number[others])}
-    kept = {count: chosen for count, chosen in rows.items() if count and len(chosen) >= FEWEST}
-    return list(kept), list(kept.values())
+    return {count: chosen for count, chosen in rows.items() if count and len(chosen) >= FEWEST}
