@@ -6,7 +6,7 @@ Golden rows, calibration and figures come from the service's own engine and the 
 import copy
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -207,7 +207,7 @@ def write_bundle(
     rows, draws = verified(test[0].size, len(base_samples))
     files |= {
         CALIBRATION: write_arrays(calibrated),
-        GOLDEN: write_arrays(_golden(engine, graphs, test[: min(GOLDEN_ROWS, rows)], base_samples[:draws])),
+        GOLDEN: write_arrays(golden_rows(engine, graphs, test[: min(GOLDEN_ROWS, rows)], base_samples[:draws])),
     }
     described = dataset.input
     if isinstance(described, TabularInput):
@@ -256,7 +256,8 @@ def _stages() -> Callable[[str], None]:
     return say
 
 
-def _golden(engine: OnnxEngine, graphs: dict[str, Graph], x: Array, base_samples: Array) -> dict[str, Array]:
+def golden_rows(engine: OnnxEngine, graphs: Iterable[str], x: Array, base_samples: Array) -> dict[str, Array]:
+    """Inputs and outputs of every graph for rows x, by graph and tensor, as a bundle's `GOLDEN` has them."""
     latents = engine.run("encoder", {"x": x})["mean"]
     tensors: dict[str, Array] = {}
     for graph in graphs:

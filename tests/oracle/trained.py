@@ -24,11 +24,12 @@ from service.scoring import conformal, noise
 from tests.oracle.linear_gaussian import Array, LinearGaussian
 from training.evaluation.bounds import score_columns
 from training.export.graphs import graph_modules
-from training.export.onnx import TOLERANCE, export_graphs, graph_inputs
+from training.export.onnx import TOLERANCE, export_graphs
 from training.model import VAE
 from training.model.features import ImageFeatures, TableFeatures
 from training.model.likelihoods.gaussian import Gaussian
 from training.model.priors import StandardNormal
+from training.publish import golden_rows
 
 REFINE = 3
 """Steps of the calibrated regret."""
@@ -72,12 +73,10 @@ def write(repository: Path, name: str, vae: VAE, data: ImageInput | TabularInput
     base_samples = noise.base_samples(0, num_draws, latent_size)
     held_out = conformal.scores(score_columns(engine, graphs, rows, base_samples, REFINE))
     scores = {name: np.sort(values) for name, values in held_out.items()}
-    golden: dict[str, Array] = {}
-    for graph in graphs:
-        by_row, shared = graph_inputs(graph, rows[:4], base_samples, np.zeros((4, latent_size), np.float32))
-        tensors = by_row | shared
-        golden |= {f"{graph}.{key}": array for key, array in (tensors | engine.run(graph, tensors)).items()}
-    files |= {CALIBRATION: write_arrays({"noise": base_samples, **scores}), GOLDEN: write_arrays(golden)}
+    files |= {
+        CALIBRATION: write_arrays({"noise": base_samples, **scores}),
+        GOLDEN: write_arrays(golden_rows(engine, graphs, rows[:4], base_samples)),
+    }
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         name=name,

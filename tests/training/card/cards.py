@@ -16,7 +16,6 @@ from service.bundle import (
     GOLDEN,
     Array,
     Calibration,
-    Graph,
     ImageInput,
     Manifest,
     Provenance,
@@ -30,10 +29,11 @@ from training.card import CardInputs, write_card
 from training.card.page import PAGE
 from training.evaluation.bounds import held_out_metrics, score_columns
 from training.export.graphs import graph_modules
-from training.export.onnx import export_graphs, graph_inputs
+from training.export.onnx import export_graphs
 from training.fit import Epoch
 from training.model import ModelRecipe
 from training.model.build import build
+from training.publish import golden_rows
 
 HOSTILE = "<script>alert('$x^2$')</script>\"><img src=x onerror=alert(1)>&amp;"
 EVERYWHERE = [
@@ -85,7 +85,7 @@ def untrained(
     calibration = {"noise": base_samples, **{name: np.sort(values) for name, values in scores(held_out).items()}}
     files |= {
         CALIBRATION: write_arrays(calibration),
-        GOLDEN: write_arrays(golden(engine, contracts, rows[:2], base_samples)),
+        GOLDEN: write_arrays(golden_rows(engine, contracts, rows[:2], base_samples)),
     }
     manifest = Manifest(
         format_version=FORMAT_VERSION,
@@ -107,16 +107,6 @@ def untrained(
         provenance=Provenance(recipe={"data": HOSTILE, "model": recipe.model_dump(mode="json")}),
     )
     return Untrained(card_inputs(manifest, engine, calibration, rows[::2]), files)
-
-
-def golden(engine: OnnxEngine, graphs: dict[str, Graph], x: Array, base_samples: Array) -> dict[str, Array]:
-    latents = engine.run("encoder", {"x": x})["mean"]
-    tensors = {}
-    for name in graphs:
-        by_row, shared = graph_inputs(name, x, base_samples, latents)
-        inputs = by_row | shared
-        tensors |= {f"{name}.{key}": array for key, array in (inputs | engine.run(name, inputs)).items()}
-    return tensors
 
 
 @cache
