@@ -31,7 +31,7 @@ from service.bundle import (
     write_arrays,
 )
 from service.engine import OnnxEngine
-from service.scoring import noise, scores
+from service.scoring import scores
 from service.storage import LocalStore
 from service.storage.remote import RemoteStore
 from training.card import CardInputs, write_card
@@ -86,7 +86,7 @@ def _export(
     modules = graph_modules(vae, dataset.input, dataset.rows[splits.validation])
     graphs, files = export_graphs(modules, dataset.input, vae.prior.latent_size, own=own)
     engine = OnnxEngine(graphs, files, "cpu")
-    base_samples = noise.base_samples(bound.seed, bound.num_draws, vae.prior.latent_size)
+    base_samples = bound.base_samples(vae.prior.latent_size)
     rows, draws = verified(dataset.rows[0].size, bound.num_draws)
     errors = verify(modules, dataset.input, engine, dataset.rows[splits.test[:rows]], base_samples[:draws])
     return graphs, files, engine, errors
@@ -179,7 +179,7 @@ def write_bundle(
     vae = vae.cpu().eval()
     validation = dataset.rows[splits.validation]
     graphs, files, engine, errors = _export(vae, dataset, splits, origin.bound, own=training is not None)
-    base_samples = noise.base_samples(origin.bound.seed, origin.bound.num_draws, vae.prior.latent_size)
+    base_samples = origin.bound.base_samples(vae.prior.latent_size)
     test = dataset.rows[splits.test]
 
     def columns(x: Array, refine: int = 0) -> dict[str, Array]:

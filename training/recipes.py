@@ -8,9 +8,9 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import CliImplicitFlag, SettingsConfigDict
 
-from service.bundle import ModelName
+from service.bundle import Array, ModelName
 from service.cli import CommandLine, parse, problems
-from service.scoring import MAX_DRAWS
+from service.scoring import MAX_DRAWS, noise
 from service.storage import Location
 from training.datasets import AnySource, SplitRecipe
 from training.fit import FitRecipe
@@ -29,6 +29,10 @@ class BoundRecipe(BaseModel):
     level: float = Field(
         default=0.01, gt=0, lt=1, description="The smallest p-value that the calibration rows must allow."
     )
+
+    def base_samples(self, latent_size: int) -> Array:
+        """The noise of the bound, (K, L)."""
+        return noise.base_samples(self.seed, self.num_draws, latent_size)
 
 
 class Recipe(CommandLine):

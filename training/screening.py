@@ -19,7 +19,6 @@ from service.codecs.rows import Marks, Reading, Rows
 from service.codecs.strangest import strangest_cells
 from service.engine import Kind, Precision
 from service.readers.labels import FILE, LABEL, ROW
-from service.scoring import noise
 from service.small_files import replace_file
 from training.datasets import Dataset
 from training.datasets.splits import divide
@@ -121,7 +120,7 @@ def _score(recipe: Recipe, dataset: Dataset, fold: Array, others: Array, run: Pa
     options = recipe.fit.model_copy(update={"exemplars": 0, "steps": min(recipe.fit.steps or EARLY, EARLY)})
     validation, train = (others[part] for part in divide(dataset.rows[others], np.array([VALIDATION]), recipe.fit.seed))
     vae = build(recipe.model, dataset.input, sample(dataset, train, recipe.fit.seed), recipe.fit.seed)
-    base_samples = noise.base_samples(recipe.bound.seed, recipe.bound.num_draws, vae.prior.latent_size)
+    base_samples = recipe.bound.base_samples(vae.prior.latent_size)
     held_out = dataset.rows[validation]
     run.mkdir(parents=True, exist_ok=True)
     rows = training_rows(dataset, train)

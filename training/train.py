@@ -9,7 +9,6 @@ from rich.console import Console
 from torch import Tensor
 
 from service.errors import LowerboundError
-from service.scoring import noise
 from service.storage import Location
 from training.datasets import Dataset, Splits, download, split
 from training.fit import sample, training_rows
@@ -116,5 +115,5 @@ def _untrained(recipe: Recipe, dataset: Dataset, splits: Splits) -> VAE:
 
 def _held_out(recipe: Recipe, dataset: Dataset, splits: Splits, vae: VAE) -> tuple[Tensor, Tensor]:
     """Noise of the held-out bound, (K, L), and the rows that choose the best epoch, (n, *shape)."""
-    base_samples = noise.base_samples(recipe.bound.seed, recipe.bound.num_draws, vae.prior.latent_size)
+    base_samples = recipe.bound.base_samples(vae.prior.latent_size)
     return torch.from_numpy(base_samples), torch.from_numpy(dataset.rows[splits.validation])
