@@ -15,7 +15,7 @@ from service.bundle import ImageInput, TabularInput
 from service.errors import FileError
 from training.model.likelihoods import Likelihood
 from training.model.likelihoods.gaussian import Gaussian
-from training.model.scales import moments
+from training.model.scales import location_and_scale
 
 Network = Callable[..., Any]
 """A module, or a method of one."""
@@ -91,13 +91,9 @@ class Features(nn.Module):
 
     def __init__(self, data: ImageInput | TabularInput, rows: npt.NDArray[Any]) -> None:
         super().__init__()
-        if isinstance(data, ImageInput):
-            size = len(data.features)
-            location, scale = torch.full((size,), data.low), torch.full((size,), data.high - data.low)
-        else:
-            location, scale = moments(rows)
-        self.register_buffer("location", location.double())
-        self.register_buffer("scale", scale.double())
+        location, scale = location_and_scale(data, rows)
+        self.register_buffer("location", location)
+        self.register_buffer("scale", scale)
 
     def forward(self, x: Tensor) -> Tensor:
         standard = (x.flatten(1) - self.location) / self.scale

@@ -1,4 +1,4 @@
-"""The scale of each column of numbers, from its training cells: mean and standard deviation, or an asinh scale."""
+"""The scale of each feature: of a pixel black to white, of numbers what their training cells say."""
 
 import warnings
 from typing import Any
@@ -8,6 +8,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from service.bundle import ImageInput, TabularInput
+
 FAR = 50.0
 """Robust standard deviations beyond which a training cell does not count for its column's scale."""
 
@@ -16,6 +18,14 @@ STRAIGHT = 3.0
 
 REACH = 50.0
 """The limit of u when it becomes x again: e^50 widths lie beyond all data, and their products still fit float64."""
+
+
+def location_and_scale(data: ImageInput | TabularInput, rows: npt.NDArray[Any]) -> tuple[Tensor, Tensor]:
+    """Black and black to white of each pixel, or the `moments` of each column: two float64 tensors of shape (D,)."""
+    if isinstance(data, TabularInput):
+        return moments(rows)
+    low = torch.full((len(data.features),), data.low, dtype=torch.float64)
+    return low, torch.full_like(low, data.high - data.low)
 
 
 def moments(rows: npt.NDArray[Any]) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from service.bundle import ImageInput, TabularInput
 from training.model.likelihoods.likelihood import Likelihood, LikelihoodError
-from training.model.scales import moments, usual_cells
+from training.model.scales import location_and_scale, usual_cells
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -30,13 +30,9 @@ class GaussianFixed(Likelihood):
         super().__init__(data, rows)
         self.num_params = len(data.features)
         self.are_pixels = isinstance(data, ImageInput)
-        if isinstance(data, ImageInput):
-            location = torch.full((self.num_params,), data.low, dtype=torch.float64)
-            scale = torch.full((self.num_params,), data.high - data.low, dtype=torch.float64)
-        elif all(column.type == "numeric" for column in data.columns):
-            location, scale = moments(rows)
-        else:
+        if isinstance(data, TabularInput) and any(column.type == "categorical" for column in data.columns):
             raise LikelihoodError("a Gaussian needs numbers; tables with categories have the likelihood mixed")
+        location, scale = location_and_scale(data, rows)
         self.register_buffer("location", location)
         self.register_buffer("scale", scale)
 
