@@ -23,7 +23,7 @@ def open_run(recipe: Recipe, fingerprint: str) -> Path:
     parent = recipe.runs / recipe.name
     folders = sorted((path for path in parent.glob("*") if path.name.isdecimal()), key=lambda path: int(path.name))
     recorded = [path for path in folders if (path / RECORD).exists()]
-    record = {"recipe": recipe.record(), "data_sha256": fingerprint}
+    record: dict[str, Any] = {"recipe": recipe.record(), "data_sha256": fingerprint}
     if not recipe.resume:
         folder = parent / str(int(folders[-1].name) + 1 if folders else 1)
         folder.mkdir(parents=True)
@@ -32,7 +32,8 @@ def open_run(recipe: Recipe, fingerprint: str) -> Path:
     if not recorded:
         raise RecipeError(f"{parent}: no run to resume")
     folder = recorded[-1]
-    earlier, now = (_fields(run) for run in (json.loads((folder / RECORD).read_text()), record))
+    runs = json.loads((folder / RECORD).read_text()), record
+    earlier, now = (_flatten(run["recipe"]) | {"data_sha256": run["data_sha256"]} for run in runs)
     if differing := sorted(key for key in earlier.keys() | now.keys() if earlier.get(key) != now.get(key)):
         raise RecipeError(f"{folder} was run with another {', '.join(differing)}; give the same, or leave out --resume")
     return folder
@@ -49,10 +50,6 @@ def read_run(folder: Path) -> tuple[Recipe, str]:
         return Recipe.model_validate(record["recipe"]), record["data_sha256"]
     except (OSError, ValueError, KeyError, ValidationError) as error:
         raise RecipeError(f"{folder}: not the folder of a run, <runs>/<name>/<number>: {error}") from error
-
-
-def _fields(record: dict[str, Any]) -> dict[str, object]:
-    return _flatten(record["recipe"]) | {"data_sha256": record["data_sha256"]}
 
 
 def _flatten(values: dict[str, object], prefix: str = "") -> dict[str, object]:
