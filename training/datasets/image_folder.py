@@ -81,7 +81,7 @@ class ImageFolder(Excluding):
             raise FileError(f"{folder}: is one file{remedy}")
         system, root = url_to_fs(str(folder))
         found = (Path(file).relative_to(root) for file in find_below(system, root))
-        files = sorted(folder / file for file in found if _is_visible(file))
+        files = sorted(folder / file for file in found if not any(part.startswith(".") for part in file.parts))
         headers: dict[Path, _Header] = {}
         problems: dict[Path, str] = {}
         for file in _progress(files, "Looking at images"):
@@ -182,10 +182,6 @@ def _smaller(size: tuple[float, ...]) -> str:
     return f"[{height},{width}]"
 
 
-def _is_visible(file: Path) -> bool:
-    return not any(part.startswith(".") for part in file.parts)
-
-
 def _progress(files: list[Path], text: str) -> Iterable[Path]:
     return track(files, text, console=Console(stderr=True), disable=len(files) <= MANY)
 
@@ -204,12 +200,11 @@ def _summary(problems: Mapping[Path, str], folder: Path) -> str:
     for file, reason in problems.items():
         by_reason[reason].append(str(file.relative_to(folder)))
     # Files that are named as pictures first: a user counts on them.
-    reasons = sorted(by_reason.items(), key=lambda item: (not any(map(_is_named_so, item[1])), -len(item[1])))
+    reasons = sorted(
+        by_reason.items(),
+        key=lambda item: (not any(name.lower().endswith(SUFFIXES) for name in item[1]), -len(item[1])),
+    )
     return _first([f"{_first(names)}: {reason}" for reason, names in reasons], "; ")
-
-
-def _is_named_so(file: str) -> bool:
-    return file.lower().endswith(SUFFIXES)
 
 
 def _other_recipe(files: list[Path]) -> str:
@@ -227,18 +222,6 @@ def _first(items: list[str], separator: str = ", ") -> str:
     return separator.join(items[:NAMED]) + more
 
 
-def _by_stem(files: Iterable[Path]) -> dict[Path, list[Path]]:
-    """The files by their paths without the ending."""
-    by_stem: dict[Path, list[Path]] = defaultdict(list)
-    for file in files:
-        by_stem[file.with_suffix("")].append(file)
-    return by_stem
-
-
-def _is_gray(rows: npt.NDArray[np.uint8]) -> bool:
-    return bool((rows == rows[..., :1]).all())
-
-
 def _notes(
     headers: Mapping[Path, _Header], data: ImageInput, rows: npt.NDArray[np.uint8], *, may_be_gray: bool
 ) -> list[str]:
@@ -250,7 +233,7 @@ def _notes(
     if height * width > LARGE:
         option = f"--dataset.size '{_smaller((height, width))}'"
         notes.append(f"pictures of {height:,} × {width:,} pixels take long to train on and to score: {option}")
-    if may_be_gray and data.shape[2:] == (3,) and all(_is_gray(rows[part]) for part in chunks(rows)):
+    if may_be_gray and data.shape[2:] == (3,) and all((rows[p] == rows[p][..., :1]).all() for p in chunks(rows)):
         notes.append(
             "all pictures are RGB of three equal channels; --dataset.color gray makes them grey, and is faster"
         )
@@ -258,7 +241,10 @@ def _notes(
         notes.append(
             f"{gray:,} of {len(headers):,} pictures are grey and become RGB; --dataset.color gray makes all grey"
         )
-    pairs = [names for names in _by_stem(headers).values() if len(names) > 1]
+    by_stem: dict[Path, list[Path]] = defaultdict(list)
+    for file in headers:
+        by_stem[file.with_suffix("")].append(file)
+    pairs = [names for names in by_stem.values() if len(names) > 1]
     if 4 * len(pairs) > len(headers):
         shown = " and ".join(name.name for name in pairs[0])
         notes.append(f"{len(pairs):,} names have several pictures, as {shown}; keep masks and copies in another folder")
