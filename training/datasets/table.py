@@ -4,6 +4,7 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -102,14 +103,15 @@ class Table(Excluding):
         data = self._schema(files, decisions)
         reasons = {decision.name: decision.reason for decision in decisions}
         notes = (*files.notes(data, told=self.encoding is not None), *fold_notes(decisions))
-        return self._read(files, data, keep, reasons, notes, training=True)
+        dataset = self._read(files, data, keep, training=True)
+        return replace(dataset, reasons=reasons, notes=notes + dataset.notes)
 
     def load_rows(self, path: Path | None, data: ImageInput | TabularInput) -> Dataset:
         """Cells are read by the rules of the model's columns; nothing is inferred."""
         if not isinstance(data, TabularInput):
             raise FileError(f"{path}: a table, where the model takes images")
         files = self._open(path, data)
-        return self._read(files, data, kept_rows(files, self.exclude, self.exclude_labels), {}, ())
+        return self._read(files, data, kept_rows(files, self.exclude, self.exclude_labels))
 
     def load_labels(self, path: Path | None, name: str) -> npt.NDArray[np.bool_]:
         """Labels are a column."""
@@ -244,14 +246,7 @@ class Table(Excluding):
         ]
 
     def _read(
-        self,
-        files: TableFiles,
-        data: TabularInput,
-        keep: npt.NDArray[np.bool_],
-        reasons: dict[str, str],
-        notes: tuple[str, ...],
-        *,
-        training: bool = False,
+        self, files: TableFiles, data: TabularInput, keep: npt.NDArray[np.bool_], *, training: bool = False
     ) -> Dataset:
         """Read the cells of all rows by the rules of the columns.
 
@@ -278,14 +273,12 @@ class Table(Excluding):
         if problems:
             raise TableError(problems, {})
         derive_columns(by_column.T, data)
-        if training:
-            notes += tuple(doubt_rows(columns, by_column, files.place))
+        doubts = doubt_rows(columns, by_column, files.place) if training else ()
         kept, excluded = np.flatnonzero(keep), np.flatnonzero(~keep)
         return Dataset(
             data.model_copy(update={"columns": tuple(columns)}),
             _transposed(by_column, None if keep.all() else kept),
-            reasons=reasons,
-            notes=notes + tuple(infinite),
+            notes=(*doubts, *infinite),
             numbers=None if keep.all() else kept,
             excluded=Excluded(_transposed(by_column, excluded), excluded) if len(excluded) else None,
         )
