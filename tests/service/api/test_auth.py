@@ -7,9 +7,8 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from subprocess import CompletedProcess
 from types import FrameType
 from typing import Any
 
@@ -20,8 +19,7 @@ from service.api.auth import SHORTEST, ApiKeyMiddleware, is_loopback, read_keys
 from service.api.problem_details import PROBLEM_MEDIA_TYPE
 from service.errors import KeysError
 from tests.conftest import run_server
-
-Refused = Callable[..., CompletedProcess[str]]
+from tests.service.conftest import Refused
 
 OLD, NEW, THIRD = "old-key-0123456789abcdef", "new/key+0123456789abcdef==", "third.key_0123456789~abcdef"
 PAGE = "https://page.example"

@@ -6,7 +6,6 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from typing import Any
 
 import httpx
@@ -16,10 +15,10 @@ import pytest
 from PIL import Image
 
 from service.bundle import BOUNDS, Bundle
+from tests.conftest import Serve
 from tests.service.http_client import ARROW, JSON, NPY, Array, arrow, npy
 
 Answer = dict[str, bytes]
-Serve = Callable[..., AbstractContextManager[httpx.Client]]
 
 COLUMNS = (*BOUNDS, "score", "p_value")
 READING = threading.Lock()  # NumPy reads headers by ast.parse, which Python 3.11 cannot do in two threads at once.

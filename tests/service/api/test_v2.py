@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,11 @@ import tritonclient.http.aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
 from service.bundle import BOUNDS, Bundle
+from tests.conftest import Serve
 from tests.service import http_client
 from tests.service.protocol_client import address, tensor, wanted
 
 Array = npt.NDArray[Any]
-Serve = Callable[..., AbstractContextManager[httpx.Client]]
 
 OUTPUTS = [*BOUNDS, "score", "p_value"]
 LENGTH = "Inference-Header-Content-Length"

@@ -4,9 +4,8 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from typing import Any
 
 import httpx
@@ -16,10 +15,10 @@ import pytest
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
+from tests.conftest import Serve
 from tests.service.protocol_client import address, tensor, wanted
 
 Array = npt.NDArray[Any]
-Serve = Callable[..., AbstractContextManager[httpx.Client]]
 
 LENGTH = "Inference-Header-Content-Length"
 JSON = "application/json"

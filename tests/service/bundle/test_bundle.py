@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from subprocess import CompletedProcess
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,9 +27,9 @@ from service.errors import BundleError
 from service.inference import Limits
 from service.storage import DEFAULT_REPOSITORY
 from tests.service.bundle_versions import edit, replace
+from tests.service.conftest import Refused
 
 Table = tuple[Manifest, dict[str, bytes]]
-Refused = Callable[..., CompletedProcess[str]]
 
 LIMITS = Limits(max_batch=64, max_queue=1024, max_draws=64, engine_threads=1, engine_timeout=30)
 DAMAGED_JSON = {

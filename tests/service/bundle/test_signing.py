@@ -4,10 +4,8 @@ import os
 import resource
 import shutil
 import subprocess
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -27,8 +25,7 @@ from service.bundle.signing import sign
 from service.cli import main
 from service.errors import BundleError, KeysError
 from tests.conftest import run_server
-
-Refused = Callable[..., CompletedProcess[str]]
+from tests.service.conftest import Refused
 
 
 @dataclass(frozen=True)

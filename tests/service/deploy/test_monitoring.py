@@ -7,7 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import service
 from service.bundle import Bundle
-from tests.conftest import wait_until
+from tests.conftest import Serve, wait_until
 
 until = partial(wait_until, seconds=60, ignoring=httpx.HTTPError)
 
-Serve = Callable[..., AbstractContextManager[httpx.Client]]
 
 FOLDER = Path(service.__file__).parent / "deploy" / "monitoring"
 ALERTS = FOLDER / "alerts.yaml"

@@ -3,8 +3,6 @@
 import asyncio
 import math
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +17,7 @@ from service.bundle import Bundle
 from service.inference import Report
 from service.observability.metrics import INTERVAL, Telemetry, _Histogram
 from service.scoring import Martingale
-from tests.conftest import run_server, samples
-
-Serve = Callable[..., AbstractContextManager[httpx.Client]]
+from tests.conftest import Serve, run_server, samples
 
 OPENMETRICS = {"Accept": openmetrics.exposition.CONTENT_TYPE_LATEST}
 
