@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -35,12 +34,6 @@ def client(digits: httpx.Client) -> Iterator[triton.InferenceServerClient]:
 
 
 send_request = partial(http_client.send_request, binary=True)
-
-
-@pytest.fixture(scope="module")
-def several(serve: Serve, several_models: Path) -> Iterator[httpx.Client]:
-    with serve("--models", str(several_models), "--engine-threads", "1") as client:
-        yield client
 
 
 def columns(result: triton.InferResult) -> dict[str, Array]:

@@ -19,6 +19,7 @@ from hypothesis.extra import numpy as arrays
 from service.codecs.compression import check_encoding, decompress
 from service.codecs.oip import DATATYPES, datatype, read_raw, read_request, write_answer
 from service.errors import EncodingError, InvalidError, MalformedError, RequestError, TooLargeError
+from tests.service.protocol_client import tensor
 
 Array = npt.NDArray[Any]
 
@@ -28,11 +29,6 @@ tensors = st.sampled_from(list(DATATYPES.values())).flatmap(lambda dtype: arrays
 
 def same(first: Array, second: Array) -> bool:
     return (first.dtype, first.shape, first.tobytes()) == (second.dtype, second.shape, second.tobytes())
-
-
-def tensor(name: str, array: Array, *, binary: bool) -> triton.InferInput:
-    made = triton.InferInput(name, list(array.shape), datatype(array.dtype.name))
-    return made.set_data_from_numpy(array, binary_data=binary)
 
 
 def document(**changes: Any) -> dict[str, Any]:
@@ -63,7 +59,7 @@ def assert_refused(body: bytes, length: int | None, kind: type[RequestError], pl
 @given(st.lists(tensors, min_size=1, max_size=4), st.data())
 def test_what_the_client_writes_is_read(sent: list[Array], data: st.DataObject) -> None:
     ways = [data.draw(st.booleans()) for _ in sent]
-    inputs = [tensor(f"input {i}", array, binary=way) for i, (array, way) in enumerate(zip(sent, ways, strict=True))]
+    inputs = [tensor(array, f"input {i}", binary=way) for i, (array, way) in enumerate(zip(sent, ways, strict=True))]
     body, length = triton.InferenceServerClient.generate_request_body(inputs, request_id="é7", parameters={"seed": 3})
     read = read_request(body, length)
     assert (read.id, read.parameters) == ("é7", {"binary_data_output": True, "seed": 3})
@@ -137,7 +133,7 @@ def test_any_bytes_are_read_or_refused(body: bytes, length: int | None) -> None:
 @given(st.data())
 def test_a_damaged_request_is_read_or_refused(data: st.DataObject) -> None:
     body, length = triton.InferenceServerClient.generate_request_body(
-        [tensor("x", np.arange(6.0).reshape(2, 3), binary=True), tensor("y", np.arange(3), binary=False)]
+        [tensor(np.arange(6.0).reshape(2, 3), "x"), tensor(np.arange(3), "y", binary=False)]
     )
     at = data.draw(st.integers(0, len(body) - 1))
     damaged = body[:at] + data.draw(st.binary(max_size=3)) + body[at + 1 :]

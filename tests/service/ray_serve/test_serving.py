@@ -11,8 +11,7 @@ import pytest
 import ray
 import yaml
 
-from service.bundle import Bundle, read_bundle, write_bundle
-from service.storage import DEFAULT_REPOSITORY
+from service.bundle import Bundle, write_bundle
 from tests.conftest import wait_until
 from tests.service.load import ONE, RIGHT, Load
 from tests.service.ray_serve.machines import FOLDER, Machines, machines
@@ -31,11 +30,6 @@ Deploy = Callable[..., None]
 def cluster() -> Iterator[Machines]:
     with machines(2) as found:
         yield found
-
-
-@pytest.fixture(scope="module")
-def bundle() -> Bundle:
-    return read_bundle(DEFAULT_REPOSITORY / "digits" / "1")
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +66,11 @@ def score(url: str) -> httpx.Response:
 
 
 def test_another_version_takes_over_under_load(
-    cluster: Machines, deploy: Deploy, tmp_path: Path, bundle: Bundle
+    cluster: Machines, deploy: Deploy, tmp_path: Path, digits_bundle: Bundle
 ) -> None:
     for version in (1, 2):
-        manifest = bundle.manifest.model_copy(update={"version": version})
-        write_bundle(tmp_path / str(version), manifest, bundle.files)
+        manifest = digits_bundle.manifest.model_copy(update={"version": version})
+        write_bundle(tmp_path / str(version), manifest, digits_bundle.files)
     deploy({"models": str(tmp_path / "1")})
     answer = score(cluster.url)
     assert answer.headers["Lowerbound-Version"] == "1"
