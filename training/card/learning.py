@@ -70,7 +70,7 @@ def _projection(inputs: CardInputs, mean: Array) -> Picture:
     share = float(np.sum(((mean - centre) @ directions.T).var(0)) / max(mean.var(0).sum(), 1e-300))
     clouds = {
         "draws from the prior": (inputs.prior[: len(mean)] - centre) @ directions.T,
-        "test rows": (inputs.encode(rows) - centre) @ directions.T,
+        "test rows": (mean[rows] - centre) @ directions.T,
         "p-value ≤ 5 %": (inputs.encode(unusual) - centre) @ directions.T if unusual.size else np.empty((0, 2)),
     }
     return Picture(
