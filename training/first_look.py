@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
-from pydantic_settings import CliApp, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
 from service.bundle import NumericColumn, TabularInput
-from service.cli import CommandLine, problems
+from service.cli import CommandLine, parse, problems
 from service.errors import FileError, printable
 from service.readers.times import render_time
 from service.storage import Location
@@ -69,7 +69,7 @@ def takes_long(recipe: str, arguments: Sequence[str]) -> bool:
 def _asked(recipe: str, arguments: Sequence[str]) -> FirstLook:
     file, values = read_values(recipe)
     try:
-        return CliApp.run(FirstLook, cli_args=list(arguments), **values)
+        return parse(FirstLook, list(arguments), **values)
     except ValidationError as error:
         raise RecipeError(f"{file}: {problems(error)}") from error
 
