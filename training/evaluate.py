@@ -125,7 +125,7 @@ def evaluate(options: Evaluation) -> Report:
         "device": engine.device,
         "rows": len(rows.x),
         "rows_without_finite_bound": int((~finite).sum()),
-        "mean_bounds": _means(held_out, finite),
+        "mean_bounds": {n: float(mean) for n in BOUNDS if np.isfinite(mean := held_out[n][finite].mean())},
         "likelihood": _likelihood(engine, rows.x[finite], base_samples),
     }
     normal = ~rows.anomalous if rows.anomalous is not None else np.ones(len(rows.x), bool)
@@ -198,11 +198,6 @@ def _scores(bundle: Bundle, engine: Engine, x: Array, finite: Array) -> dict[str
 def _p_values(bundle: Bundle, score: str, values: Array, x: Array) -> Array:
     """The p-values of rows x by one of their scores, as `/elbo` answers them; NaN where a row has none."""
     return HeldOutScores.read(score, bundle.calibration[score], bundle.missing_cells).p_values(values, x)
-
-
-def _means(held_out: dict[str, Array], finite: Array) -> dict[str, float]:
-    means = {name: held_out[name][finite].mean() for name in BOUNDS}
-    return {name: float(mean) for name, mean in means.items() if np.isfinite(mean)}
 
 
 def _likelihood(engine: Engine, x: Array, base_samples: Array) -> Report:
