@@ -27,7 +27,7 @@ from service.small_files import replace_file
 from service.storage import Location
 from training.datasets import Dataset, Source, download, split
 from training.evaluation.baselines import BASELINES, baseline_scores
-from training.evaluation.bounds import bounds, compute, log_evidence, score_columns, surprise
+from training.evaluation.bounds import compute, log_evidence, score_columns, surprise
 from training.evaluation.detection import LEVELS, detection_figures
 from training.recipes import Recipe
 
@@ -114,18 +114,20 @@ def evaluate(options: Evaluation) -> Report:
     engine = OnnxEngine(manifest.graphs, bundle.files, options.device)
     rows = find_rows(bundle, options)
 
-    held_out = bounds(engine, rows.x, bundle.calibration["noise"])
-    finite = finite_bounds(held_out)
+    refine = manifest.calibration.refine
+    columns = score_columns(engine, manifest.graphs, rows.x, bundle.calibration["noise"], refine)
+    finite = finite_bounds(columns)
     if not finite.any():
         raise EvaluationError("every row is too far from the training data for a finite bound")
     base_samples = noise.base_samples(manifest.seed, options.num_draws, manifest.latent_size)
-    by_score = _scores(bundle, engine, rows.x, finite)
+    made = scores(columns)
+    by_score = {name: np.where(finite, made[name], math.inf) for name in manifest.scores}
     report: Report = {
         "bundle": {"name": manifest.name, "version": manifest.version, "sha256": bundle.digest},
         "device": engine.device,
         "rows": len(rows.x),
         "rows_without_finite_bound": int((~finite).sum()),
-        "mean_bounds": {n: float(mean) for n in BOUNDS if np.isfinite(mean := held_out[n][finite].mean())},
+        "mean_bounds": {n: float(mean) for n in BOUNDS if np.isfinite(mean := columns[n][finite].mean())},
         "likelihood": _likelihood(engine, rows.x[finite], base_samples),
     }
     normal = ~rows.anomalous if rows.anomalous is not None else np.ones(len(rows.x), bool)
@@ -140,7 +142,7 @@ def evaluate(options: Evaluation) -> Report:
             report["baselines"] = _baselines(manifest.input, rows.train, rows.x, rows.anomalous)
     if "explain" in manifest.graphs:
         default = by_score[manifest.default_score]
-        report["strangest"] = _strangest(bundle, engine, rows, default, held_out["elbo"], finite)
+        report["strangest"] = _strangest(bundle, engine, rows, default, columns["elbo"], finite)
     return report
 
 
@@ -186,13 +188,6 @@ def find_rows(bundle: Bundle, options: Evaluation) -> Rows:
     if anomalous is not None and anomalous.all() == anomalous.any():
         raise EvaluationError(f"{options.label}: all {len(x)} rows to evaluate have the same label")
     return Rows(x, numbers, anomalous, train)
-
-
-def _scores(bundle: Bundle, engine: Engine, x: Array, finite: Array) -> dict[str, Array]:
-    """Every calibrated score of rows x; infinite for rows without finite bounds."""
-    manifest = bundle.manifest
-    made = scores(score_columns(engine, manifest.graphs, x, bundle.calibration["noise"], manifest.calibration.refine))
-    return {name: np.where(finite, made[name], math.inf) for name in manifest.scores}
 
 
 def _p_values(bundle: Bundle, score: str, values: Array, x: Array) -> Array:

@@ -103,10 +103,10 @@ def score_columns(
     if "scores" in graphs:
         columns |= compute(engine, "scores", {"x": x})
     if refine:
-        finite = finite_bounds(columns)
         columns["regret"] = np.full(len(x), np.nan)
-        amortised = {name: columns[name][finite] for name in BOUNDS}
-        columns["regret"][finite] = refined(engine, x[finite], base_samples, refine, amortised)["regret"]
+        if (finite := finite_bounds(columns)).any():
+            amortised = {name: columns[name][finite] for name in BOUNDS}
+            columns["regret"][finite] = refined(engine, x[finite], base_samples, refine, amortised)["regret"]
     return columns
 
 

@@ -1,4 +1,4 @@
-"""Large rows are computed few at once."""
+"""Large rows are computed few at once, and rows without a finite bound are not refined."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -6,9 +6,9 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 
-from service.bundle import Array
+from service.bundle import BOUNDS, Array
 from service.engine import Kind, Precision
-from training.evaluation.bounds import compute
+from training.evaluation.bounds import compute, score_columns
 from training.publish import verified
 
 
@@ -37,6 +37,18 @@ def test_large_rows_are_computed_few_at_once(shape: tuple[int, ...], draws: int,
     answer = compute(engine, "elbo", {"x": x}, np.zeros((draws, 2)))
     assert sorted(engine.sizes, reverse=True) == sizes
     np.testing.assert_array_equal(answer["elbo"], np.arange(70))
+
+
+class Lost(Echo):
+    """An engine that has no finite bound for any row."""
+
+    def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        return dict.fromkeys(BOUNDS, np.full(len(inputs["x"]), -np.inf))
+
+
+def test_rows_without_a_finite_bound_have_no_regret() -> None:
+    columns = score_columns(Lost(), ["elbo", "refine"], np.zeros((3, 2)), np.zeros((4, 2)), refine=2)
+    np.testing.assert_array_equal(columns["regret"], np.full(3, np.nan))
 
 
 @pytest.mark.parametrize(
