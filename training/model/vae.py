@@ -11,14 +11,13 @@ Everything is in nats, and log p(x) is the log-density of x in data units. Netwo
 features, latents and draws in float64, since differences between bounds are what people look at.
 """
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from training.model.likelihoods import Likelihood
-from training.model.priors import Prior
+from training.model.priors import LOG_2PI, Prior
 
 LOG_VARIANCE_RANGE = (-10.0, 4.0)
 """The range of log σ²: the bound is exact for any σ, but outside this range the gradient would be useless."""
@@ -129,4 +128,4 @@ def log_normal(noise: Tensor, log_variance: Tensor) -> Tensor:
         noise: ε, (K, L) or (B, K, L).
         log_variance: Log σ², (B, L).
     """
-    return -0.5 * (noise**2 + math.log(2 * math.pi) + log_variance[:, None])
+    return -0.5 * (noise**2 + LOG_2PI + log_variance[:, None])
