@@ -135,8 +135,7 @@ class Encoder(nn.Module):
         return tuple(answer.values() if isinstance(answer, Mapping) else answer)
 
     def _as_theirs(self, standard: Tensor) -> Tensor:
-        x = (standard * self.scale + self.location).float()
-        x = x.unflatten(1, self.shape)
+        x = (standard * self.scale + self.location).float().unflatten(1, self.shape)
         if self.channels_first:
             # One channel is not moved: its strides would look like those of channels last, and stay so in convolutions.
             x = x.unsqueeze(1) if len(self.shape) == 2 else x.movedim(3, 1).contiguous()

@@ -92,7 +92,7 @@ def export_vae(
     density = _likelihood(likelihood, dataset.input, rows)
     features = Features(dataset.input, rows)
     channels_first = has_channels_first(np.shape(data))
-    theirs, other = as_module("encoder", encoder), as_module("decoder", decoder)
+    encoder_module, decoder_module = as_module("encoder", encoder), as_module("decoder", decoder)
     origin = Origin(
         name,
         likelihood if isinstance(likelihood, str) else type(likelihood).__name__.lower(),
@@ -101,9 +101,9 @@ def export_vae(
         {"encoder": _name_of(encoder), "decoder": _name_of(decoder)},
     )
     repository = open_repository(out if "://" in str(out) else Path(out))
-    with in_evaluation(theirs, other):
-        own_encoder = Encoder(theirs, dataset.input, features, channels_first)
-        own_decoder = Decoder(apart(other, theirs), dataset.input, density, channels_first)
+    with in_evaluation(encoder_module, decoder_module):
+        own_encoder = Encoder(encoder_module, dataset.input, features, channels_first)
+        own_decoder = Decoder(apart(decoder_module, encoder_module), dataset.input, density, channels_first)
         latent_size = own_encoder.latent_size()
         own_decoder.check(latent_size)
         chosen = StandardNormal(latent_size, 0) if isinstance(prior, str) else prior
