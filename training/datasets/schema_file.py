@@ -23,21 +23,21 @@ _HEAD = """\
 
 
 @dataclass(frozen=True)
-class Told:
+class SchemaFile:
     """What a schema file says.
 
     Attributes:
         names: The columns, in order.
-        complete: Those of which everything is said.
+        complete: Those of which everything is said, by name.
         declared: The types of the others.
     """
 
     names: tuple[str, ...]
-    complete: tuple[Column, ...]
+    complete: dict[str, Column]
     declared: Mapping[str, Literal["numeric", "categorical"]]
 
 
-def read_schema(path: Path) -> Told:
+def read_schema(path: Path) -> SchemaFile:
     """Read a schema file.
 
     Raises:
@@ -51,7 +51,7 @@ def read_schema(path: Path) -> Told:
     if not isinstance(entries, list) or not entries:
         raise FileError(f"{path}: must have a list of columns")
     names: list[str] = []
-    complete: list[Column] = []
+    complete: dict[str, Column] = {}
     declared: dict[str, Literal["numeric", "categorical"]] = {}
     for entry in entries:
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
@@ -64,12 +64,12 @@ def read_schema(path: Path) -> Told:
             declared[entry["name"]] = fields["type"]
             continue
         try:
-            complete.append(_COLUMN.validate_python(fields))
+            complete[entry["name"]] = _COLUMN.validate_python(fields)
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"]))
             raise FileError(f"{path}, column {entry['name']!r}: {field}: {first['msg']}") from error
-    return Told(tuple(names), tuple(complete), declared)
+    return SchemaFile(tuple(names), complete, declared)
 
 
 def write_schema(path: Path, data: TabularInput, reasons: Mapping[str, str]) -> None:

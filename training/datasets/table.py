@@ -29,7 +29,7 @@ from service.readers.numbers import NUMBER
 from service.readers.tables import open_tables
 from service.readers.times import WEEKDAYS, derive, derive_columns
 from training.datasets.exclusions import Excluding, kept_rows
-from training.datasets.schema_file import read_schema
+from training.datasets.schema_file import SchemaFile, read_schema
 from training.datasets.source import Dataset, Excluded, allocate, as_labels, chunks
 from training.datasets.table_files import TableFiles
 from training.schema import Decision, Options, Problem, doubt_rows, find_stray_rows, fold_notes, infer_table, refused
@@ -136,9 +136,8 @@ class Table(Excluding):
         without = dict.fromkeys(self.drop, "dropped, as asked")
         without |= {name: "pandas' index" for name in files.index if name not in self.columns}
         without |= {condition.partition("=")[0]: "says which rows are excluded" for condition in self.exclude}
-        told = read_schema(self.schema_file) if self.schema_file else None
-        declared = {**(told.declared if told else {}), **self.columns}
-        if told:
+        told = read_schema(self.schema_file) if self.schema_file else SchemaFile((), {}, {})
+        if self.schema_file:
             without |= {name: "not in the schema" for name in files.names if name not in told.names}
             files.check(told.names, "schema")
         files.check(self.drop, "drop")
@@ -155,7 +154,7 @@ class Table(Excluding):
 
         text = files.tables[0].text
         options = Options(
-            declared,
+            {**told.declared, **self.columns},
             self.max_categories,
             self._markers,
             self.decimal,
@@ -163,14 +162,14 @@ class Table(Excluding):
             self.day_first,
             text.delimiter if text else None,
         )
-        complete = {column.name: column for column in told.complete} if told else {}
         names = list(dict.fromkeys(files.names))
         if files.names.count("") > 1 and files.has_empty_nameless(self._markers):
             without[""] = "columns without a name and without a value"
         wrong = _wrong_names(files, without)
-        inferred = [name for name in names if name not in without | complete | wrong]
+        known = {*without, *told.complete, *wrong}
+        inferred = [name for name in names if name not in known]
         found = {decision.name: decision for decision in infer_table(inferred, read, options)}
-        found |= {name: Decision(name, column, "as the schema says") for name, column in complete.items()}
+        found |= {name: Decision(name, column, "as the schema says") for name, column in told.complete.items()}
         found |= {name: refused(name, Problem(detail, "drop", (name,))) for name, detail in wrong.items()}
         found |= {name: Decision(name, None, reason) for name, reason in without.items()}
         if "" in found and found[""].column:
