@@ -25,7 +25,8 @@ def _reconstructions(inputs: CardInputs, data: ImageInput) -> Section:
     rows = inputs.ranked(2 * PAIRS)
     observed = pictures.shades(inputs.test[rows], data)
     expected = pictures.shades(inputs.decode(inputs.encode(rows)), data)
-    lines = [tiles[i : i + PAIRS] for i in range(0, len(rows), PAIRS) for tiles in (observed, expected)]
+    filled = [np.pad(tiles, ((0, -len(tiles) % PAIRS), (0, 0), (0, 0), (0, 0))) for tiles in (observed, expected)]
+    lines = [tiles[i : i + PAIRS] for i in range(0, len(rows), PAIRS) for tiles in filled]
     return Section(
         "reconstructions",
         "Reconstructions",
@@ -34,7 +35,7 @@ def _reconstructions(inputs: CardInputs, data: ImageInput) -> Section:
         pictures=[
             Picture(
                 "reconstructions",
-                pictures.grid(np.concatenate([_full(line) for line in lines]), PAIRS),
+                pictures.grid(np.concatenate(lines), PAIRS),
                 f"{len(rows)} test images, each above what the model expects there.",
                 "In turn a line of test images x and, below it, E[x|z] at the mean of their posteriors.",
                 pixels=True,
@@ -122,8 +123,3 @@ def _strangest(inputs: CardInputs, data: ImageInput) -> Section:
 def _pixels(values: Array, data: ImageInput) -> Array:
     """Numbers of features, (n, *shape), summed over the channels: (n, height, width)."""
     return values.reshape(len(values), *data.shape[:2], -1).sum(-1)
-
-
-def _full(line: Array) -> Array:
-    """A line of at most PAIRS tiles, filled up with empty ones."""
-    return np.concatenate([line, np.zeros((PAIRS - len(line), *line.shape[1:]), line.dtype)])
