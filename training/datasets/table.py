@@ -154,13 +154,13 @@ class Table(Excluding):
 
         text = files.tables[0].text
         options = Options(
-            {**told.declared, **self.columns},
-            self.max_categories,
-            self._markers,
-            self.decimal,
-            self.thousands,
-            self.day_first,
-            text.delimiter if text else None,
+            columns={**told.declared, **self.columns},
+            max_categories=self.max_categories,
+            missing=self._markers,
+            decimal=self.decimal,
+            thousands=self.thousands,
+            day_first=self.day_first,
+            delimiter=text.delimiter if text else None,
         )
         names = list(dict.fromkeys(files.names))
         if files.names.count("") > 1 and files.has_empty_nameless(self._markers):

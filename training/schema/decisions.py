@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import pyarrow as pa
 
-from service.bundle import MISSING, CategoricalColumn, Category, Column
+from service.bundle import CategoricalColumn, Category, Column
 from service.readers.numbers import FORMATS, Format
 
 _TOLD = 3
@@ -33,13 +33,13 @@ class Options:
         delimiter: Of the first file, where it is text.
     """
 
-    columns: dict[str, Declared] = field(default_factory=dict)
-    max_categories: int = 64
-    missing: tuple[str, ...] = MISSING
-    decimal: Literal[".", ","] | None = None
-    thousands: Literal["", ",", ".", " ", "'"] | None = None
-    day_first: bool | None = None
-    delimiter: str | None = None
+    columns: dict[str, Declared]
+    max_categories: int
+    missing: tuple[str, ...]
+    decimal: Literal[".", ","] | None
+    thousands: Literal["", ",", ".", " ", "'"] | None
+    day_first: bool | None
+    delimiter: str | None
 
     @property
     def formats(self) -> tuple[Format, ...]:
