@@ -9,7 +9,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ class Progress:
     """Where a run stands; kept beside each checkpoint."""
 
     recipe: FitRecipe
-    history: list[Epoch] = field(default_factory=list)
+    history: list[Epoch]
 
     @property
     def best(self) -> Epoch | None:
