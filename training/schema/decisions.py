@@ -130,7 +130,7 @@ def categorical(name: str, values: list[Category], reason: str) -> Decision:
 
 
 def unless_constant(
-    decision: Decision, distinct: int, cells: pa.Array, declared: Declared | None, missing: int = 0
+    decision: Decision, distinct: int, cells: pa.Array, declared: Declared | None, missing: int
 ) -> Decision:
     """Leave out a column without values or, where it is not declared, with one alone beside `missing` cells."""
     if distinct == 0:
