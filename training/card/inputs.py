@@ -10,7 +10,7 @@ import numpy as np
 from service.bundle import Array, Manifest, TabularInput
 from service.engine import Engine, fitting
 from service.scoring import noise, p_values
-from training.evaluation.bounds import bounds, compute, surprise
+from training.evaluation.bounds import compute, surprise
 from training.fit import Epoch
 
 MOST_ROWS = 1000
@@ -122,9 +122,9 @@ class CardInputs:
 
     def surprise(self, rows: Array) -> dict[str, Array]:
         """How strange each cell of these test rows of a table is, and what was expected there, (n, D) each."""
-        x, base_samples, data = self.test[rows], self.calibration["noise"], self.manifest.input
+        data, elbo = self.manifest.input, -self.scores["negative_elbo"][rows]
         assert isinstance(data, TabularInput)  # noqa: S101 - pictures have no cells
-        return surprise(self.engine, x, base_samples, bounds(self.engine, x, base_samples)["elbo"], data)
+        return surprise(self.engine, self.test[rows], self.calibration["noise"], elbo, data)
 
     def encode(self, rows: Array) -> Array:
         """Posterior means of these test rows, (n, L)."""
