@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from service.bundle import ImageInput, TabularInput
-from training.model.likelihoods.gaussian import GaussianShared, resolution
+from training.model.likelihoods.gaussian import GaussianShared, resolutions
 from training.model.likelihoods.likelihood import LikelihoodError
-from training.model.scales import AsinhScale, usual_cells
+from training.model.scales import AsinhScale
 
 
 class AsinhGaussian(GaussianShared):
@@ -36,8 +36,7 @@ class AsinhGaussian(GaussianShared):
         asinh = AsinhScale(rows)
         super().__init__(data, asinh(torch.from_numpy(np.asarray(rows, np.float64))).numpy())
         self.asinh = asinh
-        step = torch.tensor([resolution(column) for column in usual_cells(np.asarray(rows, np.float64)).T])
-        self.log_floor.copy_(self.floor(step / asinh.width).log())
+        self.log_floor.copy_(self.floor(resolutions(rows) / asinh.width).log())
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
         slope = self.asinh.log_slope(x)

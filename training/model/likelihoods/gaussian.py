@@ -104,7 +104,7 @@ class _GaussianAboveFloor(GaussianFixed):
             step = torch.full_like(self.scale, 1.0 if data.dtype == "uint8" else 0.0)
             spread = float(np.std(rows)) / (data.high - data.low)
         else:
-            step = torch.tensor([resolution(column) for column in usual_cells(np.asarray(rows, np.float64)).T])
+            step = resolutions(rows)
             spread = 1.0
         floor = self.floor(step)
         floor = floor[:1] if self.are_pixels else floor  # They have the same.
@@ -163,6 +163,11 @@ class GaussianHeteroscedastic(_GaussianAboveFloor):
     def normal(self, params: Tensor) -> tuple[Tensor, Tensor]:
         mean, free = params.chunk(2, dim=-1)
         return mean, self.above_floor((free + self.start).clamp(max=self.CEILING))
+
+
+def resolutions(rows: npt.NDArray[Any]) -> Tensor:
+    """The `resolution` of each column's usual cells, (D,), for rows (N, D)."""
+    return torch.tensor([resolution(column) for column in usual_cells(np.asarray(rows, np.float64)).T])
 
 
 def resolution(column: npt.NDArray[np.float64]) -> float:
