@@ -58,18 +58,21 @@ class Excluding(Source):
         )
 
 
-def kept_rows(files: TableFiles, conditions: Sequence[str], labels: Path | None) -> npt.NDArray[np.bool_]:
+def kept_rows(
+    files: TableFiles, conditions: Sequence[str], labels: Path | None, *, training: bool = False
+) -> npt.NDArray[np.bool_]:
     """Which rows are not excluded, (N,).
 
-    The conditions, as `is_fraud=1`, and a file of labels say which are.
+    The conditions, as `is_fraud=1`, and a file of labels say which are. Rows for evaluation need not have the column of
+    a condition, nor a row that it holds for.
 
     Raises:
-        FileError: A condition is of another form; or one, or the labels, hold for no row, or leave none; or the labels
-            cannot be read.
+        FileError: A condition is of another form; or one, in training, or the labels hold for no row; or they leave
+            none; or the labels cannot be read.
     """
     keep = np.ones(files.num_rows, bool)
     for condition in conditions:
-        keep &= ~_rows_where(files, condition)
+        keep &= ~_rows_where(files, condition, training=training)
     if labels is not None:
         keep &= ~_labelled(files, labels)
     if not keep.any() and files.num_rows:
@@ -77,16 +80,18 @@ def kept_rows(files: TableFiles, conditions: Sequence[str], labels: Path | None)
     return keep
 
 
-def _rows_where(files: TableFiles, condition: str) -> npt.NDArray[np.bool_]:
+def _rows_where(files: TableFiles, condition: str, *, training: bool) -> npt.NDArray[np.bool_]:
     name, sign, value = condition.partition("=")
     if not sign:
         raise FileError(f"exclude: {condition!r} is not of the form column=value")
+    if not training and name not in files.names:
+        return np.zeros(files.num_rows, bool)
     files.check([name], "exclude")
     texts = trimmed(files.read(name).cast(pa.string()))
     encoded = texts.combine_chunks().dictionary_encode()
     distinct = encoded.dictionary.to_pylist()
     same = [i for i, text in enumerate(distinct) if _same(text, value)]
-    if not same:
+    if training and not same:
         shown = ", ".join(map(repr, distinct[:8])) + (", ..." if len(distinct) > 8 else "")
         raise FileError(f"{files.path}: exclude: no row has {condition}; {name!r} is one of {shown}")
     return np.isin(encoded.indices.fill_null(-1).to_numpy(), same)

@@ -98,7 +98,7 @@ class Table(Excluding):
 
     def load(self, path: Path | None) -> Dataset:
         files = self._open(path)
-        keep = kept_rows(files, self.exclude, self.exclude_labels)
+        keep = kept_rows(files, self.exclude, self.exclude_labels, training=True)
         decisions = self._decide(files, keep)
         data = self._schema(files, decisions)
         reasons = {decision.name: decision.reason for decision in decisions}

@@ -44,6 +44,20 @@ def test_labels_of_a_table(labels: Any, tmp_path: Path) -> None:
         Table().load_labels(path, "od")
 
 
+def test_rows_for_evaluation_need_no_row_that_training_would_exclude(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.csv", "size,odd,bad\n" + "".join(f"{n / 3},{n % 2},{int(n == 7)}\n" for n in range(40)))
+    source = Table(exclude=("bad=1",), drop=("odd",))
+    data = source.load(path).input
+    normal = write(tmp_path / "normal.csv", "size,odd,bad\n0.5,1,0\n2.5,0,0\n")
+    without = write(tmp_path / "without.csv", "size,odd\n0.5,1\n2.5,0\n")
+    for other in (normal, without):
+        dataset = source.load_rows(other, data)
+        assert (dataset.rows.tolist(), dataset.excluded) == ([[0.5], [2.5]], None)
+        assert source.load_labels(other, "odd").tolist() == [True, False]
+    with pytest.raises(FileError, match="exclude: no row has bad=1"):
+        source.load(normal)
+
+
 def test_labelled_anomalies_of_an_array_are_kept_for_evaluation(tmp_path: Path) -> None:
     rows, path, labels = np.arange(12.0).reshape(4, 3), tmp_path / "x.npz", tmp_path / "labels.csv"
     np.savez(path, X=rows, y=np.array([0, 1, 0, 1]))
