@@ -4,13 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from service.bundle import ImageInput, write_bundle
 from service.commands.compare import main
 from service.errors import FileError
 from tests.oracle import bring_your_own
-from tests.service.toy_bundles import bundle_files, image_graphs
+from tests.service.commands.conftest import LabelledPictures
 
 
 def test_two_models_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -45,17 +43,9 @@ def test_two_models_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_labels_name_pictures_by_the_end_of_their_path(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    pictures: LabelledPictures, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    data = ImageInput(shape=(4, 6), dtype="uint8", low=0, high=255)
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 6), np.uint8)
-    bundle = write_bundle(tmp_path / "models", *bundle_files("pictures", data, image_graphs(data), pixels))
-    (tmp_path / "new").mkdir()
-    for i, picture in enumerate(pixels):
-        Image.fromarray(picture).save(tmp_path / "new" / f"{i}.png")
-    labels = tmp_path / "labels.csv"
-    labels.write_text("file,label\n0.png,normal\n2.png,anomaly\n")
-    options = ("--data", str(tmp_path / "new"), "--key", "file", "--device", "cpu")
-    main([str(bundle), str(bundle), *options, "--labels", str(labels)])
+    bundle, folder, labels = map(str, pictures)
+    main([bundle, bundle, "--data", folder, "--key", "file", "--device", "cpu", "--labels", labels])
     assert "(1 anomalies, 1 normal)" in capsys.readouterr().out

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from service.bundle import CALIBRATION, Array, ImageInput, describe_files, read_bundle, write_arrays, write_bundle
+from service.bundle import CALIBRATION, Array, describe_files, read_bundle, write_arrays, write_bundle
 from service.commands.recalibrate import main
 from service.errors import FileError
-from tests.service.toy_bundles import bundle_files, image_graphs, table_files
+from tests.service.commands.conftest import LabelledPictures
+from tests.service.toy_bundles import table_files
 
 
 def scores_of(ages: Array) -> Array:
@@ -72,17 +72,9 @@ def test_normal_rows_come_in_and_anomalies_go_out(
     assert [step.version for step in read_bundle(bundle.with_name("3")).manifest.provenance.recalibrations] == [1, 2]
 
 
-def test_pictures_are_named_by_their_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As the explorer saves them, which knows no folder."""
-    data = ImageInput(shape=(4, 6), dtype="uint8", low=0, high=255)
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 6), np.uint8)
-    bundle = write_bundle(tmp_path / "models", *bundle_files("pictures", data, image_graphs(data), pixels))
-    (tmp_path / "new").mkdir()
-    for i, picture in enumerate(pixels):
-        Image.fromarray(picture).save(tmp_path / "new" / f"{i}.png")
-    labels = tmp_path / "labels.csv"
-    labels.write_text("file,label\n0.png,normal\n2.png,anomaly\n")
-    main([str(bundle), "--data", str(tmp_path / "new"), "--labels", str(labels), "--key", "file", "--device", "cpu"])
+def test_pictures_are_named_by_their_files(pictures: LabelledPictures, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle, folder, labels = map(str, pictures)
+    main([bundle, "--data", folder, "--labels", labels, "--key", "file", "--device", "cpu"])
     assert "added 1 normal rows; left out 1 anomalies" in capsys.readouterr().err
 
 
